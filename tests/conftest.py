@@ -1,0 +1,30 @@
+"""What every test gets: laws that replay, and a home of its own.
+
+A driver attaches to a node begun by `lattica start` if it finds one, so a developer's own must be out of sight here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Deadlines measure the machine, not the law; CI draws the same examples every time, a developer new ones.
+settings.register_profile("developer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("developer"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+# Variables that point a driver or a command at a mesh or node of the user's.
+NODE_VARIABLES = ("LATTICA_DATA_DIR", "LATTICA_TICKET")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the user's nodes from this run and from every process it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
+        for name in NODE_VARIABLES:
+            patch.delenv(name, raising=False)
+        yield

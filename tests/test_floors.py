@@ -1,0 +1,219 @@
+"""Imports run down: the floors of the house, read from the source with `ast`: nothing has to be imported.
+
+    4  doors          lattica, cli, dashboard, launch, rl, util, compat, testing
+    3  one machine    node (composes), actors
+    2  knowledge      objectstore, scheduler
+    1  ways           mesh (between machines), local (between processes of one machine)
+    0  ground         errors, exceptions, ids, clock, codec, crdt
+
+A room may import its own files and any lower floor. Rooms of one floor are blind to each other, but for NEIGHBOURS.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOUSE = ROOT / "lattica"
+FLOORS = {
+    4: {"__init__", "__main__", "cli", "dashboard", "launch", "rl", "util", "compat", "testing"},
+    3: {"node", "actors"},
+    2: {"objectstore", "scheduler"},
+    1: {"mesh", "local"},
+    0: {"_version", "errors", "exceptions", "ids", "clock", "codec", "crdt"},
+}
+FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
+
+# (room, neighbour it may see): the ground is one room, and doors may stand beside one another where listed.
+NEIGHBOURS = {
+    ("node", "actors"),  # the node composes; actors never see it
+    ("exceptions", "errors"),  # Ray's names for the same classes
+    ("errors", "ids"),
+    ("codec", "errors"),
+    ("codec", "ids"),
+    ("crdt", "ids"),
+    ("crdt", "errors"),
+    ("crdt", "clock"),
+    ("cli", "__init__"),  # commands, helpers and simulations are users of the front door
+    ("util", "__init__"),
+    ("compat", "__init__"),
+    ("rl", "__init__"),
+    ("dashboard", "__init__"),
+    ("launch", "__init__"),
+    ("testing", "__init__"),
+    ("__main__", "cli"),
+    ("__init__", "util"),  # `lattica.util` is a name of the front door
+}
+
+# Protocol cores: they are told the time and the dice, and answer with effects.
+PURE_CORES = [
+    "objectstore/spans.py",
+    "objectstore/ledger.py",
+    "scheduler/resources.py",
+    "scheduler/leases.py",
+    "actors/submission.py",
+    "actors/mailbox.py",
+    "actors/supervision.py",
+    "node/pool.py",
+    "node/memory_monitor.py",
+]
+IMPURE = {"asyncio", "mmap", "os", "random", "select", "selectors", "socket", "subprocess", "threading", "time"}
+
+# `random.Random` is a type of argument; a core may name it and is handed one.
+ALLOWED_IN_CORES = {("random", "Random")}
+
+UNPICKLERS = {"pickle", "cloudpickle", "_pickle", "dill", "marshal", "shelve"}
+VALUES = "lattica.actors.values"
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One imported name: `from lattica.codec import frames` is (module "lattica.codec", name "frames")."""
+
+    module: str
+    name: str | None
+    line: int
+    at_load: bool  # in the module's own body, so that loading the module performs it
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module: str) -> str:
+    """The room of the house that `module` lies in: its first name below lattica, or the front door itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """Every import of a file, absolute names, those inside functions too; blocks for type checkers alone left out."""
+    here = module_name(path).split(".")
+    package = here if path.name == "__init__.py" else here[:-1]
+
+    def walk(node: ast.AST, at_load: bool) -> Iterator[Import]:
+        match node:
+            case ast.Import(names=names):
+                for alias in names:
+                    yield Import(alias.name, None, node.lineno, at_load)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                base = package[: len(package) - level + 1] if level else []
+                origin = ".".join([*base, *([module] if module else [])])
+                for alias in names:
+                    yield Import(origin, alias.name, node.lineno, at_load)
+            case _ if is_type_checking(node):
+                assert isinstance(node, ast.If)
+                for child in node.orelse:
+                    yield from walk(child, at_load)
+            case _:
+                inside = at_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                for child in ast.iter_child_nodes(node):
+                    yield from walk(child, inside)
+
+    yield from walk(ast.parse(path.read_text(), str(path)), True)
+
+
+@cache
+def house() -> dict[str, Path]:
+    """Module name -> file, for the whole package."""
+    return {module_name(path): path for path in sorted(HOUSE.rglob("*.py"))}
+
+
+def modules_named(found: Import) -> list[str]:
+    """The modules of the house that an import loads by name: the module, and the imported name if that is one too."""
+    names = [found.module] + ([f"{found.module}.{found.name}"] if found.name else [])
+    inside = [name for name in names if name in house()]
+    # `from lattica import codec` names codec; the front door is loaded by everything and says nothing.
+    return [name for name in inside if name != "lattica"] if len(inside) > 1 else inside
+
+
+def imports_with_rooms() -> Iterator[tuple[str, str, Import, str]]:
+    """(module, room, import, room imported) for every import of one room of the house from another."""
+    for module, path in house().items():
+        for found in imports_of(path):
+            for target in modules_named(found):
+                if room_of(target) != room_of(module):
+                    yield module, room_of(module), found, room_of(target)
+
+
+def test_every_room_of_the_house_has_a_floor() -> None:
+    rooms = {room_of(module) for module in house()}
+    assert rooms <= FLOOR_OF.keys(), f"give a floor to {sorted(rooms - FLOOR_OF.keys())}"
+
+
+def test_imports_run_down_and_neighbours_are_blind_to_each_other() -> None:
+    wrong = [
+        f"{module}:{found.line} (floor {FLOOR_OF[room]}) imports {found.module} (floor {FLOOR_OF[other]})"
+        for module, room, found, other in imports_with_rooms()
+        if FLOOR_OF[other] >= FLOOR_OF[room] and (room, other) not in NEIGHBOURS
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("core", PURE_CORES)
+def test_a_protocol_core_has_no_clock_no_dice_and_no_descriptors(core: str) -> None:
+    path = HOUSE / core
+    if not path.exists():
+        pytest.skip(f"{core} is not built yet")
+    wrong = [
+        f"{core}:{found.line} imports {found.module}"
+        for found in imports_of(path)
+        if found.module.split(".")[0] in IMPURE and (found.module, found.name) not in ALLOWED_IN_CORES
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def loaded_by(roots: list[str]) -> dict[str, str]:
+    """module -> who imports it, for everything of the house that `roots` load, imports inside functions included.
+
+    `lattica/__init__` is loaded before any module of the package, so it is among them by the imports of its own body.
+    """
+    parent = dict.fromkeys(roots, "the start")
+    queue = list(roots)
+    if "lattica" in house():
+        parent.setdefault("lattica", "every module of the package")
+        queue.append("lattica")
+    while queue:
+        module = queue.pop()
+        for found in imports_of(house()[module]):
+            if module == "lattica" and not found.at_load:
+                continue  # a name of the front door that is loaded on first use
+            for target in modules_named(found):
+                packages = [target.rsplit(".", up)[0] for up in range(target.count("."))]
+                for name in packages:
+                    if name in house() and name not in parent:
+                        parent[name] = module
+                        queue.append(name)
+    return parent
+
+
+def node_modules() -> list[str]:
+    """Everything of the node, but not the zygote: that one hands over to the worker, who does unpickle."""
+    return [name for name in house() if name.startswith("lattica.node.") and name != "lattica.node.zygote"]
+
+
+def test_the_node_process_loads_nothing_that_unpickles() -> None:
+    """The node speaks to strangers; that it cannot unpickle is checked over all it imports, not only its own files."""
+    if not (HOUSE / "node").exists():
+        pytest.skip("lattica/node is not built yet")
+    parent = loaded_by(node_modules())
+    parent.pop("lattica.node.zygote", None)
+    wrong = [
+        f"{module}:{found.line} imports {found.module} (loaded by {parent[module]})"
+        for module in parent
+        for found in imports_of(house()[module])
+        if found.module.split(".")[0] in UNPICKLERS
+    ]
+    assert not wrong, "\n".join(wrong)
+    assert VALUES not in parent, f"{VALUES} pickles user values and is loaded by {parent.get(VALUES)}"
