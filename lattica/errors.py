@@ -57,7 +57,7 @@ else:
         return lambda cls: cls
 
 
-SHORT_ID_DIGITS = 4  # as git does on small trees: enough to tell ids apart on one screen
+SHORT_ID_DIGITS = 4  # that of `ids`, which is not imported here for the sake of its `typing`
 REMOTE_TRACEBACK_MAX_CHARS = 65_536  # a get() chain quotes each inner traceback again; head and tail say enough
 STDERR_TAIL_MAX_CHARS = 8_192  # a crash report shows the last lines; the file has the rest
 DUAL_CLASSES_MAX = 256  # one per user exception class; notebooks redefine theirs without end
@@ -99,7 +99,7 @@ class LatticaError(Exception):
         for name, value in facts.items():
             if name not in self._facts():
                 raise TypeError(f"{type(self).__name__} has no fact {name!r}; it has {', '.join(self._facts())}")
-            setattr(self, name, value)
+            setattr(self, name, value.hex() if isinstance(value, bytes) else value)  # ids are shown in hex
         self.message = message or self._describe()
         self.do_next = self.do_next or self.advice
 
@@ -140,13 +140,14 @@ class LatticaError(Exception):
 
         Distrusts its input: only classes of this file, only the facts these have, only values of a fact's own type.
         """
-        kind = globals().get(str(data.get("error")))
-        cls = kind if isinstance(kind, type) and issubclass(kind, LatticaError) else LatticaError
-        error = cls(str(data.get("message", "")))
-        for name in cls._facts():
-            value, default = data.get(name), getattr(cls, name)
-            if isinstance(value, _PLAIN_TYPES if default is None else type(default)) and name != "message":
+        kind = str(data.get("error"))
+        cls = LatticaError if kind.startswith("_") else globals().get(kind)
+        error = cls() if isinstance(cls, type) and issubclass(cls, LatticaError) else LatticaError()
+        for name in error._facts():
+            value, default = data.get(name), getattr(type(error), name)
+            if isinstance(value, _PLAIN_TYPES if default is None else type(default)):
                 setattr(error, name, value)
+        error.args = (error.message,)
         return error
 
 
@@ -188,7 +189,7 @@ class SerializationError(LatticaError, TypeError):
     def _describe(self) -> str:
         if not self.path:
             return self.summary
-        return f"{self.path}{f' (a {self.type_name})' if self.type_name else ''} could not be pickled"
+        return f"{self.path}{f' (a {self.type_name})' if self.type_name else ''} could not be pickled."
 
 
 class OutOfBandRefError(SerializationError):
@@ -222,7 +223,7 @@ class GetTimeoutError(LatticaError, TimeoutError):
 
     def _describe(self) -> str:
         within = "in time" if self.timeout_s is None else f"within {self.timeout_s:g} s"
-        return f"{self.waiting_for or 'the result'} was not there {within}."
+        return f"{self.waiting_for or 'the result'} did not come {within}."
 
 
 # ---- objects ------------------------------------------------------------------------------------------------------
@@ -393,14 +394,15 @@ class WorkerCrashedError(LatticaError):
     stderr_tail: str = ""
 
     def _describe(self) -> str:
-        worker = "its worker" if self.pid is None else f"its worker, pid {self.pid}"
-        place = f" on node {_short(self.node)}" if self.node else ""
+        where = ", ".join(
+            filter(None, (f"pid {self.pid}" if self.pid else "", f"on node {_short(self.node)}" if self.node else ""))
+        )
         how = "died"
         if self.signal:
             how = f"was killed by {self.signal}"
         elif self.exit_code is not None:
             how = f"ended with exit code {self.exit_code}"
-        return f"task {self.task or '?'} did not finish: {worker}{place}, {how}."
+        return f"task {self.task or '?'} did not finish: its worker{f', {where},' if where else ''} {how}."
 
     def __str__(self) -> str:
         if not self.stderr_tail:
@@ -652,10 +654,8 @@ class TaskError(LatticaError):
         facts = {name: value for name, value in self.__dict__.items() if name != "cause"}
         cause_bytes: bytes | None = None
         if self.cause is not None:
-            import cloudpickle  # its classes may live in the user's __main__
-
             try:
-                cause_bytes = cloudpickle.dumps(self.cause)
+                cause_bytes = _pickle_cause(self.cause)
             except Exception as why:
                 facts["cause_lost"] = _lost(self.cause, "pickled", why)
         return _rebuild_task_error, (type(self), facts, cause_bytes)
@@ -716,23 +716,69 @@ def _dual_class(cause_class: type[Exception]) -> type[_DualError]:
 
 
 def _dual_instance(error: TaskError, cause: Exception) -> TaskError:
-    """Build it without running the user's `__init__`, whose arguments we cannot know, and copy what the cause holds."""
-    dual_class = _dual_class(type(cause))
-    lineage = type(cause).__mro__
-    native = next(base for base in lineage if base.__module__ == "builtins" and "__new__" in vars(base))
-    args = (cause.message, cause.exceptions) if isinstance(cause, ExceptionGroup) else cause.args
-    dual: TaskError = native.__new__(dual_class, *args)
-    for base in lineage:
-        for name, slot in vars(base).items():  # such as BaseException.args, OSError.errno, or a user's __slots__
-            if type(slot).__name__ in ("member_descriptor", "getset_descriptor") and not name.startswith("__"):
-                try:
-                    slot.__set__(dual, slot.__get__(cause))
-                except (AttributeError, TypeError):  # unset, or read-only and given to __new__
-                    continue
-    dual.__dict__.update(error.__dict__)
-    dual.__dict__.update(cause.__dict__)
+    args, slots, attributes = _anatomy(cause)
+    dual: TaskError = _revive(_dual_class(type(cause)), args, slots, error.__dict__ | attributes)
     dual.__dict__["_task_error"] = error
     return dual
+
+
+# ---- exceptions taken apart and put together ----------------------------------------------------------------------
+# Python rebuilds an exception as `cls(*args)`, which fails for every class whose constructor takes anything but `args`
+# (half of those that people write). We put the pieces together without calling the user's `__init__`.
+
+
+def _slots(cls: type) -> dict[str, Any]:
+    """Where instances keep state outside of `__dict__`: BaseException.args, OSError.errno, a user's `__slots__`."""
+    return {
+        name: slot
+        for base in reversed(cls.__mro__)
+        for name, slot in vars(base).items()
+        if type(slot).__name__ in ("member_descriptor", "getset_descriptor") and not name.startswith("__")
+    }
+
+
+def _anatomy(exc: BaseException) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    """Arguments for the native `__new__`, values of slots, and attributes."""
+    slots: dict[str, Any] = {}
+    for name, slot in _slots(type(exc)).items():
+        try:
+            slots[name] = slot.__get__(exc)
+        except AttributeError:  # a slot that was never set
+            continue
+    args = (exc.message, exc.exceptions) if isinstance(exc, BaseExceptionGroup) else exc.args
+    return args, slots, dict(exc.__dict__)
+
+
+def _revive(cls: type, args: tuple[Any, ...], slots: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    native = next(base for base in cls.__mro__ if base.__module__ == "builtins" and "__new__" in vars(base))
+    error = native.__new__(cls, *args)
+    for name, slot in _slots(cls).items():
+        if name in slots:
+            try:
+                slot.__set__(error, slots[name])
+            except (AttributeError, TypeError):  # read-only: `__new__` got it; or None in a slot that is unset by it
+                continue
+    error.__dict__.update(attributes)
+    return error
+
+
+def _pickle_cause(cause: BaseException) -> bytes:
+    import io
+
+    import cloudpickle  # the user's classes may live in __main__
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, BaseException) and not isinstance(obj, LatticaError):
+                reducer = next(base for base in type(obj).__mro__ if "__reduce__" in vars(base))
+                customs = type(obj) in self.dispatch_table or type(obj).__reduce_ex__ is not object.__reduce_ex__
+                if reducer.__module__ == "builtins" and not customs:
+                    return _revive, (type(obj), *_anatomy(obj))
+            return super().reducer_override(obj)
+
+    with io.BytesIO() as out:
+        Pickler(out).dump(cause)
+        return out.getvalue()
 
 
 # ---- remote tracebacks --------------------------------------------------------------------------------------------
