@@ -10,10 +10,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SEED ?= 7
 ARGS ?=
+PEER ?= ray
 
 # pip's own output names every mirror and cache; a line per package is progress enough, and all that follows an error.
 PIP_INSTALL = PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-PIP_PROGRESS = 2>&1 | sed -nu -e 's/^Collecting \([^ ]*\).*/  + \1/p' -e '/^ *\(ERROR\|error\)/,$$p'
+PIP_PROGRESS = 2>&1 | sed -nu -e 's/^Collecting \([^ ]*\).*/  + \1/p' -e 's/^Processing .*\/\(.*\.whl\).*/  + \1/p' -e '/^ *\(ERROR\|error\)/,$$p'
 
 .PHONY: help demo test test-e2e check bench sim sim-long setup setup-rl clean
 
@@ -34,8 +35,8 @@ check: $(VENV)/.dev ## format, lint, strict types
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy $(wildcard lattica examples)
 
-bench: $(VENV)/.dev ## lattica beside Ray in its own environment (ARGS="--quick --only task")
-	@$(BIN)/python benchmarks/run.py $(ARGS)
+bench: $(VENV)/.dev ## lattica beside Ray in its own environment (PEER= without; ARGS="--quick --only task")
+	@$(BIN)/python benchmarks/run.py $(if $(PEER),--peer $(PEER)) $(ARGS)
 
 sim: $(VENV)/.dev ## simulated worlds from one seed (SEED=7)
 	@$(BIN)/python -m lattica.testing.sim --seed $(SEED) $(ARGS)
