@@ -1,0 +1,237 @@
+"""What a machine has, what a task asks for, and what is left: amounts without rounding, GPUs by index.
+
+    request = parse_request(num_cpus=1, num_gpus=0.5)
+    pool = ResourcePool(ResourceSet.of({"CPU": 8, "GPU": 2}))
+    if not pool.missing(request) and pool.fits(request):
+        gpus = pool.take(request)       # (0,)
+        pool.lend(request)              # its worker waits for others: they may use its CPU
+        pool.reclaim(request)           # it runs again, and may overdraw the pool
+        pool.give_back(request, gpus)
+
+Amounts are integers of 1/10,000 (Ray's unit), so that tenths add up and subtract without a trace. A request is rounded
+down to them: three tasks of `num_gpus=1/3` share one GPU. Names are "CPU", "GPU", "memory" (bytes) and whatever else a
+node was started with. Pure; `validate()` asserts that nothing was lost or made.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from lattica.errors import ConfigError
+
+UNITS = 10_000  # per whole; Ray's, so that the same requests fit
+SMALLEST = 1 / UNITS
+CPU, GPU, MEMORY = "CPU", "GPU", "memory"
+KEYWORDS = {CPU: "num_cpus", GPU: "num_gpus", MEMORY: "memory", "object_store_memory": "init(object_store_memory=...)"}
+NAME_MAX_CHARS = 256  # names travel with every lease request and stand in tables
+NAMES_MAX = 64  # resources of one request or node; more is a program's mistake
+
+
+class ResourceSet(Mapping[str, float]):
+    """Amounts by name; immutable, hashable, equal by value. Reads as whole units (`{"CPU": 0.5}`), zeros left out.
+
+    Two tasks whose sets are equal are of one scheduling class as far as resources go.
+    """
+
+    __slots__ = ("_hash", "units")
+
+    units: Mapping[str, int]  # in 1/10,000; each > 0; treat as read-only
+
+    def __init__(self, units: Mapping[str, int]) -> None:
+        self.units = {name: amount for name, amount in sorted(units.items()) if amount}
+        self._hash = hash(tuple(self.units.items()))
+        assert all(amount > 0 for amount in self.units.values()), f"negative amounts: {self.units}"
+
+    @classmethod
+    def of(cls, amounts: Mapping[str, float]) -> ResourceSet:
+        """From whole units, as users and messages give them. Raises ConfigError that says which amount and why."""
+        if len(amounts) > NAMES_MAX:
+            raise ConfigError(f"{len(amounts)} resources in one request; at most {NAMES_MAX} are allowed")
+        return cls({name: _to_units(name, amount) for name, amount in amounts.items()})
+
+    def only(self, *names: str) -> ResourceSet:
+        return ResourceSet({name: amount for name, amount in self.units.items() if name in names})
+
+    def without(self, *names: str) -> ResourceSet:
+        return ResourceSet({name: amount for name, amount in self.units.items() if name not in names})
+
+    def to_dict(self) -> dict[str, float]:
+        """Whole units, for messages and views; whole amounts as int, as a reader expects `{"CPU": 4}`."""
+        return {name: self[name] for name in self.units}
+
+    def __getitem__(self, name: str) -> float:
+        amount = self.units[name]
+        return amount // UNITS if amount % UNITS == 0 else amount / UNITS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.units)
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return self.units == other.units if isinstance(other, ResourceSet) else NotImplemented
+
+    def __add__(self, other: ResourceSet) -> ResourceSet:
+        return ResourceSet(_sum(self.units, other.units, 1))
+
+    def __sub__(self, other: ResourceSet) -> ResourceSet:
+        """What is left of this; asserts that `other` is inside it."""
+        return ResourceSet(_sum(self.units, other.units, -1))
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(f'{amount:g} {name}' for name, amount in self.items()) or 'no resources'}>"
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int], sign: int) -> dict[str, int]:
+    return {name: one.get(name, 0) + sign * other.get(name, 0) for name in one.keys() | other.keys()}
+
+
+def _to_units(name: object, amount: object) -> int:
+    if not isinstance(name, str) or not name or len(name) > NAME_MAX_CHARS:
+        raise ConfigError(f"{name!r:.80} is no name of a resource", do_next="use a short, non-empty string")
+    try:
+        if isinstance(amount, str | bytes):
+            raise TypeError
+        value = float(amount)  # type: ignore[arg-type]  # whatever it is: numpy's scalars count like Python's
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{name}={amount!r:.80} is no number", do_next=f"pass a number of {name}") from None
+    if not math.isfinite(value) or value < 0:
+        raise ConfigError(f"{name}={value:g} is not an amount", do_next=f"ask for 0 or more {name}")
+    # Rounded first: 0.0003 * 10,000 is 2.9999999999999996 in binary.
+    units = amount * UNITS if isinstance(amount, int) else math.floor(round(value * UNITS, 3))
+    if value > 0 and units == 0:
+        raise ConfigError(f"{name}={value:g} is less than the smallest amount", do_next=f"ask for at least {SMALLEST}")
+    if name == GPU and units > UNITS and units % UNITS:
+        raise ConfigError(
+            f"num_gpus={value:g}: more than one GPU must be a whole number, since only one can be shared at a time",
+            do_next=f"ask for {math.floor(value)} or {math.ceil(value)}, or for a fraction below 1",
+        )
+    return int(units)
+
+
+def parse_request(
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: float | None = None,
+    resources: Mapping[str, float] | None = None,
+) -> ResourceSet:
+    """What a task, an actor or a node was given by its user. `memory` in bytes; None asks for nothing.
+
+    Raises ConfigError; one of them where `resources` names what has a keyword of its own.
+    """
+    for name in resources or ():
+        if name in KEYWORDS:
+            raise ConfigError(
+                f"resources={{{name!r}: ...}} is not accepted", do_next=f"say it by the keyword {KEYWORDS[name]}"
+            )
+    named = {CPU: num_cpus, GPU: num_gpus, MEMORY: None if memory is None else int(memory)}
+    given = {name: amount for name, amount in named.items() if amount is not None}
+    return ResourceSet.of({**(resources or {}), **given})
+
+
+class ResourcePool:
+    """The free amounts of one machine, and which GPUs they are. Only CPU may be overdrawn, by `reclaim`.
+
+    All verbs take a ResourceSet or plain amounts by name; pass the sets that were taken back as they were.
+    """
+
+    def __init__(self, total: ResourceSet) -> None:
+        self.total = total
+        self._free = dict(total.units)
+        self._taken: dict[str, int] = dict.fromkeys(total.units, 0)
+        whole, rest = divmod(total.units.get(GPU, 0), UNITS)
+        self._gpu_sizes = [UNITS] * whole + ([rest] if rest else [])
+        self._gpu_free = list(self._gpu_sizes)
+
+    def missing(self, amounts: Mapping[str, float]) -> str:
+        """Words for why this can never be had here: `4 GPU (of 2), 1 tpu (of 0)`; "" if it can."""
+        try:
+            request = _as_set(amounts)
+        except ConfigError as error:
+            return error.message
+        lacking = [name for name, amount in request.units.items() if self.total.units.get(name, 0) < amount]
+        return ", ".join(f"{request[name]:g} {name} (of {self.total.get(name, 0):g})" for name in lacking)
+
+    def free(self, name: str) -> float:
+        """What is free of one resource, in whole units; negative when overdrawn."""
+        return self._free.get(name, 0) / UNITS
+
+    def fits(self, amounts: Mapping[str, float]) -> bool:
+        """Whether all of it can be taken now."""
+        units = _as_set(amounts).units
+        enough = all(self._free.get(name, 0) >= amount for name, amount in units.items())
+        return enough and _pick_gpus(self._gpu_free, units.get(GPU, 0)) is not None
+
+    def take(self, amounts: Mapping[str, float]) -> tuple[int, ...]:
+        """Take what fits; the indices of the GPUs that come with it, for `CUDA_VISIBLE_DEVICES`.
+
+        A share of a GPU comes from the fullest one that has room, so that others stay whole.
+        """
+        request = _as_set(amounts)
+        assert self.fits(request), f"{request} does not fit into {self}"
+        shares = _pick_gpus(self._gpu_free, request.units.get(GPU, 0)) or []
+        self._move(request, -1)
+        for index, share in shares:
+            self._gpu_free[index] -= share
+        return tuple(index for index, _ in shares)
+
+    def give_back(self, amounts: Mapping[str, float], gpus: tuple[int, ...]) -> None:
+        """Return what `take` took."""
+        request = _as_set(amounts)
+        self._move(request, +1)
+        share = min(UNITS, request.units.get(GPU, 0))
+        for index in gpus:
+            self._gpu_free[index] += share
+
+    def lend(self, amounts: Mapping[str, float]) -> None:
+        """The worker that took this waits for others: its CPUs are free meanwhile. GPUs and memory stay in its use."""
+        self._move(_as_set(amounts).only(CPU), +1)
+
+    def reclaim(self, amounts: Mapping[str, float]) -> None:
+        """It runs again, whether its CPUs are free or not; until the debt is paid nothing that asks for CPU fits."""
+        self._move(_as_set(amounts).only(CPU), -1)
+
+    @property
+    def available(self) -> dict[str, float]:
+        """Free amounts in whole units for views; an overdrawn one shows as 0."""
+        return {name: ResourceSet({name: max(0, free)}).get(name, 0) for name, free in self._free.items()}
+
+    def validate(self) -> None:
+        for name, total in self.total.units.items():
+            assert self._free[name] + self._taken[name] == total, f"{name}: free and taken do not add up to the total"
+            assert self._taken[name] >= 0, f"more {name} came back than was taken"
+            assert self._free[name] >= 0 or name == CPU, f"{name} is overdrawn"
+        assert self._free.keys() == self.total.units.keys(), "a resource came from nowhere"
+        assert all(0 <= free <= size for free, size in zip(self._gpu_free, self._gpu_sizes)), "a GPU is over-shared"
+        assert sum(self._gpu_free) == self._free.get(GPU, 0), "the GPUs' shares differ from the amount of GPU"
+
+    def __repr__(self) -> str:
+        amounts = ", ".join(f"{free / UNITS:g} of {self.total[name]:g} {name}" for name, free in self._free.items())
+        return f"<ResourcePool: {amounts} free>"
+
+    def _move(self, request: ResourceSet, sign: int) -> None:
+        for name, amount in request.units.items():
+            self._free[name] += sign * amount
+            self._taken[name] -= sign * amount
+            assert self._taken[name] >= 0, f"{request} came back twice, or is another pool's"
+
+
+def _as_set(amounts: Mapping[str, float]) -> ResourceSet:
+    return amounts if isinstance(amounts, ResourceSet) else ResourceSet.of(amounts)
+
+
+def _pick_gpus(free: list[int], wanted: int) -> list[tuple[int, int]] | None:
+    """(index, share) of the GPUs that a request gets, from the free share of each; None if they do not allow it."""
+    if not wanted:
+        return []
+    if wanted < UNITS:
+        fullest_first = sorted((room, index) for index, room in enumerate(free) if room >= wanted)
+        return [(fullest_first[0][1], wanted)] if fullest_first else None
+    whole = [(index, UNITS) for index, room in enumerate(free) if room == UNITS][: wanted // UNITS]
+    return whole if len(whole) * UNITS == wanted else None

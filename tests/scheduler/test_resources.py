@@ -1,0 +1,244 @@
+"""Amounts neither vanish nor appear, and a wrong request says what to ask for instead."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+
+from lattica.errors import ConfigError
+from lattica.scheduler.resources import UNITS, ResourcePool, ResourceSet, parse_request
+
+amounts = st.integers(0, 5 * UNITS).map(lambda units: units / UNITS)
+names = st.sampled_from(["CPU", "memory", "tpu", "site:lab"])
+sets = st.dictionaries(names, amounts, max_size=4).map(ResourceSet.of)
+
+
+def of(**amounts: float) -> ResourceSet:
+    return ResourceSet.of(amounts)
+
+
+# ---- sets ---------------------------------------------------------------------------------------------------------
+
+
+@given(sets, sets)
+def test_adding_and_taking_away_leaves_no_trace(a: ResourceSet, b: ResourceSet) -> None:
+    assert a + b == b + a and hash(a + b) == hash(b + a)
+    assert (a + b) - b == a
+
+
+@given(sets)
+def test_a_set_survives_a_message(a: ResourceSet) -> None:
+    assert ResourceSet.of(a.to_dict()) == a and pickle.loads(pickle.dumps(a)) == a
+
+
+@given(st.integers(0, UNITS * 1000))
+def test_every_amount_of_ten_thousandths_is_kept_exactly(units: int) -> None:
+    assert ResourceSet.of({"CPU": units / UNITS}).units.get("CPU", 0) == units
+
+
+def test_tenths_add_up_to_one() -> None:
+    assert sum([of(CPU=0.1)] * 9, start=of(CPU=0.1)) == of(CPU=1)
+
+
+def test_thirds_are_rounded_down_so_that_three_share_one() -> None:
+    pool = ResourcePool(of(GPU=1))
+    assert [pool.take(parse_request(num_gpus=1 / 3)) for _ in range(3)] == [(0,)] * 3
+    assert not pool.fits(parse_request(num_gpus=0.1))
+
+
+def test_zeros_are_left_out_so_that_equal_demands_are_one_scheduling_class() -> None:
+    assert of(CPU=1, tpu=0) == of(CPU=1.0) and hash(of(CPU=1, tpu=0)) == hash(of(CPU=1))
+
+
+def test_whole_amounts_read_as_whole_numbers() -> None:
+    assert repr(of(CPU=4, GPU=0.5).to_dict()) == "{'CPU': 4, 'GPU': 0.5}"
+    assert repr(of(CPU=4, GPU=0.5)) == "<4 CPU, 0.5 GPU>"
+
+
+def test_bytes_of_memory_are_exact_beyond_the_precision_of_floats() -> None:
+    assert parse_request(memory=2**60 + 1)["memory"] == 2**60 + 1
+
+
+@pytest.mark.parametrize("one", [np.float32(1), np.int64(1), Fraction(1), True])
+def test_any_kind_of_number_counts(one: object) -> None:
+    assert parse_request(num_cpus=one) == of(CPU=1)  # type: ignore[arg-type]
+
+
+# ---- requests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_collects_keywords_and_custom_resources() -> None:
+    assert parse_request(num_cpus=2, num_gpus=0.5, memory=1e6, resources={"tpu": 1}) == ResourceSet.of(
+        {"CPU": 2, "GPU": 0.5, "memory": 1_000_000, "tpu": 1}
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "says", "do_next"),
+    [
+        ({"num_cpus": -1}, "CPU=-1 is not an amount", "ask for 0 or more CPU"),
+        ({"num_cpus": math.nan}, "CPU=nan is not an amount", "ask for 0 or more CPU"),
+        ({"num_gpus": math.inf}, "GPU=inf is not an amount", "ask for 0 or more GPU"),
+        ({"num_cpus": 0.00001}, "CPU=1e-05 is less than the smallest amount", "ask for at least 0.0001"),
+        ({"num_gpus": 1.5}, "num_gpus=1.5: more than one GPU must be a whole number", "ask for 1 or 2, or for a"),
+        ({"num_cpus": "4"}, "CPU='4' is no number", "pass a number of CPU"),
+        ({"resources": {"tpu": None}}, "tpu=None is no number", "pass a number of tpu"),
+        ({"resources": {"": 1}}, "'' is no name of a resource", "use a short, non-empty string"),
+        ({"resources": {7: 1}}, "7 is no name of a resource", "use a short, non-empty string"),
+        ({"resources": {"CPU": 1}}, "resources={'CPU': ...} is not accepted", "say it by the keyword num_cpus"),
+        ({"resources": {"memory": 1}}, "resources={'memory': ...} is not accepted", "say it by the keyword memory"),
+        ({"resources": {str(n): 1 for n in range(65)}}, "65 resources in one request", ""),
+    ],
+)
+def test_a_wrong_request_says_what_is_wrong_and_what_to_ask_for(request_: dict, says: str, do_next: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_request(**request_)
+    assert caught.value.message.startswith(says) and caught.value.do_next.startswith(do_next)
+
+
+def test_a_wrong_request_is_a_value_error_as_in_ray() -> None:
+    with pytest.raises(ValueError):
+        parse_request(num_cpus=-1)
+
+
+# ---- the pool -----------------------------------------------------------------------------------------------------
+
+
+def test_what_can_never_fit_is_told_from_what_does_not_fit_now() -> None:
+    pool = ResourcePool(of(CPU=2, GPU=1))
+    pool.take(of(CPU=2))
+    assert not pool.fits(of(CPU=1)) and pool.missing(of(CPU=1)) == ""
+    assert pool.missing({"CPU": 1, "GPU": 2, "tpu": 1}) == "2 GPU (of 1), 1 tpu (of 0)"
+
+
+def test_an_amount_that_is_none_can_never_be_had_and_the_reason_says_so() -> None:
+    assert ResourcePool(of(CPU=2)).missing({"CPU": -1}) == "CPU=-1 is not an amount"
+
+
+def test_taking_what_does_not_fit_is_a_broken_invariant() -> None:
+    with pytest.raises(AssertionError, match="does not fit into <ResourcePool: 4 of 4 CPU, 1 of 1 tpu free>"):
+        ResourcePool(of(CPU=4, tpu=1)).take(of(CPU=1, tpu=2))
+
+
+def test_plain_amounts_count_like_sets() -> None:
+    pool = ResourcePool(of(CPU=4, GPU=1))
+    gpus = pool.take({"CPU": 1, "GPU": 1.0})
+    assert pool.available == {"CPU": 3, "GPU": 0} and pool.free("CPU") == 3 and pool.free("tpu") == 0
+    pool.give_back({"CPU": 1, "GPU": 1.0}, gpus)
+    assert pool.available == {"CPU": 4, "GPU": 1}
+
+
+def test_a_request_for_nothing_fits_even_into_an_overdrawn_pool() -> None:
+    pool = ResourcePool(of(CPU=1))
+    pool.take(of(CPU=1))
+    pool.lend(of(CPU=1))
+    pool.take(of(CPU=1))
+    pool.reclaim(of(CPU=1))
+    assert pool.free("CPU") == -1 and pool.fits(of()) and not pool.fits(of(CPU=0.1))
+
+
+def test_a_worker_that_runs_again_takes_its_cpu_back_and_nothing_starts_until_the_debt_is_paid() -> None:
+    """A task blocks in get and lends its CPU to its child; it wakes before the child ends: 2 run on 1 CPU. When the
+    child ends the pool is back at 0, not at 1."""
+    pool = ResourcePool(of(CPU=1, GPU=1))
+    parent = of(CPU=1, GPU=1)
+    gpus = pool.take(parent)
+    pool.lend(parent)
+    child = of(CPU=1)
+    pool.take(child)
+    assert not pool.fits(of(GPU=1))  # a blocked worker keeps its GPU: its memory is still in use
+    pool.reclaim(parent)
+    assert pool.free("CPU") == -1 and pool.available["CPU"] == 0
+    pool.give_back(child, ())
+    assert pool.free("CPU") == 0 and not pool.fits(of(CPU=1))
+    pool.give_back(parent, gpus)
+    assert pool.available == {"CPU": 1, "GPU": 1}
+    pool.validate()
+
+
+def test_giving_back_twice_is_a_broken_invariant_not_a_gift() -> None:
+    pool = ResourcePool(of(CPU=1))
+    pool.take(of(CPU=1))
+    pool.give_back(of(CPU=1), ())
+    with pytest.raises(AssertionError, match="came back twice"):
+        pool.give_back(of(CPU=1), ())
+
+
+def test_whole_gpus_get_different_indices_and_come_back() -> None:
+    pool = ResourcePool(of(GPU=4))
+    assert pool.take(of(GPU=2)) == (0, 1) and pool.take(of(GPU=1)) == (2,)
+    pool.give_back(of(GPU=2), (0, 1))
+    assert pool.take(of(GPU=3)) == (0, 1, 3)
+
+
+def test_fractions_share_one_gpu_and_leave_the_others_whole() -> None:
+    pool = ResourcePool(of(GPU=2))
+    assert [pool.take(of(GPU=0.5)) for _ in range(2)] == [(0,), (0,)]
+    assert pool.fits(of(GPU=1))
+
+
+def test_two_shares_on_two_gpus_are_not_a_whole_one() -> None:
+    pool = ResourcePool(of(GPU=2))
+    assert [pool.take(of(GPU=0.6)) for _ in range(2)] == [(0,), (1,)]
+    assert pool.available["GPU"] == 0.8 and not pool.fits(of(GPU=0.5)) and not pool.fits(of(GPU=1))
+
+
+Taken = tuple[ResourceSet, tuple[int, ...]]
+
+
+class PoolOfAMachine(RuleBasedStateMachine):
+    """Any order of taking, blocking, running again and dying keeps the books."""
+
+    running, blocked = Bundle("running"), Bundle("blocked")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = ResourcePool(ResourceSet.of({"CPU": 4, "GPU": 3, "tpu": 2}))
+
+    @rule(
+        target=running,
+        cpu=st.integers(0, 5 * UNITS),
+        gpu=st.integers(0, UNITS) | st.sampled_from([2 * UNITS, 3 * UNITS]),
+        tpu=st.sampled_from([0, UNITS]),
+    )
+    def take(self, cpu: int, gpu: int, tpu: int) -> Taken:
+        request = ResourceSet({"CPU": cpu, "GPU": gpu, "tpu": tpu})
+        assert bool(self.pool.missing(request)) == (cpu > 4 * UNITS)
+        if not self.pool.fits(request):
+            return ResourceSet({}), ()
+        gpus = self.pool.take(request)
+        assert len(set(gpus)) == math.ceil(gpu / UNITS)
+        return request, gpus
+
+    @rule(target=blocked, taken=consumes(running))
+    def block(self, taken: Taken) -> Taken:
+        self.pool.lend(taken[0])
+        return taken
+
+    @rule(target=running, taken=consumes(blocked))
+    def run_again(self, taken: Taken) -> Taken:
+        self.pool.reclaim(taken[0])
+        return taken
+
+    @rule(taken=consumes(running))
+    def finish(self, taken: Taken) -> None:
+        self.pool.give_back(*taken)
+
+    @rule(taken=consumes(blocked))
+    def die_while_blocked(self, taken: Taken) -> None:
+        self.pool.reclaim(taken[0])
+        self.pool.give_back(*taken)
+
+    @invariant()
+    def books_are_kept(self) -> None:
+        self.pool.validate()
+
+
+TestPoolOfAMachine = PoolOfAMachine.TestCase
