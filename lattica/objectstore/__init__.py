@@ -1,0 +1,1 @@
+"""Values in the memory that all processes of a machine share: who holds them, where they lie, what they are called."""
