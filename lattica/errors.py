@@ -39,12 +39,14 @@
 Rules of this file. A message names what happened, to which id, where and since when; two lines may follow it: `made at`
 (the user's own line) and `do next`. Every class can be built from keywords alone, and then words its own message. All
 facts are plain data, so that an error travels as a pickle between workers and as a dict (`to_data`, `from_data`)
-through the node, which never unpickles. Nothing heavy is imported; traceback and pickle only once an error is at hand.
+through the node, which never unpickles. Nothing heavy is imported: traceback once an error is at hand, pickle never.
 
 The file is longer than most, since the tree is one thing; Ray's names for these classes stand in `exceptions.py`.
 """
 
 from __future__ import annotations
+
+import sys
 
 TYPE_CHECKING = False  # importing `typing` would cost more than this whole file
 if TYPE_CHECKING:
@@ -657,25 +659,19 @@ class TaskError(LatticaError):
             try:
                 cause_bytes = _pickle_cause(self.cause)
             except Exception as why:
-                facts["cause_lost"] = _lost(self.cause, "pickled", why)
+                name = f"{type(self.cause).__module__}.{type(self.cause).__qualname__}"
+                facts["cause_lost"] = f"{name} could not be pickled: {type(why).__name__}: {why}"
         return _rebuild_task_error, (type(self), facts, cause_bytes)
-
-
-def _lost(cause: BaseException | None, verb: str, why: Exception) -> str:
-    name = f"{type(cause).__module__}.{type(cause).__qualname__} " if cause is not None else "it "
-    return f"{name}could not be {verb}: {type(why).__name__}: {why}"
 
 
 def _rebuild_task_error(cls: type[TaskError], facts: dict[str, Any], cause_bytes: bytes | None) -> TaskError:
     error = cls()
     error.__dict__.update(facts)
     if cause_bytes is not None:
-        import pickle
-
         try:
-            error.cause = pickle.loads(cause_bytes)
-        except Exception as why:  # the class may not import here, or its __init__ wants other arguments
-            error.cause_lost = _lost(None, "unpickled", why)
+            error.cause = sys.modules["pickle"].loads(cause_bytes)
+        except Exception as why:  # the class may not import here, or its own __reduce__ fails
+            error.cause_lost = f"it could not be unpickled: {type(why).__name__}: {why}"
     return error
 
 
@@ -763,21 +759,26 @@ def _revive(cls: type, args: tuple[Any, ...], slots: dict[str, Any], attributes:
 
 
 def _pickle_cause(cause: BaseException) -> bytes:
+    """With cloudpickle, as the user's classes may live in `__main__`.
+
+    Whoever pickles errors has loaded it or pickle. This file does not: the node imports it, and must never unpickle.
+    """
     import io
 
-    import cloudpickle  # the user's classes may live in __main__
+    module: Any = sys.modules.get("cloudpickle") or sys.modules["pickle"]
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(module.Pickler):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, BaseException) and not isinstance(obj, LatticaError):
                 reducer = next(base for base in type(obj).__mro__ if "__reduce__" in vars(base))
-                customs = type(obj) in self.dispatch_table or type(obj).__reduce_ex__ is not object.__reduce_ex__
-                if reducer.__module__ == "builtins" and not customs:
+                registered = type(obj) in getattr(self, "dispatch_table", ())  # by copyreg
+                if reducer.__module__ == "builtins" and not registered:
                     return _revive, (type(obj), *_anatomy(obj))
-            return super().reducer_override(obj)
+            inherited = getattr(super(), "reducer_override", None)  # cloudpickle's: classes and functions by value
+            return inherited(obj) if inherited else NotImplemented
 
     with io.BytesIO() as out:
-        Pickler(out).dump(cause)
+        Pickler(out, 5).dump(cause)
         return out.getvalue()
 
 

@@ -10,6 +10,7 @@ import threading
 import traceback
 from typing import Any
 
+import cloudpickle  # noqa: F401  # as every worker and driver has
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -416,6 +417,25 @@ def test_an_exception_whose_str_raises_still_arrives() -> None:
             raise RuntimeError("no")
 
     assert "Mute" in str(sent(raised(Mute())))
+
+
+def test_a_class_that_only_the_program_knows_travels_by_value_where_cloudpickle_is_loaded() -> None:
+    class Local(ValueError):
+        def __init__(self, a: int, *, b: int) -> None:
+            super().__init__(a)
+            self.sum = a + b
+
+    assert sent(raised(Local(1, b=2))).sum == 3
+
+
+def test_a_class_that_only_the_program_knows_arrives_as_text_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Local(ValueError):
+        pass
+
+    monkeypatch.delitem(sys.modules, "cloudpickle")
+    error = sent(raised(Local("x")))
+    assert type(error) is TaskError and "Local: x" in str(error) and "could not be pickled" in str(error)
+    assert isinstance(sent(raised(NoPlace(3, message="full"))), NoPlace)
 
 
 def test_many_exception_classes_leave_a_bounded_cache() -> None:

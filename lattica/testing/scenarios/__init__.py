@@ -1,0 +1,1 @@
+"""One module per simulated world; `lattica.testing.sim` finds them by name."""
