@@ -2,11 +2,11 @@
 
     request = parse_request(num_cpus=1, num_gpus=0.5)
     pool = ResourcePool(ResourceSet.of({"CPU": 8, "GPU": 2}))
-    if not pool.missing(request) and pool.fits(request):
-        gpus = pool.take(request)       # (0,)
-        pool.lend(request)              # its worker waits for others: they may use its CPU
-        pool.reclaim(request)           # it runs again, and may overdraw the pool
-        pool.give_back(request, gpus)
+    if allocation := pool.acquire(request):                     # None: does not fit now
+        use(allocation.gpus)                                    # (0,)
+        pool.release(allocation.only("CPU"))                    # its worker blocks: others may use its CPU
+        pool.force_acquire(allocation.resources.only("CPU"))    # it runs again, and may overdraw the pool
+        pool.release(allocation)
 
 Amounts are integers of 1/10,000 (Ray's unit), so that tenths add up and subtract without a trace. A request is rounded
 down to them: three tasks of `num_gpus=1/3` share one GPU. Names are "CPU", "GPU", "memory" (bytes) and whatever else a
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from lattica.errors import ConfigError
 
@@ -135,77 +136,87 @@ def parse_request(
     return ResourceSet.of({**(resources or {}), **given})
 
 
-class ResourcePool:
-    """The free amounts of one machine, and which GPUs they are. Only CPU may be overdrawn, by `reclaim`.
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What `acquire` gave: the amounts, and the shares of GPUs by index (1/10,000 each). Goes back whole or in parts."""
 
-    All verbs take a ResourceSet or plain amounts by name; pass the sets that were taken back as they were.
-    """
+    resources: ResourceSet
+    gpu_shares: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def gpus(self) -> tuple[int, ...]:
+        """The indices, for `CUDA_VISIBLE_DEVICES`."""
+        return tuple(index for index, _ in self.gpu_shares)
+
+    def only(self, *names: str) -> Allocation:
+        return Allocation(self.resources.only(*names), self.gpu_shares if GPU in names else ())
+
+    def without(self, *names: str) -> Allocation:
+        return Allocation(self.resources.without(*names), () if GPU in names else self.gpu_shares)
+
+
+class ResourcePool:
+    """The free amounts of one machine, and which GPUs they are. Only CPU may be overdrawn, by `force_acquire`."""
 
     def __init__(self, total: ResourceSet) -> None:
         self.total = total
         self._free = dict(total.units)
-        self._taken: dict[str, int] = dict.fromkeys(total.units, 0)
+        self._given: dict[str, int] = dict.fromkeys(total.units, 0)
         whole, rest = divmod(total.units.get(GPU, 0), UNITS)
         self._gpu_sizes = [UNITS] * whole + ([rest] if rest else [])
         self._gpu_free = list(self._gpu_sizes)
 
-    def missing(self, amounts: Mapping[str, float]) -> str:
+    def missing(self, request: ResourceSet) -> str:
         """Words for why this can never be had here: `4 GPU (of 2), 1 tpu (of 0)`; "" if it can."""
-        try:
-            request = _as_set(amounts)
-        except ConfigError as error:
-            return error.message
         lacking = [name for name, amount in request.units.items() if self.total.units.get(name, 0) < amount]
         return ", ".join(f"{request[name]:g} {name} (of {self.total.get(name, 0):g})" for name in lacking)
 
-    def free(self, name: str) -> float:
-        """What is free of one resource, in whole units; negative when overdrawn."""
-        return self._free.get(name, 0) / UNITS
+    def feasible(self, request: ResourceSet) -> bool:
+        """Whether it would fit if nothing else ran."""
+        return not self.missing(request)
 
-    def fits(self, amounts: Mapping[str, float]) -> bool:
-        """Whether all of it can be taken now."""
-        units = _as_set(amounts).units
-        enough = all(self._free.get(name, 0) >= amount for name, amount in units.items())
-        return enough and _pick_gpus(self._gpu_free, units.get(GPU, 0)) is not None
+    def fits(self, request: ResourceSet) -> bool:
+        """Whether `acquire` would succeed now."""
+        enough = all(self._free.get(name, 0) >= amount for name, amount in request.units.items())
+        return enough and _pick_gpus(self._gpu_free, request.units.get(GPU, 0)) is not None
 
-    def take(self, amounts: Mapping[str, float]) -> tuple[int, ...]:
-        """Take what fits; the indices of the GPUs that come with it, for `CUDA_VISIBLE_DEVICES`.
+    def acquire(self, request: ResourceSet) -> Allocation | None:
+        """Take it all, or nothing. A share of a GPU comes from the fullest one that has room: others stay whole."""
+        if not self.fits(request):
+            return None
+        shares = _pick_gpus(self._gpu_free, request.units.get(GPU, 0))
+        allocation = Allocation(request, tuple(shares or ()))
+        self._move(allocation, -1)
+        return allocation
 
-        A share of a GPU comes from the fullest one that has room, so that others stay whole.
+    def force_acquire(self, request: ResourceSet) -> Allocation:
+        """Take CPUs whether they are free or not: a worker that had blocked runs again.
+
+        The pool may be overdrawn by it; until the debt is paid nothing that asks for CPU fits.
         """
-        request = _as_set(amounts)
-        assert self.fits(request), f"{request} does not fit into {self}"
-        shares = _pick_gpus(self._gpu_free, request.units.get(GPU, 0)) or []
-        self._move(request, -1)
-        for index, share in shares:
-            self._gpu_free[index] -= share
-        return tuple(index for index, _ in shares)
+        assert set(request) <= {CPU}, f"only CPU may be overdrawn, not {request}"
+        assert self.feasible(request), f"{request} was never acquired here"
+        allocation = Allocation(request)
+        self._move(allocation, -1)
+        return allocation
 
-    def give_back(self, amounts: Mapping[str, float], gpus: tuple[int, ...]) -> None:
-        """Return what `take` took."""
-        request = _as_set(amounts)
-        self._move(request, +1)
-        share = min(UNITS, request.units.get(GPU, 0))
-        for index in gpus:
-            self._gpu_free[index] += share
-
-    def lend(self, amounts: Mapping[str, float]) -> None:
-        """The worker that took this waits for others: its CPUs are free meanwhile. GPUs and memory stay in its use."""
-        self._move(_as_set(amounts).only(CPU), +1)
-
-    def reclaim(self, amounts: Mapping[str, float]) -> None:
-        """It runs again, whether its CPUs are free or not; until the debt is paid nothing that asks for CPU fits."""
-        self._move(_as_set(amounts).only(CPU), -1)
+    def release(self, allocation: Allocation) -> None:
+        """Give back what `acquire` or `force_acquire` gave, or a part of it."""
+        self._move(allocation, +1)
 
     @property
     def available(self) -> dict[str, float]:
         """Free amounts in whole units for views; an overdrawn one shows as 0."""
         return {name: ResourceSet({name: max(0, free)}).get(name, 0) for name, free in self._free.items()}
 
+    @property
+    def overdrawn(self) -> bool:
+        return any(free < 0 for free in self._free.values())
+
     def validate(self) -> None:
         for name, total in self.total.units.items():
-            assert self._free[name] + self._taken[name] == total, f"{name}: free and taken do not add up to the total"
-            assert self._taken[name] >= 0, f"more {name} came back than was taken"
+            assert self._free[name] + self._given[name] == total, f"{name}: free and given do not add up to the total"
+            assert self._given[name] >= 0, f"more {name} came back than was given"
             assert self._free[name] >= 0 or name == CPU, f"{name} is overdrawn"
         assert self._free.keys() == self.total.units.keys(), "a resource came from nowhere"
         assert all(0 <= free <= size for free, size in zip(self._gpu_free, self._gpu_sizes)), "a GPU is over-shared"
@@ -215,15 +226,13 @@ class ResourcePool:
         amounts = ", ".join(f"{free / UNITS:g} of {self.total[name]:g} {name}" for name, free in self._free.items())
         return f"<ResourcePool: {amounts} free>"
 
-    def _move(self, request: ResourceSet, sign: int) -> None:
-        for name, amount in request.units.items():
+    def _move(self, allocation: Allocation, sign: int) -> None:
+        for name, amount in allocation.resources.units.items():
             self._free[name] += sign * amount
-            self._taken[name] -= sign * amount
-            assert self._taken[name] >= 0, f"{request} came back twice, or is another pool's"
-
-
-def _as_set(amounts: Mapping[str, float]) -> ResourceSet:
-    return amounts if isinstance(amounts, ResourceSet) else ResourceSet.of(amounts)
+            self._given[name] -= sign * amount
+            assert self._given[name] >= 0, f"{allocation} came back twice, or is another pool's"
+        for index, share in allocation.gpu_shares:
+            self._gpu_free[index] += sign * share
 
 
 def _pick_gpus(free: list[int], wanted: int) -> list[tuple[int, int]] | None:

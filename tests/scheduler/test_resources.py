@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from lattica.errors import ConfigError
-from lattica.scheduler.resources import UNITS, ResourcePool, ResourceSet, parse_request
+from lattica.scheduler.resources import UNITS, Allocation, ResourcePool, ResourceSet, parse_request
 
 amounts = st.integers(0, 5 * UNITS).map(lambda units: units / UNITS)
 names = st.sampled_from(["CPU", "memory", "tpu", "site:lab"])
@@ -49,7 +49,7 @@ def test_tenths_add_up_to_one() -> None:
 
 def test_thirds_are_rounded_down_so_that_three_share_one() -> None:
     pool = ResourcePool(of(GPU=1))
-    assert [pool.take(parse_request(num_gpus=1 / 3)) for _ in range(3)] == [(0,)] * 3
+    assert [gpus_of(pool.acquire(parse_request(num_gpus=1 / 3))) for _ in range(3)] == [(0,)] * 3
     assert not pool.fits(parse_request(num_gpus=0.1))
 
 
@@ -111,90 +111,85 @@ def test_a_wrong_request_is_a_value_error_as_in_ray() -> None:
 # ---- the pool -----------------------------------------------------------------------------------------------------
 
 
+def gpus_of(allocation: Allocation | None) -> tuple[int, ...]:
+    assert allocation is not None
+    return allocation.gpus
+
+
+def test_a_request_takes_all_or_nothing() -> None:
+    pool = ResourcePool(of(CPU=4, tpu=1))
+    assert pool.acquire(of(CPU=1, tpu=2)) is None and pool.available == {"CPU": 4, "tpu": 1}
+    assert pool.acquire(of(CPU=1, tpu=1)) and pool.available == {"CPU": 3, "tpu": 0}
+
+
 def test_what_can_never_fit_is_told_from_what_does_not_fit_now() -> None:
     pool = ResourcePool(of(CPU=2, GPU=1))
-    pool.take(of(CPU=2))
-    assert not pool.fits(of(CPU=1)) and pool.missing(of(CPU=1)) == ""
-    assert pool.missing({"CPU": 1, "GPU": 2, "tpu": 1}) == "2 GPU (of 1), 1 tpu (of 0)"
-
-
-def test_an_amount_that_is_none_can_never_be_had_and_the_reason_says_so() -> None:
-    assert ResourcePool(of(CPU=2)).missing({"CPU": -1}) == "CPU=-1 is not an amount"
-
-
-def test_taking_what_does_not_fit_is_a_broken_invariant() -> None:
-    with pytest.raises(AssertionError, match="does not fit into <ResourcePool: 4 of 4 CPU, 1 of 1 tpu free>"):
-        ResourcePool(of(CPU=4, tpu=1)).take(of(CPU=1, tpu=2))
-
-
-def test_plain_amounts_count_like_sets() -> None:
-    pool = ResourcePool(of(CPU=4, GPU=1))
-    gpus = pool.take({"CPU": 1, "GPU": 1.0})
-    assert pool.available == {"CPU": 3, "GPU": 0} and pool.free("CPU") == 3 and pool.free("tpu") == 0
-    pool.give_back({"CPU": 1, "GPU": 1.0}, gpus)
-    assert pool.available == {"CPU": 4, "GPU": 1}
+    pool.acquire(of(CPU=2))
+    assert not pool.fits(of(CPU=1)) and pool.feasible(of(CPU=1)) and pool.missing(of(CPU=1)) == ""
+    assert pool.missing(of(CPU=1, GPU=2, tpu=1)) == "2 GPU (of 1), 1 tpu (of 0)"
 
 
 def test_a_request_for_nothing_fits_even_into_an_overdrawn_pool() -> None:
     pool = ResourcePool(of(CPU=1))
-    pool.take(of(CPU=1))
-    pool.lend(of(CPU=1))
-    pool.take(of(CPU=1))
-    pool.reclaim(of(CPU=1))
-    assert pool.free("CPU") == -1 and pool.fits(of()) and not pool.fits(of(CPU=0.1))
+    pool.acquire(of(CPU=1))
+    pool.force_acquire(of(CPU=1))
+    assert pool.overdrawn and pool.fits(of()) and not pool.fits(of(CPU=0.1))
 
 
 def test_a_worker_that_runs_again_takes_its_cpu_back_and_nothing_starts_until_the_debt_is_paid() -> None:
     """A task blocks in get and lends its CPU to its child; it wakes before the child ends: 2 run on 1 CPU. When the
     child ends the pool is back at 0, not at 1."""
     pool = ResourcePool(of(CPU=1, GPU=1))
-    parent = of(CPU=1, GPU=1)
-    gpus = pool.take(parent)
-    pool.lend(parent)
-    child = of(CPU=1)
-    pool.take(child)
-    assert not pool.fits(of(GPU=1))  # a blocked worker keeps its GPU: its memory is still in use
-    pool.reclaim(parent)
-    assert pool.free("CPU") == -1 and pool.available["CPU"] == 0
-    pool.give_back(child, ())
-    assert pool.free("CPU") == 0 and not pool.fits(of(CPU=1))
-    pool.give_back(parent, gpus)
+    parent = pool.acquire(of(CPU=1, GPU=1))
+    assert parent
+    pool.release(parent.only("CPU"))
+    child = pool.acquire(of(CPU=1))
+    assert child and not pool.fits(of(GPU=1))  # a blocked worker keeps its GPU: its memory is still in use
+    pool.force_acquire(parent.resources.only("CPU"))
+    assert pool.overdrawn and pool.available["CPU"] == 0
+    pool.release(child)
+    assert not pool.overdrawn and not pool.fits(of(CPU=1))
+    pool.release(parent)
     assert pool.available == {"CPU": 1, "GPU": 1}
     pool.validate()
 
 
-def test_giving_back_twice_is_a_broken_invariant_not_a_gift() -> None:
+def test_only_cpu_can_be_overdrawn() -> None:
+    with pytest.raises(AssertionError, match="only CPU"):
+        ResourcePool(of(CPU=1, GPU=1)).force_acquire(of(GPU=1))
+
+
+def test_releasing_twice_is_a_broken_invariant_not_a_gift() -> None:
     pool = ResourcePool(of(CPU=1))
-    pool.take(of(CPU=1))
-    pool.give_back(of(CPU=1), ())
+    allocation = pool.acquire(of(CPU=1))
+    assert allocation
+    pool.release(allocation)
     with pytest.raises(AssertionError, match="came back twice"):
-        pool.give_back(of(CPU=1), ())
+        pool.release(allocation)
 
 
 def test_whole_gpus_get_different_indices_and_come_back() -> None:
     pool = ResourcePool(of(GPU=4))
-    assert pool.take(of(GPU=2)) == (0, 1) and pool.take(of(GPU=1)) == (2,)
-    pool.give_back(of(GPU=2), (0, 1))
-    assert pool.take(of(GPU=3)) == (0, 1, 3)
+    two = pool.acquire(of(GPU=2))
+    assert two and two.gpus == (0, 1) and gpus_of(pool.acquire(of(GPU=1))) == (2,)
+    pool.release(two)
+    assert gpus_of(pool.acquire(of(GPU=3))) == (0, 1, 3)
 
 
 def test_fractions_share_one_gpu_and_leave_the_others_whole() -> None:
     pool = ResourcePool(of(GPU=2))
-    assert [pool.take(of(GPU=0.5)) for _ in range(2)] == [(0,), (0,)]
+    assert [gpus_of(pool.acquire(of(GPU=0.5))) for _ in range(2)] == [(0,), (0,)]
     assert pool.fits(of(GPU=1))
 
 
 def test_two_shares_on_two_gpus_are_not_a_whole_one() -> None:
     pool = ResourcePool(of(GPU=2))
-    assert [pool.take(of(GPU=0.6)) for _ in range(2)] == [(0,), (1,)]
+    assert [gpus_of(pool.acquire(of(GPU=0.6))) for _ in range(2)] == [(0,), (1,)]
     assert pool.available["GPU"] == 0.8 and not pool.fits(of(GPU=0.5)) and not pool.fits(of(GPU=1))
 
 
-Taken = tuple[ResourceSet, tuple[int, ...]]
-
-
 class PoolOfAMachine(RuleBasedStateMachine):
-    """Any order of taking, blocking, running again and dying keeps the books."""
+    """Any order of acquiring, blocking, running again and dying keeps the books."""
 
     running, blocked = Bundle("running"), Bundle("blocked")
 
@@ -208,33 +203,35 @@ class PoolOfAMachine(RuleBasedStateMachine):
         gpu=st.integers(0, UNITS) | st.sampled_from([2 * UNITS, 3 * UNITS]),
         tpu=st.sampled_from([0, UNITS]),
     )
-    def take(self, cpu: int, gpu: int, tpu: int) -> Taken:
+    def acquire(self, cpu: int, gpu: int, tpu: int) -> Allocation:
         request = ResourceSet({"CPU": cpu, "GPU": gpu, "tpu": tpu})
         assert bool(self.pool.missing(request)) == (cpu > 4 * UNITS)
-        if not self.pool.fits(request):
-            return ResourceSet({}), ()
-        gpus = self.pool.take(request)
-        assert len(set(gpus)) == math.ceil(gpu / UNITS)
-        return request, gpus
+        fits = self.pool.fits(request)
+        allocation = self.pool.acquire(request)
+        assert fits == (allocation is not None)
+        if allocation is None:
+            return Allocation(ResourceSet({}))
+        assert sum(share for _, share in allocation.gpu_shares) == gpu
+        assert len(set(allocation.gpus)) == math.ceil(gpu / UNITS)
+        return allocation
 
-    @rule(target=blocked, taken=consumes(running))
-    def block(self, taken: Taken) -> Taken:
-        self.pool.lend(taken[0])
-        return taken
+    @rule(target=blocked, allocation=consumes(running))
+    def block(self, allocation: Allocation) -> Allocation:
+        self.pool.release(allocation.only("CPU"))
+        return allocation
 
-    @rule(target=running, taken=consumes(blocked))
-    def run_again(self, taken: Taken) -> Taken:
-        self.pool.reclaim(taken[0])
-        return taken
+    @rule(target=running, allocation=consumes(blocked))
+    def run_again(self, allocation: Allocation) -> Allocation:
+        self.pool.force_acquire(allocation.resources.only("CPU"))
+        return allocation
 
-    @rule(taken=consumes(running))
-    def finish(self, taken: Taken) -> None:
-        self.pool.give_back(*taken)
+    @rule(allocation=consumes(running))
+    def finish(self, allocation: Allocation) -> None:
+        self.pool.release(allocation)
 
-    @rule(taken=consumes(blocked))
-    def die_while_blocked(self, taken: Taken) -> None:
-        self.pool.reclaim(taken[0])
-        self.pool.give_back(*taken)
+    @rule(allocation=consumes(blocked))
+    def die_while_blocked(self, allocation: Allocation) -> None:
+        self.pool.release(allocation.without("CPU"))
 
     @invariant()
     def books_are_kept(self) -> None:
