@@ -138,7 +138,7 @@ def parse_request(
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What `acquire` gave: the amounts, and the shares of GPUs by index (1/10,000 each). Goes back whole or in parts."""
+    """What `acquire` gave: the amounts, and the shares of GPUs by index (1/10,000 each). May go back in parts."""
 
     resources: ResourceSet
     gpu_shares: tuple[tuple[int, int], ...] = ()
