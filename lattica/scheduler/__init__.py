@@ -1,0 +1,1 @@
+"""Who may run what, and when: resources and leases. Pure; knows nothing of objects or sockets."""

@@ -1,0 +1,364 @@
+"""Who may use which of the machine's resources now: one book of requests and leases.
+
+    told     request · cancel · returned · placed · blocked · worker_gone · holder_gone · tick
+    answers  Granted · Denied · Asked · WorkerFreed · Orphaned
+
+Rules of this file. A lease is resources lent to a *holder* (a client, or the node itself for an actor) together with a
+worker, which the shell finds and names by `placed`. A worker that waits for others lends its CPUs back (`blocked`) and
+takes them again without asking: the machine is then overdrawn, and nothing is granted until it is not. `now` is the only
+time.
+
+Whose turn it is:
+1. A holder that is itself blocked comes before all others: its worker is held captive until it is served, and serving
+   the outermost first would pile up captives. One turn in URGENT_RUN goes to somebody else who has waited for OVERDUE_S.
+2. Then who holds least, then who came first.
+3. A request that does not fit keeps the resources it lacks from those behind it, or a large one would never be served;
+   but only where returned leases could make room: what actors hold for life is not waited for.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from itertools import count
+
+from lattica.errors import RemoteProtocolError
+from lattica.scheduler.resources import CPU, Allocation, ResourcePool, ResourceSet
+
+NODE = 0
+"""Holder of the leases of actors; it is never asked to give one back."""
+REQUESTS_MAX = 100_000
+"""Waiting requests of one holder; a driver that creates that many actors at once has made a mistake (300 B each)."""
+URGENT_RUN = 8
+OVERDUE_S = 1.0
+ASK_FIRST_S = 0.020
+"""Pause before a holder is asked again while others wait; it doubles up to ASK_LAST_S. Shorter pauses wake busy holders
+for nothing, longer ones leave the waiting idle after the holder has submitted anew."""
+ASK_LAST_S = 0.640
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Somebody wants a worker with these resources. `number` is the holder's own."""
+
+    holder: int
+    number: int
+    job: int
+    resources: ResourceSet
+    retryable: bool = True
+    name: str = ""
+    arrived: float = 0.0
+    order: int = 0
+
+
+@dataclass(slots=True)
+class Lease:
+    """Resources lent, and the worker that has them once it is placed."""
+
+    lease: int
+    request: Request
+    allocation: Allocation
+    since: float
+    holder: int
+    worker: int | None = None
+    blocked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """Find a worker of the request's job for this lease, say `placed`, and tell the holder."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """This can never be granted here."""
+
+    holder: int
+    number: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Others wait: the holder shall return what it can."""
+
+    holder: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFreed:
+    """This worker is leased to nobody now."""
+
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Orphaned:
+    """The lease's holder is gone while its worker may still run: end that worker; `worker_gone` frees the resources."""
+
+    lease: Lease
+
+
+Effect = Granted | Denied | Asked | WorkerFreed | Orphaned
+_Bucket = tuple[int, ResourceSet]  # requests of one holder for the same amounts wait in one line
+
+
+@dataclass(slots=True)
+class _Asking:
+    next_at: float
+    pause_s: float
+
+
+class LeaseBook:
+    """Every request and every lease of one machine."""
+
+    def __init__(self, pool: ResourcePool) -> None:
+        self._pool = pool
+        self.leases: dict[int, Lease] = {}
+        self._waiting: dict[_Bucket, deque[Request]] = {}
+        self._by_worker: dict[int, Lease] = {}
+        self._held: dict[int, int] = {}  # holder -> its leases whose workers run, that is, are not blocked
+        self._asking: dict[int, _Asking] = {}
+        self._urgent_run = 0
+        self._numbers = count(1)
+        self._orders = count()
+
+    def __repr__(self) -> str:
+        blocked = sum(lease.blocked for lease in self.leases.values())
+        return f"<LeaseBook: {len(self.leases)} leases ({blocked} blocked), {self.waiting} waiting>"
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return sum(map(len, self._waiting.values()))
+
+    def lease_of(self, worker: int) -> Lease | None:
+        """The lease that this worker serves."""
+        return self._by_worker.get(worker)
+
+    # -- what the shell tells
+
+    def request(
+        self,
+        holder: int,
+        number: int,
+        job: int,
+        resources: ResourceSet,
+        now: float,
+        *,
+        retryable: bool = True,
+        name: str = "",
+    ) -> list[Effect]:
+        """`holder` wants a worker. Raises RemoteProtocolError if it has REQUESTS_MAX waiting."""
+        if missing := self._pool.missing(resources):
+            return [Denied(holder, number, f"this machine does not have {missing}")]
+        bucket = holder, resources
+        line = self._waiting.setdefault(bucket, deque())
+        if len(line) >= REQUESTS_MAX:
+            raise RemoteProtocolError(f"client {holder} has {REQUESTS_MAX} lease requests waiting")
+        line.append(Request(holder, number, job, resources, retryable, name, now, next(self._orders)))
+        return self._serve(now)
+
+    def cancel(self, holder: int, number: int, now: float) -> list[Effect]:
+        """`holder` no longer wants what it asked for with `number`; a grant that was faster is returned by `returned`."""
+        for bucket in [bucket for bucket in self._waiting if bucket[0] == holder]:
+            left = deque(request for request in self._waiting[bucket] if request.number != number)
+            self._waiting[bucket] = left
+            if not left:
+                del self._waiting[bucket]
+        return self._serve(now)
+
+    def placed(self, lease: int, worker: int) -> None:
+        """The shell found this worker for the lease."""
+        entry = self.leases[lease]
+        if entry.worker is not None:  # that one could not be forked
+            del self._by_worker[entry.worker]
+        entry.worker = worker
+        self._by_worker[worker] = entry
+
+    def returned(self, lease: int, holder: int, now: float) -> list[Effect]:
+        """`holder` is done with the worker. What it does not hold is ignored: the worker may have died meanwhile."""
+        entry = self.leases.get(lease)
+        if entry is None or entry.holder != holder:
+            return []
+        self._asking.pop(holder, None)
+        freed: list[Effect] = [] if entry.worker is None else [WorkerFreed(entry.worker)]
+        self._end(entry)
+        return freed + self._serve(now)
+
+    def blocked(self, worker: int, blocked: bool, now: float) -> list[Effect]:
+        """The worker waits for others, or runs again."""
+        entry = self._by_worker.get(worker)
+        if entry is None or entry.blocked == blocked:
+            return []
+        entry.blocked = blocked
+        self._count(entry.holder, -1 if blocked else 1)
+        if not blocked:
+            self._pool.force_acquire(entry.request.resources.only(CPU))
+            return []
+        self._pool.release(entry.allocation.only(CPU))
+        return self._serve(now)
+
+    def worker_gone(self, worker: int, now: float) -> list[Effect]:
+        """The process has ended; look at `lease_of` before. Its resources are free."""
+        entry = self._by_worker.get(worker)
+        if entry is None:
+            return []
+        self._end(entry)
+        return self._serve(now)
+
+    def holder_gone(self, holder: int, now: float) -> list[Effect]:
+        """A client has ended: its requests are void, and its leases are the node's until their workers are gone."""
+        for bucket in [bucket for bucket in self._waiting if bucket[0] == holder]:
+            del self._waiting[bucket]
+        self._asking.pop(holder, None)
+        orphaned: list[Effect] = []
+        for entry in [entry for entry in self.leases.values() if entry.holder == holder]:
+            if entry.worker is None:
+                self._end(entry)
+                continue
+            if not entry.blocked:
+                self._count(holder, -1)
+                self._count(NODE, 1)
+            entry.holder = NODE
+            orphaned.append(Orphaned(entry))
+        return orphaned + self._serve(now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Serve what became overdue, and ask holders again."""
+        return self._serve(now)
+
+    def next_deadline(self) -> float | None:
+        """When to call `tick`; None while nobody waits for what others could return."""
+        return min((self._asking[holder].next_at for holder in self._askable() if holder in self._asking), default=None)
+
+    # -- whose turn it is
+
+    def _serve(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while (request := self._next(now)) is not None:
+            allocation = self._pool.acquire(request.resources)
+            assert allocation is not None, "a request that fits was refused"
+            lease = Lease(next(self._numbers), request, allocation, now, request.holder)
+            self.leases[lease.lease] = lease
+            self._count(request.holder, 1)
+            effects.append(Granted(lease))
+        return effects + self._ask(now)
+
+    def _next(self, now: float) -> Request | None:
+        """The request to grant now, taken out of its line; None if none can be."""
+        reserved: set[str] = set()
+        for bucket, request in self._by_turn(now):
+            if reserved.isdisjoint(request.resources) and self._pool.fits(request.resources):
+                self._remember_turn(request)
+                self._waiting[bucket].popleft()
+                if not self._waiting[bucket]:
+                    del self._waiting[bucket]
+                return request
+            reserved |= self._lacking(request)
+        return None
+
+    def _by_turn(self, now: float) -> list[tuple[_Bucket, Request]]:
+        """The heads of all lines, whose turn it is first."""
+        if not self._waiting:
+            return []
+        heads = [(bucket, line[0]) for bucket, line in self._waiting.items()]
+        patient = self._urgent_run >= URGENT_RUN  # then the overdue go first, once
+
+        def turn(head: tuple[_Bucket, Request]) -> tuple[int, int, int]:
+            request = head[1]
+            first = request.arrived + OVERDUE_S <= now if patient else self._is_urgent(request)
+            return 0 if first else 1, self._held.get(request.holder, 0), request.order
+
+        return sorted(heads, key=turn)
+
+    def _is_urgent(self, request: Request) -> bool:
+        own = self._by_worker.get(request.holder)
+        return own is not None and own.blocked
+
+    def _remember_turn(self, request: Request) -> None:
+        self._urgent_run = self._urgent_run + 1 if self._is_urgent(request) else 0
+
+    def _lacking(self, request: Request) -> set[str]:
+        """Names of what this request lacks, if it would fit once every task's lease was returned; else empty."""
+        wanted = request.resources
+        lacking = {name for name in wanted if not self._pool.fits(wanted.only(name))}
+        kept = ResourceSet({})
+        for lease in self.leases.values():
+            if lease.holder == NODE:
+                kept += lease.request.resources.without(CPU) if lease.blocked else lease.request.resources
+        total = self._pool.total
+        fits = all(total.units.get(name, 0) - kept.units.get(name, 0) >= wanted.units[name] for name in lacking)
+        return lacking if fits else set()
+
+    # -- asking for leases back
+
+    def _ask(self, now: float) -> list[Effect]:
+        asked: list[Effect] = []
+        askable = self._askable()
+        for holder in askable:
+            asking = self._asking.get(holder)
+            if asking is None:
+                self._asking[holder] = _Asking(now + ASK_FIRST_S, ASK_FIRST_S)
+            elif asking.next_at <= now:
+                asking.pause_s = min(2 * asking.pause_s, ASK_LAST_S)
+                asking.next_at = now + asking.pause_s
+            else:
+                continue
+            asked.append(Asked(holder))
+        for holder in [holder for holder in self._asking if holder not in askable]:
+            del self._asking[holder]
+        return asked
+
+    def _askable(self) -> list[int]:
+        """Holders with leases that somebody waits for who has fewer: none at all, or at least two fewer.
+
+        (With a difference of one, two holders would hand the same lease to and fro for ever.)
+        """
+        if not self._waiting:
+            return []
+        waiters = [(line[0].holder, self._lacking(line[0])) for line in self._waiting.values()]
+        found: dict[int, None] = {}
+        for lease in self.leases.values():
+            holder = lease.holder
+            if holder == NODE or lease.blocked or holder in found:
+                continue
+            for waiter, lacking in waiters:
+                has = self._held.get(waiter, 0) if waiter != NODE else 0
+                fewer = has == 0 or has + 1 < self._held[holder]
+                if waiter != holder and fewer and not lacking.isdisjoint(lease.request.resources):
+                    found[holder] = None
+                    break
+        return list(found)
+
+    # -- bookkeeping
+
+    def _end(self, entry: Lease) -> None:
+        del self.leases[entry.lease]
+        if entry.worker is not None:
+            del self._by_worker[entry.worker]
+        if entry.blocked:
+            self._pool.release(entry.allocation.without(CPU))
+        else:
+            self._count(entry.holder, -1)
+            self._pool.release(entry.allocation)
+
+    def _count(self, holder: int, change: int) -> None:
+        held = self._held.get(holder, 0) + change
+        if held:
+            self._held[holder] = held
+        else:
+            del self._held[holder]
+
+    def validate(self) -> None:
+        """Assert what always holds."""
+        placed = {lease.worker: lease for lease in self.leases.values() if lease.worker is not None}
+        assert placed == self._by_worker, "a worker serves a lease that the book does not have"
+        held: dict[int, int] = {}
+        for lease in self.leases.values():
+            if not lease.blocked:
+                held[lease.holder] = held.get(lease.holder, 0) + 1
+        assert held == self._held, "the counts of running leases differ from the leases"
+        assert all(self._waiting.values()), "an empty line was kept"
