@@ -1,0 +1,55 @@
+"""examples/rl/ppo.py as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RL = "the example needs the rl extra: pip install 'lattica-mesh[rl]'"
+for module in ("gymnasium", "matplotlib", "torch"):
+    pytest.importorskip(module, reason=RL)
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "rl" / "ppo.py"
+TIMEOUT_S = 100.0  # a run here takes five seconds, but a machine can be busy
+
+pytestmark = pytest.mark.e2e
+
+
+def run(*arguments, cwd, **environment):
+    """The finished process of `ppo.py arguments`, run in `cwd`."""
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    env = os.environ | environment
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+
+
+def test_a_policy_learns_and_the_last_line_is_the_path_of_its_curve(tmp_path):
+    done = run("--target", 60, "--seed", 1, "--out", "curves/one.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "curves/one.png"
+    assert (tmp_path / "curves" / "one.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_target_that_is_not_reached_is_exit_code_1_and_the_curve_is_drawn_all_the_same(tmp_path):
+    done = run("--steps", 1000, "--workers", 1, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    *_, advice, path = done.stdout.splitlines()
+    assert "475 was not reached" in advice
+    assert path == "learning-curve.png" and (tmp_path / path).stat().st_size > 0
+
+
+def test_an_unknown_environment_is_exit_code_2_before_anything_is_started(tmp_path):
+    done = run("--env", "CartPole-v99", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "pprint_registry" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")  # found before the real one
+    done = run(cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert done.returncode == 1
+    assert "needs torch" in done.stderr and "pip install 'lattica-mesh[rl]'" in done.stderr
+    assert "Traceback" not in done.stderr
