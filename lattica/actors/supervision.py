@@ -1,0 +1,410 @@
+"""The actors of one machine: who bears which name, which are alive, and what happens when one ends.
+
+    told     create · assigned · connect · lookup · ready · failed · leaving · worker_gone · kill · unreferenced
+             job_ended · client_gone
+    answers  Accept · Refuse · Found · NeedWorker · CancelNeed · Become · Connect · Down · EndWorker · Release · Forget
+
+    PENDING ──worker assigned, constructor ran──► ALIVE ──► DEAD
+       ▲                                            │ its process ended and restarts are left
+       └──────────────── RESTARTING ◄───────────────┘
+
+Rules of this file. Each process that an actor runs in is an *incarnation*, counted from 1. Callers are connected as soon as
+a worker is assigned, before the constructor has run, so that their calls are under way. An actor that is asked to end, or
+ends on purpose, is *leaving*: it bears no name, gets no new callers and does not restart. Who asked for an actor is told of
+every end (`Down`); the dead are kept while somebody holds them, so that late askers hear how it ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+RESTART_PAUSE_FIRST_S = 0.1
+RESTART_PAUSE_LAST_S = 5.0
+"""An incarnation that ended within SHORT_LIFE_S is followed after a pause, doubled each time: an actor whose constructor
+crashes must not fork without end at full speed."""
+SHORT_LIFE_S = 1.0
+UNKNOWN = "no actor with this id is known here; it ended, and nobody held it any more"
+
+
+class State(Enum):
+    """As `lattica status` says it."""
+
+    PENDING = "PENDING"
+    ALIVE = "ALIVE"
+    RESTARTING = "RESTARTING"
+    DEAD = "DEAD"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What its creator decided about an actor."""
+
+    actor: bytes
+    job: int
+    spec: bytes
+    resources: Mapping[str, float]
+    class_name: str
+    name: str = ""  # "": anonymous
+    namespace: str = ""
+    detached: bool = False
+    get_if_exists: bool = False
+    max_restarts: int = 0  # -1: without end
+    holds: tuple[bytes, ...] = ()
+    meta: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an incarnation, or an actor, came to its end."""
+
+    how: str
+    stderr: str = ""
+    error: bytes = b""
+    intended: bool = False
+    out_of_memory: bool = False
+
+
+@dataclass(slots=True)
+class Actor:
+    """One actor, over all its incarnations."""
+
+    plan: Plan
+    state: State = State.PENDING
+    incarnation: int = 1
+    restarts: int = 0
+    worker: int | None = None
+    assigned_at: float = 0.0
+    pause_s: float = 0.0
+    callers: dict[int, bool] = field(default_factory=dict)  # client -> whether connected to this incarnation
+    leaving: End | None = None
+    end: End | None = None
+    unreferenced: bool = False
+
+
+# -- effects: what the node does --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Tell `client` that its actor is `actor`; `existing`: it bore the name already, and the client gets a hold on it."""
+
+    client: int
+    request: int
+    actor: bytes
+    existing: bool = False
+    meta: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """kind: "name-taken" or "not-found"."""
+
+    client: int
+    request: int
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The bearer of the name; the client gets a hold on it."""
+
+    client: int
+    request: int
+    actor: bytes
+    class_name: str
+    meta: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NeedWorker:
+    """Find a worker with the plan's resources, after `pause_s`, and say `assigned`."""
+
+    actor: bytes
+    incarnation: int
+    pause_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CancelNeed:
+    """No worker is needed any more."""
+
+    actor: bytes
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Become:
+    """This worker is the actor from now on."""
+
+    actor: bytes
+    incarnation: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """Connect `client` with the worker that is incarnation `incarnation`."""
+
+    client: int
+    actor: bytes
+    incarnation: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """Tell `client` that this incarnation ended."""
+
+    client: int
+    actor: bytes
+    incarnation: int
+    restarting: bool
+    end: End
+
+
+@dataclass(frozen=True, slots=True)
+class EndWorker:
+    """End this process: at once (`kill`), or by closing its connection, when it has said that it leaves."""
+
+    worker: int
+    kill: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Ask the worker to finish its queue and end."""
+
+    actor: bytes
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The actor is dead for good: let go what the node holds for it."""
+
+    actor: bytes
+    holds: tuple[bytes, ...]
+    detached: bool
+
+
+Effect = (
+    Accept | Refuse | Found | NeedWorker | CancelNeed | Become | Connect | Down | EndWorker | Release | Forget
+)  # fmt: skip
+
+
+class Supervisor:
+    """All actors of one machine."""
+
+    def __init__(self) -> None:
+        self.actors: dict[bytes, Actor] = {}
+        self._names: dict[tuple[str, str], bytes] = {}  # (namespace, name) -> its living bearer
+        self._by_worker: dict[int, Actor] = {}
+
+    def __repr__(self) -> str:
+        states = [actor.state.value for actor in self.actors.values()]
+        return f"<Supervisor: {', '.join(f'{states.count(s)} {s}' for s in sorted(set(states))) or 'no actors'}>"
+
+    def actor_of(self, worker: int) -> Actor | None:
+        """The actor that this worker is."""
+        return self._by_worker.get(worker)
+
+    def living_in(self, job: int) -> list[Actor]:
+        """The job's actors that are not dead."""
+        return [actor for actor in self.actors.values() if actor.plan.job == job and actor.state is not State.DEAD]
+
+    # -- wishes of clients
+
+    def create(self, client: int, request: int, plan: Plan) -> list[Effect]:
+        """`client` wants this actor, or, by its plan, the one that bears its name already."""
+        key = plan.namespace, plan.name
+        bearer = self._names.get(key) if plan.name else None
+        if bearer is not None and plan.get_if_exists:
+            meta = self.actors[bearer].plan.meta
+            return [Accept(client, request, bearer, True, meta), *self.connect(client, bearer)]
+        if bearer is not None:
+            reason = f"an actor named {plan.name!r} lives in namespace {plan.namespace!r} already"
+            return [Refuse(client, request, "name-taken", reason)]
+        if plan.actor in self.actors:
+            return [Refuse(client, request, "name-taken", f"actor id {plan.actor.hex()} is in use")]
+        self.actors[plan.actor] = Actor(plan, callers={client: False})
+        if plan.name:
+            self._names[key] = plan.actor
+        return [Accept(client, request, plan.actor, meta=plan.meta), NeedWorker(plan.actor, 1)]
+
+    def lookup(self, client: int, request: int, name: str, namespace: str) -> list[Effect]:
+        """`client` asks for the living bearer of a name."""
+        bearer = self._names.get((namespace, name))
+        if bearer is None:
+            return [
+                Refuse(client, request, "not-found", f"no living actor is named {name!r} in namespace {namespace!r}")
+            ]
+        plan = self.actors[bearer].plan
+        return [Found(client, request, bearer, plan.class_name, plan.meta)]
+
+    def connect(self, client: int, actor_id: bytes) -> list[Effect]:
+        """`client` wants to call this actor, now and after each restart."""
+        actor = self.actors.get(actor_id)
+        if actor is None:
+            return [Down(client, actor_id, 0, False, End(UNKNOWN))]
+        if actor.end is not None:
+            return [Down(client, actor_id, actor.incarnation, False, actor.end)]
+        actor.callers.setdefault(client, False)
+        return self._connect_callers(actor)
+
+    def kill(self, actor_id: bytes, no_restart: bool) -> list[Effect]:
+        """End the actor's process now; with `no_restart` for good."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.end is not None:
+            return []
+        if no_restart:
+            return self._end_for_good(actor, End("killed by lattica.kill(actor)", intended=True))
+        if actor.worker is None:
+            return []  # between two incarnations there is no process to end
+        return [EndWorker(actor.worker, kill=True)]
+
+    # -- what became of workers
+
+    def assigned(self, actor_id: bytes, incarnation: int, worker: int, now: float) -> list[Effect]:
+        """A worker with the resources is there. Empty if the actor does not want it any more: then it is free again."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.end is not None or actor.incarnation != incarnation or actor.worker is not None:
+            return []
+        actor.worker, actor.assigned_at = worker, now
+        self._by_worker[worker] = actor
+        return [Become(actor_id, incarnation, worker), *self._connect_callers(actor)]
+
+    def ready(self, worker: int, actor_id: bytes) -> list[Effect]:
+        """The constructor has run."""
+        actor = self._by_worker.get(worker)
+        if actor is not None and actor.plan.actor == actor_id and actor.end is None:
+            actor.state = State.ALIVE
+        return []
+
+    def failed(self, worker: int, actor_id: bytes, error: bytes) -> list[Effect]:
+        """The constructor raised: the actor is dead, whatever restarts it has."""
+        actor = self._by_worker.get(worker)
+        if actor is None or actor.plan.actor != actor_id or actor.end is not None:
+            return []
+        return self._end_for_good(actor, End("its constructor raised", error=error))
+
+    def leaving(self, worker: int, actor_id: bytes, reason: str) -> list[Effect]:
+        """The actor ends on purpose and waits for us to close its connection."""
+        actor = self._by_worker.get(worker)
+        if actor is None or actor.plan.actor != actor_id or actor.end is not None:
+            return []
+        self._leave(actor, End(reason or "it called exit_actor()", intended=True))
+        return [EndWorker(worker, kill=False)]
+
+    def worker_gone(self, worker: int, end: End, now: float) -> list[Effect]:
+        """The process has ended."""
+        actor = self._by_worker.pop(worker, None)
+        if actor is None:
+            return []
+        actor.worker = None
+        if actor.end is not None:
+            return self._forget_if_unheld(actor)
+        if actor.leaving is not None:
+            return self._end_for_good(actor, actor.leaving)
+        left = actor.plan.max_restarts - actor.restarts
+        if actor.plan.max_restarts >= 0 and left <= 0:
+            return self._end_for_good(actor, end)
+        short = now - actor.assigned_at < SHORT_LIFE_S
+        actor.pause_s = min(max(2 * actor.pause_s, RESTART_PAUSE_FIRST_S), RESTART_PAUSE_LAST_S) if short else 0.0
+        pause_s = actor.pause_s if actor.restarts else 0.0  # the first restart of all is at once
+        told: list[Effect] = [
+            Down(client, actor.plan.actor, actor.incarnation, True, end)
+            for client, heard in actor.callers.items()
+            if heard
+        ]
+        actor.callers = dict.fromkeys(actor.callers, False)
+        actor.state = State.RESTARTING
+        actor.restarts += 1
+        actor.incarnation += 1
+        return [*told, NeedWorker(actor.plan.actor, actor.incarnation, pause_s)]
+
+    def infeasible(self, actor_id: bytes, reason: str) -> list[Effect]:
+        """No worker with these resources can ever be had."""
+        actor = self.actors.get(actor_id)
+        return [] if actor is None or actor.end is not None else self._end_for_good(actor, End(reason))
+
+    # -- what became of holders
+
+    def unreferenced(self, actor_id: bytes) -> list[Effect]:
+        """Nobody holds the actor any more: it ends after what it was asked already."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.unreferenced:
+            return []
+        actor.unreferenced = True
+        if actor.end is not None:
+            return self._forget_if_unheld(actor)
+        end = End("its last handle went out of scope", intended=True)
+        if actor.worker is None:
+            return self._end_for_good(actor, end)
+        if actor.leaving is not None:
+            return []
+        self._leave(actor, end)
+        return [Release(actor_id, actor.worker)]
+
+    def job_ended(self, job: int) -> list[Effect]:
+        """The job's driver is gone, and its actors with it, but for the detached."""
+        end = End("the job that created it ended", intended=True)
+        doomed = [actor for actor in self.living_in(job) if not actor.plan.detached]
+        return [effect for actor in doomed for effect in self._end_for_good(actor, end)]
+
+    def client_gone(self, client: int) -> None:
+        """A caller has ended."""
+        for actor in self.actors.values():
+            actor.callers.pop(client, None)
+
+    # -- within
+
+    def _connect_callers(self, actor: Actor) -> list[Effect]:
+        if actor.worker is None or actor.leaving is not None:
+            return []
+        new = [client for client, connected in actor.callers.items() if not connected]
+        actor.callers.update(dict.fromkeys(new, True))
+        return [Connect(client, actor.plan.actor, actor.incarnation, actor.worker) for client in new]
+
+    def _leave(self, actor: Actor, end: End) -> None:
+        actor.leaving = actor.leaving or end
+        self._free_name(actor)
+
+    def _free_name(self, actor: Actor) -> None:
+        key = actor.plan.namespace, actor.plan.name
+        if self._names.get(key) == actor.plan.actor:
+            del self._names[key]
+
+    def _end_for_good(self, actor: Actor, end: End) -> list[Effect]:
+        plan = actor.plan
+        effects: list[Effect] = []
+        if actor.worker is not None:
+            effects.append(EndWorker(actor.worker, kill=True))
+        elif actor.state is not State.ALIVE:
+            effects.append(CancelNeed(plan.actor, actor.incarnation))
+        self._free_name(actor)
+        actor.state, actor.end = State.DEAD, end
+        effects += [Down(client, plan.actor, actor.incarnation, False, end) for client in actor.callers]
+        actor.callers.clear()
+        effects.append(Forget(plan.actor, plan.holds, plan.detached))
+        return effects + self._forget_if_unheld(actor)
+
+    def _forget_if_unheld(self, actor: Actor) -> list[Effect]:
+        if actor.unreferenced and actor.worker is None:
+            self.actors.pop(actor.plan.actor, None)
+        return []
+
+    def validate(self) -> None:
+        """Assert what always holds."""
+        for key, bearer in self._names.items():
+            actor = self.actors[bearer]
+            assert actor.end is None and actor.leaving is None, f"{key} is borne by an actor that has ended"
+        for worker, actor in self._by_worker.items():
+            assert actor.worker == worker, "a worker is an actor that runs elsewhere"
+        for actor in self.actors.values():
+            assert (actor.state is State.DEAD) == (actor.end is not None), "dead, and no reason known"
+            assert actor.worker is not None or not any(actor.callers.values()), "connected to nobody"
+            if actor.plan.max_restarts >= 0:
+                assert actor.restarts <= actor.plan.max_restarts, "restarted more often than allowed"

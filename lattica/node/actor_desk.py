@@ -1,0 +1,224 @@
+"""Actors, carried out: the supervisor decides what becomes of each, this desk finds workers, connects and tells."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import TYPE_CHECKING
+
+from lattica.actors.supervision import (
+    Accept,
+    Become,
+    CancelNeed,
+    Connect,
+    Down,
+    Effect,
+    End,
+    EndWorker,
+    Forget,
+    Found,
+    NeedWorker,
+    Plan,
+    Refuse,
+    Release,
+    Supervisor,
+)  # fmt: skip
+from lattica.codec import messages as m
+from lattica.errors import ConfigError
+from lattica.node.clients import Client
+from lattica.node.workers import Death
+from lattica.scheduler.leases import Lease
+from lattica.scheduler.resources import ResourceSet
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from lattica.node.server import Node
+
+LEAVE_S = 2.0
+"""How long an actor that said it leaves may take to run its exit handlers after we have closed its connection."""
+
+
+class ActorDesk:
+    """Carries out what the supervisor decides."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.supervisor = Supervisor()
+        self._numbers = count(1)  # lease requests of ours
+        self._needs: dict[int, tuple[bytes, int]] = {}  # request -> (actor, incarnation) that waits for a worker
+        self._pauses: dict[bytes, asyncio.TimerHandle] = {}
+
+    # -- told by clients
+
+    def create(self, client: Client, message: m.ActorCreate) -> None:
+        node = self._node
+        try:
+            resources = ResourceSet.of(message.resources)
+        except ConfigError as error:
+            client.send(m.ActorRefused(message.request, "infeasible", str(error)))
+            return
+        if missing := node.resources.missing(resources):
+            reason = f"this machine does not have {missing}"
+            client.send(m.ActorRefused(message.request, "infeasible", reason))
+            return
+        plan = Plan(
+            message.actor, client.job, message.spec, resources, message.class_name, message.name,
+            message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
+            message.max_restarts, tuple(message.holds), message.meta,
+        )  # fmt: skip
+        self._perform(self.supervisor.create(client.number, message.request, plan))
+
+    def connect(self, client: Client, message: m.ActorConnect) -> None:
+        self._perform(self.supervisor.connect(client.number, message.actor))
+
+    def lookup(self, client: Client, message: m.ActorLookup) -> None:
+        namespace = message.namespace or self._node.jobs[client.job].namespace
+        self._perform(self.supervisor.lookup(client.number, message.request, message.name, namespace))
+
+    def kill(self, _: Client, message: m.ActorKill) -> None:
+        self._perform(self.supervisor.kill(message.actor, message.no_restart))
+
+    def ready(self, client: Client, message: m.ActorReady) -> None:
+        self._perform(self.supervisor.ready(client.number, message.actor))
+
+    def failed(self, client: Client, message: m.ActorFailed) -> None:
+        self._perform(self.supervisor.failed(client.number, message.actor, message.error))
+
+    def leaving(self, client: Client, message: m.ActorExit) -> None:
+        self._perform(self.supervisor.leaving(client.number, message.actor, message.reason))
+
+    # -- told by the other desks
+
+    def granted(self, lease: Lease, worker: int) -> None:
+        """A worker with the resources of one of our requests has started."""
+        actor, incarnation = self._needs.pop(lease.request.number)
+        effects = self.supervisor.assigned(actor, incarnation, worker, self._node.now())
+        if not effects:
+            self._node.lease_desk.perform(self._node.book.returned(lease.lease, m.NODE, self._node.now()))
+            return
+        self._node.pool.became_actor(worker, self._node.now())
+        self._perform(effects)
+
+    def denied(self, number: int, reason: str) -> None:
+        """No worker can be had for one of our requests."""
+        actor, _ = self._needs.pop(number)
+        self._perform(self.supervisor.infeasible(actor, reason))
+
+    def unreferenced(self, actor: bytes) -> None:
+        """Nobody holds this actor any more."""
+        self._perform(self.supervisor.unreferenced(actor))
+
+    def job_ended(self, job: int) -> None:
+        self._perform(self.supervisor.job_ended(job))
+
+    def client_gone(self, client: int) -> None:
+        self.supervisor.client_gone(client)
+
+    def died(self, worker: int, death: Death) -> None:
+        end = End(death.how, death.stderr, out_of_memory=death.out_of_memory)
+        self._perform(self.supervisor.worker_gone(worker, end, self._node.now()))
+
+    def outlives_its_job(self, worker: int) -> bool:
+        """Whether this worker is a detached actor."""
+        actor = self.supervisor.actor_of(worker)
+        return actor is not None and actor.plan.detached and actor.end is None
+
+    # -- what the supervisor wants
+
+    def _perform(self, effects: list[Effect]) -> None:
+        node = self._node
+        for effect in effects:
+            match effect:
+                case Accept(client, request, actor, existing, meta):
+                    self._accept(client, actor, existing)
+                    node.tell(client, m.ActorAccepted(request, actor, existing, meta))
+                case Refuse(client, request, kind, reason):
+                    node.tell(client, m.ActorRefused(request, kind, reason))
+                case Found(client, request, actor, class_name, meta):
+                    node.store.count(client, actor)
+                    node.tell(client, m.ActorFound(request, actor, class_name, meta))
+                case NeedWorker(actor, incarnation, pause_s):
+                    self._need(actor, incarnation, pause_s)
+                case CancelNeed(actor, incarnation):
+                    self._cancel_need(actor, incarnation)
+                case Become(actor, incarnation, worker):
+                    self._become(actor, incarnation, worker)
+                case Connect(client, actor, incarnation, worker):
+                    self._connect(client, actor, incarnation, worker)
+                case Down(client, actor, incarnation, restarting, end):
+                    node.tell(
+                        client,
+                        m.ActorDown(
+                            actor, incarnation, restarting, end.how, end.stderr, end.error, end.intended,
+                            end.out_of_memory,
+                        ),
+                    )  # fmt: skip
+                case EndWorker(worker, kill):
+                    self._end_worker(worker, kill)
+                case Release(actor, worker):
+                    node.tell(worker, m.ActorRelease(actor))
+                case Forget(actor, holds, detached):
+                    node.store.let_go([*holds, actor] if detached else holds)
+
+    def _accept(self, client: int, actor: bytes, existing: bool) -> None:
+        """Count the hold of whoever asked, and the node's own on a detached actor."""
+        self._node.store.count(client, actor)
+        if not existing and self.supervisor.actors[actor].plan.detached:
+            self._node.store.count(m.NODE, actor)
+
+    def _need(self, actor_id: bytes, incarnation: int, pause_s: float) -> None:
+        if pause_s:
+            self._pauses[actor_id] = self._node.loop.call_later(pause_s, self._need, actor_id, incarnation, 0.0)
+            return
+        self._pauses.pop(actor_id, None)
+        plan, number = self.supervisor.actors[actor_id].plan, next(self._numbers)
+        self._needs[number] = actor_id, incarnation
+        resources = plan.resources
+        assert isinstance(resources, ResourceSet)
+        self._node.lease_desk.perform(
+            self._node.book.request(
+                m.NODE, number, plan.job, resources, self._node.now(), retryable=False, name=plan.class_name
+            )
+        )
+
+    def _cancel_need(self, actor: bytes, incarnation: int) -> None:
+        if pause := self._pauses.pop(actor, None):
+            pause.cancel()
+        for number in [number for number, need in self._needs.items() if need == (actor, incarnation)]:
+            self._node.lease_desk.perform(self._node.book.cancel(m.NODE, number, self._node.now()))
+            # A granted one whose worker is being forked stays in `_needs`: `granted` returns it.
+            if not any(
+                lease.request.number == number and lease.holder == m.NODE for lease in self._node.book.leases.values()
+            ):
+                del self._needs[number]
+
+    def _become(self, actor_id: bytes, incarnation: int, worker: int) -> None:
+        plan = self.supervisor.actors[actor_id].plan
+        lease = self._node.book.lease_of(worker)
+        assert lease is not None, "an actor without a lease"
+        for hold in plan.holds:
+            self._node.store.give(hold, worker)
+        self._node.tell(
+            worker,
+            m.BecomeActor(
+                actor_id, incarnation, plan.spec, dict(plan.resources), list(lease.allocation.gpus), plan.name,
+                plan.namespace,
+            ),
+        )  # fmt: skip
+
+    def _connect(self, client: int, actor: bytes, incarnation: int, worker: int) -> None:
+        """Give the caller its end of a connection of its own with this actor."""
+        node = self._node
+        caller = node.clients.get(client)
+        if caller is None:
+            return
+        pid = node.clients[worker].pid
+        caller.send(m.ActorConnected(actor, incarnation, worker, pid), node.connect(caller, worker))
+
+    def _end_worker(self, worker: int, kill: bool) -> None:
+        node = self._node
+        if kill:
+            node.end_worker(worker, "")
+            return
+        node.pool.ending(worker, node.now())
+        node.workers.let_go(worker, LEAVE_S)

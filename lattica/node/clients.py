@@ -1,0 +1,51 @@
+"""Who is connected to the node, and for which job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from lattica.node.wires import Wire
+
+DRIVER, WORKER, COMMAND = "driver", "worker", "command"
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """A driver, a worker or a command, by its number, which is never used again."""
+
+    number: int
+    kind: str
+    job: int  # 0: none (a command)
+    wire: Wire
+    since: float
+    pid: int = 0
+    name: str = ""  # what it runs, for people
+    peers: set[int] = field(default_factory=set)  # clients that it has a connection with
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.number}, pid {self.pid}, job {self.job}>"
+
+    def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        """Queue a message for it; descriptors are closed once sent."""
+        self.wire.send(message, fds)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One driver's session: what its workers need to know, and what is left of it."""
+
+    number: int
+    driver: int  # client number
+    pid: int
+    python: str
+    sys_path: list[str]
+    cwd: str
+    script: str
+    namespace: str
+    log_to_driver: bool
+    since: float  # unix seconds
+    ended: bool = False  # its driver is gone or wants to go
+    farewell: bool = False  # its driver waits for the last lines

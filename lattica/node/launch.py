@@ -1,0 +1,52 @@
+"""How a driver starts a node of its own. A driver imports this file while its user waits, so it imports little."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+
+from lattica.node.spawn import BOOT, ROOT
+
+NODE_BOOT = BOOT + "from lattica.node.main import main; main(sys.argv[2:], sys.argv[1])"
+
+
+def spawn_embedded(
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: Mapping[str, float],
+    object_store_memory: int | None,
+    preload: Iterable[str] = (),
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start a node that serves this process alone and ends with it: (the connection to it, the process).
+
+    None: let the node count or decide. preload: modules that this program has loaded and workers will want ("numpy").
+    The process's `stderr` is a file in memory: it says why the node failed, should the connection end before `Welcome`.
+    """
+    ours, theirs = socket.socketpair()
+    said = os.memfd_create("lattica-node-boot", os.MFD_CLOEXEC)
+    paths = json.dumps([ROOT, *(path for path in sys.path if path)])
+    command = [sys.executable, "-P", "-c", NODE_BOOT, paths, "--attach-fd", str(theirs.fileno())]
+    for option, value in (
+        ("--num-cpus", num_cpus),
+        ("--num-gpus", num_gpus),
+        ("--resources", json.dumps(dict(resources)) if resources else None),
+        ("--object-store-memory", object_store_memory),
+        ("--preload", ",".join(preload) or None),
+    ):
+        if value is not None:
+            command += [option, str(value)]
+    with theirs:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,  # Ctrl-C in the user's terminal is the driver's alone
+        )
+    process.stderr = os.fdopen(said, "rb")
+    return ours, process

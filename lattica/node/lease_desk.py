@@ -1,0 +1,167 @@
+"""Leases, carried out: the book decides who may, the pool which worker, this desk connects the two."""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING
+
+from lattica.codec import frames
+from lattica.codec.messages import (
+    NODE,
+    Blocked,
+    LeaseCancel,
+    Leased,
+    LeaseDenied,
+    LeaseGranted,
+    LeaseLost,
+    LeaseRequest,
+    LeaseReturn,
+    LeaseWanted,
+    WorkerKill,
+)  # fmt: skip
+from lattica.errors import ConfigError
+from lattica.node.clients import Client
+from lattica.node.workers import Death, Process
+from lattica.scheduler.leases import Asked, Denied, Effect, Granted, Lease, Orphaned, WorkerFreed
+from lattica.scheduler.resources import ResourceSet
+
+if TYPE_CHECKING:
+    from lattica.node.server import Node
+
+FORKS_PER_LEASE_MAX = 3
+"""Workers tried for one lease when forks fail; then it is denied, with the reason."""
+
+
+class LeaseDesk:
+    """Finds workers for leases, tells both sides, and tells holders of dead workers what they need to go on."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._unborn: dict[int, Lease] = {}  # worker whose fork is under way -> the lease that waits for it
+        self._tries: dict[int, int] = {}  # lease -> forks that failed
+
+    # -- told by clients
+
+    def request(self, client: Client, message: LeaseRequest) -> None:
+        try:
+            resources = ResourceSet.of(message.resources)
+        except ConfigError as error:
+            client.send(LeaseDenied(message.request, str(error)))
+            return
+        book, now = self._node.book, self._node.now()
+        self.perform(
+            book.request(
+                client.number, message.request, client.job, resources, now,
+                retryable=message.retryable, name=message.name,
+            )
+        )  # fmt: skip
+
+    def cancel(self, client: Client, message: LeaseCancel) -> None:
+        self.perform(self._node.book.cancel(client.number, message.request, self._node.now()))
+
+    def returned(self, client: Client, message: LeaseReturn) -> None:
+        self.perform(self._node.book.returned(message.lease, client.number, self._node.now()))
+
+    def kill(self, client: Client, message: WorkerKill) -> None:
+        lease = self._node.book.leases.get(message.lease)
+        if lease is not None and lease.holder == client.number and lease.worker is not None:
+            self._node.end_worker(lease.worker, "killed by lattica.cancel(force=True)")
+
+    def blocked(self, client: Client, message: Blocked) -> None:
+        self.perform(self._node.book.blocked(client.number, message.blocked, self._node.now()))
+
+    # -- what the book wants
+
+    def perform(self, effects: list[Effect]) -> None:
+        """Carry out what the book decided."""
+        for effect in effects:
+            match effect:
+                case Granted(lease):
+                    self._place(lease)
+                case Denied(holder, number, reason):
+                    self._deny(holder, number, reason)
+                case Asked(holder):
+                    self._node.tell(holder, LeaseWanted())
+                case WorkerFreed(worker):
+                    self._unborn.pop(worker, None)
+                    self._node.pool.idle(worker, self._node.now())
+                case Orphaned(lease):
+                    assert lease.worker is not None
+                    self._unborn.pop(lease.worker, None)
+                    self._node.end_worker(lease.worker, "its caller ended")
+        self._node.set_timers()
+
+    def _place(self, lease: Lease) -> None:
+        job, now = lease.request.job, self._node.now()
+        worker = self._node.pool.take(job, now)
+        if worker is None:
+            worker = self._node.fork(job, free=False)
+        self._node.book.placed(lease.lease, worker)
+        if self._node.workers.processes[worker].pid:
+            self._tell(lease, worker)
+        else:
+            self._unborn[worker] = lease
+
+    def _tell(self, lease: Lease, worker: int) -> None:
+        node, request = self._node, lease.request
+        node.clients[worker].name = request.name
+        if lease.holder == NODE:
+            node.actor_desk.granted(lease, worker)
+            return
+        holder = node.clients[lease.holder]
+        fd = [] if worker in holder.peers else node.connect(holder, worker)
+        node.tell(worker, Leased(lease.lease, holder.number, request.resources.to_dict(), list(lease.allocation.gpus)))
+        pid = node.workers.processes[worker].pid
+        gpus = list(lease.allocation.gpus)
+        holder.send(LeaseGranted(request.number, lease.lease, worker, pid, bool(fd), gpus), fd)
+
+    def _deny(self, holder: int, number: int, reason: str) -> None:
+        if holder == NODE:
+            self._node.actor_desk.denied(number, reason)
+        else:
+            self._node.tell(holder, LeaseDenied(number, reason))
+
+    # -- what became of workers
+
+    def started(self, worker: int) -> None:
+        """Its fork has come about."""
+        lease = self._unborn.pop(worker, None)
+        if lease is not None:
+            self._tries.pop(lease.lease, None)
+            self._tell(lease, worker)
+
+    def unborn(self, worker: int, reason: str) -> None:
+        """Its fork has not: another one is tried, for a while."""
+        lease = self._unborn.pop(worker, None)
+        if lease is None:
+            return
+        tries = self._tries[lease.lease] = self._tries.get(lease.lease, 0) + 1
+        if tries < FORKS_PER_LEASE_MAX:
+            self._place(lease)
+            return
+        del self._tries[lease.lease]
+        self._deny(lease.holder, lease.request.number, f"no worker could be started for it: {reason}")
+        self.perform(self._node.book.worker_gone(worker, self._node.now()))
+
+    def died(self, process: Process, death: Death) -> None:
+        """The worker is dead: its lease's holder hears what had begun and what was finished; it is itself no holder any
+        more."""
+        book, now, worker = self._node.book, self._node.now(), process.client
+        self._unborn.pop(worker, None)
+        lease = book.lease_of(worker)
+        if lease is not None:
+            if lease.holder != NODE:
+                started, count, items = process.page.post_mortem(lease.holder)
+                replies = frames.join(count, items)[4:] + items if count else b""
+                lost = LeaseLost(
+                    lease.lease, worker, started, replies, death.how, death.stderr, death.out_of_memory
+                )  # fmt: skip
+                self._node.tell(lease.holder, lost)
+            self.perform(book.worker_gone(worker, now))
+        self.perform(book.holder_gone(worker, now))
+
+
+def connect_pair() -> tuple[int, int]:
+    """Two connected descriptors, for two clients."""
+    ours, theirs = socket.socketpair()
+    return ours.detach(), theirs.detach()

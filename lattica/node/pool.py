@@ -1,0 +1,131 @@
+"""The node's workers, as a value: whose they are, which are free, which are spare.
+
+    told    added · take · idle · became_actor · gone · tick        answers   a worker's client number, or whom to end
+
+A worker belongs to one job for life. A free one is handed out most recently used first: its pages are in the cache, and
+the others can be ended. Each live job keeps `keep` free workers; more are ended after IDLE_S. There is no cap on their
+number: tasks that block in a chain each need a process of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+IDLE_S = 5.0
+"""A spare worker's rest before it is ended. Longer keeps memory (10 MiB each) for a burst that may come; shorter forks
+more often (3 ms each)."""
+PRESTART_MAX = 4
+"""Workers forked for a job before it asks: enough for the first tasks of a small program, and 40 MiB at most."""
+
+
+class Use(Enum):
+    """What a worker does now."""
+
+    FREE = "idle"
+    LEASED = "leased"
+    ACTOR = "actor"
+    ENDING = "ending"  # told to end, or killed: nothing is asked of it any more
+
+
+@dataclass(slots=True)
+class Worker:
+    """One worker process, known by its client number."""
+
+    client: int
+    job: int
+    use: Use
+    since: float  # when it got its present use, seconds of the caller's clock
+
+
+class WorkerPool:
+    """All workers of the machine."""
+
+    def __init__(self, keep: int) -> None:
+        """keep: free workers that each live job keeps for its next burst: as many as the machine has CPUs."""
+        self.keep = keep
+        self.workers: dict[int, Worker] = {}
+        self._free: dict[int, list[int]] = {}  # job -> its free workers, the most recently used last
+
+    def __repr__(self) -> str:
+        uses = [worker.use.value for worker in self.workers.values()]
+        return f"<WorkerPool: {', '.join(f'{uses.count(use)} {use}' for use in sorted(set(uses))) or 'empty'}>"
+
+    def prestart(self) -> int:
+        """How many workers to fork for a job that begins."""
+        return min(self.keep, PRESTART_MAX)
+
+    def added(self, client: int, job: int, now: float, *, free: bool) -> None:
+        """A worker is being forked: to wait for work (`free`), or for somebody already."""
+        self.workers[client] = Worker(client, job, Use.FREE if free else Use.LEASED, now)
+        if free:
+            self._free.setdefault(job, []).append(client)
+
+    def take(self, job: int, now: float) -> int | None:
+        """A free worker of this job, which is leased from now on; None: fork one."""
+        free = self._free.get(job)
+        if not free:
+            return None
+        client = free.pop()
+        worker = self.workers[client]
+        worker.use, worker.since = Use.LEASED, now
+        return client
+
+    def idle(self, client: int, now: float) -> None:
+        """Its lease was returned."""
+        worker = self.workers.get(client)
+        if worker is None or worker.use is not Use.LEASED:
+            return
+        worker.use, worker.since = Use.FREE, now
+        self._free.setdefault(worker.job, []).append(client)
+
+    def became_actor(self, client: int, now: float) -> None:
+        """It hosts an actor until it ends."""
+        worker = self.workers[client]
+        worker.use, worker.since = Use.ACTOR, now
+
+    def ending(self, client: int, now: float) -> None:
+        """It was told to end, or was killed; its death will be told by `gone`."""
+        worker = self.workers.get(client)
+        if worker is None:
+            return
+        if worker.use is Use.FREE:
+            self._free[worker.job].remove(client)
+        worker.use, worker.since = Use.ENDING, now
+
+    def gone(self, client: int) -> None:
+        """The process has ended."""
+        worker = self.workers.pop(client, None)
+        if worker is not None and worker.use is Use.FREE:
+            self._free[worker.job].remove(client)
+
+    def of_job(self, job: int) -> list[int]:
+        """The workers of a job, whatever they do."""
+        return [worker.client for worker in self.workers.values() if worker.job == job]
+
+    def _spare(self) -> list[Worker]:
+        """Free workers beyond what their job keeps, longest unused first."""
+        return [
+            self.workers[client] for free in self._free.values() for client in free[: max(len(free) - self.keep, 0)]
+        ]
+
+    def tick(self, now: float) -> list[int]:
+        """Spare workers to end, because nobody needed them for IDLE_S; they are ENDING from now on."""
+        over = [worker.client for worker in self._spare() if worker.since + IDLE_S <= now]
+        for client in over:
+            self.ending(client, now)
+        return over
+
+    def next_deadline(self) -> float | None:
+        """When to call `tick`; None while nothing is spare."""
+        return min((worker.since + IDLE_S for worker in self._spare()), default=None)
+
+    def validate(self) -> None:
+        """Assert what always holds."""
+        listed = [client for free in self._free.values() for client in free]
+        assert len(listed) == len(set(listed)), "a worker is free twice"
+        for job, free in self._free.items():
+            for client in free:
+                assert self.workers[client].job == job, "a worker is free for a job that is not its own"
+        free_by_use = {client for client, worker in self.workers.items() if worker.use is Use.FREE}
+        assert free_by_use == set(listed), "free workers and the lists of free workers differ"

@@ -1,0 +1,363 @@
+"""The node of one machine: its clients, its jobs, and the desks that serve them.
+
+    driver, worker, command ──messages──► Node.received ──► lease_desk · actor_desk · store_desk · state
+                                                              │ effects of pure cores (book, supervisor, ledger, pool)
+                                                              ▼
+                                            messages to clients · workers forked and ended
+
+This file composes: it admits clients, forwards their messages to the desk that knows, and sees jobs to their end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from time import time
+from typing import Any
+
+import msgspec
+
+from lattica._version import __version__
+from lattica.codec import messages as m
+from lattica.errors import RemoteProtocolError
+from lattica.node.actor_desk import ActorDesk
+from lattica.node.clients import COMMAND, DRIVER, WORKER, Client, Job
+from lattica.node.lease_desk import LeaseDesk, connect_pair
+from lattica.node.pool import WorkerPool
+from lattica.node.store_desk import StoreDesk
+from lattica.node.wires import Wire, Wires
+from lattica.node.workers import Death, Output, Process, Workers
+from lattica.scheduler.leases import LeaseBook
+from lattica.scheduler.resources import ResourcePool, ResourceSet
+
+log = logging.getLogger(__name__)
+INLINE_MAX_BYTES = 100 << 10
+"""Largest value that travels inside a message; larger ones lie in the arena."""
+FAREWELL_S = 0.3
+"""How long the workers of a driver that shuts down have to write what they have buffered."""
+ANYONE = frozenset({DRIVER, WORKER, COMMAND})
+RUNNERS = frozenset({DRIVER, WORKER})
+WORKERS = frozenset({WORKER})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the command line decided. `embedded`: serves one driver and ends with it."""
+
+    node: bytes
+    session_dir: str
+    resources: ResourceSet
+    embedded: bool
+    paths: str  # JSON list of import paths for zygotes
+
+
+class Node:
+    """One machine."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, settings: Settings, output: Output, arena_fd: int, arena_bytes: int
+    ) -> None:
+        self.loop, self.settings, self.now = loop, settings, loop.time
+        self.started_at = time()
+        self.arena_fd, self.arena_bytes = arena_fd, arena_bytes
+        self.wires = Wires(loop)
+        self.resources = ResourcePool(settings.resources)
+        self.book = LeaseBook(self.resources)
+        self.pool = WorkerPool(keep=max(1, int(settings.resources.get("CPU", 0))))
+        self.workers = Workers(
+            self.wires, settings.paths, output,
+            received=self._worker_said, started=self._worker_started, unborn=self._worker_unborn, died=self._worker_died,
+        )  # fmt: skip
+        self.store = StoreDesk(self)
+        self.lease_desk = LeaseDesk(self)
+        self.actor_desk = ActorDesk(self)
+        self.clients: dict[int, Client] = {}
+        self.jobs: dict[int, Job] = {}
+        self.closing = False
+        self._numbers, self._job_numbers = count(1), count(1)
+        self._timer: asyncio.TimerHandle | None = None
+        self._handlers = self._table()
+
+    def __repr__(self) -> str:
+        return f"<Node {self.settings.node.hex()[:8]}: {len(self.clients)} clients, {self.pool!r}, {self.book!r}>"
+
+    def _table(self) -> dict[type, tuple[frozenset[str], Callable[[Client, Any], None]]]:
+        """Message -> who may send it, and the desk that answers."""
+        leases, actors = self.lease_desk, self.actor_desk
+        return {
+            m.LeaseRequest: (RUNNERS, leases.request),
+            m.LeaseCancel: (RUNNERS, leases.cancel),
+            m.LeaseReturn: (RUNNERS, leases.returned),
+            m.WorkerKill: (RUNNERS, leases.kill),
+            m.Blocked: (WORKERS, leases.blocked),
+            m.ActorCreate: (RUNNERS, actors.create),
+            m.ActorConnect: (RUNNERS, actors.connect),
+            m.ActorLookup: (RUNNERS, actors.lookup),
+            m.ActorKill: (ANYONE, actors.kill),
+            m.ActorReady: (WORKERS, actors.ready),
+            m.ActorFailed: (WORKERS, actors.failed),
+            m.ActorExit: (WORKERS, actors.leaving),
+            m.Shutdown: (ANYONE, self._shutdown),
+        }
+
+    # -- clients
+
+    def accept(self, sock: socket.socket) -> None:
+        """Somebody has connected; the first message must be `Hello`."""
+
+        def received(messages: list[Any]) -> None:
+            if admitted:
+                self.received(admitted[0], messages)
+                return
+            if not isinstance(messages[0], m.Hello):
+                raise RemoteProtocolError(f"the first message was {type(messages[0]).__name__}, not Hello")
+            client = self._admit(wire, messages[0])
+            if client is not None:
+                admitted.append(client)
+                self.received(client, messages[1:])
+
+        def ended(_: str) -> None:
+            if admitted:
+                self.client_gone(admitted[0])
+
+        admitted: list[Client] = []
+        wire = Wire(self.wires, sock, m.FromClient, received, ended, name="a new client")
+
+    def _admit(self, wire: Wire, hello: m.Hello) -> Client | None:
+        if reason := self._objection(hello):
+            log.warning("%s is refused: %s", wire.name, reason)
+            wire.send(m.Refused(reason))
+            wire.close()
+            return None
+        number = next(self._numbers)
+        job = self._begin_job(number, hello) if hello.kind == DRIVER else None
+        wire.name = f"{hello.kind} {number} (pid {hello.pid})"
+        client = Client(number, hello.kind, job.number if job else 0, wire, time(), hello.pid)
+        self.clients[number] = client
+        config = self._config(job.namespace if job else "")
+        client.send(
+            m.Welcome(number, client.job, self.settings.node, self.settings.session_dir, self.arena_bytes, config),
+            [os.dup(self.arena_fd)],
+        )
+        if job:
+            self._prepare(job, hello.job)
+        return client
+
+    def _objection(self, hello: m.Hello) -> str:
+        """Why this client cannot be served; "" if it can."""
+        if hello.protocol != m.PROTOCOL:
+            side = "this program's lattica" if hello.protocol < m.PROTOCOL else "the node's lattica"
+            return f"protocol {hello.protocol} meets protocol {m.PROTOCOL} (lattica {__version__}): update {side}"
+        if hello.kind not in (DRIVER, COMMAND):
+            return f"a client is a driver or a command, not {hello.kind[:40]!r}"
+        if hello.kind == DRIVER and not os.access(hello.python, os.X_OK):
+            return f"its interpreter {hello.python!r} cannot be run by the node"
+        if self.settings.embedded and self.jobs:
+            return "this node belongs to one program and serves no other"
+        return ""
+
+    def _config(self, namespace: str) -> dict[str, object]:
+        return {
+            "inline_max": INLINE_MAX_BYTES,
+            "num_cpus": self.settings.resources.get("CPU", 0),
+            "embedded": self.settings.embedded,
+            "namespace": namespace,
+            "version": __version__,
+        }
+
+    def received(self, client: Client, messages: list[Any]) -> None:
+        """Each message to its desk. Raises RemoteProtocolError for one that this kind of client may not send."""
+        for message in messages:
+            allowed, handle = self._handlers.get(type(message), (frozenset(), None))
+            if handle is None or client.kind not in allowed:
+                raise RemoteProtocolError(f"a {client.kind} may not send {type(message).__name__}")
+            handle(client, message)
+
+    def tell(self, client: int, message: msgspec.Struct) -> None:
+        """Send to a client by number, if it still lives."""
+        entry = self.clients.get(client)
+        if entry is not None:
+            entry.send(message)
+
+    def connect(self, caller: Client, worker: int) -> list[int]:
+        """Connect the two: the caller's end, as a list of one descriptor; the worker is told and gets the other."""
+        entry = self.clients[worker]
+        theirs, ours = connect_pair()
+        entry.send(m.NewCaller(caller.number), [theirs])
+        caller.peers.add(worker)
+        entry.peers.add(caller.number)
+        return [ours]
+
+    def client_gone(self, client: Client) -> None:
+        """A driver or command has ended, or was dropped; or a worker has died."""
+        if self.clients.pop(client.number, None) is None:
+            return
+        client.wire.close()
+        for peer in client.peers:
+            if peer in self.clients:
+                self.clients[peer].peers.discard(client.number)
+                self.tell(peer, m.ClientGone(client.number))
+        if client.kind == DRIVER:
+            self._end_job(self.jobs[client.job], farewell=False)
+        self.lease_desk.perform(self.book.holder_gone(client.number, self.now()))
+        self.actor_desk.client_gone(client.number)
+        if client.kind == DRIVER and self.settings.embedded:
+            self.close()
+
+    # -- jobs
+
+    def _begin_job(self, driver: int, hello: m.Hello) -> Job:
+        try:
+            given = msgspec.convert(hello.job, JobGiven)
+        except msgspec.ValidationError as error:
+            raise RemoteProtocolError(f"the job in its Hello: {error}") from error
+        number = next(self._job_numbers)
+        job = self.jobs[number] = Job(
+            number, driver, hello.pid, hello.python, given.sys_path, given.cwd, given.script,
+            given.namespace or f"anonymous-{os.urandom(8).hex()}", given.log_to_driver, time(),
+        )  # fmt: skip
+        return job
+
+    def _prepare(self, job: Job, given: dict[str, object]) -> None:
+        preload = given.get("preload")
+        if isinstance(preload, list):
+            self.workers.zygotes.preload(job.python, [str(name) for name in preload])
+        for _ in range(self.pool.prestart()):
+            self.fork(job.number, free=True)
+
+    def _shutdown(self, client: Client, message: m.Shutdown) -> None:
+        if message.node:
+            if client.kind != COMMAND:
+                raise RemoteProtocolError(f"a {client.kind} may not end the node")
+            self.close()
+        elif client.kind == DRIVER:
+            self._end_job(self.jobs[client.job], farewell=True)
+        else:
+            raise RemoteProtocolError(f"a {client.kind} has no job to end")
+
+    def _end_job(self, job: Job, *, farewell: bool) -> None:
+        """End the job's workers, but for those of detached actors. farewell: the driver waits for their last lines."""
+        if not job.ended:
+            job.ended, job.farewell = True, farewell
+            self.actor_desk.job_ended(job.number)
+        else:
+            job.farewell = job.farewell and farewell
+        doomed = self._mortals(job)
+        for client in (job.driver, *doomed):
+            self.lease_desk.perform(self.book.retire(client, self.now()))
+        if farewell:
+            for worker in doomed:
+                self.pool.ending(worker, self.now())
+                self.tell(worker, m.Exit())
+            self.loop.call_later(FAREWELL_S, self._kill, doomed)
+            self._see_off(job)
+        else:
+            self._kill(doomed)
+
+    def _mortals(self, job: Job) -> list[int]:
+        return [worker for worker in self.pool.of_job(job.number) if not self.actor_desk.outlives_its_job(worker)]
+
+    def _kill(self, workers: list[int]) -> None:
+        for worker in workers:
+            self.end_worker(worker, "its job ended")
+
+    def _see_off(self, job: Job) -> None:
+        """Let the driver go once the last worker's output has been sent to it."""
+        if job.farewell and not self._mortals(job):
+            driver = self.clients.get(job.driver)
+            if driver is not None:
+                driver.wire.flush()
+                self.client_gone(driver)
+
+    # -- workers
+
+    def fork(self, job_number: int, *, free: bool) -> int:
+        """Fork a worker for this job; its client number. free: it waits for work, else it is leased already."""
+        job, number = self.jobs[job_number], next(self._numbers)
+        wire = self.workers.fork(number, job_number, job.python, f"worker {number}")
+        self.clients[number] = Client(number, WORKER, job_number, wire, time())
+        self.pool.added(number, job_number, self.now(), free=free)
+        settings = self.settings
+        setup = m.JobSetup(
+            number, job_number, settings.node, settings.session_dir, self.arena_bytes,
+            job.sys_path, job.cwd, job.script, job.namespace, self._config(job.namespace),
+        )  # fmt: skip
+        wire.send(setup, [os.dup(self.arena_fd)])
+        return number
+
+    def end_worker(self, worker: int, reason: str, *, out_of_memory: bool = False) -> None:
+        """Kill it and what it started."""
+        self.pool.ending(worker, self.now())
+        self.workers.kill(worker, reason, out_of_memory=out_of_memory)
+
+    def _worker_said(self, worker: int, messages: list[Any]) -> None:
+        client = self.clients.get(worker)
+        if client is not None:
+            self.received(client, messages)
+
+    def _worker_started(self, worker: int) -> None:
+        self.clients[worker].pid = self.workers.processes[worker].pid
+        self.lease_desk.started(worker)
+
+    def _worker_unborn(self, worker: int, reason: str) -> None:
+        log.error("worker %d could not be forked: %s", worker, reason)
+        self.pool.gone(worker)
+        self.clients.pop(worker, None)
+        self.lease_desk.unborn(worker, reason)
+
+    def _worker_died(self, process: Process, death: Death) -> None:
+        worker = process.client
+        log.info("worker %d (pid %d) ended: %s", worker, process.pid, death.how)
+        self.pool.gone(worker)
+        self.lease_desk.died(process, death)
+        self.actor_desk.died(worker, death)
+        client = self.clients.get(worker)
+        if client is not None:
+            self.client_gone(client)
+        job = self.jobs.get(process.job)
+        if job is not None and job.ended:
+            self._see_off(job)
+
+    # -- time
+
+    def set_timers(self) -> None:
+        """Arm the one timer of the book and the pool for whichever is due first."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = [at for at in (self.book.next_deadline(), self.pool.next_deadline()) if at is not None]
+        if due and not self.closing:
+            self._timer = self.loop.call_at(min(due), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        for worker in self.pool.tick(self.now()):
+            self.tell(worker, m.Exit())
+            self.loop.call_later(FAREWELL_S, partial(self.workers.kill, worker))
+        self.lease_desk.perform(self.book.tick(self.now()))
+
+    def close(self) -> None:
+        """End everything; the loop stops."""
+        if self.closing:
+            return
+        self.closing = True
+        self.workers.close()
+        self.wires.flush()
+        self.loop.call_soon(self.loop.stop)
+
+
+class JobGiven(msgspec.Struct):
+    """`Hello.job`, checked."""
+
+    sys_path: list[str] = []
+    cwd: str = "/"
+    script: str = ""
+    namespace: str = ""
+    log_to_driver: bool = True
+    preload: list[str] = []

@@ -1,0 +1,143 @@
+"""The node's zygotes: one per interpreter, started when first needed, at most ZYGOTES_MAX."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lattica.codec.messages import Exited, Fork, Forked, FromZygote, Import
+from lattica.node.spawn import spawn_zygote
+from lattica.node.wires import Wire, Wires
+
+log = logging.getLogger(__name__)
+ZYGOTES_MAX = 4
+"""Interpreters that have a zygote at the same time (15 MiB each); beyond, the one unused for longest is ended."""
+FAILURES_MAX = 3
+"""Starts of a zygote in a row that bring no worker, after which its interpreter is given up."""
+PRELOAD_MAX = 64  # of one job's preload list
+
+
+@dataclass(slots=True, eq=False)
+class Zygote:
+    """One zygote process."""
+
+    python: str
+    wire: Wire
+    pid: int
+    pidfd: int
+    forking: set[int] = field(default_factory=set)  # clients whose Forked has not come yet
+
+
+class Zygotes:
+    """Forks workers through the zygote of the right interpreter.
+
+    forked(client, pid) and exited(pid, status) tell what zygotes say; unborn(client, reason) that a fork came to nothing.
+    """
+
+    def __init__(
+        self,
+        wires: Wires,
+        paths: str,
+        forked: Callable[[int, int], None],
+        exited: Callable[[int, int | None], None],
+        unborn: Callable[[int, str], None],
+    ) -> None:
+        """paths: JSON list of import paths for new interpreters, as `spawn.BOOT` takes it."""
+        self._wires, self._paths = wires, paths
+        self._forked, self._exited, self._unborn = forked, exited, unborn
+        self._zygotes: dict[str, Zygote] = {}  # by interpreter; the most recently used last
+        self._failures: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Zygotes: {', '.join(f'{z.python} (pid {z.pid})' for z in self._zygotes.values()) or 'none'}>"
+
+    def adopt(self, python: str, fd: int, pid: int) -> None:
+        """Take over a zygote that was spawned already."""
+
+        def received(messages: list[Any]) -> None:
+            self._received(zygote, messages)
+
+        def ended(reason: str) -> None:
+            self._ended(zygote, reason)
+
+        wire = Wire(
+            self._wires,
+            socket.socket(fileno=fd),
+            FromZygote,
+            received,
+            ended,
+            name=f"the zygote of {python} (pid {pid})",
+        )
+        zygote = Zygote(python, wire, pid, os.pidfd_open(pid))
+        self._zygotes[python] = zygote
+        self._wires.loop.add_reader(zygote.pidfd, self._dead, zygote)
+
+    def fork(self, python: str, client: int, name: str, fds: Sequence[int]) -> None:
+        """Fork worker `client` there; the descriptors are closed here once sent. Ends in `forked` or `unborn`."""
+        try:
+            zygote = self._of(python)
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            self._wires.loop.call_soon(self._unborn, client, f"{python} cannot be started: {error}")
+            return
+        zygote.forking.add(client)
+        zygote.wire.send(Fork(client, name), fds)
+
+    def preload(self, python: str, modules: list[str]) -> None:
+        """Let the zygote import these, so that workers have them already."""
+        if modules:
+            self._of(python).wire.send(Import(modules[:PRELOAD_MAX]))
+
+    def close(self) -> None:
+        """End them all; their workers are told by the end of their own connections."""
+        for zygote in list(self._zygotes.values()):
+            self._end(zygote)
+
+    def _of(self, python: str) -> Zygote:
+        if self._failures.get(python, 0) >= FAILURES_MAX:
+            raise OSError(f"it ended {FAILURES_MAX} times in a row before it forked a worker; node.log says why")
+        if python not in self._zygotes:
+            for oldest in list(self._zygotes.values())[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
+                self._end(oldest)
+            self.adopt(python, *spawn_zygote(python, self._paths, []))
+        zygote = self._zygotes[python] = self._zygotes.pop(python)
+        return zygote
+
+    def _received(self, zygote: Zygote, messages: list[Any]) -> None:
+        for message in messages:
+            match message:
+                case Forked(client, pid):
+                    self._failures.pop(zygote.python, None)
+                    zygote.forking.discard(client)
+                    self._forked(client, pid)
+                case Exited(pid, status):
+                    self._exited(pid, status)
+
+    def _end(self, zygote: Zygote) -> None:
+        zygote.wire.close()
+        self._ended(zygote, "")
+
+    def _ended(self, zygote: Zygote, reason: str) -> None:
+        """Its connection is over: whoever waited for it to fork hears so, and the next fork starts another."""
+        if self._zygotes.get(zygote.python) is zygote:
+            del self._zygotes[zygote.python]
+        self._failures[zygote.python] = self._failures.get(zygote.python, 0) + bool(zygote.forking)
+        for client in zygote.forking:
+            self._unborn(client, f"its zygote ended{': ' + reason if reason else ''}")
+        zygote.forking.clear()
+
+    def _dead(self, zygote: Zygote) -> None:
+        self._wires.loop.remove_reader(zygote.pidfd)
+        os.close(zygote.pidfd)
+        zygote.wire.drain()
+        _, status = os.waitpid(zygote.pid, 0)
+        if status:
+            log.warning("the zygote of %s (pid %d) ended with status %d", zygote.python, zygote.pid, status)
+        zygote.wire.close()
+        if self._zygotes.get(zygote.python) is zygote:
+            self._ended(zygote, "")
