@@ -1,0 +1,367 @@
+"""The actor that lives in this worker: how its calls run, one after another, in threads, or as coroutines.
+
+    sync      max_concurrency 1, no coroutine methods: calls run in the main thread
+    threaded  max_concurrency n: calls start in order, in n threads
+    async     any coroutine method: calls run on an event loop with a thread of its own, n at a time
+
+The mailbox decides which call may start; this shell runs it and sends the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from lattica.actors import context, current
+from lattica.actors.handles import spec_decoder
+from lattica.actors.mailbox import Mailbox
+from lattica.codec import messages as m
+from lattica.errors import ActorDiedError, ConfigError, TaskCancelledError
+
+if TYPE_CHECKING:
+    from lattica.actors.worker import Caller, Worker
+
+FLUSH_REPLIES = 64
+FLUSH_S = 0.5e-3
+"""As in the worker: replies leave after this many or this long, and always before the worker waits."""
+TERMINATE = ("__lattica_terminate__", "__ray_terminate__")
+
+
+class ExitActor(SystemExit):
+    """Ends the actor from inside one of its methods; not an Exception, so that `except Exception` lets it pass."""
+
+
+def exit_actor() -> None:
+    """End the actor that this code runs in, after this call: no restart. Raises ConfigError outside an actor."""
+    runtime = current.peek()
+    if runtime is None or runtime.place is None or not runtime.place.actor_id:
+        raise ConfigError(
+            "exit_actor() was called outside an actor", do_next="end another actor with lattica.kill(handle)"
+        )
+    raise ExitActor
+
+
+class ActorHost:
+    """One incarnation of one actor."""
+
+    def __init__(self, worker: Worker, message: m.BecomeActor) -> None:
+        self.worker, self.runtime, self.message = worker, worker.runtime, message
+        self.spec = spec_decoder.decode(message.spec)
+        worker.place.meta = self.spec.meta
+        self.mailbox: Mailbox[m.Call] = Mailbox(self.spec.max_concurrency)
+        self.instance: Any = None
+        self._running: dict[tuple[int, int], context.Running] = {}
+        self._coroutines: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._releasing = False
+        self._ending: str | None = None
+        self._ready = False
+        self._unsent = 0
+        self._sent_at = 0.0
+        self._io_guards = False
+        self._threads: list[threading.Thread] = []
+        self._work: queue.SimpleQueue[tuple[int, m.Call] | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._flush_due = False
+
+    def __repr__(self) -> str:
+        return f"<ActorHost {self.spec.class_name}: {self.mailbox}>"
+
+    # -- life (main thread, guard shut)
+
+    def run(self) -> None:
+        """Construct it, then serve until it ends."""
+        if self.spec.is_async:
+            self._start_loop()
+        try:
+            self._construct()
+        except BaseException as error:
+            failed = self.worker.failed(error, f"{self.spec.class_name}.__init__")
+            with self.runtime.lock:
+                self.runtime.tell_node(m.ActorFailed(self.message.actor, failed.data))
+                self.runtime.reactor.flush()
+            self.runtime.reactor.wait(lambda: self.worker.stopping, timeout=5.0)
+            return
+        with self.runtime.lock:
+            self._ready = True
+            self.runtime.tell_node(m.ActorReady(self.message.actor))
+            self.runtime.reactor.flush()
+            self.wake()
+        if self.spec.is_async or self.spec.max_concurrency > 1:
+            self.runtime.reactor.wait(self._over)
+        else:
+            self._serve()
+        self._leave()
+
+    def _over(self) -> bool:
+        return self._ending is not None or self.worker.stopping or (self._releasing and self.mailbox.drained)
+
+    def _construct(self) -> None:
+        spec, worker = self.spec, self.worker
+        cls = worker.load(spec.code)
+        call = m.Call(0, self.message.actor, "__init__", spec.args, 1, spec.deps, spec.at)
+        args, kwargs = worker.arguments(call)
+        now = context.Running(self.message.actor, f"{spec.class_name}.__init__", 0)
+
+        def make() -> None:
+            token = context.running.set(now)
+            try:
+                self.instance = cls(*args, **kwargs)
+            finally:
+                context.running.reset(token)
+
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(_as_coroutine(make), self._loop).result()
+            return
+        guard = self.runtime.guard
+        try:
+            guard.on = False
+            make()
+        finally:
+            guard.on = True
+
+    def _leave(self) -> None:
+        reason = self._ending or ("nobody holds a handle of it any more" if self._releasing else "its node ended it")
+        with self.runtime.lock:
+            self.runtime.reactor.flush()
+            for caller in list(self.worker.callers.values()):
+                caller.link.stream.send_all([])
+            self.runtime.tell_node(m.ActorExit(self.message.actor, reason))
+            self.runtime.reactor.flush()
+            self.runtime.node.stream.send_all([])
+
+    # -- what callers and the node say (lock held)
+
+    def arrived(self, caller: Caller, call: m.Call) -> None:
+        """A call came."""
+        if not self.mailbox.arrived(caller.client, call):
+            self.worker._discard(call)
+
+    def wake(self) -> None:
+        """Start what may start, in threads or on the loop; the main thread finds its own work."""
+        if not self._ready:
+            return
+        if self._loop is not None:
+            batch = []
+            while entry := self.mailbox.next():
+                batch.append(entry)
+            if batch:
+                self._loop.call_soon_threadsafe(self._start_batch, batch)
+        elif self.spec.max_concurrency > 1:
+            while entry := self.mailbox.next():
+                if len(self.mailbox.running) > len(self._threads):
+                    thread = threading.Thread(
+                        target=self._thread_main, name=f"lattica-call-{len(self._threads)}", daemon=True
+                    )
+                    self._threads.append(thread)
+                    thread.start()
+                self._work.put(entry)
+
+    def caller_gone(self, client: int) -> None:
+        """What it had queued will not run."""
+        for call in self.mailbox.forget(client):
+            self.worker._discard(call)
+
+    def release(self) -> None:
+        """Nobody holds a handle any more: finish what is queued, then end."""
+        self._releasing = True
+        self.runtime.reactor.changed()
+
+    def cancel(self, caller: Caller, message: m.Cancel) -> None:
+        """Stop a call that is queued or runs."""
+        key = caller.client, message.seq
+        call = self.mailbox.cancel(*key)
+        if call is not None:
+            self.worker._discard(call)
+            self._reply(caller.client, message.seq, [self._canceled(call)], 0)
+            self.runtime.reactor.flush()
+            return
+        now = self._running.get(key)
+        if now is None:
+            return
+        if message.recursive:
+            self.worker.cancel_children(now)
+        if self._loop is not None:
+            now.canceled = True
+            task = self._coroutines.get(key)
+            if task is not None:
+                self._loop.call_soon_threadsafe(task.cancel)
+        elif self.spec.max_concurrency > 1:
+            now.canceled = True  # a thread cannot be broken; its code looks at is_canceled()
+        else:
+            self.worker.interrupt(now, recursive=False)
+
+    def _canceled(self, call: m.Call) -> m.Failed:
+        name = f"{self.spec.class_name}.{call.method}"
+        return self.worker.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
+
+    # -- running calls
+
+    def _serve(self) -> None:
+        lock, reactor = self.runtime.lock, self.runtime.reactor
+        while True:
+            with lock:
+                entry = self.mailbox.next()
+            if entry is None:
+                if self._over():
+                    return
+                self._unsent = 0  # `wait` sends first
+                reactor.wait(lambda: len(self.mailbox) > 0 or self._over())
+                continue
+            if self._unsent:
+                if self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
+                    with lock:
+                        self._send_now()
+                elif not self._io_guards and not reactor.rung:
+                    reactor.ring()
+            else:
+                self._sent_at = time.monotonic()
+            self._run_call(*entry)
+            if self._ending is not None:
+                return
+
+    def _run_call(self, client: int, call: m.Call) -> None:
+        """In the main thread or one of ours, to the end; the reply is queued."""
+        guard = self.runtime.guard
+        mine = guard.in_main_thread
+        now = context.Running(call.object, call.method, call.attempt)
+        key = client, call.seq
+        self._running[key] = now
+        token = context.running.set(now)
+        began = time.perf_counter()
+        try:
+            if call.method in TERMINATE:
+                self._ending = "it was asked to terminate"
+                out: list[m.Value] = self.worker.results(None, 1, call.object, client, call.method)
+            else:
+                method = getattr(self.instance, call.method)
+                args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
+                try:
+                    if mine:
+                        guard.on = False
+                    result = method(*args, **kwargs)
+                finally:
+                    if mine:
+                        guard.on = True
+                out = self.worker.results(result, call.returns, call.object, client, call.method)
+        except ExitActor:
+            out = [self._exited()]
+        except BaseException as error:
+            out = [self.worker.failed(error, f"{self.spec.class_name}.{call.method}")]
+        finally:
+            context.running.reset(token)
+            self._running.pop(key, None)
+        result = args = kwargs = None
+        micros = int((time.perf_counter() - began) * 1e6)
+        with self.runtime.lock:
+            self.mailbox.finished(client, call.seq)
+            self._reply(client, call.seq, out, micros)
+
+    def _exited(self) -> m.Failed:
+        self._ending = "it called exit_actor()"
+        error = ActorDiedError(actor=self.spec.class_name, actor_id=self.message.actor.hex(), reason=self._ending)
+        return self.worker.failed_by_us(error)
+
+    def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
+        caller = self.worker.callers.get(client)
+        if caller is not None:
+            self._unsent += 1
+            self.runtime.reactor.send(caller.link, m.Reply(seq, out, micros))
+
+    def _send_now(self) -> None:
+        self._unsent = 0
+        self._sent_at = time.monotonic()
+        self.runtime.reactor.flush()
+
+    def guard_replies(self) -> float | None:
+        """As `Worker._guard_replies`: replies must not wait behind a long call."""
+        if not self._unsent:
+            self._io_guards = False
+            return None
+        self._io_guards = True
+        if time.monotonic() - self._sent_at >= FLUSH_S:
+            with self.runtime.lock:
+                self._send_now()
+        return FLUSH_S
+
+    # -- threads
+
+    def _thread_main(self) -> None:
+        while entry := self._work.get():
+            self._run_call(*entry)
+            with self.runtime.lock:
+                self._send_now()
+                self.wake()
+                self.runtime.reactor.changed()
+
+    # -- coroutines
+
+    def _start_loop(self) -> None:
+        import uvloop
+
+        loop = self._loop = uvloop.new_event_loop()
+        started = threading.Event()
+
+        def serve() -> None:
+            asyncio.set_event_loop(loop)
+            loop.call_soon(started.set)
+            loop.run_forever()
+
+        threading.Thread(target=serve, name="lattica-actor-loop", daemon=True).start()
+        started.wait()
+
+    def _start_batch(self, batch: list[tuple[int, m.Call]]) -> None:
+        assert self._loop is not None
+        for client, call in batch:
+            task = self._loop.create_task(self._run_coroutine(client, call))
+            self._coroutines[client, call.seq] = task
+
+    async def _run_coroutine(self, client: int, call: m.Call) -> None:
+        key = client, call.seq
+        now = self._running[key] = context.Running(call.object, call.method, call.attempt)
+        context.running.set(now)  # a task has a context of its own
+        began = time.perf_counter()
+        try:
+            if call.method in TERMINATE:
+                self._ending = "it was asked to terminate"
+                out: list[m.Value] = self.worker.results(None, 1, call.object, client, call.method)
+            else:
+                method = getattr(self.instance, call.method)
+                args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
+                result = method(*args, **kwargs)
+                if inspect.isawaitable(result):
+                    result = await result
+                out = self.worker.results(result, call.returns, call.object, client, call.method)
+        except ExitActor:
+            out = [self._exited()]
+        except asyncio.CancelledError:
+            out = [self._canceled(call)]
+        except BaseException as error:
+            out = [self.worker.failed(error, f"{self.spec.class_name}.{call.method}")]
+        finally:
+            self._running.pop(key, None)
+            self._coroutines.pop(key, None)
+        micros = int((time.perf_counter() - began) * 1e6)
+        with self.runtime.lock:
+            self.mailbox.finished(client, call.seq)
+            self._reply(client, call.seq, out, micros)
+        if not self._flush_due:  # one send for all that end in this turn of the loop
+            self._flush_due = True
+            assert self._loop is not None
+            self._loop.call_soon(self._flush_tick)
+
+    def _flush_tick(self) -> None:
+        self._flush_due = False
+        with self.runtime.lock:
+            self._send_now()
+            if len(self.mailbox):
+                self.wake()
+            if self._releasing or self._ending is not None:
+                self.runtime.reactor.changed()
+
+
+async def _as_coroutine(function: Any) -> None:
+    function()

@@ -1,0 +1,329 @@
+"""Actor calls of one process on their way, and what it knows of each actor that it has a handle of.
+
+Calls to one actor leave in submission order, whatever thread made them; the head of the queue waits for its arguments.
+While the actor restarts they wait here. What was sent and not answered when its process died ends in an error ("may have
+run"), or is sent again to the next incarnation if the call has retries. Methods are called with the reactor's lock held.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from lattica.actors.refs import Hold, Nested, ObjectRef
+from lattica.codec import messages as m
+from lattica.errors import (
+    ActorDiedError,
+    ActorUnavailableError,
+    LatticaError,
+    OutOfMemoryError,
+    PendingCallsLimitExceededError,
+    RemoteProtocolError,
+    TaskCancelledError,
+    TaskError,
+)
+
+if TYPE_CHECKING:
+    from lattica.actors.runtime import Runtime
+    from lattica.local.reactor import Link
+
+
+class CallRecord:
+    """One call until its refs have values. `hold` keeps the actor alive meanwhile."""
+
+    __slots__ = (
+        "args", "at", "attempt", "canceled", "deps", "hold", "made_at", "method", "missing", "peer", "refs", "retries_left",
+        "retry_exceptions", "returns", "seq",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        peer: ActorPeer,
+        hold: Hold,
+        method: str,
+        args: bytes | Nested | Hold,
+        deps: list[ObjectRef],
+        at: list[int | str],
+        refs: list[ObjectRef],
+        retries_left: int,
+        retry_exceptions: bool | tuple[type[BaseException], ...],
+    ) -> None:
+        self.peer, self.hold, self.method, self.args = peer, hold, method, args
+        self.deps, self.at, self.refs, self.returns = deps, at, refs, len(refs)
+        self.retries_left, self.retry_exceptions = retries_left, retry_exceptions
+        self.seq = 0
+        self.attempt = 0
+        self.missing = 0
+        self.canceled = False
+        self.made_at = ""
+
+    def __repr__(self) -> str:
+        return f"<Call {self.peer.class_name}.{self.method}: {'sent' if self.seq else 'queued'}>"
+
+
+class ActorPeer:
+    """An actor as this process sees it: where it is, what waits for it, what it owes us."""
+
+    __slots__ = (
+        "calls", "class_name", "client", "dead", "hold", "id", "incarnation", "inflight", "link", "max_pending", "queue", "runtime",
+    )  # fmt: skip
+
+    def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
+        self.runtime, self.calls = runtime, calls
+        self.id, self.class_name, self.max_pending = id, class_name, max_pending
+        self.link: Link | None = None
+        self.client = 0
+        self.incarnation = 0
+        self.queue: deque[CallRecord] = deque()
+        self.inflight: dict[int, CallRecord] = {}
+        self.dead: LatticaError | None = None
+        self.hold: weakref.ref[Hold] | None = None
+
+    def __repr__(self) -> str:
+        state = "dead" if self.dead else "connected" if self.link else "connecting"
+        return f"<ActorPeer {self.class_name} {self.id.hex()[:4]}: {state}, {len(self.queue)} queued, {len(self.inflight)} in flight>"
+
+    # -- out
+
+    def submit(self, call: CallRecord) -> None:
+        """Send it, or queue it behind the others."""
+        if self.dead is not None:
+            self._fail(call, self.dead)
+            return
+        if 0 <= self.max_pending <= len(self.queue) + len(self.inflight):
+            raise PendingCallsLimitExceededError(
+                f"{self.class_name} has {self.max_pending} calls pending already, its max_pending_calls",
+                do_next="wait for some of them with lattica.wait before the next call",
+            )
+        if call.deps:
+            waiting = [ref for ref in call.deps if ref._value is None]
+            self.runtime.objects.ask(waiting)
+            call.missing = len(waiting)
+            for ref in waiting:
+                self.runtime.when_done(ref, lambda _ref: self._dep_ready(call))
+        if self.queue or call.missing or self.link is None:
+            self.queue.append(call)
+            if self.link is not None:
+                self.pump()
+        else:
+            self._send(call)
+        if self.link is not None:
+            self.runtime.reactor.nudge(self.link)
+
+    def _dep_ready(self, call: CallRecord) -> None:
+        call.missing -= 1
+        if not call.missing and self.link is not None:
+            self.pump()
+
+    def pump(self) -> None:
+        """Send from the head of the queue as long as the head has its arguments."""
+        queue = self.queue
+        while queue and self.link is not None:
+            if queue[0].missing:
+                return
+            self._send(queue.popleft())
+
+    def _send(self, call: CallRecord) -> None:
+        objects = self.runtime.objects
+        deps: list[m.Value] = []
+        for ref in call.deps:
+            failed = objects.failure_of(ref._value)
+            if failed is not None:
+                self.finished(call, [failed], final=True)
+                return
+        for ref in call.deps:
+            deps.append(objects.to_wire(ref._value, self.client))
+        call.seq = seq = self.runtime.next_seq()
+        self.inflight[seq] = call
+        args = call.args
+        wire = args if type(args) is bytes else objects.to_wire(args, self.client)
+        assert self.link is not None
+        message = m.Call(seq, call.refs[0].id, call.method, wire, call.returns, deps, call.at, call.attempt)
+        self.runtime.reactor.send(self.link, message)
+
+    # -- back
+
+    def received(self, messages: list[Any]) -> None:
+        """Replies of the actor's worker."""
+        inflight = self.inflight
+        for message in messages:
+            if type(message) is m.Reply:
+                call = inflight.pop(message.seq, None)
+                if call is not None:
+                    self.finished(call, message.values)
+
+    def ended(self) -> None:
+        """End of stream: what it means is the node's to say (`ActorDown`)."""
+        self.link = None
+
+    def finished(self, call: CallRecord, values: list[m.Value], final: bool = False) -> None:
+        """The call ran, or cannot: give its refs their values, or make it again if the user asked for that."""
+        objects = self.runtime.objects
+        failed = values[0] if len(values) == 1 and type(values[0]) is m.Failed else None
+        if failed is not None:
+            if not final and call.retry_exceptions and call.retries_left and not call.canceled:
+                self.runtime.reactor.after_dispatch.append(lambda: self._maybe_retry(call, failed))
+                return
+            for ref in call.refs:
+                objects.settle(ref, failed)
+        elif call.returns == 1:
+            value = values[0]
+            objects.settle(call.refs[0], value if type(value) is bytes else objects.from_wire(value))
+        else:
+            for ref, value in zip(call.refs, values, strict=True):
+                objects.settle(ref, objects.from_wire(value))
+        call.refs, call.args, call.deps = [], b"", []
+
+    def _maybe_retry(self, call: CallRecord, failed: m.Failed) -> None:
+        kinds = call.retry_exceptions
+        again = kinds is True
+        if isinstance(kinds, tuple):  # unpickling an exception runs user code: outside the lock
+            error = self.runtime.load_failure(failed)
+            again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
+        with self.runtime.lock:
+            if again and self.dead is None:
+                call.retries_left -= call.retries_left > 0
+                call.attempt += 1
+                self.queue.appendleft(call)
+                self.pump()
+                self.runtime.reactor.flush()
+            else:
+                self.finished(call, [failed], final=True)
+                self.runtime.reactor.changed()
+
+    def _fail(self, call: CallRecord, error: LatticaError) -> None:
+        self.finished(call, [self.runtime.failure(error)], final=True)
+
+    # -- the actor's life
+
+    def connected(self, message: m.ActorConnected, fd: int) -> None:
+        """An incarnation takes our calls."""
+        self.incarnation, self.client = message.incarnation, message.client
+        self.link = self.runtime.connect(fd, m.FromWorker, self)
+        self.pump()
+
+    def down(self, message: m.ActorDown) -> None:
+        """This incarnation ended: hear its last replies, then retry or fail what it still owes us."""
+        if self.link is not None:
+            try:
+                while batch := self.link.stream.receive():
+                    self.received(batch)
+            except RemoteProtocolError:
+                pass
+            self.runtime.reactor.remove(self.link)
+            self.link = None
+        owed, self.inflight = list(self.inflight.values()), {}
+        if not message.restarting:
+            self.dead = self._death(message)
+        for call in reversed(owed):
+            if message.restarting and call.retries_left and not call.canceled:
+                call.retries_left -= call.retries_left > 0
+                call.attempt += 1
+                self.queue.appendleft(call)
+            elif call.canceled:
+                self._fail(call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
+            elif message.out_of_memory:
+                self._fail(call, OutOfMemoryError(f"actor {self.class_name}: {message.how}"))
+            else:
+                self._fail(call, self.dead or self._unavailable(message))
+        if self.dead is not None:
+            while self.queue:
+                self._fail(self.queue.popleft(), self.dead)
+
+    def _death(self, message: m.ActorDown) -> LatticaError:
+        error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
+        if message.error:
+            cause = self.runtime.load_failure(m.Failed(message.error))
+            error = ActorDiedError(
+                actor=self.class_name,
+                actor_id=self.id.hex(),
+                reason="its constructor raised",
+                init_failed=True,
+                cause_text=str(cause),
+            )
+        elif message.stderr and not message.intended:
+            error.cause_text = "last words on its stderr:\n" + message.stderr
+        if message.intended:
+            error.do_next = "make a new actor; this one was ended on purpose"
+        return error
+
+    def _unavailable(self, message: m.ActorDown) -> LatticaError:
+        return ActorUnavailableError(
+            actor=self.class_name,
+            actor_id=self.id.hex(),
+            reason=f"{message.how}; it is being restarted, and this call may have run",
+        )
+
+    def cancel(self, call: CallRecord, recursive: bool) -> None:
+        """Stop a call that has not ended."""
+        call.canceled = True
+        if call.seq and call.seq in self.inflight:
+            if self.link is not None:
+                self.runtime.reactor.send(self.link, m.Cancel(call.seq, recursive))
+                self.runtime.reactor.flush()
+            return
+        if call in self.queue:
+            self.queue.remove(call)
+        self._fail(call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
+        self.runtime.reactor.changed()
+
+
+class Calls:
+    """The actors that this process has handles of."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.peers: dict[bytes, ActorPeer] = {}
+
+    def __repr__(self) -> str:
+        return f"<Calls: {len(self.peers)} actors>"
+
+    def created(self, id: bytes, class_name: str, max_pending: int) -> tuple[ActorPeer, Hold]:
+        """An actor that this process makes: the node counts one hold for us with `ActorCreate`, and connects us."""
+        peer = self.peers[id] = ActorPeer(self.runtime, self, id, class_name, max_pending)
+        hold = Hold(self.runtime.objects.releases, id, count=1)
+        peer.hold = weakref.ref(hold)
+        return peer, hold
+
+    def adopt(self, id: bytes, count: int = 1) -> Hold:
+        """We were given `count` holds on an actor."""
+        peer = self.peers.get(id)
+        hold = peer.hold() if peer is not None and peer.hold is not None else None
+        if hold is not None:
+            hold.count += count
+            return hold
+        if peer is None:
+            peer = self.peers[id] = ActorPeer(self.runtime, self, id)
+            self.runtime.tell_node(m.ActorConnect(id))
+        hold = Hold(self.runtime.objects.releases, id, count=count)
+        peer.hold = weakref.ref(hold)
+        return hold
+
+    def load(self, id: bytes) -> tuple[ActorPeer, Hold]:
+        """The actor whose handle is being unpickled: adopted with its message, or held by the value that we read."""
+        peer = self.peers.get(id)
+        hold = peer.hold() if peer is not None and peer.hold is not None else None
+        if hold is None:
+            self.runtime.tell_node(m.Hold(id))
+            hold = self.adopt(id)
+        return self.peers[id], hold
+
+    def released(self, id: bytes, count: int) -> None:
+        """No handle of it is left here, and no call: the node may end it."""
+        peer = self.peers.get(id)
+        if peer is not None and (peer.hold is None or peer.hold() is None):
+            del self.peers[id]
+            if peer.link is not None:
+                self.runtime.reactor.remove(peer.link)
+        if count:
+            self.runtime.tell_node(m.Drop(id, count))
+
+    def died(self) -> None:
+        """The node is gone, and with it every actor."""
+        for peer in list(self.peers.values()):
+            peer.dead = self.runtime.node_died_error()
+            for call in [*peer.inflight.values(), *peer.queue]:
+                peer._fail(call, peer.dead)
+            peer.inflight.clear()
+            peer.queue.clear()

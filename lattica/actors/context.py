@@ -1,0 +1,150 @@
+"""What runs here: the current task or call, for `get_runtime_context` and for cancellation."""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from lattica.actors import current
+
+if TYPE_CHECKING:
+    from lattica.actors.handles import ActorHandle
+    from lattica.actors.runtime import Runtime
+
+
+class Running:
+    """One task or call while it runs. `children`: weak refs of what it submitted, for recursive cancel."""
+
+    __slots__ = ("attempt", "canceled", "children", "name", "object")
+
+    def __init__(self, object: bytes, name: str, attempt: int) -> None:
+        self.object, self.name, self.attempt = object, name, attempt
+        self.canceled = False
+        self.children: list[Any] = []
+
+
+running: ContextVar[Running | None] = ContextVar("lattica_running", default=None)
+"""Set around user code in every thread and coroutine that runs it."""
+
+
+class Place:
+    """What a worker knows of itself; a driver has none of it."""
+
+    def __init__(self) -> None:
+        self.resources: dict[str, float] = {}
+        self.gpus: list[int] = []
+        self.actor_id = b""
+        self.actor_name = ""
+        self.incarnation = 0
+        self.meta = b""  # of the actor, for handles of itself
+
+
+class RuntimeContext:
+    """Where this code runs: Ray's `get_runtime_context()`. Ids are hex strings, as there."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __repr__(self) -> str:
+        return f"<RuntimeContext job {self.get_job_id()}, worker {self.get_worker_id()}>"
+
+    def get_job_id(self) -> str:
+        """The job: one driver and all that it started."""
+        return f"{self._runtime.job:08x}"
+
+    def get_node_id(self) -> str:
+        """The node."""
+        return self._runtime.node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """This process."""
+        return self._runtime.token.hex()
+
+    def get_task_id(self) -> str | None:
+        """The running task or call; None in a driver."""
+        now = running.get()
+        return None if now is None else now.object.hex()
+
+    def get_task_name(self) -> str | None:
+        """Its name."""
+        now = running.get()
+        return None if now is None else now.name
+
+    def get_task_function_name(self) -> str | None:
+        """Its function's name."""
+        return self.get_task_name()
+
+    def get_actor_id(self) -> str | None:
+        """The actor that runs here, if one does."""
+        return self._place.actor_id.hex() or None
+
+    def get_actor_name(self) -> str | None:
+        """The actor's name; None in a driver or task, empty if it has none."""
+        return self._place.actor_name if self._place.actor_id else None
+
+    @property
+    def current_actor(self) -> ActorHandle:
+        """A handle of the actor that runs here."""
+        from lattica.actors.handles import own_handle
+
+        if not self._place.actor_id:
+            raise RuntimeError("no actor runs in this process")
+        return own_handle(self._runtime, self._place)
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether this actor has been restarted."""
+        return self._place.incarnation > 1
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of named actors that this job uses by default."""
+        return self._runtime.namespace
+
+    def get_namespace(self) -> str:
+        """The same."""
+        return self._runtime.namespace
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What the running task or actor holds, in units."""
+        return dict(self._place.resources)
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """GPUs of the running task or actor."""
+        return {"GPU": [str(gpu) for gpu in self._place.gpus]}
+
+    def is_canceled(self) -> bool:
+        """Whether somebody asked to stop what runs here: threaded actors look at this themselves."""
+        now = running.get()
+        return now is not None and now.canceled
+
+    @property
+    def worker(self) -> Any:
+        """This process: Ray programs look at `.worker.mode`; 0 driver, 1 worker."""
+        return self
+
+    @property
+    def mode(self) -> int:
+        """0 in a driver, 1 in a worker."""
+        return 1 if self._runtime.place is not None else 0
+
+    def get(self) -> dict[str, Any]:
+        """Everything as a dict."""
+        return {"job_id": self.get_job_id(), "node_id": self.get_node_id(), "task_id": self.get_task_id(),
+                "actor_id": self.get_actor_id(), "namespace": self.namespace, "pid": os.getpid()}  # fmt: skip
+
+    @property
+    def _place(self) -> Place:
+        return self._runtime.place or Place()
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Where this code runs. Starts lattica if it does not run yet, as Ray does."""
+    return RuntimeContext(current.get())
+
+
+def get_gpu_ids() -> list[int]:
+    """Indices of the GPUs that the running task or actor holds; empty where it holds none."""
+    runtime = current.get()
+    return list(runtime.place.gpus) if runtime.place is not None else []

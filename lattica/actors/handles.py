@@ -1,0 +1,400 @@
+"""Actor handles, and the classes that make actors.
+
+A handle names an actor and what its methods return. It owns a share of the process's hold on the actor: when the last
+handle anywhere is gone, and the last call answered, an actor that is not detached ends.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any
+
+import msgspec
+
+from lattica.actors import current, options, values
+from lattica.actors.arguments import encode_arguments
+from lattica.actors.calls import ActorPeer, CallRecord
+from lattica.actors.context import Place
+from lattica.actors.refs import ACTOR_ID_BYTES, Hold, Nested, ObjectRef
+from lattica.actors.runtime import Runtime
+from lattica.codec import messages as m
+from lattica.errors import ActorAlreadyExistsError, ActorUnschedulableError, ConfigError
+
+
+class Meta(msgspec.Struct, array_like=True, frozen=True):
+    """What every handle of an actor knows; travels with it and lies with the node for `get_actor`."""
+
+    class_name: str
+    methods: dict[str, dict[str, Any]]  # name -> options given by @method
+    max_task_retries: int = 0
+    max_pending: int = -1
+    retry_exceptions: bool = False
+
+
+class Spec(msgspec.Struct, array_like=True):
+    """What a worker needs to become an actor; opaque to the node, which keeps it for restarts."""
+
+    code: m.Value
+    args: m.Value
+    deps: list[m.Value]
+    at: list[int | str]
+    class_name: str
+    max_concurrency: int
+    is_async: bool
+    meta: bytes
+
+
+_meta_encoder = msgspec.msgpack.Encoder()
+_meta_decoder = msgspec.msgpack.Decoder(Meta)
+spec_decoder = msgspec.msgpack.Decoder(Spec)
+
+
+def method(**given: Any) -> Any:
+    """Options of one actor method: `@lattica.method(num_returns=2)`."""
+    checked = options.check(given, options.METHOD, "a method")
+
+    def mark(function: Any) -> Any:
+        function.__lattica_method__ = checked
+        return function
+
+    return mark
+
+
+class ActorMethod:
+    """A method of an actor elsewhere; `.remote(...)` calls it. Holds the actor, not the handle: no cycle."""
+
+    __slots__ = ("_hold", "_name", "_options", "_peer", "_retries", "_retry_exceptions", "_returns")
+
+    def __init__(self, peer: ActorPeer, hold: Hold, name: str, given: dict[str, Any], meta: Meta) -> None:
+        self._peer, self._hold, self._name, self._options = peer, hold, name, given
+        self._returns: int = given.get("num_returns", 1)
+        self._retries: int = given.get("max_task_retries", meta.max_task_retries)
+        self._retry_exceptions = options.retry_exceptions(given.get("retry_exceptions", meta.retry_exceptions))
+
+    def __repr__(self) -> str:
+        return f"<ActorMethod {self._peer.class_name}.{self._name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self._name} is a method of an actor: call {self._name}.remote(…)")
+
+    def options(self, **given: Any) -> ActorMethod:
+        """The same method with other options for the calls made through it."""
+        merged = self._options | options.check(given, options.METHOD, "a method")
+        return ActorMethod(self._peer, self._hold, self._name, merged, Meta(self._peer.class_name, {}, self._retries))
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call it; a ref of the result, or a list of refs if it has several.
+
+        Raises PendingCallsLimitExceededError, SerializationError, ObjectStoreFullError.
+        """
+        peer = self._peer
+        runtime = peer.runtime
+        if args or kwargs:
+            body, deps, at = encode_arguments(runtime, args, kwargs, self._name)
+        else:
+            body, deps, at = b"", [], []
+        guard = runtime.guard
+        mine = guard.enter()
+        try:
+            serial = runtime.next_serial()
+            returns = self._returns
+            refs = (
+                [ObjectRef(runtime, serial)]
+                if returns == 1
+                else [ObjectRef(runtime, serial + k) for k in range(max(1, returns))]
+            )
+            call = CallRecord(peer, self._hold, self._name, body, deps, at, refs, self._retries, self._retry_exceptions)
+            result: Any = refs[0] if returns == 1 else list(refs) if returns else None
+            for ref in refs:
+                ref._task = call
+            if runtime.on_submit is not None:
+                runtime.on_submit(refs[0])
+            with runtime.lock:
+                peer.submit(call)
+        finally:
+            if mine:
+                guard.leave()
+        return result
+
+
+class ActorHandle:
+    """An actor somewhere. Its methods are attributes: `handle.step.remote(…)`."""
+
+    def __init__(self, runtime: Runtime, peer: ActorPeer, hold: Hold, meta: Meta) -> None:
+        self.__dict__.update(_runtime=runtime, _peer=peer, _hold=hold, _meta=meta)
+
+    @classmethod
+    def revive(cls, runtime: Runtime, peer: ActorPeer, hold: Hold, meta: bytes) -> ActorHandle:
+        """A handle that came inside a value."""
+        known = _meta_decoder.decode(meta)
+        peer.class_name = known.class_name
+        peer.max_pending = known.max_pending
+        return cls(runtime, peer, hold, known)
+
+    def __getattr__(self, name: str) -> ActorMethod:
+        given = self._meta.methods.get(name)
+        if given is None:
+            if name == "__lattica_terminate__" or name == "__ray_terminate__":
+                given = {}
+            else:
+                raise AttributeError(f"actor {self._meta.class_name} has no method {name!r}")
+        found = ActorMethod(self._peer, self._hold, name, given, self._meta)
+        self.__dict__[name] = found
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(
+            f"an actor's attributes are set by its own methods; {name!r} cannot be set through a handle"
+        )
+
+    @property
+    def _actor_id(self) -> bytes:
+        return self._peer.id
+
+    def __repr__(self) -> str:
+        return f"Actor({self._meta.class_name}, {self._peer.id.hex()})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ActorHandle) and other._peer.id == self._peer.id
+
+    def __hash__(self) -> int:
+        return hash(self._peer.id)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values.note_ref(self._hold)
+        return values.load_actor, (self._peer.id, _meta_encoder.encode(self._meta))
+
+
+class ActorClass:
+    """A class whose instances are actors: `Counter.remote(…)` starts one and answers with its handle."""
+
+    def __init__(self, cls: type, given: dict[str, Any]) -> None:
+        self._cls = cls
+        self._options = options.check(given, options.ACTOR, "an actor")
+        self._code: tuple[Runtime, Any] | None = None
+        self.__doc__, self.__name__, self.__module__ = cls.__doc__, cls.__name__, cls.__module__
+        self.__qualname__ = cls.__qualname__
+
+    def __repr__(self) -> str:
+        return f"<ActorClass {self._cls.__qualname__}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self.__name__} is an actor class: make one with {self.__name__}.remote(…)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ActorClass, (self._cls, self._options)
+
+    def options(self, **given: Any) -> ActorClass:
+        """The same class with other options for the actors made through it."""
+        other = ActorClass(self._cls, self._options | options.check(given, options.ACTOR, "an actor"))
+        other._code = self._code
+        return other
+
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+        """Start an actor. Returns at once; the constructor's exception comes with the first call.
+
+        Raises ActorAlreadyExistsError if the name is taken, SerializationError.
+        """
+        runtime = current.get()
+        given = self._options
+        if self._code is None or self._code[0] is not runtime:
+            code = runtime.objects.small_or_stored(values.dumps(self._cls, f"class {self.__name__}"))
+            self._code = runtime, code
+        code = self._code[1]
+        body, deps, at = encode_arguments(runtime, args, kwargs, self.__name__)
+        meta = self._meta()
+        is_async = any(
+            inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for _, f in _functions(self._cls)
+        )
+        creation = _Creation(
+            runtime,
+            self,
+            code,
+            body,
+            deps,
+            at,
+            meta,
+            is_async,
+            given.get("max_concurrency") or (1000 if is_async else 1),
+        )
+        return creation.start()
+
+    def _meta(self) -> Meta:
+        given = self._options
+        methods = {
+            name: dict(getattr(function, "__lattica_method__", getattr(function, "__ray_method__", {})))
+            for name, function in _functions(self._cls)
+        }
+        return Meta(
+            self.__name__,
+            methods,
+            given.get("max_task_retries") or 0,
+            -1 if given.get("max_pending_calls") in (None, 0) else given["max_pending_calls"],
+        )
+
+
+def _functions(cls: type) -> list[tuple[str, Any]]:
+    return inspect.getmembers(cls, lambda member: callable(member) and not isinstance(member, type))
+
+
+class _Creation:
+    """One actor on its way to the node; waits for its constructor's top-level refs."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        made_by: ActorClass,
+        code: Any,
+        body: bytes | Nested | Hold,
+        deps: list[ObjectRef],
+        at: list[int | str],
+        meta: Meta,
+        is_async: bool,
+        max_concurrency: int,
+    ) -> None:
+        self.runtime, self.cls, self.code, self.body, self.deps, self.at = runtime, made_by, code, body, deps, at
+        self.meta, self.is_async, self.max_concurrency = meta, is_async, max_concurrency
+        self.id = os.urandom(ACTOR_ID_BYTES)
+        self.missing = 0
+        given = made_by._options
+        self.name: str = given.get("name") or ""
+        self.namespace: str = given.get("namespace") or runtime.namespace
+        self.detached = given.get("lifetime") == "detached"
+        self.resources = options.resources(given, 0)
+
+    def start(self) -> ActorHandle:
+        runtime, given = self.runtime, self.cls._options
+        if given.get("get_if_exists") and not self.name:
+            raise ConfigError("get_if_exists needs a name", do_next="give the actor name='…'")
+        with runtime.lock:
+            peer, hold = runtime.calls.created(self.id, self.meta.class_name, self.meta.max_pending)
+            peer.dead = runtime.node_died_error() if runtime.node_died_at is not None else None
+            request = runtime.next_request()
+            if not self.name:
+                runtime.expect(request, lambda answer: self._answered(peer, answer))
+            waiting = [ref for ref in self.deps if ref._value is None]
+            runtime.objects.ask(waiting)
+            self.missing = len(waiting)
+            for ref in waiting:
+                runtime.when_done(ref, lambda _: self._dep_ready(request))
+            if not waiting:
+                self._send(request)
+            runtime.reactor.flush()
+        if self.name:
+            return self._named(request, peer, hold)
+        return ActorHandle(runtime, peer, hold, self.meta)
+
+    def _named(self, request: int, peer: ActorPeer, hold: Hold) -> ActorHandle:
+        runtime = self.runtime
+        runtime.wait_until(lambda: request in runtime.answers or runtime.node_died_at is not None)
+        with runtime.lock:
+            answer = runtime.answers.pop(request, None)
+        if answer is None:
+            raise runtime.node_died_error()
+        if isinstance(answer, m.ActorRefused):
+            hold.count = 0
+            if answer.kind == "name-taken":
+                raise ActorAlreadyExistsError(answer.reason)
+            with runtime.lock:
+                self._answered(peer, answer)
+        elif answer.existing:
+            hold.count = 0
+            with runtime.lock:
+                found = runtime.calls.adopt(answer.actor)
+                runtime.reactor.flush()
+            return ActorHandle.revive(runtime, runtime.calls.peers[answer.actor], found, answer.meta)
+        return ActorHandle(runtime, peer, hold, self.meta)
+
+    def _dep_ready(self, request: int) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self._send(request)
+
+    def _send(self, request: int) -> None:
+        """Lock held. What the spec needs is given to the node, which gives it on to each worker."""
+        objects = self.runtime.objects
+        failed = next((f for f in (objects.failure_of(ref._value) for ref in self.deps) if f is not None), None)
+        peer = self.runtime.calls.peers.get(self.id)
+        if peer is None:
+            return
+        if failed is not None:
+            peer.dead = None
+            peer.down(m.ActorDown(self.id, 0, False, "an argument of its constructor failed", error=failed.data))
+            return
+        wire = [objects.to_wire(value, m.NODE) for value in (self.code, self.body, *(ref._value for ref in self.deps))]
+        holds = [id for value in wire for id in _ids(value)]
+        spec = Spec(
+            wire[0],
+            wire[1],
+            wire[2:],
+            self.at,
+            self.meta.class_name,
+            self.max_concurrency,
+            self.is_async,
+            _meta_encoder.encode(self.meta),
+        )
+        given = self.cls._options
+        self.runtime.tell_node(
+            m.ActorCreate(
+                request,
+                self.id,
+                _meta_encoder.encode(spec),
+                self.resources,
+                self.meta.class_name,
+                self.name,
+                self.namespace,
+                self.detached,
+                bool(given.get("get_if_exists")),
+                given.get("max_restarts") or 0,
+                holds,
+                spec.meta,
+            )
+        )
+
+    def _answered(self, peer: ActorPeer, answer: Any) -> None:
+        if isinstance(answer, m.ActorRefused):
+            error = ActorUnschedulableError(f"actor {self.meta.class_name} cannot be started: {answer.reason}")
+            peer.dead = error
+            for call in [*peer.inflight.values(), *peer.queue]:
+                peer._fail(call, error)
+            peer.queue.clear()
+
+
+def _ids(value: m.Value) -> list[bytes]:
+    if isinstance(value, m.InArena):
+        return [value.object]
+    return list(value.refs) if isinstance(value, m.WithRefs) else []
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The living actor of this name. Raises ValueError (as Ray does) if there is none."""
+    runtime = current.get()
+    answer = runtime.ask_node(m.ActorLookup(runtime.next_request(), name, namespace or runtime.namespace))
+    if isinstance(answer, m.ActorRefused):
+        raise ConfigError(answer.reason, do_next="check the name and the namespace; `lattica status` lists the actors")
+    with runtime.lock:
+        hold = runtime.calls.adopt(answer.actor)
+        runtime.reactor.flush()
+    return ActorHandle.revive(runtime, runtime.calls.peers[answer.actor], hold, answer.meta)
+
+
+def own_handle(runtime: Runtime, place: Place) -> ActorHandle:
+    """A handle of the actor that runs in this worker."""
+    with runtime.lock:
+        peer, hold = runtime.calls.load(place.actor_id)
+        runtime.reactor.flush()
+    return ActorHandle.revive(runtime, peer, hold, place.meta)
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """End an actor's process now; what it had not answered ends in an error."""
+    if not isinstance(actor, ActorHandle):
+        raise ConfigError(
+            f"kill takes an actor handle, not a {type(actor).__name__}",
+            do_next="a task is stopped by lattica.cancel(ref)",
+        )
+    runtime = actor._runtime
+    with runtime.lock:
+        runtime.tell_node(m.ActorKill(actor._peer.id, no_restart))
+        runtime.reactor.flush()

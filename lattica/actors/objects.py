@@ -1,0 +1,352 @@
+"""What one process has of objects: its refs, its spans of the arena, and what it tells the node about who holds what.
+
+Values up to `INLINE_MAX` stay in refs and messages. Larger ones lie in the arena, in spans that the node granted to this
+process. Nobody else needs to know of a region until it is shared: then it is sealed, and from then on the node says when
+it is free. Methods are called with the reactor's lock held unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+from lattica.actors import values
+from lattica.actors.refs import (
+    ACTOR_ID_BYTES,
+    ASKED,
+    BORROWED,
+    PROMISED,
+    SHARED,
+    Hold,
+    InPlace,
+    Nested,
+    ObjectRef,
+    Releases,
+)
+from lattica.codec import messages as m
+from lattica.errors import ObjectStoreFullError
+from lattica.objectstore.arena import ArenaMap
+from lattica.objectstore.suballocator import Suballocator
+
+if TYPE_CHECKING:
+    from lattica.actors.runtime import Runtime
+
+INLINE_MAX = 100 << 10
+"""Serialized values up to this size travel inside messages (Ray's figure too): copying 100 KiB costs 10 us, about what
+the arena's bookkeeping does."""
+SPAN_IDLE_S = 10.0
+"""An empty span goes back to the node after this long; taking it out again costs 1 s per 7 GB to populate."""
+
+
+class Objects:
+    """The refs, regions and holds of one process."""
+
+    def __init__(self, runtime: Runtime, releases: Releases) -> None:
+        self._runtime = runtime
+        self.releases = releases
+        self.table: WeakValueDictionary[bytes, ObjectRef] = WeakValueDictionary()
+        self._regions = Suballocator()
+        self._sealed: dict[bytes, int] = {}  # regions of ours that the node knows: id -> offset
+        self._promotions: list[ObjectRef] = []  # shared before they had a value, and waiting for room
+        self._spans_asked: dict[int, int] = {}  # request -> bytes
+        self._denied: dict[int, str] = {}
+        self._span_timer = False
+        self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
+
+    def __repr__(self) -> str:
+        return f"<Objects: {len(self.table)} shared refs, {self._regions.used_bytes} bytes of ours in the arena>"
+
+    # -- storing
+
+    def small_or_stored(self, value: values.Serialized) -> bytes | Nested | Hold:
+        """A value as refs and records keep it. Without the lock; may wait for room. Raises ObjectStoreFullError."""
+        for ref in value.refs:
+            self.prepare(ref)
+        if value.size <= INLINE_MAX:
+            data = value.join()
+            return Nested(data, value.refs) if value.refs else data
+        return self.store(value, self._runtime.new_id())
+
+    def store(self, value: values.Serialized, id: bytes) -> Hold:
+        """Copy a value into the arena. Without the lock. Raises ObjectStoreFullError."""
+        offset = self.allocate(value.size)
+        for at, part in zip(value.offsets, value.parts, strict=True):
+            self.arena.copy_in(offset + at, [part])
+        return Hold(self.releases, id, offset, value.size, 0, sealed=False)
+
+    def allocate(self, size: int) -> int:
+        """Room for `size` bytes in a span of ours. Without the lock; waits for a span. Raises ObjectStoreFullError."""
+        runtime = self._runtime
+        with runtime.lock:
+            runtime.housekeep()
+            offset = self._regions.allocate(size)
+            if offset is not None:
+                return offset
+            request = self._ask_span(size)
+        while True:
+            runtime.wait_until(lambda: request not in self._spans_asked)
+            with runtime.lock:
+                if request in self._denied:
+                    raise ObjectStoreFullError(self._denied.pop(request))
+                offset = self._regions.allocate(size)
+                if offset is not None:
+                    return offset
+                request = self._ask_span(size)  # another thread of ours was quicker
+
+    def _ask_span(self, size: int) -> int:
+        request = self._runtime.next_request()
+        self._spans_asked[request] = size
+        self._runtime.tell_node(m.SpanRequest(request, size))
+        return request
+
+    def span_granted(self, message: m.SpanGrant) -> None:
+        """A span is ours; values that waited for it move in."""
+        self._spans_asked.pop(message.request, None)
+        self.arena.open_span(message.offset, message.size)
+        self._regions.add_span(message.offset, message.size)
+        waiting, self._promotions = self._promotions, []
+        for ref in waiting:
+            self.promote(ref)
+
+    def span_denied(self, message: m.SpanDenied) -> None:
+        """The store is full."""
+        self._spans_asked.pop(message.request, None)
+        self._denied[message.request] = message.detail
+        waiting, self._promotions = self._promotions, []
+        for ref in waiting:  # whoever asks for them hears that the store was full: size 0
+            self._runtime.tell_node(m.Seal(ref.id, 0, 0, failed=True))
+
+    def return_spans(self) -> None:
+        """Give back every span that holds nothing."""
+        for offset, size in self._regions.empty_spans():
+            self._regions.remove_span(offset)
+            self.arena.close_span(offset)
+            self._runtime.tell_node(m.SpanReturn(offset, size))
+
+    def freed(self, id: bytes) -> None:
+        """Nobody holds a sealed region of ours any more."""
+        offset = self._sealed.pop(id, None)
+        if offset is not None:
+            self._free(offset)
+
+    def _free(self, offset: int) -> None:
+        self._regions.free(offset)
+        if not self._span_timer:
+            self._span_timer = True
+            self._runtime.reactor.call_at(time.monotonic() + SPAN_IDLE_S, self._spans_idle)
+
+    def _spans_idle(self) -> None:
+        self._span_timer = False
+        self.return_spans()
+
+    # -- sharing
+
+    def prepare(self, ref: Any) -> None:
+        """A ref or actor hold is about to leave inside a value: let the node know the object. Without the lock.
+
+        A small value moves to the arena, so that whoever gets the ref can read it there without asking us.
+        """
+        if not isinstance(ref, ObjectRef) or ref._flags & (SHARED | BORROWED):
+            return
+        value = ref._value
+        offset = -1
+        if value is not None and not isinstance(value, InPlace):
+            data = _data_of(value)
+            offset = self.allocate(len(data))
+            self.arena.copy_in(offset, [data])
+        with self._runtime.lock:
+            if ref._flags & SHARED:  # another thread was quicker
+                if offset >= 0:
+                    self._free(offset)
+                return
+            if offset >= 0:
+                ref._hold = Hold(self.releases, ref.id, offset, len(data), 0, sealed=False)
+            self._share(ref)
+
+    def _share(self, ref: ObjectRef) -> None:
+        if ref._flags & SHARED:
+            return
+        ref._flags |= SHARED
+        self.table[ref.id] = ref
+        value = ref._value
+        if isinstance(value, InPlace):
+            ref._hold = value.hold
+            self.seal(value.hold, failed=value.failed)
+        elif ref._hold is not None:  # moved to the arena by `prepare`, and small enough to stay here too
+            self.seal(ref._hold, failed=isinstance(value, m.Failed), contains=_inside(value))
+        else:
+            ref._flags |= PROMISED
+            ref._hold = Hold(self.releases, ref.id, count=1)
+            self._runtime.tell_node(m.Promise(ref.id, ref._task.made_at if ref._task is not None else ""))
+
+    def promote(self, ref: ObjectRef) -> None:
+        """A promised object has its value now: seal it, for those who wait for it elsewhere."""
+        value = ref._value
+        data = _data_of(value)
+        offset = self._regions.allocate(len(data))
+        if offset is None:
+            if not self._promotions:
+                self._ask_span(len(data))
+            self._promotions.append(ref)
+            return
+        self.arena.copy_in(offset, [data])
+        self._sealed[ref.id] = offset
+        for inner in value.refs if isinstance(value, Nested) else []:
+            self.prepare(inner)
+        failed = isinstance(value, m.Failed)
+        self._runtime.tell_node(m.Seal(ref.id, offset, len(data), failed=failed, contains=_inside(value)))
+        self._runtime.tell_node(m.Drop(ref.id))  # the seal added one; our promise's count goes on
+
+    def seal(self, hold: Hold, *, failed: bool = False, contains: list[bytes] | None = None) -> None:
+        """Tell the node of a region of ours, once."""
+        if hold.sealed:
+            return
+        hold.sealed = True
+        hold.count += 1
+        self._sealed[hold.id] = hold.offset
+        self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, failed=failed, contains=contains or []))
+
+    def hand_over(self, hold: Hold, to: int, contains: list[bytes]) -> m.InArena:
+        """Seal a fresh region for client `to`, who holds it from now on; we keep nothing but its bytes until `Freed`."""
+        self._sealed[hold.id] = hold.offset
+        hold.sealed = True  # with count 0: the end of this hold says nothing
+        self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, to=to, contains=contains))
+        return m.InArena(hold.id, hold.offset, hold.size)
+
+    def give(self, thing: Any, to: int) -> bytes:
+        """Give client `to` a hold on a prepared ref, an actor or a region; its id."""
+        if isinstance(thing, ObjectRef):
+            self._share(thing)
+            id = thing.id
+        else:
+            if isinstance(thing, Hold):
+                self.seal(thing)
+            id = thing.id
+        self._runtime.tell_node(m.Give(id, to))
+        return id
+
+    def to_wire(self, value: Any, to: int) -> m.Value:
+        """A kept value as it travels to client `to`."""
+        if type(value) is bytes:
+            return value
+        if isinstance(value, Nested):
+            return m.WithRefs(value.data, [self.give(ref, to) for ref in value.refs])
+        if isinstance(value, m.Failed):
+            return value
+        hold = value.hold if isinstance(value, InPlace) else value
+        return m.InArena(self.give(hold, to), hold.offset, hold.size)
+
+    # -- receiving
+
+    def from_wire(self, value: m.Value) -> bytes | Nested | InPlace | m.Failed:
+        """A value that came with a message; the sender gave us what is inside."""
+        if type(value) is bytes:
+            return value
+        if isinstance(value, m.WithRefs):
+            return Nested(value.data, [self.adopt(id) for id in value.refs])
+        if isinstance(value, m.InArena):
+            return InPlace(self.adopt_region(value))
+        assert isinstance(value, m.Failed)
+        return value
+
+    def adopt_region(self, value: m.InArena) -> Hold:
+        """A region of another process that we were given a hold on."""
+        return Hold(self.releases, value.object, value.offset, value.size, count=1)
+
+    def adopt(self, id: bytes, count: int = 1) -> Any:
+        """The ref or actor hold with this id, on which we were given `count` holds."""
+        if len(id) == ACTOR_ID_BYTES:
+            return self._runtime.calls.adopt(id, count)
+        ref = self.table.get(id)
+        if ref is None:
+            ref = ObjectRef(self._runtime, id=id)
+            ref._flags = BORROWED | SHARED
+            ref._hold = Hold(self.releases, id, count=count)
+            self.table[id] = ref
+        else:
+            assert ref._hold is not None
+            ref._hold.count += count
+        return ref
+
+    def load_ref(self, id: bytes) -> ObjectRef:
+        """The ref with this id, met while a value is unpickled. Takes the lock itself.
+
+        A small value's refs were adopted with it. One in the arena holds its inner refs at the node; we take our own.
+        """
+        with self._runtime.lock:
+            ref = self.table.get(id)
+            if ref is not None:
+                return ref
+            self._runtime.tell_node(m.Hold(id))
+            found: ObjectRef = self.adopt(id)
+            return found
+
+    def ask(self, refs: list[ObjectRef]) -> None:
+        """Have the node tell us where borrowed objects lie."""
+        unknown = [ref for ref in refs if ref._value is None and ref._flags & (BORROWED | ASKED) == BORROWED]
+        if unknown:
+            for ref in unknown:
+                ref._flags |= ASKED
+            self._runtime.tell_node(m.Resolve([ref.id for ref in unknown]))
+
+    def located(self, message: m.Located) -> None:
+        """A borrowed object lies in the arena."""
+        ref = self.table.get(message.object)
+        if ref is None or ref._value is not None or ref._hold is None:
+            return
+        if message.size == 0:
+            self.settle(
+                ref, self._runtime.failure(ObjectStoreFullError("the store was full when this object was shared"))
+            )
+            return
+        ref._hold.offset, ref._hold.size = message.offset, message.size
+        self.settle(ref, InPlace(ref._hold, message.failed))
+
+    def settle(self, ref: ObjectRef, value: Any) -> None:
+        """A ref has its value."""
+        if ref._value is not None:
+            return
+        if ref._flags & PROMISED and isinstance(value, InPlace) and value.hold is not ref._hold:
+            hold = ref._hold  # both stand for this object: one hold with both counts
+            assert hold is not None and hold.id == value.hold.id
+            hold.offset, hold.size, hold.count = value.hold.offset, value.hold.size, hold.count + value.hold.count
+            value.hold.count = 0
+            value = InPlace(hold, value.failed)
+        ref._value = value
+        ref._task = None
+        if ref._flags & PROMISED and not isinstance(value, InPlace):
+            self.promote(ref)
+        if ref._callbacks is not None:
+            callbacks, ref._callbacks = ref._callbacks, None
+            for callback in callbacks:
+                callback(ref)
+
+    def failure_of(self, value: Any) -> m.Failed | None:
+        """The failure that a settled value is, if it is one."""
+        if type(value) is m.Failed:
+            return value
+        if isinstance(value, InPlace) and value.failed:
+            return m.Failed(bytes(self.arena.read(value.hold.offset, value.hold.size)))
+        return None
+
+    def process_releases(self) -> None:
+        """Do what finalizers left: free our unshared regions, drop our counts on the rest."""
+        releases = self.releases
+        while releases:
+            id, offset, count, sealed = releases.popleft()
+            if not sealed:
+                self._free(offset)
+            elif len(id) == ACTOR_ID_BYTES:
+                self._runtime.calls.released(id, count)
+            elif count:
+                self._runtime.tell_node(m.Drop(id, count))
+
+
+def _data_of(value: Any) -> bytes:
+    return value if type(value) is bytes else value.data  # type: ignore[no-any-return]
+
+
+def _inside(value: Any) -> list[bytes]:
+    return [ref.id for ref in value.refs] if isinstance(value, Nested) else []

@@ -1,0 +1,82 @@
+"""Options of tasks and actors: Ray's names and defaults, checked when they are given, not when they fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lattica.actors.refs import RETURNS_MAX
+from lattica.errors import ConfigError
+from lattica.scheduler.resources import parse_request
+
+COMMON = {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy", "label_selector",
+          "accelerator_type", "object_store_memory", "_metadata", "enable_task_events", "_labels"}  # fmt: skip
+TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls"}
+ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
+                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution"}  # fmt: skip
+METHOD = {"num_returns", "name", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events"}
+LATER = {
+    "runtime_env",
+    "scheduling_strategy",
+    "label_selector",
+    "accelerator_type",
+    "concurrency_groups",
+    "concurrency_group",
+    "max_calls",
+}
+"""Accepted by Ray, not yet by us: refused with a word rather than ignored, unless None."""
+
+TASK_RETRIES = 3
+"""Ray's default: a task is pure unless its author says otherwise."""
+
+
+def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str, Any]:
+    """The options, if they are all known and sensible. Raises ConfigError."""
+    for name, value in options.items():
+        if name not in allowed:
+            raise ConfigError(
+                f"{what} has no option {name!r}",
+                do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
+            )
+        if name in LATER and value is not None and value != "DEFAULT":
+            raise ConfigError(
+                f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"
+            )
+        _check_one(name, value)
+    if options.get("num_returns") in ("dynamic", "streaming"):
+        raise ConfigError("generators are not supported by this release of lattica", do_next="return a list of refs")
+    if options.get("num_cpus") is not None or options.get("resources") or options.get("num_gpus"):
+        resources(options, 0)
+    return dict(options)
+
+
+def _check_one(name: str, value: Any) -> None:
+    if name == "num_returns" and isinstance(value, int) and not 0 <= value < RETURNS_MAX:
+        raise ConfigError(f"num_returns={value} must be at least 0 and below {RETURNS_MAX}")
+    if name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls") and value is not None:
+        if not isinstance(value, int) or value < -1:
+            raise ConfigError(f"{name}={value!r} must be a whole number of at least -1 (-1: without limit)")
+    if name == "max_concurrency" and value is not None and (not isinstance(value, int) or value < 1):
+        raise ConfigError(f"max_concurrency={value!r} must be a whole number of at least 1")
+    if name == "lifetime" and value not in (None, "detached", "non_detached"):
+        raise ConfigError(f"lifetime={value!r} must be None or 'detached'")
+    if name == "name" and value is not None and (not isinstance(value, str) or not value):
+        raise ConfigError(f"name={value!r} must be a string that is not empty")
+    if name == "retry_exceptions" and not isinstance(value, bool | list | tuple):
+        raise ConfigError("retry_exceptions must be True, False or a list of exception classes")
+
+
+def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
+    """What one task or actor takes, in units: {"CPU": 1.0, ...}; nothing that is zero. Raises ConfigError."""
+    cpus = options.get("num_cpus")
+    return parse_request(
+        num_cpus=default_cpus if cpus is None else cpus,
+        num_gpus=options.get("num_gpus"),
+        memory=options.get("memory"),
+        resources=options.get("resources"),
+    ).to_dict()
+
+
+def retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:
+    """`retry_exceptions` as records keep it."""
+    return value if isinstance(value, bool) else tuple(value or ())

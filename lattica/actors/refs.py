@@ -1,0 +1,144 @@
+"""Refs and holds: what a process has of an object.
+
+An `ObjectRef` is the process's only record of an object: its value, or that it has none yet. A `Hold` is the process's
+claim on bytes in the arena or on an object that other processes share; refs own holds, and so do the arrays that are
+views of the bytes. When the last owner of a hold is gone its finalizer, which may run inside the garbage collector in
+any thread, only appends to a deque (`Releases`); the runtime does the rest when it is safe.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from lattica.codec.messages import Failed
+
+if TYPE_CHECKING:
+    from lattica.actors.runtime import Runtime
+
+OBJECT_ID_BYTES = 16
+ACTOR_ID_BYTES = 12
+"""Ids of objects and of actors travel in the same lists; their lengths tell them apart."""
+
+SHARED, BORROWED, ASKED, PROMISED = 1, 2, 4, 8
+
+
+class Releases(deque[tuple[bytes, int, int, bool]]):
+    """Holds that ended: (id, offset or -1, count at the node, whether others may know it). Filled by finalizers."""
+
+    poke: Callable[[], None] | None = None
+
+
+class Hold:
+    """One claim on an object; `count` is what the node has been told of it, through us or through who gave it to us."""
+
+    __slots__ = ("__weakref__", "_releases", "count", "id", "offset", "sealed", "size")
+
+    def __init__(
+        self, releases: Releases, id: bytes, offset: int = -1, size: int = 0, count: int = 0, sealed: bool = True
+    ):
+        self._releases = releases
+        self.id, self.offset, self.size, self.count, self.sealed = id, offset, size, count, sealed
+
+    def __del__(self) -> None:
+        releases = self._releases
+        releases.append((self.id, self.offset, self.count, self.sealed))
+        if releases.poke is not None:
+            releases.poke()
+
+
+class InPlace:
+    """A value whose bytes lie in the arena, held."""
+
+    __slots__ = ("failed", "hold")
+
+    def __init__(self, hold: Hold, failed: bool = False) -> None:
+        self.hold, self.failed = hold, failed
+
+
+class Nested:
+    """A small serialized value, and what keeps the refs and handles inside it alive."""
+
+    __slots__ = ("data", "refs")
+
+    def __init__(self, data: bytes, refs: list[Any]) -> None:
+        self.data, self.refs = data, refs
+
+
+class ObjectRef:
+    """A value that exists or will exist; `lattica.get` waits for it. Equal by identity: one per object and process."""
+
+    __slots__ = ("__weakref__", "_callbacks", "_flags", "_hold", "_id", "_runtime", "_serial", "_task", "_value")
+
+    def __init__(self, runtime: Runtime, serial: int = 0, id: bytes | None = None) -> None:
+        self._runtime = runtime
+        self._serial = serial
+        self._id = id
+        self._value: bytes | InPlace | Nested | Failed | None = None
+        self._callbacks: list[Callable[[ObjectRef], None]] | None = None
+        self._flags = 0
+        self._hold: Hold | None = None  # our count at the node once the object is shared
+        self._task: Any = None  # what will make it: for cancel
+
+    @property
+    def id(self) -> bytes:
+        """16 bytes: 8 of the process that made it, 6 counting its tasks up, 2 for which result. Made when first asked for."""
+        if self._id is None:
+            self._id = self._runtime.token + self._serial.to_bytes(8, "big")
+        return self._id
+
+    def binary(self) -> bytes:
+        """The id's bytes."""
+        return self.id
+
+    def hex(self) -> str:
+        """The id in hexadecimal digits."""
+        return self.id.hex()
+
+    @property
+    def cid(self) -> str:
+        """The content id (CIDv1) of the value's serialized bytes; waits for the value. Equal bytes, equal cid."""
+        return self._runtime.cid(self)
+
+    def task_id(self) -> str:
+        """Id of the task that makes it."""
+        return self.id.hex()
+
+    def is_nil(self) -> bool:
+        """Refs are never nil here."""
+        return False
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self.hex()})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from lattica.actors import values
+
+        return values.reduce_ref(self)
+
+    def future(self) -> Future[Any]:
+        """A concurrent.futures.Future of the value."""
+        return self._runtime.future(self)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._runtime.awaitable(self).__await__()
+
+
+RETURNS_MAX = 1 << 16
+"""Results of one task: an id has two bytes for which one."""
+
+
+class Serials:
+    """Counts up the tasks and values of this process."""
+
+    def __init__(self) -> None:
+        self.token = os.urandom(8)
+        self._next = itertools.count(1).__next__
+
+    def next(self) -> int:
+        """A serial number of which the last 16 bits are free: results of one task count up in them."""
+        return self._next() << 16

@@ -1,0 +1,131 @@
+"""Remote functions: `@lattica.remote` and `.remote(...)`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+from typing import Any
+
+from lattica.actors import current, options, values
+from lattica.actors.arguments import encode_arguments
+from lattica.actors.handles import ActorClass
+from lattica.actors.refs import ObjectRef
+from lattica.actors.runtime import Runtime
+from lattica.actors.tasks import Lane, TaskRecord
+from lattica.errors import ConfigError
+
+KEY_BYTES = 16
+
+
+class RemoteFunction:
+    """A function that runs in a worker: `f.remote(…)` answers at once with a ref of its result."""
+
+    def __init__(self, function: Any, given: dict[str, Any], key: bytes | None = None) -> None:
+        """key: names this definition's code; a notebook cell that runs again makes a new one."""
+        self._function = function
+        self._options = options.check(given, options.TASK, "a task")
+        self._key = key or os.urandom(KEY_BYTES)
+        self._runtime: Runtime | None = None  # the session that the fields below belong to
+        self._lane: Lane = None  # type: ignore[assignment]
+        self._returns: int = self._options.get("num_returns", 1)
+        retries = self._options.get("max_retries")
+        self._retries: int = options.TASK_RETRIES if retries is None else retries
+        self._retry_exceptions = options.retry_exceptions(self._options.get("retry_exceptions", False))
+        self._name: str = self._options.get("name") or getattr(function, "__qualname__", repr(function))
+        functools.update_wrapper(self, function, updated=())
+
+    def __repr__(self) -> str:
+        return f"<RemoteFunction {self._name}>"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{self._name} is a remote function: call {self._name}.remote(…)")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revive, (self._function, self._options, self._key)
+
+    def options(self, **given: Any) -> RemoteFunction:
+        """The same function with other options for the tasks made through it."""
+        return RemoteFunction(self._function, self._options | options.check(given, options.TASK, "a task"), self._key)
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it somewhere; a ref of the result, or a list of refs if it has several (None if it has none).
+
+        Raises SerializationError, ObjectStoreFullError.
+        """
+        runtime = current.get()
+        if runtime is not self._runtime:
+            self._enter(runtime)
+        if args or kwargs:
+            body, deps, at = encode_arguments(runtime, args, kwargs, self._name)
+        else:
+            body, deps, at = b"", [], []
+        guard = runtime.guard
+        mine = guard.enter()
+        try:
+            serial = runtime.next_serial()
+            returns = self._returns
+            refs = (
+                [ObjectRef(runtime, serial)]
+                if returns == 1
+                else [ObjectRef(runtime, serial + k) for k in range(max(1, returns))]
+            )
+            record = TaskRecord(
+                self._lane, self._key, self._name, body, deps, at, refs, self._retries, self._retry_exceptions
+            )
+            result: Any = refs[0] if returns == 1 else list(refs) if returns else None
+            for ref in refs:
+                ref._task = record
+            if runtime.on_submit is not None:
+                runtime.on_submit(refs[0])
+            with runtime.lock:
+                runtime.tasks.submit(record)
+        finally:
+            if mine:
+                guard.leave()
+        return result
+
+    def _enter(self, runtime: Runtime) -> None:
+        """First use in a session: export the code, find the lane."""
+        if self._key not in runtime.tasks.exports:
+            code = values.dumps(self._function, f"function {self._name}")
+            runtime.tasks.exports[self._key] = runtime.objects.small_or_stored(code)
+        with runtime.lock:
+            self._lane = runtime.tasks.lane(options.resources(self._options, 1), self._retries != 0)
+        self._runtime = runtime
+
+
+def _revive(function: Any, given: dict[str, Any], key: bytes) -> RemoteFunction:
+    return RemoteFunction(function, given, key)
+
+
+def remote(*args: Any, **given: Any) -> Any:
+    """Make a function remote, or a class an actor class; with or without options.
+
+    @lattica.remote
+    def f(x): ...
+
+    @lattica.remote(num_cpus=2, max_retries=0)
+    def g(x): ...
+    """
+    if args:
+        if len(args) > 1 or given:
+            raise ConfigError("@remote takes keywords only, as in @remote(num_cpus=2)")
+        return _make(args[0], {})
+    return lambda thing: _make(thing, given)
+
+
+def _make(thing: Any, given: dict[str, Any]) -> Any:
+    if inspect.isclass(thing):
+        return ActorClass(thing, given)
+    if isinstance(thing, RemoteFunction | ActorClass):
+        raise ConfigError(f"{thing!r} is remote already")
+    if not callable(thing):
+        raise ConfigError(f"@remote needs a function or a class, not a {type(thing).__name__}")
+    if inspect.isgeneratorfunction(thing) or inspect.isasyncgenfunction(thing):
+        raise ConfigError("generators are not supported by this release of lattica", do_next="return a list of refs")
+    if inspect.iscoroutinefunction(thing):
+        raise ConfigError(
+            "a remote function cannot be a coroutine", do_next="make it a method of an actor, which has an event loop"
+        )
+    return RemoteFunction(thing, given)

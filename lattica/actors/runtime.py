@@ -1,0 +1,434 @@
+"""One driver or worker process: its reactor, its node connection, its objects, tasks and calls, joined.
+
+The rooms below know each other only through this one. Whoever needs the process's runtime gets it as an argument; the
+front door (`actors/session.py`) alone holds the current one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from lattica.actors import values
+from lattica.actors.calls import Calls
+from lattica.actors.context import Place
+from lattica.actors.objects import INLINE_MAX, Objects
+from lattica.actors.refs import InPlace, Nested, ObjectRef, Releases, Serials
+from lattica.actors.tasks import TaskRecord, Tasks
+from lattica.codec import messages as m
+from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, OwnerDiedError, TaskError
+from lattica.local.guard import Guard
+from lattica.local.reactor import Link, Reactor
+from lattica.local.stream import Stream
+
+STATE_TIMEOUT_S = 10.0
+"""The node answers questions about itself in milliseconds; after this it hangs, and the error says so."""
+
+
+class Runtime:
+    """Everything one process has of lattica; see the rooms: `objects`, `tasks`, `calls`, `reactor`."""
+
+    def __init__(self, node: socket.socket) -> None:
+        serials = Serials()
+        self.token, self.next_serial = serials.token, serials.next
+        self.next_request = itertools.count(1).__next__
+        self.next_seq = itertools.count(1).__next__
+        self.pid = os.getpid()
+        self.client = 0
+        self.job = 0
+        self.node_id = b""
+        self.namespace = ""
+        self.session_dir = ""
+        self.config: dict[str, Any] = {}
+        releases = Releases()
+        self.guard = Guard()
+        self.reactor = Reactor(self.guard, self.housekeep)
+        self.lock = self.reactor.lock
+        self.objects = Objects(self, releases)
+        self.tasks = Tasks(self)
+        self.calls = Calls(self)
+        self.answers: dict[int, Any] = {}
+        self._expected: dict[int, Callable[[Any], None]] = {}
+        self.node_died_at: float | None = None
+        self.closing = False
+        self.place: Place | None = None  # worker: what it holds and hosts
+        self.on_submit: Callable[[ObjectRef], None] | None = None  # worker: remembers children, for recursive cancel
+        self.on_block: Callable[[bool], None] | None = None  # worker: tells the node that it waits
+        self.extra: dict[type, Callable[[Any], None]] = {}  # messages that only workers or drivers understand
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            m.LeaseGranted: lambda g: self.tasks.granted(g, self.node.stream.take_fd() if g.connect else None),
+            m.LeaseDenied: self.tasks.denied,
+            m.LeaseWanted: lambda _: self.tasks.wanted(),
+            m.LeaseLost: self.tasks.lost,
+            m.Located: self.objects.located,
+            m.Lost: self._lost,
+            m.Freed: lambda f: self.objects.freed(f.object),
+            m.SpanGrant: self.objects.span_granted,
+            m.SpanDenied: self.objects.span_denied,
+            m.SpanWanted: lambda _: self.objects.return_spans(),
+            m.ActorConnected: self._actor_connected,
+            m.ActorDown: self._actor_down,
+            m.ActorAccepted: self._answer,
+            m.ActorRefused: self._answer,
+            m.ActorFound: self._answer,
+            m.State: self._answer,
+            m.ClientGone: lambda g: self.tasks.gone(g.client),
+        }
+        releases.poke = self._poke
+        with self.lock:
+            self.node: Link = self.reactor.add(Stream(node, m.FromNode, takes_fds=True), self)
+            self.reactor.node_link = self.node
+
+    def __repr__(self) -> str:
+        return f"<Runtime of client {self.client}, job {self.job}: {self.objects}, {self.tasks}, {self.calls}>"
+
+    def _poke(self) -> None:
+        if not self.reactor.rung and not self.reactor.closed:
+            self.reactor.ring()
+
+    def housekeep(self) -> None:
+        """Do what finalizers left to do. Lock held."""
+        if self.objects.releases:
+            self.objects.process_releases()
+
+    # -- the node
+
+    def tell_node(self, message: Any) -> None:
+        """Queue a message to the node. Lock held."""
+        if self.node_died_at is None:
+            self.reactor.send(self.node, message)
+
+    def nudge_node(self) -> None:
+        """Send what is queued for the node soon. Lock held."""
+        self.reactor.nudge(self.node)
+
+    def connect(self, fd: int, types: Any, handler: Any) -> Link:
+        """Talk to a worker or caller over a descriptor that the node sent. Lock held."""
+        return self.reactor.add(Stream(socket.socket(fileno=fd), types), handler)
+
+    def received(self, messages: list[Any]) -> None:
+        """Messages of the node, in order."""
+        handlers = self._handlers
+        for message in messages:
+            handler = handlers.get(type(message)) or self.extra.get(type(message))
+            if handler is not None:
+                handler(message)
+
+    def ended(self) -> None:
+        """The node is gone: everything that waits for it ends in NodeDiedError."""
+        self.node_died_at = time.monotonic()
+        self.reactor.node_link = None
+        self.tasks.died()
+        self.calls.died()
+        for ref in list(self.objects.table.values()):
+            if ref._value is None:
+                self.objects.settle(ref, self.failure(self.node_died_error()))
+        hook = self.extra.get(type(None))
+        if hook is not None:
+            hook(None)
+
+    def node_died_error(self) -> LatticaError:
+        """What everything ends in when the node is gone."""
+        if self.closing:
+            return LocalNodeDiedError(
+                "lattica was shut down before this had a result", do_next="get results before lattica.shutdown()"
+            )
+        return LocalNodeDiedError("this machine's node ended; its workers, actors and objects are gone")
+
+    def ask_node(self, message: Any, timeout: float | None = None) -> Any:
+        """Send a request (it has a `request` number) and wait for its answer. Without the lock."""
+        request = message.request
+        with self.lock:
+            self.tell_node(message)
+        done = self.wait_until(lambda: request in self.answers or self.node_died_at is not None, timeout)
+        with self.lock:
+            if request in self.answers:
+                return self.answers.pop(request)
+        if not done:
+            raise GetTimeoutError(f"the node did not answer within {timeout} s")
+        raise self.node_died_error()
+
+    def expect(self, request: int, then: Callable[[Any], None]) -> None:
+        """Have the answer to a request handed to `then`, with the lock held, instead of waiting for it. Lock held."""
+        self._expected[request] = then
+
+    def _answer(self, message: Any) -> None:
+        then = self._expected.pop(message.request, None)
+        if then is None:
+            self.answers[message.request] = message
+        else:
+            then(message)
+
+    def state(self, what: str) -> Any:
+        """What the node says of itself: see `StateRequest`."""
+        return self.ask_node(m.StateRequest(self.next_request(), what), STATE_TIMEOUT_S).data
+
+    def _actor_connected(self, message: m.ActorConnected) -> None:
+        fd = self.node.stream.take_fd()
+        peer = self.calls.peers.get(message.actor)
+        if peer is None:
+            os.close(fd)
+        else:
+            peer.connected(message, fd)
+
+    def _actor_down(self, message: m.ActorDown) -> None:
+        peer = self.calls.peers.get(message.actor)
+        if peer is not None:
+            peer.down(message)
+
+    def _lost(self, message: m.Lost) -> None:
+        ref = self.objects.table.get(message.object)
+        if ref is not None:
+            error = OwnerDiedError(object_id=message.object.hex(), owner=message.owner, made_at=message.made_at)
+            self.objects.settle(ref, self.failure(error))
+
+    # -- values
+
+    def new_id(self) -> bytes:
+        """An id for an object that has no ref."""
+        return self.token + self.next_serial().to_bytes(8, "big")
+
+    def new_ref(self) -> ObjectRef:
+        """A ref whose value is still to come."""
+        return ObjectRef(self, self.next_serial())
+
+    def load_ref(self, id: bytes) -> ObjectRef:
+        """See `Objects.load_ref`."""
+        return self.objects.load_ref(id)
+
+    def load_actor(self, id: bytes, meta: bytes) -> Any:
+        """The handle of an actor, met while a value is unpickled."""
+        from lattica.actors.handles import ActorHandle
+
+        with self.lock:
+            peer, hold = self.calls.load(id)
+        return ActorHandle.revive(self, peer, hold, meta)
+
+    def private_view(self, address: int, nbytes: int) -> Any:
+        """A writable copy-on-write view of arena bytes that are mapped read-only at `address`."""
+        return self.objects.arena.private_at(address, nbytes)
+
+    def load(self, value: Any) -> Any:
+        """A kept value as the user's object; raises what it is if it is a failure. Without the lock."""
+        if type(value) is bytes:
+            return values.loads(value, self)
+        if type(value) is Nested:
+            return values.loads(value.data, self)
+        failed = self.objects.failure_of(value)
+        if failed is not None:
+            error = self.load_failure(failed)
+            raise error.as_instanceof_cause() if isinstance(error, TaskError) else error
+        assert isinstance(value, InPlace)
+        hold = value.hold
+        return values.loads(self.objects.arena.read(hold.offset, hold.size), self, hold)
+
+    def load_failure(self, failed: m.Failed) -> BaseException:
+        """The exception that a failure carries."""
+        error = values.loads(failed.data, self)
+        return error if isinstance(error, BaseException) else LatticaError(f"a failure that is no exception: {error!r}")
+
+    def failure(self, error: BaseException) -> m.Failed:
+        """An exception of ours as a value."""
+        return m.Failed(values.dumps(error).join(), [], True)
+
+    # -- get, put, wait
+
+    def put(self, value: Any) -> ObjectRef:
+        """Keep a value. Raises ObjectStoreFullError, SerializationError."""
+        data = values.dumps(value)
+        ref = self.new_ref()
+        if data.size <= INLINE_MAX:
+            if data.refs:
+                for inner in data.refs:
+                    self.objects.prepare(inner)
+                ref._value = Nested(data.join(), data.refs)
+            else:
+                ref._value = data.join()
+        else:
+            for inner in data.refs:
+                self.objects.prepare(inner)
+            hold = self.objects.store(data, ref.id)
+            if data.refs:
+                with self.lock:
+                    self.objects.seal(hold, contains=[inner.id for inner in data.refs])
+                    self.nudge_node()
+            ref._value = InPlace(hold)
+        return ref
+
+    def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
+        """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout` seconds."""
+        self.await_all(refs, timeout)
+        return [self.load(ref._value) for ref in refs]
+
+    def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
+        """The value of one ref."""
+        if ref._value is None:
+            self.await_all((ref,), timeout)
+        return self.load(ref._value)
+
+    def await_all(self, refs: Sequence[ObjectRef], timeout: float | None) -> None:
+        """Wait until every ref has a value or failed."""
+        pending = [ref for ref in refs if ref._value is None]
+        if not pending:
+            return
+        at, count = 0, len(pending)
+
+        def done() -> bool:
+            nonlocal at
+            while at < count and pending[at]._value is not None:
+                at += 1
+            return at == count
+
+        self._ask(pending)
+        if not self.wait_until(done, timeout):
+            left = sum(ref._value is None for ref in pending)
+            raise GetTimeoutError(
+                f"{left} of {len(refs)} objects had no value after {timeout} s, first {pending[at].hex()[:8]}",
+                do_next="wait longer, or look with lattica.wait which are ready",
+            )
+
+    def wait(
+        self, refs: list[ObjectRef], num_returns: int, timeout: float | None
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        """(ready, rest), both in order, at most `num_returns` ready."""
+        if num_returns == 1:
+            for at, ref in enumerate(refs):
+                if ref._value is not None:
+                    return [ref], refs[:at] + refs[at + 1 :]
+
+        def done() -> bool:
+            missing = num_returns
+            for ref in refs:
+                if ref._value is not None:
+                    missing -= 1
+                    if not missing:
+                        return True
+            return False
+
+        if not done():
+            self._ask(refs)
+            self.wait_until(done, timeout)
+        ready = [ref for ref in refs if ref._value is not None]
+        if len(ready) > num_returns:
+            ready = ready[:num_returns]
+        chosen = set(ready)
+        return ready, [ref for ref in refs if ref not in chosen]
+
+    def _ask(self, refs: Sequence[ObjectRef]) -> None:
+        if any(ref._flags for ref in refs):
+            with self.lock:
+                self.objects.ask(list(refs))
+
+    def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Block this thread until `done()`. Without the lock. A worker tells the node that it waits."""
+        if self.guard.in_main_thread:
+            self.guard.wrap(signal.SIGINT)
+        if self.on_block is None:
+            return self.reactor.wait(done, timeout)
+        self.on_block(True)
+        try:
+            return self.reactor.wait(done, timeout)
+        finally:
+            self.on_block(False)
+
+    def when_done(self, ref: ObjectRef, callback: Callable[[ObjectRef], None]) -> None:
+        """Call back, with the lock held, when the ref has a value. Lock held."""
+        if ref._value is not None:
+            callback(ref)
+        elif ref._callbacks is None:
+            ref._callbacks = [callback]
+        else:
+            ref._callbacks.append(callback)
+
+    def future(self, ref: ObjectRef) -> Future[Any]:
+        """A future of the ref's value; its callbacks run in the thread that hears the reply."""
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+
+        def deliver() -> None:
+            try:
+                future.set_result(self.load(ref._value))
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self.lock:
+            self.objects.ask([ref])
+            if ref._value is None:
+                self.when_done(ref, lambda _: self.reactor.after_dispatch.append(deliver))
+                self.reactor.flush()
+                return future
+        deliver()
+        return future
+
+    async def awaitable(self, ref: ObjectRef) -> Any:
+        """What `await ref` waits for."""
+        if ref._value is None:
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+
+            def wake(_: ObjectRef) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+
+            with self.lock:
+                self.objects.ask([ref])
+                self.when_done(ref, wake)
+                self.reactor.flush()
+            await waiter
+        return self.load(ref._value)
+
+    def cid(self, ref: ObjectRef) -> str:
+        """The content id of a ref's serialized bytes; waits for them."""
+        from lattica.objectstore.cid import cid_of
+
+        self.await_all((ref,), None)
+        value = ref._value
+        if type(value) is bytes:
+            return cid_of(value)
+        if isinstance(value, Nested):
+            return cid_of(value.data)
+        if isinstance(value, InPlace) and not value.failed:
+            return cid_of(self.objects.arena.read(value.hold.offset, value.hold.size))
+        self.load(value)
+        raise AssertionError("a failed value has no content id, and raises")
+
+    # -- cancel
+
+    def cancel(self, ref: ObjectRef, *, force: bool, recursive: bool) -> None:
+        """Stop what makes this ref, if it has not ended."""
+        with self.lock:
+            record = ref._task
+            if record is None:
+                return
+            if isinstance(record, TaskRecord):
+                self.tasks.cancel(record, force=force, recursive=recursive)
+            else:
+                if force:
+                    raise ValueError("force=True is not possible for actor calls; lattica.kill(actor) ends the actor")
+                record.peer.cancel(record, recursive)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Close every connection; refs without a value end in an error."""
+        self.closing = True
+        with self.lock:
+            if self.node_died_at is None:
+                self.ended()
+        self.objects.releases.poke = None
+        if self.guard.in_main_thread:
+            self.guard.remove()
+        self.reactor.close()
+
+    def abandon(self) -> None:
+        """In a forked child: nothing of this is ours any more."""
+        self.objects.releases.poke = None
+        self.reactor.abandon()

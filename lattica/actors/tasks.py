@@ -1,0 +1,448 @@
+"""Tasks of one process on their way: from `f.remote()` to a worker, and back as values of refs.
+
+Each scheduling class (resources) has a *lane*: the pure core that decides (`submission`) and the requests to the node.
+A worker that we lease is a *target*: a connection on which tasks go out and replies come in, without the node. Methods
+are called with the reactor's lock held unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from lattica.actors.refs import Hold, Nested, ObjectRef
+from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, Lease, Submission
+from lattica.codec import messages as m
+from lattica.codec.frames import Decoder
+from lattica.errors import (
+    LatticaError,
+    OutOfMemoryError,
+    RemoteProtocolError,
+    TaskCancelledError,
+    TaskError,
+    TaskUnschedulableError,
+    WorkerCrashedError,
+)
+
+if TYPE_CHECKING:
+    from lattica.actors.runtime import Runtime
+    from lattica.local.reactor import Link
+
+LEASE_MARGIN_S = 0.001
+"""Timers fire this much late, so that what is due at the same time is done in one go."""
+
+
+class TaskRecord:
+    """One task until its refs have values."""
+
+    __slots__ = (
+        "args", "at", "attempt", "canceled", "children_of", "deps", "function", "lane", "lease", "made_at", "missing", "name", "object",
+        "refs", "retries_left", "retry_exceptions", "returns", "seq", "slow",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        lane: Lane,
+        function: bytes,
+        name: str,
+        args: bytes | Nested | Hold,
+        deps: list[ObjectRef],
+        at: list[int | str],
+        refs: list[ObjectRef],
+        retries_left: int,
+        retry_exceptions: bool | tuple[type[BaseException], ...],
+    ) -> None:
+        self.lane, self.function, self.name, self.args = lane, function, name, args
+        self.deps, self.at, self.refs = deps, at, refs
+        self.returns = len(refs)
+        self.retries_left, self.retry_exceptions = retries_left, retry_exceptions
+        self.seq = 0
+        self.attempt = 0
+        self.lease: Lease | None = None
+        self.slow = False
+        self.canceled = False
+        self.missing = 0
+        self.made_at = ""
+
+    def __repr__(self) -> str:
+        where = "waiting for arguments" if self.missing else f"on {self.lease}" if self.lease else "queued"
+        return f"<Task {self.name}: {where}, {self.retries_left} retries left>"
+
+
+class Target:
+    """A worker that runs tasks for us, now or (its lease returned) perhaps again."""
+
+    __slots__ = ("client", "eof", "exports", "lease", "lane", "link", "pid", "tasks")
+
+    def __init__(self, tasks: Tasks, client: int, pid: int) -> None:
+        self.tasks, self.client, self.pid = tasks, client, pid
+        self.link: Link = None  # type: ignore[assignment]
+        self.exports: set[bytes] = set()
+        self.lane: Lane | None = None
+        self.lease: Lease | None = None
+        self.eof = False
+
+    def received(self, messages: list[Any]) -> None:
+        """Replies and returned tasks, in order."""
+        lane, lease = self.lane, self.lease
+        if lane is None or lease is None:
+            return
+        core, now = lane.core, time.monotonic()
+        for message in messages:
+            if type(message) is m.Reply:
+                task = core.replied(lease, message.seq, message.micros, now)
+                if task is not None:
+                    self.tasks.finished(task, message.values)
+            else:
+                core.returned(lease, message.seqs, message.blocked, now)
+        if not core.settled() or lease.yielding:
+            lane.pump(now)
+        elif not lease.inflight:
+            lane.arm(now + LEASE_IDLE_S)
+
+    def ended(self) -> None:
+        """End of stream: what it means is the node's to say (`LeaseLost`)."""
+        self.eof = True
+
+
+class Lane:
+    """The shell of one scheduling class."""
+
+    __slots__ = ("_timer_at", "core", "requests", "resources", "retryable", "tasks")
+
+    def __init__(self, tasks: Tasks, resources: dict[str, float], retryable: bool) -> None:
+        self.tasks, self.resources, self.retryable = tasks, resources, retryable
+        self.core = Submission(tasks.next_seq)
+        self.requests: list[int] = []
+        self._timer_at = float("inf")
+
+    def pump(self, now: float) -> None:
+        """Carry out what the core wants."""
+        moves = self.core.moves(now)
+        tasks = self.tasks
+        for lease, task in moves.push:
+            tasks.push(task, lease)  # type: ignore[arg-type]
+        if moves.requests:
+            tasks.relinquish_idle(self, now)
+            name = self.core.pending[0].name if self.core.pending else ""  # type: ignore[attr-defined]
+            for _ in range(moves.requests):
+                request = tasks.runtime.next_request()
+                self.requests.append(request)
+                tasks.lanes_by_request[request] = self
+                tasks.runtime.tell_node(m.LeaseRequest(request, self.resources, self.retryable, name))
+        for _ in range(moves.cancels):
+            request = self.requests.pop()
+            tasks.lanes_by_request.pop(request, None)
+            tasks.runtime.tell_node(m.LeaseCancel(request))
+        for lease in moves.reclaim:
+            target: Any = lease.worker
+            tasks.runtime.reactor.send(target.link, m.Reclaim(len(lease.inflight)))
+        for lease in moves.returns:
+            tasks.give_back(lease)
+        due = self.core.next_deadline()
+        if due is not None:
+            self.arm(due)
+
+    def arm(self, due: float) -> None:
+        """Pump again at `due`; timers are lazy: one that comes too early sets the next."""
+        if due < self._timer_at:
+            self._timer_at = due
+            self.tasks.runtime.reactor.call_at(due + LEASE_MARGIN_S, self._tick)
+
+    def _tick(self) -> None:
+        self._timer_at = float("inf")
+        self.pump(time.monotonic())
+
+
+class Tasks:
+    """All tasks that this process submitted and that have not ended."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.next_seq = runtime.next_seq
+        self.lanes: dict[tuple[Any, ...], Lane] = {}
+        self.lanes_by_request: dict[int, Lane] = {}
+        self.targets: dict[int, Target] = {}
+        self.leases: dict[int, tuple[Lane, Lease]] = {}
+        self.exports: dict[bytes, Any] = {}  # code of functions, as kept values
+        self.node_died = False
+
+    def __repr__(self) -> str:
+        return f"<Tasks: {len(self.lanes)} classes, {len(self.leases)} leases>"
+
+    # -- out
+
+    def lane(self, resources: dict[str, float], retryable: bool) -> Lane:
+        """The lane of a scheduling class."""
+        key = (*sorted(resources.items()), retryable)
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(self, resources, retryable)
+        return lane
+
+    def submit(self, record: TaskRecord) -> None:
+        """Send a task as soon as its arguments are there and a worker is."""
+        deps = record.deps
+        if deps:
+            waiting = [ref for ref in deps if ref._value is None]
+            if waiting:
+                self.runtime.objects.ask(waiting)
+                record.missing = len(waiting)
+                for ref in waiting:
+                    self.runtime.when_done(ref, lambda _ref: self._dep_ready(record))
+                return
+        self._ready(record)
+
+    def _dep_ready(self, record: TaskRecord) -> None:
+        record.missing -= 1
+        if not record.missing and not record.canceled:
+            self._ready(record)
+
+    def _ready(self, record: TaskRecord) -> None:
+        for ref in record.deps:
+            failed = self.runtime.objects.failure_of(ref._value)
+            if failed is not None:
+                self.finished(record, [failed], final=True)
+                return
+        if self.node_died:
+            self._fail(record, self.runtime.node_died_error())
+            return
+        lane = record.lane
+        now = time.monotonic()
+        lease = lane.core.submit(record, now)
+        if lease is not None:
+            self.push(record, lease)
+            target: Any = lease.worker
+            self.runtime.reactor.nudge(target.link)
+            if len(lease.inflight) == 2 or not lane.core.settled():
+                due = lane.core.next_deadline()
+                if due is not None:
+                    lane.arm(due)
+        if (lease is None or len(lease.inflight) > 1) and lane.core.requested < min(
+            len(lane.core.pending), REQUESTS_MAX
+        ):
+            lane.pump(now)
+            self.runtime.nudge_node()
+
+    def push(self, record: TaskRecord, lease: Lease) -> None:
+        """Write the task to its worker's connection; the core has counted it there already."""
+        target: Any = lease.worker
+        objects = self.runtime.objects
+        send = self.runtime.reactor.send
+        if record.function not in target.exports:
+            target.exports.add(record.function)
+            send(target.link, m.Export(record.function, objects.to_wire(self.exports[record.function], target.client)))
+        args = record.args
+        wire = args if type(args) is bytes else objects.to_wire(args, target.client)
+        if record.deps:
+            deps = [objects.to_wire(ref._value, target.client) for ref in record.deps]
+            task = m.Task(
+                record.seq,
+                record.refs[0].id,
+                record.function,
+                wire,
+                record.returns,
+                deps,
+                record.at,
+                record.name,
+                record.attempt,
+            )
+        else:
+            task = m.Task(
+                record.seq,
+                record.refs[0].id,
+                record.function,
+                wire,
+                record.returns,
+                [],
+                [],
+                record.name,
+                record.attempt,
+            )
+        send(target.link, task)
+
+    # -- back
+
+    def finished(self, record: TaskRecord, values: list[m.Value], final: bool = False) -> None:
+        """The task ran, or cannot: give its refs their values, or run it again if the user asked for that."""
+        failed = values[0] if len(values) == 1 and type(values[0]) is m.Failed else None
+        objects = self.runtime.objects
+        if failed is not None:
+            if not final and record.retries_left and record.retry_exceptions and not record.canceled:
+                self.runtime.reactor.after_dispatch.append(lambda: self._maybe_retry(record, failed))
+                return
+            for ref in record.refs:
+                objects.settle(ref, failed)
+        elif record.returns == 1:
+            value = values[0]
+            objects.settle(record.refs[0], value if type(value) is bytes else objects.from_wire(value))
+        else:
+            for ref, value in zip(record.refs, values, strict=True):
+                objects.settle(ref, objects.from_wire(value))
+        record.refs = []
+        record.args = b""
+        record.deps = []
+
+    def _maybe_retry(self, record: TaskRecord, failed: m.Failed) -> None:
+        """Unpickling an exception runs user code, so this happens outside the lock."""
+        kinds = record.retry_exceptions
+        again = kinds is True
+        if isinstance(kinds, tuple):
+            error = self.runtime.load_failure(failed)
+            again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
+        with self.runtime.lock:
+            if again and not self.node_died:
+                record.retries_left -= record.retries_left > 0
+                record.attempt += 1
+                record.lane.core.retry(record)
+                record.lane.pump(time.monotonic())
+                self.runtime.reactor.flush()
+            else:
+                self.finished(record, [failed], final=True)
+                self.runtime.reactor.changed()
+
+    def _fail(self, record: TaskRecord, error: LatticaError) -> None:
+        self.finished(record, [self.runtime.failure(error)], final=True)
+
+    # -- leases
+
+    def granted(self, message: m.LeaseGranted, fd: int | None) -> None:
+        """A worker is ours; perhaps for the first time, then its connection came along."""
+        target = self.targets.get(message.client)
+        if fd is not None:
+            target = self.targets[message.client] = Target(self, message.client, message.pid)
+            target.link = self.runtime.connect(fd, m.FromWorker, target)
+        assert target is not None, "a lease on a worker that we never met"
+        lane = self.lanes_by_request.pop(message.request, None)
+        if lane is None:  # canceled, too late
+            self.runtime.tell_node(m.LeaseReturn(message.lease))
+            return
+        lane.requests.remove(message.request)
+        now = time.monotonic()
+        lease = lane.core.granted(message.lease, target, now)
+        self.leases[message.lease] = lane, lease
+        target.lane, target.lease = lane, lease
+        lane.pump(now)
+
+    def denied(self, message: m.LeaseDenied) -> None:
+        """No worker like that will ever be had here."""
+        lane = self.lanes_by_request.pop(message.request, None)
+        if lane is None:
+            return
+        lane.requests.remove(message.request)
+        for record in lane.core.denied():
+            self._fail(record, TaskUnschedulableError(message.reason))  # type: ignore[arg-type]
+
+    def give_back(self, lease: Lease) -> None:
+        """Return a lease that holds nothing of ours."""
+        target: Any = lease.worker
+        target.lane = target.lease = None
+        self.leases.pop(lease.id, None)
+        self.runtime.tell_node(m.LeaseReturn(lease.id))
+
+    def relinquish_idle(self, asker: Lane, now: float) -> None:
+        """Return idle leases of other lanes: this one is about to ask for the CPUs that they hold."""
+        for lane in self.lanes.values():
+            if lane is not asker:
+                for lease in lane.core.leases.values():
+                    lease.yielding = lease.yielding or not lease.inflight
+                if any(lease.yielding for lease in lane.core.leases.values()):
+                    lane.pump(now)
+
+    def wanted(self) -> None:
+        """Others wait for workers: every lane lets one go."""
+        now = time.monotonic()
+        for lane in self.lanes.values():
+            lane.core.wanted(now)
+            lane.pump(now)
+
+    def lost(self, message: m.LeaseLost) -> None:
+        """The worker died; hear its last words, charge the task that it ran, run the others elsewhere."""
+        entry = self.leases.pop(message.lease, None)
+        if entry is None:
+            return
+        lane, lease = entry
+        target: Any = lease.worker
+        self._hear_out(target)
+        if message.replies:
+            try:
+                target.received(Decoder(m.FromWorker).decode(message.replies))
+            except RemoteProtocolError:
+                pass  # it died while it wrote
+        charged, _ = lane.core.lost(lease, message.started)
+        target.lane = target.lease = None
+        self.targets.pop(message.client, None)
+        if charged is not None:
+            self._charge(charged, message)  # type: ignore[arg-type]
+        lane.pump(time.monotonic())
+
+    def _hear_out(self, target: Any) -> None:
+        """Read what the dead worker had sent; then close."""
+        if not target.eof:
+            try:
+                while batch := target.link.stream.receive():
+                    target.received(batch)
+            except RemoteProtocolError:
+                pass
+            self.runtime.reactor.remove(target.link)
+
+    def _charge(self, record: TaskRecord, message: m.LeaseLost) -> None:
+        if record.canceled:
+            self._fail(record, TaskCancelledError(name=record.name, task_id=record.refs[0].hex()))
+        elif record.retries_left:
+            record.retries_left -= record.retries_left > 0
+            record.attempt += 1
+            record.lane.core.retry(record)
+        elif message.out_of_memory:
+            self._fail(record, OutOfMemoryError(f"task {record.name}: {message.how}"))
+        else:
+            self._fail(record, crashed(record.name, message.how, message.stderr, record.made_at))
+
+    def gone(self, client: int) -> None:
+        """A worker that we knew has ended while we did not lease it."""
+        target = self.targets.pop(client, None)
+        if target is not None and target.lease is None:
+            self.runtime.reactor.remove(target.link)
+
+    def died(self) -> None:
+        """The node is gone, and with it every worker."""
+        self.node_died = True
+        for lane in self.lanes.values():
+            for record in lane.core.drop_all():
+                self._fail(record, self.runtime.node_died_error())  # type: ignore[arg-type]
+        self.leases.clear()
+        self.lanes_by_request.clear()
+
+    # -- cancel
+
+    def cancel(self, record: TaskRecord, *, force: bool, recursive: bool) -> None:
+        """Stop a task that has not ended: forget it, or tell its worker."""
+        record.canceled = True
+        error = TaskCancelledError(name=record.name, task_id=record.refs[0].hex() if record.refs else "")
+        lease = record.lease
+        if lease is None:
+            record.lane.core.withdraw(record)
+            self._fail(record, error)
+            self.runtime.reactor.changed()
+        elif force and next(iter(lease.inflight)) == record.seq:
+            self.runtime.tell_node(m.WorkerKill(lease.id))
+        else:
+            target: Any = lease.worker
+            self.runtime.reactor.send(target.link, m.Cancel(record.seq, recursive))
+        self.runtime.reactor.flush()
+
+
+def crashed(name: str, how: str, stderr: str, made_at: str = "") -> WorkerCrashedError:
+    """The error for a task whose worker died; `how` as the node words it."""
+    error = WorkerCrashedError(
+        f"task {name} did not finish: its worker {_ended(how)}.", task=name, stderr_tail=stderr, made_at=made_at
+    )
+    if how.startswith("killed by "):
+        error.signal = how.split()[2]
+    elif how.startswith("exit code "):
+        error.exit_code = int(how.split()[2])
+    return error
+
+
+def _ended(how: str) -> str:
+    return f"was {how}" if how.startswith("killed") else f"ended with {how}" if how.startswith("exit") else how

@@ -1,0 +1,412 @@
+"""User values to bytes and back: the only place where lattica pickles.
+
+A value is one region. Three forms, told apart by the first byte:
+
+    0x80  a pickle (protocol 5) without out-of-band buffers: small objects
+    0x01  header, pickle, then 64-byte aligned buffers: numpy arrays, tensors, anything that exports pickle-5 buffers
+    0x02  the bytes themselves: a `bytes` object
+
+Buffers are read in place: arrays over the arena are views of it, read-only, and hold it (`ViewHold`) until the last slice
+is gone. CPU torch tensors come back over a private copy-on-write mapping: writing to them is local and safe, and tensors
+that shared a storage share it again. Only drivers and workers import this module; the node never does.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Protocol
+
+import cloudpickle
+
+from lattica.actors.refs import Hold, ObjectRef
+from lattica.errors import OutOfBandRefError, SerializationError
+
+ALIGN = 64
+"""Alignment of buffers: a cache line, and what AVX-512 loads like."""
+LARGE_BYTES = 32 << 10
+"""`bytes` arguments from this size on leave the pickle, which would copy them twice."""
+BUFFERS_MAX = 1 << 20
+"""More buffers than this in one value is a damaged header."""
+
+_PLAIN = frozenset({int, float, bool, str, type(None), complex})
+_HEADER = Struct("<B3xIQ")  # form, buffers, pickle bytes
+_BUFFER = Struct("<QQ")  # offset in the region, bytes
+NONE = pickle.dumps(None, 5)
+
+
+class Serialized:
+    """A value as parts of a region: `parts` in order with their offsets, `size` in all, and the refs inside it."""
+
+    __slots__ = ("offsets", "parts", "refs", "size")
+
+    def __init__(self, parts: list[Any], offsets: list[int], size: int, refs: list[Any]) -> None:
+        self.parts, self.offsets, self.size, self.refs = parts, offsets, size, refs
+
+    def join(self) -> bytes:
+        """The region as one bytes object, for values that travel inside messages."""
+        if len(self.parts) == 1:
+            return bytes(self.parts[0])
+        region = bytearray(self.size)
+        for offset, part in zip(self.offsets, self.parts, strict=True):
+            region[offset : offset + len(part)] = part
+        return bytes(region)
+
+
+class _Dumping(threading.local):
+    """What one thread is pickling: its reusable pickler, and the refs that were met."""
+
+    def __init__(self) -> None:
+        self.refs: list[Any] | None = None
+        self.buffers: list[pickle.PickleBuffer] = []
+        self.file = io.BytesIO()
+        self.pickler: _Pickler | None = None
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle's reducers, and ours for tensors."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj).__module__ == "torch" and type(obj).__name__ in ("Tensor", "UntypedStorage"):
+            reduced = _reduce_torch(obj)
+            if reduced is not None:
+                return reduced
+        return super().reducer_override(obj)
+
+
+_dumping = _Dumping()
+
+
+def dumps(value: Any, name: str = "the value") -> Serialized:
+    """Serialize once. Raises SerializationError, which says which attribute cannot travel; `name` is how to call it."""
+    kind = type(value)
+    if kind in _PLAIN:
+        data = pickle.dumps(value, 5)
+        return Serialized([data], [0], len(data), [])
+    if kind is bytes:
+        if len(value) >= LARGE_BYTES:
+            return Serialized([b"\x02", value], [0, 1], len(value) + 1, [])
+        data = pickle.dumps(value, 5)
+        return Serialized([data], [0], len(data), [])
+    state = _dumping
+    outer = state.refs, state.buffers, state.file, state.pickler
+    if (
+        state.refs is not None or state.pickler is None
+    ):  # first use, or a reducer of the user's that serializes by itself
+        state.file, state.buffers = io.BytesIO(), []
+        state.pickler = _Pickler(state.file, 5, buffer_callback=state.buffers.append)
+    state.refs = []
+    file, pickler = state.file, state.pickler
+    try:
+        pickler.dump(value)
+        data = file.getvalue()
+        buffers = [buffer.raw() for buffer in state.buffers]
+        refs = state.refs
+    except Exception as error:
+        state.pickler = None
+        raise _explained(value, name, error) from error
+    finally:
+        if outer[0] is not None:
+            state.refs, state.buffers, state.file, state.pickler = outer
+        else:
+            state.refs = None
+            state.buffers.clear()
+            if state.pickler is not None:
+                state.pickler.clear_memo()
+                file.seek(0)
+                file.truncate()
+    if not buffers:
+        return Serialized([data], [0], len(data), refs)
+    return _with_buffers(data, buffers, refs)
+
+
+def _with_buffers(data: bytes, buffers: list[memoryview], refs: list[Any]) -> Serialized:
+    head = _HEADER.size + _BUFFER.size * len(buffers)
+    at = head + len(data)
+    table, offsets = [], [0, head]
+    for buffer in buffers:
+        at = -(-at // ALIGN) * ALIGN
+        offsets.append(at)
+        table.append(_BUFFER.pack(at, buffer.nbytes))
+        at += buffer.nbytes
+    header = _HEADER.pack(1, len(buffers), len(data)) + b"".join(table)
+    return Serialized([header, data, *buffers], offsets, at, refs)
+
+
+class Bytes:
+    """A large `bytes` argument, taken out of the pickle for the journey."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (pickle.PickleBuffer(self.data),)
+
+
+def dump_arguments(args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any], name: str) -> Serialized:
+    """Serialize `(args, kwargs)` of a call to `name`."""
+    if not kwargs and all(type(arg) in _PLAIN for arg in args):
+        data = pickle.dumps((args, kwargs), 5)
+        return Serialized([data], [0], len(data), [])
+    if any(type(arg) is bytes and len(arg) >= LARGE_BYTES for arg in args):
+        args = [Bytes(arg) if type(arg) is bytes and len(arg) >= LARGE_BYTES else arg for arg in args]
+    return dumps((args, kwargs), name)
+
+
+# -- refs inside values
+
+
+class Interning(Protocol):
+    """What loading needs of the runtime."""
+
+    def load_ref(self, id: bytes) -> Any: ...
+    def load_actor(self, id: bytes, meta: bytes) -> Any: ...
+    def private_view(self, address: int, nbytes: int) -> Any: ...
+
+
+class _Loading(threading.local):
+    runtime: Interning | None = None
+    hold: Hold | None = None  # of the region being read; None for a small value
+
+
+_loading = _Loading()
+
+
+def note_ref(ref: Any) -> None:
+    """A ref or actor hold is being pickled. Raises OutOfBandRefError if it is not lattica that pickles."""
+    if _dumping.refs is None:
+        raise OutOfBandRefError(
+            f"{ref!r} was pickled outside lattica, where nobody can count who holds it",
+            do_next="pass it as an argument or inside a value given to lattica.put",
+        )
+    _dumping.refs.append(ref)
+
+
+def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
+    """How an ObjectRef is pickled: by id; its holder is told apart (`Serialized.refs`)."""
+    note_ref(ref)
+    return load_ref, (ref.id,)
+
+
+def load_ref(id: bytes) -> Any:
+    """The process's one ref with this id. Only while lattica loads a value."""
+    if _loading.runtime is None:
+        raise OutOfBandRefError("a ref was unpickled outside lattica", do_next="read it with lattica.get")
+    return _loading.runtime.load_ref(id)
+
+
+def load_actor(id: bytes, meta: bytes) -> Any:
+    """The process's handle of this actor. Only while lattica loads a value."""
+    if _loading.runtime is None:
+        raise OutOfBandRefError("an actor handle was unpickled outside lattica", do_next="read it with lattica.get")
+    return _loading.runtime.load_actor(id, meta)
+
+
+# -- bytes to values
+
+_views: set[ViewHold] = set()
+
+
+class ViewHold(weakref.ref):  # type: ignore[type-arg]
+    """Keeps a hold as long as an array over its bytes, or any slice of that, lives."""
+
+    __slots__ = ("hold",)
+    hold: Hold
+
+
+def views_held() -> int:
+    """How many regions are pinned by views in this process."""
+    return len(_views)
+
+
+def keeps_view(hold: Hold) -> bool:
+    """Whether some array over this hold's bytes is alive."""
+    return any(view.hold is hold for view in list(_views))
+
+
+def _pinned(view: memoryview, hold: Hold) -> memoryview:
+    """A memoryview whose exporter holds the region for as long as anything looks at it."""
+    import numpy as np
+
+    base = np.frombuffer(view, dtype=np.uint8)
+    pin = ViewHold(base, _views.discard)
+    pin.hold = hold
+    _views.add(pin)
+    return memoryview(base)
+
+
+def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None) -> Any:
+    """The value of a region. `hold`: what keeps the bytes if they lie in the arena; None if `data` is ours alone.
+
+    Raises SerializationError if the user's classes do not import or unpickle here.
+    """
+    form = data[0]
+    if form == 2:
+        return bytes(data[1:])
+    outer = _loading.runtime, _loading.hold
+    _loading.runtime, _loading.hold = runtime, hold
+    try:
+        if form == 0x80:
+            return pickle.loads(data)
+        if form != 1:
+            raise SerializationError(f"a value begins with byte {form}: it was written by another release, or damaged")
+        _, count, size = _HEADER.unpack_from(data, 0)
+        head = _HEADER.size + _BUFFER.size * count
+        if count > BUFFERS_MAX or head + size > len(data):
+            raise SerializationError("the header of a value is damaged")
+        view = memoryview(data)
+        if hold is not None:
+            try:
+                view = _pinned(view, hold)
+            except ImportError:  # no numpy here: an honest copy
+                view = memoryview(bytes(view))
+        buffers = []
+        for at in range(_HEADER.size, head, _BUFFER.size):
+            offset, nbytes = _BUFFER.unpack_from(data, at)
+            if offset + nbytes > len(data):
+                raise SerializationError("the header of a value is damaged")
+            buffers.append(view[offset : offset + nbytes])
+        return pickle.loads(view[head : head + size], buffers=buffers)
+    except SerializationError:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise SerializationError(
+            f"a value cannot be read here: {error}",
+            do_next="the module must be importable in this process: put it beside the driver's script, or install it",
+        ) from error
+    finally:
+        _loading.runtime, _loading.hold = outer
+
+
+# -- torch
+
+
+def _reduce_torch(obj: Any) -> Any:
+    """Out-of-band reduction of plain CPU tensors and their storages; None: leave it to torch."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return None
+    if type(obj) is torch.UntypedStorage:
+        if obj.device.type != "cpu":
+            return None
+        return _load_storage, (pickle.PickleBuffer(_storage_array(torch, obj)),)
+    if type(obj) is not torch.Tensor or obj.device.type != "cpu" or obj.layout is not torch.strided:
+        return None
+    if obj.is_quantized or obj.is_conj() or obj.is_neg() or (obj.requires_grad and not obj.is_leaf):
+        return None
+    arguments = (
+        obj.untyped_storage(),
+        obj.dtype,
+        obj.storage_offset(),
+        tuple(obj.shape),
+        obj.stride(),
+        obj.requires_grad,
+    )
+    return _load_tensor, arguments
+
+
+def _storage_array(torch: Any, storage: Any) -> Any:
+    flat = torch.empty(0, dtype=torch.uint8).set_(storage)
+    return flat.numpy()
+
+
+def _load_storage(buffer: Any) -> Any:
+    import numpy as np
+    import torch
+
+    read = np.frombuffer(buffer, dtype=np.uint8)
+    writable = None
+    if _loading.hold is not None and _loading.runtime is not None and len(read):
+        writable = _loading.runtime.private_view(read.__array_interface__["data"][0], len(read))
+    if writable is None:
+        base = read.copy()
+    else:
+        base = np.frombuffer(writable, dtype=np.uint8)
+        pin = ViewHold(base, _views.discard)
+        assert _loading.hold is not None
+        pin.hold = _loading.hold
+        _views.add(pin)
+    if not len(base):
+        return torch.UntypedStorage(0)
+    return torch.from_numpy(base).untyped_storage()
+
+
+def _load_tensor(storage: Any, dtype: Any, offset: int, shape: Any, stride: Any, requires_grad: bool) -> Any:
+    import torch
+
+    tensor = torch.empty(0, dtype=dtype).set_(storage, offset, shape, stride)
+    return tensor.requires_grad_() if requires_grad else tensor
+
+
+# -- explaining
+
+
+def _explained(value: Any, name: str, error: Exception) -> SerializationError:
+    if isinstance(error, SerializationError):
+        return error
+    path, culprit = _find(value, name, depth=4, seen=set())
+    return SerializationError(
+        f"{path} (a {type(culprit).__module__}.{type(culprit).__qualname__}) could not be serialized: "
+        f"{type(error).__name__}: {error}",
+        path=path,
+        type_name=type(culprit).__qualname__,
+        do_next="make it inside the task or actor, or give the class a __reduce__ that leaves it out",
+    )
+
+
+def _find(value: Any, path: str, depth: int, seen: set[int]) -> tuple[str, Any]:
+    """The innermost attribute, item or captured variable of `value` that does not pickle."""
+    if depth == 0 or id(value) in seen:
+        return path, value
+    seen.add(id(value))
+    for label, child in _children(value, path):
+        if not _travels(child):
+            return _find(child, label, depth - 1, seen)
+    return path, value
+
+
+def _children(value: Any, path: str) -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [(f"{path}[{key!r}]", child) for key, child in value.items()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [(f"{path}[{at}]", child) for at, child in enumerate(value)]
+    function: Callable[..., Any] | None = value if hasattr(value, "__code__") else getattr(value, "__func__", None)
+    if function is not None:
+        code = function.__code__  # type: ignore[attr-defined]
+        closure = zip(code.co_freevars, function.__closure__ or (), strict=False)  # type: ignore[attr-defined]
+        cells = [(f"{path}: captured variable {name}", cell.cell_contents) for name, cell in closure if _filled(cell)]
+        names = function.__globals__  # type: ignore[attr-defined]
+        return cells + [(f"{path}: global {name}", names[name]) for name in code.co_names if name in names]
+    attributes = getattr(value, "__dict__", None)
+    if attributes and not isinstance(value, type):
+        return [(f"{path}.{name}", child) for name, child in attributes.items()]
+    if isinstance(value, type):
+        return [(f"{path}.{name}", child) for name, child in vars(value).items() if callable(child)]
+    return []
+
+
+def _filled(cell: Any) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
+
+
+def _travels(value: Any) -> bool:
+    outer = _dumping.refs
+    _dumping.refs = []
+    try:
+        cloudpickle.dumps(value)
+    except Exception:
+        return False
+    finally:
+        _dumping.refs = outer
+    return True

@@ -1,0 +1,479 @@
+"""A worker process: runs one job's tasks, or becomes one of its actors.
+
+    node      -> worker   JobSetup, then Leased / NewCaller / BecomeActor / ActorRelease / Exit
+    caller    -> worker   Export, Task, Call, Cancel, Reclaim
+    worker    -> caller   Reply, Returned
+
+The main thread runs the user's code. While it has none it leads the reactor itself, so a task costs one wake-up; while
+user code runs, the I/O thread reads on: it hears cancels, gives unstarted tasks back, and sends finished replies that
+would otherwise wait behind a long task. Finished replies of tasks lie in the page (`local/page`) until they are sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import time
+import weakref
+from collections import deque
+from typing import Any
+
+from lattica.actors import context, current, values
+from lattica.actors.actor_host import ActorHost
+from lattica.actors.objects import INLINE_MAX
+from lattica.actors.refs import Nested
+from lattica.actors.runtime import Runtime
+from lattica.codec import frames
+from lattica.codec import messages as m
+from lattica.errors import LatticaError, SerializationError, TaskCancelledError, TaskError
+from lattica.local.page import Page
+from lattica.objectstore.arena import ArenaMap
+
+CANCEL_SIGNAL = signal.SIGURG
+"""Breaks a running task. Ignored by default, so a stray one harms no child process."""
+FLUSH_REPLIES = 64
+FLUSH_S = 0.5e-3
+"""Replies leave after this many or this long, whichever comes first; and always before the worker waits."""
+FUNCTIONS_MAX = 10_000
+"""Functions that a worker keeps unpickled."""
+SEED_MODULES = ("random", "numpy", "torch")
+
+
+class Caller:
+    """Somebody who sends us tasks or calls, over a connection of their own."""
+
+    __slots__ = ("client", "link", "worker")
+
+    def __init__(self, worker: Worker, client: int) -> None:
+        self.worker, self.client = worker, client
+        self.link: Any = None
+
+    def received(self, messages: list[Any]) -> None:
+        """Tasks, calls and wishes, in order. Lock held."""
+        worker = self.worker
+        for message in messages:
+            kind = type(message)
+            if kind is m.Task:
+                worker.queue.append((self, message))
+            elif kind is m.Call:
+                worker.host.arrived(self, message)
+            elif kind is m.Export:
+                worker.exports[message.key] = message.value
+            elif kind is m.Cancel:
+                worker.cancel(self, message)
+            else:
+                worker.give_back(self, message.count)
+        if worker.blocked and worker.queue:
+            worker.give_back(self, len(worker.queue), blocked=True)
+        elif worker.host is not None:
+            worker.host.wake()
+
+    def ended(self) -> None:
+        """The caller is gone, or has let us go."""
+        self.worker.callers.pop(self.client, None)
+        self.worker.queue = deque(entry for entry in self.worker.queue if entry[0] is not self)
+        if self.worker.host is not None:
+            self.worker.host.caller_gone(self.client)
+
+
+class Worker:
+    """This process as a worker. See the top of the file."""
+
+    def __init__(self, sock_fd: int, page_fd: int, client: int) -> None:
+        self.runtime = Runtime(socket.socket(fileno=sock_fd))
+        self.runtime.client = client
+        self.runtime.place = self.place = context.Place()
+        self.page = Page(page_fd)
+        os.close(page_fd)
+        self.queue: deque[tuple[Caller, m.Task]] = deque()
+        self.callers: dict[int, Caller] = {}
+        self.exports: dict[bytes, m.Value] = {}
+        self._functions: dict[bytes, Any] = {}
+        self.host: ActorHost = None  # type: ignore[assignment]  # set when this worker becomes an actor
+        self._setup: m.JobSetup | None = None
+        self.stopping = False
+        self.blocked = False
+        self._now: tuple[Caller, int, context.Running] | None = None  # the task that the main thread runs
+        self._replying: Caller | None = None  # whose replies lie in the page
+        self._flushed_at = 0.0
+        self._io_guards = False
+        extra = self.runtime.extra
+        extra[m.JobSetup] = self._job_setup
+        extra[m.NewCaller] = self._new_caller
+        extra[m.Leased] = self._leased
+        extra[m.BecomeActor] = self._become_actor
+        extra[m.ActorRelease] = lambda _: self.host and self.host.release()
+        extra[m.Exit] = lambda _: self._stop()
+        extra[type(None)] = lambda _: _die()
+        self.runtime.on_block = self._on_block
+        self.runtime.on_submit = _remember_child
+        self.runtime.reactor.idle_hook = self._guard_replies
+
+    # -- messages of the node (lock held)
+
+    def _job_setup(self, message: m.JobSetup) -> None:
+        runtime = self.runtime
+        runtime.client, runtime.job, runtime.node_id = message.client, message.job, message.node
+        runtime.namespace, runtime.session_dir, runtime.config = message.namespace, message.session_dir, message.config
+        runtime.objects.arena = ArenaMap(runtime.node.stream.take_fd(), message.arena_bytes)
+        self._setup = message
+
+    def _new_caller(self, message: m.NewCaller) -> None:
+        caller = self.callers[message.client] = Caller(self, message.client)
+        caller.link = self.runtime.connect(self.runtime.node.stream.take_fd(), m.ToWorker, caller)
+
+    def _leased(self, message: m.Leased) -> None:
+        self.place.resources, gpus = message.resources, message.gpus
+        if gpus != self.place.gpus:
+            self.place.gpus = gpus
+            os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
+        self.page.lease_to(message.client)
+
+    def _become_actor(self, message: m.BecomeActor) -> None:
+        self.place.resources, self.place.gpus = message.resources, message.gpus
+        self.place.actor_id, self.place.actor_name = message.actor, message.name
+        self.place.incarnation = message.incarnation
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(message.gpus)
+        self.host = ActorHost(self, message)
+
+    def _stop(self) -> None:
+        self.stopping = True
+
+    # -- the main thread
+
+    def run(self) -> None:
+        """Until the node says Exit or is gone."""
+        reactor = self.runtime.reactor
+        guard = self.runtime.guard
+        guard.install(CANCEL_SIGNAL, self._on_cancel_signal)
+        guard.enter()
+        reactor.wait(lambda: self._setup is not None or self.stopping)
+        if self.stopping:
+            return
+        assert self._setup is not None
+        self._enter_job(self._setup)
+        while True:
+            reactor.wait(self._something_to_do)
+            if self.queue:
+                self._run_queue()
+            elif self.host is not None:
+                self.host.run()
+                return
+            elif self.stopping:
+                return
+
+    def _something_to_do(self) -> bool:
+        return bool(self.queue) or self.stopping or self.host is not None
+
+    def _enter_job(self, setup: m.JobSetup) -> None:
+        with contextlib.suppress(OSError):
+            os.chdir(setup.cwd)
+        known = set(sys.path)
+        sys.path[:] = list(setup.sys_path) + [path for path in sys.path if path not in setup.sys_path and path in known]
+        current.put(self.runtime)
+
+    def _run_queue(self) -> None:
+        lock = self.runtime.lock
+        while True:
+            with lock:
+                if not self.queue:
+                    self._flush()
+                    return
+                caller, task = self.queue.popleft()
+            self._run_task(caller, task)
+
+    def _run_task(self, caller: Caller, task: m.Task) -> None:
+        runtime, page, guard = self.runtime, self.page, self.runtime.guard
+        if page.count:
+            if (
+                caller is not self._replying
+                or time.monotonic() - self._flushed_at > FLUSH_S
+                or page.count >= FLUSH_REPLIES
+            ):
+                with runtime.lock:
+                    self._flush()
+            elif not self._io_guards and not runtime.reactor.rung:
+                runtime.reactor.ring()
+        else:
+            self._flushed_at = time.monotonic()
+        now = context.Running(task.object, task.name, task.attempt)
+        self._replying = caller
+        self._now = (caller, task.seq, now)
+        token = context.running.set(now)
+        began = time.perf_counter()
+        page.start(task.seq)
+        try:
+            function = self._functions.get(task.function) or self._load_function(task.function)
+            if task.args or task.deps:
+                args, kwargs = self.arguments(task)
+            else:
+                args, kwargs = (), {}
+            try:
+                guard.on = False
+                result = function(*args, **kwargs)
+            finally:
+                guard.on = True
+            micros = int((time.perf_counter() - began) * 1e6)
+            out = self.results(result, task.returns, task.object, caller.client, task.name)
+        except BaseException as error:
+            micros = int((time.perf_counter() - began) * 1e6)
+            out = [self.failed(error, task.name)]
+        finally:
+            self._now = None
+            context.running.reset(token)
+        result = args = kwargs = None
+        reply = frames.encode_one(m.Reply(task.seq, out, micros))
+        with runtime.lock:
+            if not page.finish(reply):
+                self._flush()
+                if not page.finish(reply):
+                    runtime.reactor.flush()
+                    caller.link.stream.send_all([frames.join(1, reply), reply])
+
+    def _load_function(self, key: bytes) -> Any:
+        value = self.exports[key]
+        function = self.load(value)
+        if len(self._functions) >= FUNCTIONS_MAX:
+            self._functions.clear()
+        self._functions[key] = function
+        with self.runtime.lock:
+            self.runtime.tasks.exports.setdefault(key, self.runtime.objects.from_wire(value))
+        return function
+
+    # -- values
+
+    def load(self, value: m.Value) -> Any:
+        """A value that came with a message, as the user's object."""
+        if type(value) is bytes:
+            return values.loads(value, self.runtime)
+        with self.runtime.lock:
+            kept = self.runtime.objects.from_wire(value)
+        return self.runtime.load(kept)
+
+    def arguments(self, task: m.Task | m.Call) -> tuple[Any, dict[str, Any]]:
+        """(args, kwargs) of a task or call, the refs at their top level replaced by values."""
+        args, kwargs = self.load(task.args) if task.args else ([], {})
+        if task.deps:
+            args = list(args)
+            for place, value in zip(task.at, task.deps, strict=True):
+                loaded = self.load(value)
+                if isinstance(place, str):
+                    kwargs[place] = loaded
+                elif place < len(args):
+                    args[place] = loaded
+                else:
+                    args.append(loaded)
+        return args, kwargs
+
+    def results(self, result: Any, returns: int, object: bytes, to: int, name: str) -> list[m.Value]:
+        """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it."""
+        if returns == 1:
+            if result is None:
+                return [values.NONE]
+            return [self._result(result, object, to, f"the result of {name}")]
+        if returns == 0:
+            return [values.NONE]
+        if not isinstance(result, tuple | list) or len(result) != returns:
+            many = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
+            raise ValueError(f"{name} has num_returns={returns} but returned {many}")
+        first = int.from_bytes(object[8:], "big")
+        ids = [object[:8] + (first + k).to_bytes(8, "big") for k in range(returns)]
+        return [
+            self._result(each, id, to, f"result {k} of {name}")
+            for k, (each, id) in enumerate(zip(result, ids, strict=True))
+        ]
+
+    def _result(self, result: Any, object: bytes, to: int, name: str) -> m.Value:
+        data = values.dumps(result, name)
+        runtime = self.runtime
+        if data.size <= INLINE_MAX:
+            if not data.refs:
+                return data.join()
+            for ref in data.refs:
+                runtime.objects.prepare(ref)
+            with runtime.lock:
+                return runtime.objects.to_wire(Nested(data.join(), data.refs), to)
+        for ref in data.refs:
+            runtime.objects.prepare(ref)
+        hold = runtime.objects.store(data, object)
+        with runtime.lock:
+            return runtime.objects.hand_over(hold, to, [ref.id for ref in data.refs])
+
+    def failed(self, error: BaseException, name: str) -> m.Failed:
+        """What user code raised, as it travels."""
+        if isinstance(error, TaskCancelledError | SerializationError):
+            failure: BaseException = error
+        else:
+            failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
+        try:
+            data = values.dumps(failure)
+        except SerializationError as why:
+            data = values.dumps(
+                TaskError(name, getattr(failure, "remote_traceback", ""), cause_lost=str(why), pid=os.getpid())
+            )
+        if data.refs:  # refs inside an exception would outlive every count: the text must do
+            data = values.dumps(
+                TaskError(name, getattr(failure, "remote_traceback", ""), cause_lost="it holds refs", pid=os.getpid())
+            )
+        return m.Failed(data.join())
+
+    def failed_by_us(self, error: LatticaError) -> m.Failed:
+        """An error of lattica's own, as it travels."""
+        return m.Failed(values.dumps(error).join(), [], True)
+
+    # -- replies, cancel, give back (lock held)
+
+    def _flush(self) -> None:
+        """Send the finished replies; the node hears first of what they give away."""
+        page = self.page
+        self.runtime.reactor.flush()
+        if page.count and self._replying is not None:
+            items = page.unsent()
+            self._replying.link.stream.send_all([frames.join(page.count, items), items])
+            page.sent()
+        self._flushed_at = time.monotonic()
+
+    def _guard_replies(self) -> float | None:
+        """The I/O thread asks how long it may sleep: not long, while replies wait behind a running task."""
+        page = self.page
+        if self.host is not None:
+            return self.host.guard_replies()
+        if not page.count:
+            self._io_guards = False
+            return None
+        self._io_guards = True
+        if time.monotonic() - self._flushed_at >= FLUSH_S:
+            with self.runtime.lock:
+                if self._now is not None:
+                    self._flush()
+        return FLUSH_S
+
+    def give_back(self, caller: Caller, count: int, *, blocked: bool = False) -> None:
+        """Return unstarted tasks of a caller, the newest first."""
+        seqs: list[int] = []
+        while self.queue and len(seqs) < count and self.queue[-1][0] is caller:
+            _, task = self.queue.pop()
+            seqs.append(task.seq)
+            self._discard(task)
+        seqs.reverse()
+        reactor = self.runtime.reactor
+        reactor.send(caller.link, m.Returned(seqs, blocked))
+        reactor.flush()
+
+    def _discard(self, task: m.Task | m.Call) -> None:
+        """Let go what a task that will not run here brought along."""
+        for value in (task.args, *task.deps):
+            if type(value) is not bytes:
+                self.runtime.objects.from_wire(value)
+
+    def cancel(self, caller: Caller, message: m.Cancel) -> None:
+        """Stop a task that is queued or runs."""
+        if self.host is not None:
+            self.host.cancel(caller, message)
+            return
+        for entry in self.queue:
+            if entry[0] is caller and entry[1].seq == message.seq:
+                self.queue.remove(entry)
+                self._discard(entry[1])
+                error = TaskCancelledError(name=entry[1].name, task_id=entry[1].object.hex())
+                self.runtime.reactor.send(caller.link, m.Reply(message.seq, [self.failed(error, entry[1].name)]))
+                self.runtime.reactor.flush()
+                return
+        now = self._now
+        if now is not None and now[0] is caller and now[1] == message.seq:
+            self.interrupt(now[2], message.recursive)
+
+    def interrupt(self, now: context.Running, recursive: bool) -> None:
+        """Break what the main thread runs, if it still runs that when the signal arrives."""
+        now.canceled = True
+        if recursive:
+            self.cancel_children(now)
+        signal.pthread_kill(_main_thread, CANCEL_SIGNAL)
+
+    def cancel_children(self, now: context.Running) -> None:
+        """Cancel what a task submitted and what has not ended."""
+        for child in now.children:
+            ref = child()
+            if ref is not None:
+                self.runtime.reactor.after_dispatch.append(
+                    lambda ref=ref: self.runtime.cancel(ref, force=False, recursive=True)
+                )
+
+    def _on_cancel_signal(self, signum: int, frame: Any) -> None:
+        now = context.running.get()
+        if now is not None and now.canceled and self.runtime.guard.in_main_thread:
+            now.canceled = False  # once: its handlers may clean up
+            raise TaskCancelledError(name=now.name, task_id=now.object.hex())
+
+    def _on_block(self, blocked: bool) -> None:
+        """The main thread begins to wait for others, or ends that: its queue and its CPU are free meanwhile."""
+        if not self.runtime.guard.in_main_thread or (self._now is None and self.host is None):
+            return
+        runtime = self.runtime
+        with runtime.lock:
+            self.blocked = blocked
+            if blocked:
+                self._flush()
+                if self._now is not None:
+                    self.give_back(self._now[0], len(self.queue), blocked=True)
+            runtime.tell_node(m.Blocked(blocked))
+            runtime.reactor.flush()
+
+
+def _remember_child(ref: Any) -> None:
+    now = context.running.get()
+    if now is not None:
+        now.children.append(weakref.ref(ref))
+
+
+def _visible(gpus: list[int]) -> str:
+    return ",".join(map(str, gpus))
+
+
+def _die() -> None:
+    """The node is gone: so are we, with every process that user code started."""
+    with contextlib.suppress(OSError):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _reseed() -> None:
+    """Every fork draws its own random numbers; a zygote's children would all draw the same."""
+    seed = int.from_bytes(os.urandom(8), "big")
+    for name in SEED_MODULES:
+        module = sys.modules.get(name)
+        if module is None:
+            continue
+        if name == "random":
+            module.seed(seed)
+        elif name == "numpy":
+            module.random.seed(seed & 0xFFFFFFFF)
+        else:
+            module.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
+
+
+_main_thread = 0
+
+
+def main(sock_fd: int, page_fd: int, client: int) -> None:
+    """The life of a worker, from the fork on. Standard output and error are the node's pipes already."""
+    global _main_thread
+    import threading
+
+    _main_thread = threading.main_thread().ident or 0
+    faulthandler.enable()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    _reseed()
+    worker = Worker(sock_fd, page_fd, client)
+    try:
+        worker.run()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()

@@ -1,0 +1,580 @@
+"""Every message between the processes of one machine.
+
+Three conversations, each over a unix socket (`lattica.local.stream`) that carries frames of messages (`codec.frames`):
+
+    client -> node, node -> client     a client is a driver, a worker or a command; the node numbers them: `client`
+    node -> zygote, zygote -> node     fork me a worker; this one ended
+    caller -> worker, worker -> caller the path of a call; the node is not on it
+
+Rules of this file. Messages are msgpack arrays, the tag first (`msgspec`, `array_like`): tags are only ever appended, and
+fields only ever added at the end with a default, so that unknown trailing fields are ignored by older readers. Ids are
+bytes, sizes and offsets are bytes, times are seconds unless the name says otherwise.
+
+Who holds what is told to the node by *signed counts*: each process tells the node, on its own connection and in its own
+order, what it gave to whom (`Give`, `Seal(to=...)`), what it took from a container (`Hold`) and what it let go (`Drop`).
+A giver tells the node before it tells the receiver, so an object that travels is never without a holder; a count may be
+negative for a moment, when the receiver's `Drop` overtakes the giver's `Give`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+NODE = 0
+"""The node's own client number: what it holds (arguments of restartable actors) is held by client 0."""
+
+# -- values as they travel -------------------------------------------------------------------------------------------
+
+
+class WithRefs(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """A small serialized value that contains refs or actor handles; the sender gave each of them to the receiver."""
+
+    data: bytes
+    refs: list[bytes]
+
+
+class InArena(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """A serialized value that lies in the machine's arena; the receiver was given a hold on `object`."""
+
+    object: bytes
+    offset: int
+    size: int
+
+
+class Failed(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """A serialized exception. `system`: the machine failed, not the user's code."""
+
+    data: bytes
+    refs: list[bytes] = []
+    system: bool = False
+
+
+Value = bytes | WithRefs | InArena | Failed
+"""Plain `bytes` are a small serialized value without refs: the common case, and the cheapest."""
+
+# -- client -> node --------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, array_like=True, tag=1):
+    """First message of a driver or a command; answered by `Welcome` (with the arena's descriptor) or `Refused`."""
+
+    protocol: int
+    pid: int
+    kind: str  # "driver" | "command"
+    python: str = ""  # sys.executable of the driver: workers of its job run under the same
+    job: dict[
+        str, object
+    ] = {}  # {"sys_path": [...], "cwd": str, "script": str, "namespace": str, "log_to_driver": bool, "preload": [...]}
+
+
+class Seal(msgspec.Struct, array_like=True, tag=2):
+    """An object of mine now lies in the arena and may be shared. Adds one hold for client `to` (0: for the sender).
+
+    `contains`: ids of the refs inside it; the node holds them as long as this object lives.
+    """
+
+    object: bytes
+    offset: int
+    size: int
+    to: int = 0
+    failed: bool = False  # the value is a serialized exception
+    contains: list[bytes] = []
+
+
+class Give(msgspec.Struct, array_like=True, tag=3):
+    """I gave `count` holds on `object` to client `to`."""
+
+    object: bytes
+    to: int
+    count: int = 1
+
+
+class Hold(msgspec.Struct, array_like=True, tag=4):
+    """I took a hold on `object`, which lies inside an object that I hold."""
+
+    object: bytes
+
+
+class Drop(msgspec.Struct, array_like=True, tag=5):
+    """I let `count` holds on `object` go."""
+
+    object: bytes
+    count: int = 1
+
+
+class Promise(msgspec.Struct, array_like=True, tag=6):
+    """I own `object`; its value is still being made, and a `Seal` will follow. Adds one hold for the sender."""
+
+    object: bytes
+    made_at: str = ""  # "file:line" of the call, for the error when the owner dies
+
+
+class Resolve(msgspec.Struct, array_like=True, tag=7):
+    """Tell me (`Located` or `Lost`) where these lie, now or as soon as they are sealed."""
+
+    objects: list[bytes]
+
+
+class SpanRequest(msgspec.Struct, array_like=True, tag=8):
+    """I need `size` bytes of arena in one piece; answered by `SpanGrant` or `SpanDenied` within 5 s."""
+
+    request: int
+    size: int
+
+
+class SpanReturn(msgspec.Struct, array_like=True, tag=9):
+    """A span of mine holds nothing any more."""
+
+    offset: int
+    size: int
+
+
+class LeaseRequest(msgspec.Struct, array_like=True, tag=10):
+    """I have tasks of one scheduling class and no worker for them; answered by `LeaseGranted`, `LeaseDenied` or nothing yet."""
+
+    request: int
+    resources: dict[str, float]
+    retryable: bool = True  # the memory monitor kills retryable tasks' workers first
+    name: str = ""  # function name, for `lattica status`
+
+
+class LeaseCancel(msgspec.Struct, array_like=True, tag=11):
+    """I no longer want what I asked for with `request`. (If the grant has overtaken it, I return the lease.)"""
+
+    request: int
+
+
+class LeaseReturn(msgspec.Struct, array_like=True, tag=12):
+    """I am done with this worker; it has nothing of mine in its queue."""
+
+    lease: int
+
+
+class WorkerKill(msgspec.Struct, array_like=True, tag=13):
+    """Kill the worker that I lease (`cancel(force=True)`); I will hear `LeaseLost`."""
+
+    lease: int
+
+
+class Blocked(msgspec.Struct, array_like=True, tag=14):
+    """I, a worker, wait for others (`True`) or run again (`False`): my CPUs are free meanwhile."""
+
+    blocked: bool
+
+
+class ActorCreate(msgspec.Struct, array_like=True, tag=15):
+    """Start an actor; answered by `ActorAccepted` or `ActorRefused`. The sender is connected to it at once, as by `ActorConnect`.
+
+    `spec` is opaque to the node and handed to the worker (`BecomeActor`). `holds`: objects that the arguments need; the
+    sender gave them to client 0, and the node gives them on to each worker that becomes this actor.
+    The sender holds one count on the id `actor` itself, as it does for an object: the actor ends when nobody holds it.
+    """
+
+    request: int
+    actor: bytes
+    spec: bytes
+    resources: dict[str, float]
+    class_name: str
+    name: str = ""  # "" : anonymous
+    namespace: str = ""
+    detached: bool = False
+    get_if_exists: bool = False
+    max_restarts: int = 0  # -1: without end
+    holds: list[bytes] = []
+    meta: bytes = b""  # opaque: what a handle made by `get_actor` needs to know (methods, options)
+
+
+class ActorConnect(msgspec.Struct, array_like=True, tag=16):
+    """Connect me to this actor, now and after each restart: `ActorConnected` with a descriptor, or `ActorDead`."""
+
+    actor: bytes
+
+
+class ActorLookup(msgspec.Struct, array_like=True, tag=17):
+    """Which living actor bears this name? Answered by `ActorFound` (adding one hold on it for the sender) or `ActorRefused`."""
+
+    request: int
+    name: str
+    namespace: str
+
+
+class ActorKill(msgspec.Struct, array_like=True, tag=18):
+    """Kill the actor's process now; `no_restart=False` lets its restarts count."""
+
+    actor: bytes
+    no_restart: bool = True
+
+
+class ActorReady(msgspec.Struct, array_like=True, tag=19):
+    """I, a worker, have run the constructor."""
+
+    actor: bytes
+
+
+class ActorFailed(msgspec.Struct, array_like=True, tag=20):
+    """My constructor raised: the actor is dead, without restart. `error` is a serialized exception."""
+
+    actor: bytes
+    error: bytes
+
+
+class ActorExit(msgspec.Struct, array_like=True, tag=21):
+    """I, an actor, end on purpose (`exit_actor`, or after `ActorRelease`): no restart. I exit when I read EOF."""
+
+    actor: bytes
+    reason: str = ""
+
+
+class StateRequest(msgspec.Struct, array_like=True, tag=22):
+    """Answered by `State`. `what`: "nodes", "resources", "status", "actors", "jobs", "workers", "memory"."""
+
+    request: int
+    what: str
+
+
+class Shutdown(msgspec.Struct, array_like=True, tag=23):
+    """I, a driver, end: finish my job, send me the last output lines, then close my connection. A command with
+    `node=True` ends the whole node."""
+
+    node: bool = False
+
+
+# -- node -> client --------------------------------------------------------------------------------------------------
+
+
+class Welcome(msgspec.Struct, array_like=True, tag=40):
+    """You are client number `client` of job `job`. One descriptor comes with it: the arena."""
+
+    client: int
+    job: int
+    node: bytes
+    session_dir: str
+    arena_bytes: int
+    config: dict[str, object] = {}  # {"inline_max": int, "num_cpus": ..., "embedded": bool, "namespace": str, ...}
+
+
+class Refused(msgspec.Struct, array_like=True, tag=41):
+    """The node does not serve you; say `reason` to the user, and close."""
+
+    reason: str
+
+
+class Located(msgspec.Struct, array_like=True, tag=42):
+    """The object lies here; sent once per `Resolve`."""
+
+    object: bytes
+    offset: int
+    size: int
+    failed: bool = False
+
+
+class Lost(msgspec.Struct, array_like=True, tag=43):
+    """The object will never come. `owner`: words for who it was and how it ended."""
+
+    object: bytes
+    owner: str
+    made_at: str = ""
+
+
+class Freed(msgspec.Struct, array_like=True, tag=44):
+    """Nobody holds this object of yours any more: its bytes are free again."""
+
+    object: bytes
+
+
+class SpanGrant(msgspec.Struct, array_like=True, tag=45):
+    """This part of the arena is yours to write; it is backed by memory already."""
+
+    request: int
+    offset: int
+    size: int
+
+
+class SpanDenied(msgspec.Struct, array_like=True, tag=46):
+    """The store is full and stayed so. `detail` says who holds what and what to do."""
+
+    request: int
+    detail: str
+
+
+class SpanWanted(msgspec.Struct, array_like=True, tag=47):
+    """Memory is short: return every span that holds nothing."""
+
+
+class LeaseGranted(msgspec.Struct, array_like=True, tag=48):
+    """Worker `client` is yours. A descriptor comes with it if `connect` (else you have the connection from before).
+
+    Your tasks' sequence numbers on that connection go on where they were.
+    """
+
+    request: int
+    lease: int
+    client: int
+    pid: int
+    connect: bool
+    gpus: list[int] = []
+
+
+class LeaseDenied(msgspec.Struct, array_like=True, tag=49):
+    """This can never be granted here."""
+
+    request: int
+    reason: str
+
+
+class LeaseWanted(msgspec.Struct, array_like=True, tag=50):
+    """Others wait: return idle leases now, and take unstarted tasks back from the busy ones if you hold several."""
+
+
+class LeaseLost(msgspec.Struct, array_like=True, tag=51):
+    """The worker died. `started`: sequence number of the task that was running (0: none); `replies`: finished but unsent
+    replies, one frame body; `how`: words ("killed by SIGKILL", "exit code 3", "out of memory: ..."); `stderr`: its last lines.
+    """
+
+    lease: int
+    client: int
+    started: int
+    replies: bytes
+    how: str
+    stderr: str
+    out_of_memory: bool = False
+
+
+class ActorAccepted(msgspec.Struct, array_like=True, tag=52):
+    """`actor` is the one you asked for, or, with `existing`, the one that bears the name already (`meta` is its own)."""
+
+    request: int
+    actor: bytes
+    existing: bool = False
+    meta: bytes = b""
+
+
+class ActorRefused(msgspec.Struct, array_like=True, tag=53):
+    """`kind`: "name-taken", "infeasible", "not-found"."""
+
+    request: int
+    kind: str
+    reason: str
+
+
+class ActorConnected(msgspec.Struct, array_like=True, tag=54):
+    """Calls of incarnation `incarnation` go to worker `client` over the descriptor that comes with it."""
+
+    actor: bytes
+    incarnation: int
+    client: int
+    pid: int
+
+
+class ActorDown(msgspec.Struct, array_like=True, tag=55):
+    """Incarnation `incarnation` ended. `restarting`: another `ActorConnected` will follow; else the actor is dead for good.
+
+    `error`: the constructor's exception, serialized, or empty. `intended`: `kill`, `exit_actor` or out of scope.
+    """
+
+    actor: bytes
+    incarnation: int
+    restarting: bool
+    how: str
+    stderr: str = ""
+    error: bytes = b""
+    intended: bool = False
+    out_of_memory: bool = False
+
+
+class ActorFound(msgspec.Struct, array_like=True, tag=56):
+    """The bearer of the name."""
+
+    request: int
+    actor: bytes
+    class_name: str
+    meta: bytes
+
+
+class State(msgspec.Struct, array_like=True, tag=57):
+    """Answer to `StateRequest`: plain data."""
+
+    request: int
+    data: object
+
+
+class LogLines(msgspec.Struct, array_like=True, tag=58):
+    """Lines that a worker of your job printed. `who`: task or actor name; `stream`: 1 stdout, 2 stderr."""
+
+    who: str
+    pid: int
+    stream: int
+    lines: list[str]
+
+
+class BecomeActor(msgspec.Struct, array_like=True, tag=59):
+    """Worker: you are this actor from now on."""
+
+    actor: bytes
+    incarnation: int
+    spec: bytes
+    resources: dict[str, float]
+    gpus: list[int] = []
+    name: str = ""
+    namespace: str = ""
+
+
+class NewCaller(msgspec.Struct, array_like=True, tag=60):
+    """Worker: client `client` may call you over the descriptor that comes with it."""
+
+    client: int
+
+
+class Leased(msgspec.Struct, array_like=True, tag=61):
+    """Worker: your next tasks have these resources and GPUs; they come from `client`."""
+
+    lease: int
+    client: int
+    resources: dict[str, float]
+    gpus: list[int] = []
+
+
+class ActorRelease(msgspec.Struct, array_like=True, tag=62):
+    """Worker: nobody holds your actor any more; finish what is queued, say `ActorExit`, and end."""
+
+    actor: bytes
+
+
+class Exit(msgspec.Struct, array_like=True, tag=63):
+    """Worker: you are not needed any more; end."""
+
+
+class JobSetup(msgspec.Struct, array_like=True, tag=64):
+    """Worker: the job that you belong to for life. First message after the fork. The arena's descriptor comes with it."""
+
+    client: int
+    job: int
+    node: bytes
+    session_dir: str
+    arena_bytes: int
+    sys_path: list[str]
+    cwd: str
+    script: str
+    namespace: str
+    config: dict[str, object] = {}
+
+
+class ClientGone(msgspec.Struct, array_like=True, tag=65):
+    """A client that you were connected to (you called it or it called you) has ended."""
+
+    client: int
+
+
+# -- node <-> zygote -------------------------------------------------------------------------------------------------
+
+
+class Fork(msgspec.Struct, array_like=True, tag=80):
+    """Node to zygote: fork worker `client`. Descriptors: its node connection, its page, its stdout, its stderr."""
+
+    client: int
+    name: str
+
+
+class Forked(msgspec.Struct, array_like=True, tag=81):
+    """Zygote to node: worker `client` is process `pid`."""
+
+    client: int
+    pid: int
+
+
+class Exited(msgspec.Struct, array_like=True, tag=82):
+    """Zygote to node: process `pid` ended; `status` as of waitpid."""
+
+    pid: int
+    status: int
+
+
+class Import(msgspec.Struct, array_like=True, tag=83):
+    """Node to zygote: import these, quietly, so that workers have them already; failures are no matter."""
+
+    modules: list[str]
+
+
+# -- caller <-> worker -----------------------------------------------------------------------------------------------
+
+
+class Export(msgspec.Struct, array_like=True, tag=100):
+    """The code of a function: sent once per connection, before the first task that needs it."""
+
+    key: bytes
+    value: Value
+
+
+class Task(msgspec.Struct, array_like=True, tag=101):
+    """Run a function. `args` is the serialized `(args, kwargs)`, empty for none; `deps` are values of the top-level refs,
+    put at the positions (or keyword names) `at`. `object` is the id of the first result; the others count up from it."""
+
+    seq: int
+    object: bytes
+    function: bytes
+    args: Value
+    returns: int = 1
+    deps: list[Value] = []
+    at: list[int | str] = []
+    name: str = ""
+    attempt: int = 0
+
+
+class Call(msgspec.Struct, array_like=True, tag=102):
+    """Call a method of the actor; fields as in `Task`. `acked`: all replies up to this sequence number have arrived."""
+
+    seq: int
+    object: bytes
+    method: str
+    args: Value
+    returns: int = 1
+    deps: list[Value] = []
+    at: list[int | str] = []
+    attempt: int = 0
+
+
+class Reply(msgspec.Struct, array_like=True, tag=103):
+    """What it returned: `returns` values, or one `Failed`. `micros`: run time of the user's code in microseconds."""
+
+    seq: int
+    values: list[Value]
+    micros: int = 0
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=104):
+    """Stop that task if it has not finished; it is answered by a `Reply` in any case."""
+
+    seq: int
+    recursive: bool = True
+
+
+class Reclaim(msgspec.Struct, array_like=True, tag=105):
+    """Give unstarted tasks back, the newest first, at most `count`; answered by `Returned` (perhaps empty)."""
+
+    count: int
+
+
+class Returned(msgspec.Struct, array_like=True, tag=106):
+    """These were not started and will not be: they are yours again. `blocked`: send no more until I have replied."""
+
+    seqs: list[int]
+    blocked: bool = False
+
+
+FromClient = (
+    Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
+    | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
+    | ActorFailed | ActorExit | StateRequest | Shutdown
+)  # fmt: skip
+FromNode = (
+    Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied
+    | LeaseWanted | LeaseLost | ActorAccepted | ActorRefused | ActorConnected | ActorDown | ActorFound | State
+    | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone
+)  # fmt: skip
+ToZygote = Fork | Import
+FromZygote = Forked | Exited
+ToWorker = Export | Task | Call | Cancel | Reclaim
+FromWorker = Reply | Returned
+
+PROTOCOL = 1
+"""Version of this file, in `Hello`; a node refuses another major version and says which side to update."""

@@ -1,0 +1,83 @@
+"""The page that a worker shares with its node: what it started, and the replies it has finished but not sent.
+
+A worker that dies takes its memory along, but not this page. From it the node tells the lease's holder which task had
+begun (only that one is charged a retry) and hands over the replies of those that had finished (they are not run again).
+A store of eight aligned bytes is atomic enough here: the reader looks only after the writer is dead. The reply's bytes
+are written before `end` moves over them.
+
+Layout, little-endian u64: client, started, extent (end << 32 | count); the replies begin at byte 64.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from struct import Struct
+
+PAGE_BYTES = 160 << 10
+"""Room for one largest inline reply (100 KiB) and a batch of small ones; untouched pages cost nothing."""
+_DATA = 64
+_U64 = Struct("<Q")
+_STARTED, _EXTENT = 8, 16
+
+
+class Page:
+    """One worker's page, mapped. The worker writes, the node reads after its death."""
+
+    __slots__ = ("_end", "_map", "count")
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, PAGE_BYTES)
+        self.count = 0  # replies that lie here unsent
+        self._end = _DATA
+
+    @staticmethod
+    def create() -> int:
+        """The descriptor of a new page."""
+        fd = os.memfd_create("lattica-page", os.MFD_CLOEXEC)
+        os.ftruncate(fd, PAGE_BYTES)
+        return fd
+
+    def lease_to(self, client: int) -> None:
+        """Tasks come from `client` now, and nothing of it has started."""
+        self.sent()
+        self.start(0)
+        _U64.pack_into(self._map, 0, client)
+
+    def start(self, seq: int) -> None:
+        """Task `seq` runs from now on."""
+        _U64.pack_into(self._map, _STARTED, seq)
+
+    def finish(self, reply: bytes) -> bool:
+        """Keep a finished reply until it is sent; False if there is no room: send what is here first."""
+        end = self._end + len(reply)
+        if end > PAGE_BYTES:
+            return False
+        self._map[self._end : end] = reply
+        self.count += 1
+        self._end = end
+        _U64.pack_into(self._map, _EXTENT, end << 32 | self.count)
+        return True
+
+    def unsent(self) -> bytes:
+        """The bytes of the replies kept here, one message after another."""
+        return self._map[_DATA : self._end]
+
+    def sent(self) -> None:
+        """The kernel has taken them all."""
+        _U64.pack_into(self._map, _EXTENT, 0)
+        self.count, self._end = 0, _DATA
+
+    def post_mortem(self, client: int) -> tuple[int, int, bytes]:
+        """(started, count, replies) as the dead worker left them for `client`; zeros if it had not begun its tasks."""
+        whose, started, extent = (_U64.unpack_from(self._map, at)[0] for at in (0, _STARTED, _EXTENT))
+        end, count = extent >> 32, extent & 0xFFFFFFFF
+        if whose != client:
+            return 0, 0, b""
+        if not _DATA < end <= PAGE_BYTES:
+            return started, 0, b""
+        return started, count, self._map[_DATA:end]
+
+    def close(self) -> None:
+        """Unmap it."""
+        self._map.close()

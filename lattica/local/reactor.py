@@ -1,0 +1,368 @@
+"""Who reads the connections of a driver or worker: one thread at a time.
+
+All connections stand in one epoll set. A thread that waits for a result *leads*: it polls the set and dispatches what
+arrives, for everybody, until its own condition is true, so a round trip costs one wake-up. While nobody leads, the I/O
+thread does. It sleeps on a second epoll set, the gate, in which the first one is itself a member: leading is one
+`epoll_ctl` that takes it out, and one that puts it back.
+
+    caller thread:   submit ─ flush ─ lead: poll, dispatch, poll, dispatch … done ─ hand back
+    I/O thread:      asleep on the gate ──────────────────────────────────────────► polls, dispatches
+
+A second waiting thread follows: it leaves its condition with the reader, who wakes it when it is true. State is guarded
+by one lock per process, held while messages are dispatched or queued, never while a thread sleeps or runs user code.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Protocol
+
+from lattica.errors import RemoteProtocolError
+from lattica.local.guard import Guard
+from lattica.local.stream import Stream
+
+EVENTS_MAX = 64
+"""Ready connections handled per poll; more simply come with the next one."""
+DIRECT_FLUSH_S = 50e-6
+"""A submitter sends by itself if its connection was last flushed longer ago: a lone call goes out at once, a burst in
+batches of about twenty (a send costs 4 us, a message to encode 0.1)."""
+COALESCE_S = 200e-6
+"""The I/O thread waits this long after it was rung: by then most callers have flushed by themselves, and a thread that
+wakes up in the middle of a burst only fights for the GIL."""
+
+_IN, _OUT, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
+
+
+class Handler(Protocol):
+    """What a connection's owner hears, with the reactor's lock held."""
+
+    def received(self, messages: list[Any]) -> None: ...
+    def ended(self) -> None: ...
+
+
+class Link:
+    """A stream in the reactor's care, and who hears it."""
+
+    __slots__ = ("dirty", "flushed_at", "handler", "stream", "writable")
+
+    def __init__(self, stream: Stream, handler: Handler) -> None:
+        self.stream, self.handler = stream, handler
+        self.dirty = False
+        self.writable = True  # False: the socket is full, and the set tells when it is not
+        self.flushed_at = 0.0
+
+
+class _Follower:
+    __slots__ = ("done", "lock", "released")
+
+    def __init__(self, done: Callable[[], bool]) -> None:
+        self.done, self.released = done, False
+        self.lock = threading.Lock()
+        self.lock.acquire()
+
+    def wake(self) -> None:
+        if not self.released:
+            self.released = True
+            self.lock.release()
+
+
+class Reactor:
+    """The connections of one process; see the top of this file."""
+
+    def __init__(self, guard: Guard, housekeep: Callable[[], None]) -> None:
+        """housekeep: called with the lock held before each round of flushes (finalizers leave their work there)."""
+        self.lock = threading.RLock()
+        self.guard = guard
+        self._housekeep = housekeep
+        self._set, self._gate = select.epoll(), select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes the I/O thread
+        self._poke = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes whoever leads
+        self._leader = 0  # its thread's ident
+        self.node_link: Link | None = None
+        self._gate.register(self._bell, _IN)
+        self._set.register(self._poke, _IN)
+        self._gate.register(self._set.fileno(), _IN)
+        self._turn = threading.Lock()
+        self._links: dict[int, Link] = {}
+        self._dirty: list[Link] = []
+        self._followers: list[_Follower] = []
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._timer_order = count()
+        self._io_sleeps_until = 0.0
+        self._rung = False
+        self.after_dispatch: deque[Callable[[], None]] = deque()  # user callbacks, run without the lock
+        self.idle_hook: Callable[[], float | None] | None = (
+            None  # worker: flush finished replies; returns seconds to look again
+        )
+        self.closed = False
+        self._thread = threading.Thread(target=self._run, name="lattica-io", daemon=True)
+        self._thread.start()
+
+    # -- connections (lock held)
+
+    def add(self, stream: Stream, handler: Handler) -> Link:
+        """Read `stream` from now on."""
+        link = Link(stream, handler)
+        self._links[stream.fd] = link
+        self._set.register(stream.fd, _IN)
+        return link
+
+    def remove(self, link: Link) -> None:
+        """Forget and close it; its handler hears nothing more."""
+        if self._links.pop(link.stream.fd, None) is not None:
+            self._set.unregister(link.stream.fd)
+        link.stream.close()
+
+    # -- sending (lock held)
+
+    def send(self, link: Link, message: Any) -> None:
+        """Queue a message; it leaves with the next flush, which `nudge`, a wait or the I/O thread brings soon."""
+        link.stream.queue(message)
+        if not link.dirty:
+            link.dirty = True
+            self._dirty.append(link)
+
+    def nudge(self, link: Link) -> None:
+        """Send now what is queued, if this connection was quiet; else see that somebody does within a millisecond."""
+        now = time.monotonic()
+        if now - link.flushed_at > DIRECT_FLUSH_S:
+            self.flush()
+        elif not self._rung:
+            self.ring()
+
+    def flush(self) -> None:
+        """Send everything that is queued, in the order in which connections became dirty.
+
+        The node's connection is first whenever it is dirty: it must know of a gift before the receiver can drop it.
+        """
+        self._housekeep()
+        if not self._dirty:
+            return
+        dirty, self._dirty = self._dirty, []
+        now = time.monotonic()
+        node = self.node_link
+        if node is not None and node.dirty:
+            self._flush_link(node, now)
+        for link in dirty:
+            if link.dirty:
+                self._flush_link(link, now)
+
+    def _flush_link(self, link: Link, now: float) -> None:
+        link.dirty = False
+        link.flushed_at = now
+        if link.writable and not link.stream.flush():
+            link.writable = False
+            if link.stream.fd in self._links:
+                self._set.modify(link.stream.fd, _IN | _OUT)
+
+    def ring(self) -> None:
+        """Wake the I/O thread. Takes no lock: finalizers call it."""
+        self._rung = True
+        os.eventfd_write(self._bell, 1)
+
+    @property
+    def rung(self) -> bool:
+        """Whether the I/O thread is on its way already."""
+        return self._rung
+
+    # -- time (lock held)
+
+    def call_at(self, when: float, what: Callable[[], None]) -> None:
+        """Call `what` in the I/O thread, with the lock held, at `when` (time.monotonic) or soon after."""
+        heapq.heappush(self._timers, (when, next(self._timer_order), what))
+        if when < self._io_sleeps_until and not self._rung:
+            self.ring()
+
+    # -- waiting
+
+    def wait(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Block until `done()`; False if `timeout` seconds pass first. `done` is called with the lock held, by any thread."""
+        guard = self.guard
+        mine = guard.enter()
+        try:
+            with self.lock:
+                self.flush()
+                if done():
+                    return True
+            deadline = None if timeout is None else time.monotonic() + timeout
+            while not self.closed:
+                if self._turn.acquire(False):
+                    finished = self._lead(done, deadline)
+                else:
+                    finished = self._follow(done, deadline)
+                if finished is not None:
+                    return finished
+            with self.lock:
+                return done()
+        finally:
+            if mine:
+                guard.leave()
+
+    def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool | None:
+        try:
+            self._leader = threading.get_ident()
+            self._gate.modify(self._set.fileno(), 0)
+            while not self.closed:
+                if deadline is None:
+                    left = -1.0
+                elif (left := deadline - time.monotonic()) <= 0:
+                    with self.lock:
+                        return done()
+                events = self._poll(left)
+                self._dispatch(events)
+                with self.lock:
+                    if done():
+                        return True
+            return None
+        finally:
+            self._leader = 0
+            if not self.closed:
+                self._gate.modify(self._set.fileno(), _IN)
+            self._turn.release()
+
+    def _poll(self, timeout: float) -> list[tuple[int, int]]:
+        opened = self.guard.open()
+        try:
+            return self._set.poll(timeout, EVENTS_MAX)
+        finally:
+            if opened:
+                self.guard.shut()
+
+    def _follow(self, done: Callable[[], bool], deadline: float | None) -> bool | None:
+        follower = _Follower(done)
+        with self.lock:
+            if done():
+                return True
+            self._followers.append(follower)
+        opened = self.guard.open()
+        try:
+            follower.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
+        finally:
+            if opened:
+                self.guard.shut()
+            with self.lock:
+                if follower in self._followers:
+                    self._followers.remove(follower)
+        with self.lock:
+            if done():
+                return True
+        return None if deadline is None or time.monotonic() < deadline else False
+
+    # -- dispatching
+
+    def _dispatch(self, events: list[tuple[int, int]]) -> None:
+        """Read and hear every ready connection, then send what that led to. The caller has the turn."""
+        with self.lock:
+            for fd, event in events:
+                link = self._links.get(fd)
+                if link is None:
+                    if fd == self._poke and not self.closed:
+                        os.eventfd_read(fd)
+                    continue
+                if event & _OUT:
+                    link.writable = True
+                    self._set.modify(fd, _IN)
+                    self._flush_link(link, time.monotonic())
+                if event & (_IN | _HUP):
+                    self._read(link)
+            self.flush()
+            if self._followers:
+                self.wake_followers()
+        while self.after_dispatch:
+            self.after_dispatch.popleft()()
+
+    def _read(self, link: Link) -> None:
+        try:
+            messages = link.stream.receive()
+        except RemoteProtocolError:
+            messages = None
+        if messages is None:
+            self.remove(link)
+            link.handler.ended()
+        elif messages:
+            link.handler.received(messages)
+
+    def wake_followers(self) -> None:
+        """Wake every following thread whose condition is true by now. Lock held."""
+        for follower in [f for f in self._followers if f.done()]:
+            follower.wake()
+
+    def changed(self) -> None:
+        """Something that a thread may wait for became true without a message. Lock held."""
+        if self._followers:
+            self.wake_followers()
+        if self._leader and self._leader != threading.get_ident():
+            os.eventfd_write(self._poke, 1)
+
+    def _run(self) -> None:
+        bell, members = self._bell, self._set.fileno()
+        while not self.closed:
+            with self.lock:
+                self._io_sleeps_until = self._timers[0][0] if self._timers else float("inf")
+            left = self._io_sleeps_until - time.monotonic()
+            hint = self.idle_hook() if self.idle_hook is not None else None
+            if hint is not None:
+                left = min(left, hint)
+            events = self._gate.poll(-1 if left == float("inf") else max(0.0, left))
+            if self.closed:
+                return
+            fds = [fd for fd, _ in events]
+            if bell in fds:
+                os.eventfd_read(bell)
+                time.sleep(COALESCE_S)
+            if members in fds and self._turn.acquire(False):
+                try:
+                    self._dispatch(self._set.poll(0, EVENTS_MAX))
+                finally:
+                    self._turn.release()
+            with self.lock:
+                if bell in fds:
+                    self._rung = False
+                now = time.monotonic()
+                if self._timers and self._timers[0][0] <= now:
+                    while self._timers and self._timers[0][0] <= now:
+                        heapq.heappop(self._timers)[2]()
+                    self.changed()
+                self.flush()
+            while self.after_dispatch:
+                self.after_dispatch.popleft()()
+
+    # -- the end
+
+    def close(self) -> None:
+        """Close every connection and end the I/O thread; whoever waits is woken."""
+        with self.lock:
+            if self.closed:
+                return
+            self.closed = True
+            for link in list(self._links.values()):
+                self.remove(link)
+            for follower in self._followers:
+                follower.wake()
+        os.eventfd_write(self._bell, 1)
+        os.eventfd_write(self._poke, 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=2.0)
+        if self._turn.acquire(timeout=2.0):
+            self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
+        self._set.close()
+        self._gate.close()
+        os.close(self._bell)
+        os.close(self._poke)
+
+    def abandon(self) -> None:
+        """In a forked child: close the descriptors, silently. The I/O thread does not exist here."""
+        self.closed = True
+        for link in self._links.values():
+            link.stream.abandon()
+        self._links.clear()
+        self._close_descriptors()

@@ -1,0 +1,386 @@
+"""The front door of a driver: `init`, `shutdown`, and the words that need a session."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from lattica._version import __version__
+from lattica.actors import current
+from lattica.actors.refs import ObjectRef
+from lattica.actors.runtime import Runtime
+from lattica.codec import messages as m
+from lattica.errors import ConfigError, LocalNodeDiedError
+from lattica.node.launch import spawn_embedded
+from lattica.node.paths import data_dir, running_node
+from lattica.objectstore.arena import ArenaMap
+
+log = logging.getLogger("lattica")
+
+START_TIMEOUT_S = 30.0
+"""A node answers in 0.2 s; a machine that swaps may take long, and after this something is wrong."""
+END_TIMEOUT_S = 5.0
+"""Shutdown waits this long for the last output lines and the end of the node."""
+PRELOAD = ("numpy",)
+"""What the zygote imports if this program has it: `import numpy` costs each worker 0.1 s. torch is the user's to ask for."""
+IGNORED = {
+    "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging", "logging_level", "logging_format", "logging_config",
+    "job_config", "local_mode", "labels", "storage", "log_to_driver_event_level", "enable_resource_isolation", "system_reserved_cpu",
+    "system_reserved_memory",
+}  # fmt: skip
+"""Arguments of Ray's `init` that mean nothing here; anything that begins with `_` as well."""
+
+
+class Session:
+    """One driver's time with a node: its runtime, and the node's process if it is ours."""
+
+    def __init__(self, runtime: Runtime, process: subprocess.Popen[bytes] | None, welcome: m.Welcome) -> None:
+        self.runtime, self.process, self.welcome = runtime, process, welcome
+        self.pid = os.getpid()
+
+
+class Context:
+    """What `init` returns: facts about the session, and a context manager that shuts it down."""
+
+    def __init__(self, session: Session) -> None:
+        runtime = session.runtime
+        self.address_info: dict[str, Any] = {
+            "node_id": runtime.node_id.hex(),
+            "session_dir": runtime.session_dir,
+            "node_ip_address": "127.0.0.1",
+            "address": runtime.session_dir,
+        }
+        self.dashboard_url = ""
+        self.python_version = ".".join(map(str, sys.version_info[:3]))
+        self.lattica_version = __version__
+
+    def __getitem__(self, key: str) -> Any:
+        return self.address_info[key]
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        shutdown()
+
+    def disconnect(self) -> None:
+        """The same as `shutdown`."""
+        shutdown()
+
+    def __repr__(self) -> str:
+        return f"<lattica session on node {self.address_info['node_id'][:8]}, {self.address_info['session_dir']}>"
+
+
+_session: Session | None = None
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    ignore_reinit_error: bool = False,
+    namespace: str | None = None,
+    log_to_driver: bool = True,
+    runtime_env: Mapping[str, Any] | None = None,
+    preload: Iterable[str] = (),
+    **others: Any,
+) -> Context:
+    """Attach to this machine's node (`lattica start`), or start one that ends with this program.
+
+    address: None as said; "local" always starts one; "auto" never does.
+    num_cpus, num_gpus, resources, object_store_memory (bytes): of a node that is started; an existing one has its own.
+    preload: modules that workers should have imported before they start, such as ["torch"].
+    Ray's other arguments are accepted; those without a meaning here are named once in a log line.
+
+    Raises ConfigError (a ValueError): called twice, unknown argument, resources given for an existing node.
+    """
+    global _session
+    if _session is not None:
+        if ignore_reinit_error:
+            return Context(_session)
+        raise ConfigError(
+            "lattica.init() was called already",
+            do_next="call lattica.shutdown() first, or pass ignore_reinit_error=True",
+        )
+    if current.peek() is not None:
+        raise ConfigError("lattica.init() was called in a worker, which belongs to a session already")
+    _say_ignored(others)
+    if runtime_env:
+        raise ConfigError(
+            "runtime_env is not supported by this release of lattica", do_next="leave it out; see docs/limits.md"
+        )
+    node = None if address == "local" else _existing(address)
+    given = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": resources,
+        "object_store_memory": object_store_memory,
+    }
+    process = None
+    if node is not None:
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise ConfigError(
+                f"{', '.join(named)} cannot be set for a node that runs already ({data_dir()})",
+                do_next='leave it out, or start a node of your own with address="local"',
+            )
+        connection = node
+    else:
+        wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
+        connection, process = spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted)
+    runtime = Runtime(connection)
+    job = {
+        "sys_path": [path or os.getcwd() for path in sys.path],
+        "cwd": os.getcwd(),
+        "script": sys.argv[0] if sys.argv else "",
+        "namespace": namespace or "",
+        "log_to_driver": log_to_driver,
+        "preload": list(preload),
+    }
+    try:
+        welcome = _greet(runtime, process, job)
+    except BaseException:
+        runtime.close()
+        if process is not None:
+            process.kill()
+            process.wait()
+        raise
+    _session = Session(runtime, process, welcome)
+    current.put(runtime)
+    return Context(_session)
+
+
+def _existing(address: str | None) -> socket.socket | None:
+    """A connection to this machine's node, if one runs."""
+    if address is not None and address != "auto" and not os.path.isdir(address):
+        raise ConfigError(
+            f"address={address!r} is neither 'local', 'auto' nor a data directory of a node of this machine"
+        )
+    place = data_dir() if address in (None, "auto") else data_dir(address)
+    found = running_node(place)
+    if found is None:
+        if address is None:
+            return None
+        raise ConfigError(
+            f"no node runs on this machine ({place})", do_next="start one with `lattica start`, or leave address out"
+        )
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(found.socket)
+    except OSError as error:
+        connection.close()
+        raise ConfigError(
+            f"the node of {place} does not answer: {error}", do_next="look at `lattica status`"
+        ) from error
+    return connection
+
+
+def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[str, object]) -> m.Welcome:
+    answers: list[Any] = []
+
+    def welcomed(message: m.Welcome) -> None:
+        runtime.client, runtime.job, runtime.node_id = message.client, message.job, message.node
+        runtime.session_dir, runtime.config = message.session_dir, message.config
+        runtime.namespace = str(message.config.get("namespace", ""))
+        runtime.objects.arena = ArenaMap(runtime.node.stream.take_fd(), message.arena_bytes)
+        answers.append(message)
+
+    runtime.extra[m.Welcome] = welcomed
+    runtime.extra[m.Refused] = answers.append
+    runtime.extra[m.LogLines] = lambda lines: runtime.reactor.after_dispatch.append(lambda: _print(lines))
+    with runtime.lock:
+        runtime.tell_node(m.Hello(m.PROTOCOL, os.getpid(), "driver", sys.executable, job))
+    runtime.wait_until(lambda: bool(answers) or runtime.node_died_at is not None, START_TIMEOUT_S)
+    if not answers:
+        said = ""
+        if process is not None and process.stderr is not None and runtime.node_died_at is not None:
+            process.wait(END_TIMEOUT_S)
+            process.stderr.seek(0)
+            said = process.stderr.read().decode(errors="replace").strip()
+        raise LocalNodeDiedError(
+            "the node did not start"
+            if runtime.node_died_at is not None
+            else f"the node did not answer within {START_TIMEOUT_S:g} s",
+            do_next=f"it said:\n{said}" if said else "look at its log, or try again",
+        )
+    if isinstance(answers[0], m.Refused):
+        raise ConfigError(f"the node refused this program: {answers[0].reason}")
+    welcome: m.Welcome = answers[0]
+    return welcome
+
+
+def _print(lines: m.LogLines) -> None:
+    """Lines of a worker, prefixed, where the worker wrote them to: stdout or stderr."""
+    out = sys.stdout if lines.stream == 1 else sys.stderr
+    prefix = f"({lines.who or 'worker'} pid={lines.pid}) "
+    try:
+        out.write("".join(f"{prefix}{line}\n" for line in lines.lines))
+        out.flush()
+    except (OSError, ValueError):  # the user closed it
+        return
+
+
+def _say_ignored(others: Mapping[str, Any]) -> None:
+    unknown = [name for name in others if name not in IGNORED and not name.startswith("_")]
+    if unknown:
+        raise ConfigError(f"init() got an unknown argument: {', '.join(unknown)}")
+    if others:
+        log.info("lattica.init() ignores %s: it has no meaning here", ", ".join(sorted(others)))
+
+
+def shutdown(_exiting_interpreter: bool = False) -> None:
+    """End the session: the job's tasks and actors end, their last output is shown; our own node ends too."""
+    global _session
+    session, _session = _session, None
+    if session is None or session.pid != os.getpid():
+        return
+    current.put(None)
+    runtime = session.runtime
+    try:
+        if runtime.node_died_at is None:
+            with runtime.lock:
+                runtime.closing = True
+                runtime.tell_node(m.Shutdown())
+            runtime.reactor.wait(lambda: runtime.node_died_at is not None, END_TIMEOUT_S)
+    finally:
+        runtime.close()
+        _end(session.process)
+
+
+def _end(process: subprocess.Popen[bytes] | None) -> None:
+    if process is None:
+        return
+    try:
+        process.wait(END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def is_initialized() -> bool:
+    """Whether this process has a session (a worker always does)."""
+    return current.peek() is not None
+
+
+# -- objects
+
+
+def put(value: Any) -> ObjectRef:
+    """Keep a value and answer with its ref. Raises ObjectStoreFullError, SerializationError."""
+    if type(value) is ObjectRef:
+        raise TypeError("put() takes a value, not an ObjectRef; pass the ref itself along")
+    return current.get().put(value)
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """The value of a ref, or the values of a list of refs, in order.
+
+    timeout: seconds; None waits for ever, 0 asks whether it is there. Raises GetTimeoutError, or what the task raised.
+    """
+    if type(refs) is ObjectRef:
+        return refs._runtime.get_one(refs, timeout)
+    if isinstance(refs, list | tuple):
+        for ref in refs:
+            if type(ref) is not ObjectRef:
+                raise TypeError(f"get() takes refs, not a {type(ref).__name__}: {ref!r:.80}")
+        return current.get().get(refs, timeout) if refs else []
+    raise TypeError(f"get() takes a ref or a list of refs, not a {type(refs).__name__}")
+
+
+def wait(
+    refs: Sequence[ObjectRef], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """(ready, not ready), both in the order given; returns when `num_returns` are ready or after `timeout` seconds.
+
+    fetch_local: whether to wait for the bytes to be here, too; on one machine they are. Raises ValueError for refs that
+    appear twice, or a `num_returns` that is not between 1 and their number.
+    """
+    if isinstance(refs, ObjectRef):
+        raise TypeError("wait() takes a list of refs, not one ref")
+    refs = list(refs)
+    for ref in refs:
+        if type(ref) is not ObjectRef:
+            raise TypeError(f"wait() takes refs, not a {type(ref).__name__}: {ref!r:.80}")
+    if not refs and num_returns == 1:
+        return [], []
+    if len(set(refs)) != len(refs):
+        raise ConfigError("wait() was given the same ref twice", do_next="pass each ref once")
+    if not 1 <= num_returns <= len(refs):
+        raise ConfigError(f"num_returns={num_returns} must be between 1 and the number of refs, {len(refs)}")
+    return refs[0]._runtime.wait(refs, num_returns, timeout)
+
+
+def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """Stop the task or actor call that makes `ref`; `get(ref)` then raises TaskCancelledError.
+
+    A running task gets TaskCancelledError raised inside it; with `force` its worker is killed. What has ended stays.
+    recursive: what the task itself submitted is cancelled too.
+    """
+    if not isinstance(ref, ObjectRef):
+        raise TypeError(f"cancel() takes a ref, not a {type(ref).__name__}")
+    ref._runtime.cancel(ref, force=force, recursive=recursive)
+
+
+# -- the cluster
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The machines, in Ray's shape."""
+    answer: list[dict[str, Any]] = current.get().state("nodes")
+    return answer
+
+
+def cluster_resources() -> dict[str, float]:
+    """What all machines have together."""
+    answer: dict[str, float] = current.get().state("resources")["total"]
+    return answer
+
+
+def available_resources() -> dict[str, float]:
+    """What is free of that now. Workers kept warm for the next task of the same kind count as taken for 0.1 s."""
+    answer: dict[str, float] = current.get().state("resources")["available"]
+    return answer
+
+
+# -- this process
+
+
+def _forked() -> None:
+    """In a child that user code forked: the session is the parent's."""
+    global _session
+    _session = None
+    runtime = current.peek()
+    if runtime is not None:
+        runtime.abandon()
+        current.put(None)
+
+
+def _at_exit() -> None:
+    started = time.monotonic()
+    try:
+        shutdown()
+    except KeyboardInterrupt:  # a second Ctrl-C: the node sees us go and ends everything
+        log.info("interrupted after %.1f s of shutdown", time.monotonic() - started)
+
+
+os.register_at_fork(after_in_child=_forked)
+atexit.register(_at_exit)
+current.on_first_use(lambda: init() and None)
+
+__all__ = [
+    "Context", "available_resources", "cancel", "cluster_resources", "get", "init", "is_initialized", "nodes", "put",
+    "shutdown", "wait",
+]  # fmt: skip
