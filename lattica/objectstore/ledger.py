@@ -1,0 +1,422 @@
+"""Who holds what on one machine: the node's ledger.
+
+    client -> node   Seal, Give, Hold, Drop, Promise, Resolve          node -> client   Located, Lost, Freed
+
+Rules of this file. Clients tell signed changes, each in its own order; there is no order between two clients. A giver
+tells the node before it tells the receiver, and gives only what it holds. From that follows: once the first hold on an
+object has been told (`Promise`, `Seal`, `track`), its counts are all zero only when nobody holds it and nothing is on
+its way. For if a change were still untold, take the earliest `Give` among them: its giver held the object then, has not
+told a `Drop` since, and got no later hold that could hide it, so its count is above zero. A count below zero means that
+a `Give` is still on its way, and keeps the object as a count above zero does.
+
+That proof needs one thing of the shell: a client is `client_gone` only after all it wrote has been read, for a process
+may give, tell and die. What others tell of a client that is gone is ignored, and so is what it told itself.
+
+A sealed object holds the objects inside it, as a client would. Bytes outlive their maker: the region of a dead client
+is adopted by the node. What was promised by the dead, or never told of, is lost, unless a `Seal` on another connection
+still brings it: an executor's reply may have been read by the owner that died, before its `Seal` was read by the node.
+
+One file, though a long one: the verbs are few lines each, and the invariants that `validate` states bind all of them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from lattica.codec.messages import NODE, Freed, Located, Lost
+from lattica.errors import RemoteProtocolError
+
+TOKEN_BYTES = 8
+"""An object's id begins with the token of the process that owns it."""
+
+OWNER_UNKNOWN = "its owner has ended, and nobody else had been told where the value is"
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Send `message` to `client`."""
+
+    client: int
+    message: Located | Lost | Freed
+
+
+class FreeRegion(msgspec.Struct, frozen=True):
+    """Nobody holds this adopted region of the arena any more."""
+
+    offset: int
+    size: int
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """All spans of `client`, who is gone, are free but for the `live` regions (offset, size): others hold those."""
+
+    client: int
+    live: list[tuple[int, int]]
+
+
+class Unreferenced(msgspec.Struct, frozen=True):
+    """Nobody has a handle of this actor any more."""
+
+    actor: bytes
+
+
+Effect = Tell | FreeRegion | Adopt | Unreferenced
+
+
+class _Sealed:
+    """The object lies here. `maker`: client whose span it is, NODE once that is gone."""
+
+    __slots__ = ("contains", "earlier", "failed", "maker", "offset", "size")
+
+    def __init__(
+        self, maker: int, offset: int, size: int, failed: bool, contains: Sequence[bytes], earlier: _Sealed | None
+    ) -> None:
+        self.maker, self.offset, self.size, self.failed, self.contains = maker, offset, size, failed, contains
+        self.earlier = earlier  # what an earlier attempt at the same task has sealed: somebody may be reading it
+
+    def attempts(self) -> Iterator[_Sealed]:
+        seal: _Sealed | None = self
+        while seal is not None:
+            yield seal
+            seal = seal.earlier
+
+
+class _Promised(msgspec.Struct, frozen=True):
+    owner: int
+    made_at: str
+
+
+class _Lost(msgspec.Struct, frozen=True):
+    how: str
+    made_at: str
+
+
+class _Actor(msgspec.Struct, frozen=True):
+    pass
+
+
+class _Entry:
+    """What is known of one id. `state` is None until its `Promise` or `Seal` has been read."""
+
+    __slots__ = ("holders", "state", "waiters")
+
+    def __init__(self) -> None:
+        self.holders = 0  # clients whose count is not zero, and sealed objects that contain it
+        self.state: _Sealed | _Promised | _Lost | _Actor | None = None
+        self.waiters: list[int] = []
+
+
+class _Client:
+    __slots__ = ("answers_for", "counts", "made", "token", "waits")
+
+    def __init__(self, token: bytes) -> None:
+        self.token = token
+        self.counts: dict[bytes, int] = {}  # never zero
+        self.waits: dict[bytes, None] = {}  # what it has asked for and not been told
+        self.answers_for: dict[bytes, None] = {}  # what is lost if it goes: promised by it, or its own and asked for
+        self.made: dict[bytes, None] = {}  # objects that lie in its spans
+
+
+class ClientView(msgspec.Struct, frozen=True):
+    """One client, for `lattica status` and for the words of a full store; sizes in bytes."""
+
+    client: int
+    held: int
+    held_bytes: int
+    made: int
+    made_bytes: int
+    waiting: int
+
+
+class Ledger:
+    """Counts per object and client. Verbs return what the node has to do, in order; see the rules above."""
+
+    def __init__(self) -> None:
+        self._entries: dict[bytes, _Entry] = {}
+        self._clients: dict[int, _Client] = {NODE: _Client(b"")}
+        self._owners: dict[bytes, int] = {}  # token -> client
+
+    def __repr__(self) -> str:
+        return f"<Ledger {len(self._entries)} ids of {len(self._clients) - 1} clients, {self.pending} asked for>"
+
+    @property
+    def pending(self) -> int:
+        """Answers owed: pairs of a client and an object that it waits for."""
+        return sum(len(client.waits) for client in self._clients.values())
+
+    def client_joined(self, client: int, token: bytes = b"") -> None:
+        """Client `client` may speak, and be spoken of, from now on; it owns the ids that begin with `token`, if any.
+
+        Raises RemoteProtocolError if another client has this token.
+        """
+        assert client not in self._clients, "client numbers are never reused"
+        if token in self._owners:
+            raise RemoteProtocolError(f"client {client} says that its ids begin like those of {self._owners[token]}")
+        self._clients[client] = _Client(token)
+        if token:
+            self._owners[token] = client
+
+    def give(self, client: int, object: bytes, to: int, count: int = 1) -> list[Effect]:
+        """`client` gave `count` holds to client `to`. `client` NODE: the node itself gives, or has given the handle."""
+        receiver = self._clients.get(to)
+        if receiver is None or client not in self._clients:
+            return []
+        return self._add(receiver, object, count)
+
+    def hold(self, client: int, object: bytes) -> list[Effect]:
+        """`client` took a hold from a container that it holds."""
+        holder = self._clients.get(client)
+        return [] if holder is None else self._add(holder, object, 1)
+
+    def drop(self, client: int, object: bytes, count: int = 1) -> list[Effect]:
+        """`client` let `count` holds go."""
+        holder = self._clients.get(client)
+        return [] if holder is None else self._add(holder, object, -count)
+
+    def track(self, client: int, object: bytes) -> list[Effect]:
+        """`object` is an actor that `client` has created: adds its hold; `Unreferenced` follows when nobody has one."""
+        holder = self._clients.get(client)
+        if holder is None:
+            return []
+        self._entry(object).state = _Actor()
+        return self._add(holder, object, 1)
+
+    def promise(self, client: int, object: bytes, made_at: str = "") -> list[Effect]:
+        """`client` owns `object`, whose value is still being made: adds its hold."""
+        owner = self._clients.get(client)
+        if owner is None:
+            return []
+        entry = self._entry(object)
+        if entry.state is None or isinstance(entry.state, _Lost):
+            self._settle(object, entry)
+            entry.state = _Promised(client, made_at)
+            owner.answers_for[object] = None
+        return self._add(owner, object, 1)
+
+    def seal(
+        self,
+        client: int,
+        object: bytes,
+        offset: int,
+        size: int,
+        to: int = 0,
+        failed: bool = False,
+        contains: Sequence[bytes] = (),
+    ) -> list[Effect]:
+        """`object` lies in a span of `client`: adds a hold for `to` (0: for `client`), and its own on what it contains.
+
+        A task that runs again after its worker died seals its result a second time. The submitter never heard of the
+        first, so the hold that it was given then is now that of the second.
+        """
+        maker = self._clients.get(client)
+        if maker is None:
+            return []
+        entry = self._entry(object)
+        earlier = entry.state if isinstance(entry.state, _Sealed) else None
+        self._settle(object, entry)
+        inside = tuple(inner for inner in contains if inner != object)
+        entry.state = _Sealed(client, offset, size, failed, inside, earlier)
+        maker.made[object] = None
+        for inner in inside:
+            self._entry(inner).holders += 1
+        effects: list[Effect] = [Tell(waiter, Located(object, offset, size, failed)) for waiter in entry.waiters]
+        self._answered(object, entry)
+        holder = self._clients.get(to or client)
+        if holder is not None and not (earlier is not None and earlier.maker == NODE and object in holder.counts):
+            return effects + self._add(holder, object, 1)
+        if not entry.holders:
+            self._fall(object, entry, effects)
+        return effects
+
+    def resolve(self, client: int, objects: Sequence[bytes]) -> list[Effect]:
+        """Tell `client` once where each of these lies or that it is lost: now, or when that is known."""
+        asker = self._clients.get(client)
+        effects: list[Effect] = []
+        if asker is None:
+            return effects
+        for object in objects:
+            entry = self._entries.get(object)
+            state = None if entry is None else entry.state
+            owner = self._owners.get(object[:TOKEN_BYTES]) if state is None else NODE
+            match state:
+                case _Sealed():
+                    effects.append(Tell(client, Located(object, state.offset, state.size, state.failed)))
+                case _Lost():
+                    effects.append(Tell(client, Lost(object, state.how, state.made_at)))
+                case None if owner is None:
+                    effects.append(Tell(client, Lost(object, OWNER_UNKNOWN)))
+                case _ if object not in asker.waits:
+                    if state is None and owner is not None:
+                        self._clients[owner].answers_for[object] = None
+                    self._entry(object).waiters.append(client)
+                    asker.waits[object] = None
+        return effects
+
+    def client_gone(self, client: int, how: str) -> list[Effect]:
+        """All that `client` wrote has been read, and it has ended; `how`: words for what it was and how it ended.
+
+        The first effect is `Adopt`. Then follow `Lost` to those who waited for its promises, and what is free now.
+        """
+        gone = self._clients.pop(client, None)
+        if gone is None:
+            return []
+        assert client != NODE, "the node outlives its ledger"
+        self._owners.pop(gone.token, None)
+        effects: list[Effect] = []
+        for object in gone.waits:
+            entry = self._entries[object]
+            if entry.state is None and entry.waiters == [client]:
+                self._settle(object, entry)
+                if not entry.holders:
+                    del self._entries[object]
+            entry.waiters.remove(client)
+        for object in gone.counts:
+            self._lower(object, effects)
+        for object in gone.answers_for:
+            self._lose(client, object, how, effects)
+        live = []
+        for object in gone.made:
+            for seal in self._attempts(object):
+                if seal.maker == client:
+                    seal.maker = NODE
+                    live.append((seal.offset, seal.size))
+        effects.insert(0, Adopt(client, live))
+        if len(self._clients) == 1 and not self._clients[NODE].counts:
+            self._clear(effects)
+        return effects
+
+    def views(self) -> list[ClientView]:
+        """What each client holds, has made and waits for; NODE's `made` are the regions that it has adopted."""
+        made = dict.fromkeys(self._clients, (0, 0))
+        for object in self._entries:
+            for seal in self._attempts(object):
+                count, size = made[seal.maker]
+                made[seal.maker] = (count + 1, size + seal.size)
+        return [
+            ClientView(number, len(client.counts), self._bytes(client.counts), *made[number], len(client.waits))
+            for number, client in self._clients.items()
+        ]
+
+    def validate(self) -> None:
+        """Assert that every number kept twice is the same in both places, and that nothing is kept for nobody."""
+        holders = Counter(object for client in self._clients.values() for object in client.counts)
+        waits = {(number, object) for number, client in self._clients.items() for object in client.waits}
+        answers = {object: owner for owner, client in self._clients.items() for object in client.answers_for}
+        assert len(answers) == sum(len(client.answers_for) for client in self._clients.values()), "two owners of one id"
+        for object, entry in self._entries.items():
+            for seal in self._attempts(object):
+                holders.update(seal.contains)
+                assert seal.maker == NODE or object in self._clients[seal.maker].made, "a maker forgot what it made"
+            assert entry.holders or (entry.state is None and entry.waiters), "an entry is kept for nobody"
+            assert len(set(entry.waiters)) == len(entry.waiters), "one client waits twice"
+            assert not entry.waiters or not isinstance(entry.state, _Sealed | _Lost), "an answer is due"
+            owner = self._owner_of(object, entry)
+            assert answers.get(object) == owner, "the wrong client answers for an id"
+            assert owner is not None or not (entry.state is None and entry.waiters), "an answer can never come"
+        assert all(count for client in self._clients.values() for count in client.counts.values()), "a count of zero"
+        assert holders == Counter({object: entry.holders for object, entry in self._entries.items()}), "wrong holders"
+        assert waits == {(n, object) for object, entry in self._entries.items() for n in entry.waiters}, "lost waiters"
+        made = {(number, object) for number, client in self._clients.items() for object in client.made}
+        assert all(any(seal.maker == number for seal in self._attempts(object)) for number, object in made)
+
+    def _entry(self, object: bytes) -> _Entry:
+        entry = self._entries.get(object)
+        if entry is None:
+            entry = self._entries[object] = _Entry()
+        return entry
+
+    def _add(self, holder: _Client, object: bytes, change: int) -> list[Effect]:
+        effects: list[Effect] = []
+        counts = holder.counts
+        before = counts.get(object, 0)
+        if before + change:
+            counts[object] = before + change
+            if not before:
+                self._entry(object).holders += 1
+        elif before:
+            del counts[object]
+            self._lower(object, effects)
+        return effects
+
+    def _lower(self, object: bytes, effects: list[Effect]) -> None:
+        entry = self._entries[object]
+        entry.holders -= 1
+        if not entry.holders:
+            self._fall(object, entry, effects)
+
+    def _fall(self, object: bytes, entry: _Entry, effects: list[Effect]) -> None:
+        """Nobody holds `object`: forget it, and what only it held. A list, not recursion: chains may be long."""
+        falling = [(object, entry)]
+        while falling:
+            object, entry = falling.pop()
+            if entry.state is None and entry.waiters:
+                continue  # its first hold is on its way
+            self._settle(object, entry)
+            self._answered(object, entry)
+            del self._entries[object]
+            match entry.state:
+                case _Sealed():
+                    for seal in entry.state.attempts():
+                        self._free(object, seal, effects)
+                        for inner in seal.contains:
+                            below = self._entries[inner]
+                            below.holders -= 1
+                            if not below.holders:
+                                falling.append((inner, below))
+                case _Actor():
+                    effects.append(Unreferenced(object))
+
+    def _free(self, object: bytes, seal: _Sealed, effects: list[Effect]) -> None:
+        if seal.maker == NODE:
+            effects.append(FreeRegion(seal.offset, seal.size))
+        elif (maker := self._clients.get(seal.maker)) is not None:
+            maker.made.pop(object, None)
+            effects.append(Tell(seal.maker, Freed(object)))
+        # else: the maker is going this moment, and `Adopt` leaves the region out
+
+    def _lose(self, owner: int, object: bytes, how: str, effects: list[Effect]) -> None:
+        """`owner` answered for `object`, and is gone."""
+        entry = self._entries.get(object)
+        if entry is None:
+            return
+        made_at = entry.state.made_at if isinstance(entry.state, _Promised) else ""
+        entry.state = _Lost(how, made_at)
+        effects.extend(Tell(waiter, Lost(object, how, made_at)) for waiter in entry.waiters)
+        self._answered(object, entry)
+        if not entry.holders:
+            del self._entries[object]
+
+    def _answered(self, object: bytes, entry: _Entry) -> None:
+        for waiter in entry.waiters:
+            del self._clients[waiter].waits[object]
+        entry.waiters.clear()
+
+    def _settle(self, object: bytes, entry: _Entry) -> None:
+        """Whoever answers for `object` until it is sealed need not any more."""
+        owner = self._owner_of(object, entry)
+        if owner is not None and owner in self._clients:
+            del self._clients[owner].answers_for[object]
+
+    def _owner_of(self, object: bytes, entry: _Entry) -> int | None:
+        """The client in whose `answers_for` this id is."""
+        if isinstance(entry.state, _Promised):
+            return entry.state.owner
+        return self._owners.get(object[:TOKEN_BYTES]) if entry.state is None and entry.waiters else None
+
+    def _attempts(self, object: bytes) -> Iterator[_Sealed]:
+        entry = self._entries.get(object)
+        if entry is not None and isinstance(entry.state, _Sealed):
+            yield from entry.state.attempts()
+
+    def _bytes(self, objects: Iterable[bytes]) -> int:
+        return sum(seal.size for object in objects for seal in self._attempts(object))
+
+    def _clear(self, effects: list[Effect]) -> None:
+        """All clients are gone: what is left are values that hold each other in a ring."""
+        for object, entry in self._entries.items():
+            effects.extend(FreeRegion(seal.offset, seal.size) for seal in self._attempts(object))
+            if isinstance(entry.state, _Actor):
+                effects.append(Unreferenced(object))
+        self._entries.clear()

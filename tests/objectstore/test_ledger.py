@@ -1,0 +1,294 @@
+"""The ledger's rules one by one; `test_ledger_world` checks them together in every order of messages."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from lattica.codec.messages import NODE, Freed, Located, Lost
+from lattica.errors import RemoteProtocolError
+from lattica.objectstore.ledger import OWNER_UNKNOWN, Adopt, Effect, FreeRegion, Ledger, Tell, Unreferenced
+
+A, B, C = 1, 2, 3
+TOKENS = {A: b"aaaaaaaa", B: b"bbbbbbbb", C: b"cccccccc"}
+
+
+def object_of(client: int, number: int = 0) -> bytes:
+    return TOKENS[client] + number.to_bytes(8, "big")
+
+
+X, Y = object_of(A, 1), object_of(A, 2)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    ledger = Ledger()
+    for client, token in TOKENS.items():
+        ledger.client_joined(client, token)
+    return ledger
+
+
+def is_empty(ledger: Ledger) -> bool:
+    ledger.validate()
+    return not ledger._entries and not any(
+        client.counts or client.waits or client.made or client.answers_for for client in ledger._clients.values()
+    )
+
+
+def test_an_object_that_only_its_maker_held_is_freed_with_its_drop(ledger: Ledger) -> None:
+    assert ledger.seal(A, X, 64, 10) == []
+    assert ledger.drop(A, X) == [Tell(A, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_an_object_on_its_way_is_never_without_a_holder(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.give(A, X, B)
+    assert ledger.drop(A, X) == []
+    assert ledger.drop(B, X) == [Tell(A, Freed(X))]
+
+
+def test_a_drop_that_overtakes_its_give_keeps_the_object_until_the_give_is_read(ledger: Ledger) -> None:
+    """A gives X to B and lets go; B is quick, and the node reads B's connection before A's."""
+    ledger.seal(A, X, 64, 10)
+    assert ledger.drop(B, X) == []
+    assert ledger.drop(A, X) == [], "B's count is below zero: a Give is on its way"
+    assert ledger.give(A, X, B) == [Tell(A, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_a_drop_that_overtakes_the_seal_frees_the_object_when_the_seal_is_read(ledger: Ledger) -> None:
+    """Worker B seals the result for A and replies; A forgets the reply before the node has read the Seal."""
+    assert ledger.drop(A, X) == []
+    assert ledger.seal(B, X, 64, 10, to=A) == [Tell(B, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_a_result_is_held_by_the_submitter_and_freed_with_its_maker(ledger: Ledger) -> None:
+    ledger.seal(B, X, 64, 10, to=A)
+    assert ledger.drop(A, X) == [Tell(B, Freed(X))]
+
+
+def test_counts_add_up_over_givers(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.give(A, X, C, 2)
+    ledger.give(A, X, B)
+    ledger.give(B, X, C)
+    assert ledger.drop(C, X, 2) == ledger.drop(A, X) == ledger.drop(B, X) == []
+    assert ledger.drop(C, X) == [Tell(A, Freed(X))]
+
+
+def test_a_sealed_object_is_located_at_once_and_each_time(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10, failed=True)
+    assert ledger.resolve(B, [X]) == ledger.resolve(B, [X]) == [Tell(B, Located(X, 64, 10, True))]
+
+
+def test_waiters_are_told_once_when_the_object_is_sealed(ledger: Ledger) -> None:
+    ledger.promise(A, X)
+    ledger.give(A, X, B)
+    ledger.give(A, X, C)
+    assert ledger.resolve(B, [X]) == ledger.resolve(C, [X]) == ledger.resolve(C, [X]) == []
+    assert ledger.pending == 2
+    assert ledger.seal(C, X, 64, 10, to=A) == [Tell(B, Located(X, 64, 10)), Tell(C, Located(X, 64, 10))]
+    assert ledger.pending == 0
+    ledger.validate()
+
+
+def test_who_asks_before_the_promise_is_read_waits_for_it(ledger: Ledger) -> None:
+    """A promises X and gives it to B; the node reads B's Resolve first."""
+    assert ledger.resolve(B, [X]) == []
+    ledger.promise(A, X)
+    ledger.give(A, X, B)
+    assert ledger.seal(A, X, 64, 10) == [Tell(B, Located(X, 64, 10))]
+
+
+def test_who_asks_is_not_forgotten_when_counts_pass_through_zero_before_the_promise(ledger: Ledger) -> None:
+    """A promises X and gives it to B, who waits and gives it to C, who lets go: all is read before A's first word."""
+    ledger.resolve(B, [X])
+    ledger.give(B, X, C)
+    assert ledger.drop(C, X) == []
+    ledger.validate()
+    ledger.promise(A, X)
+    assert ledger.seal(A, X, 64, 10) == [Tell(B, Located(X, 64, 10))]
+
+
+def test_a_container_holds_what_is_inside_it(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.seal(A, Y, 128, 10, contains=[X])
+    assert ledger.drop(A, X) == []
+    assert ledger.drop(A, Y) == [Tell(A, Freed(Y)), Tell(A, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_a_hold_taken_from_a_container_outlives_it(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.seal(A, Y, 128, 10, to=B, contains=[X, X])
+    ledger.drop(A, X)
+    ledger.hold(B, X)
+    assert ledger.drop(B, Y) == [Tell(A, Freed(Y))]
+    assert ledger.drop(B, X) == [Tell(A, Freed(X))]
+
+
+def test_a_chain_of_100000_containers_falls_at_once(ledger: Ledger) -> None:
+    links = [object_of(A, number) for number in range(100_000)]
+    ledger.seal(A, links[0], 0, 64)
+    for inner, outer in pairwise(links):
+        ledger.seal(A, outer, 0, 64, contains=[inner])
+        ledger.drop(A, inner)
+    assert len(ledger.drop(A, links[-1])) == len(links)
+    assert is_empty(ledger)
+
+
+def test_what_a_dead_client_held_falls(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10, to=B)
+    assert ledger.client_gone(B, "killed by SIGKILL") == [Adopt(B, []), Tell(A, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_the_bytes_of_a_dead_maker_live_while_somebody_holds_them(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10, to=B)
+    ledger.seal(A, Y, 128, 10)
+    assert ledger.client_gone(A, "exit code 1") == [Adopt(A, [(64, 10)])]
+    assert ledger.resolve(B, [X]) == [Tell(B, Located(X, 64, 10))]
+    assert ledger.drop(B, X) == [FreeRegion(64, 10)]
+    assert is_empty(ledger)
+
+
+def test_a_broken_promise_is_told_to_all_who_wait_and_to_those_who_ask_later(ledger: Ledger) -> None:
+    ledger.promise(A, X, "train.py:48")
+    ledger.give(A, X, B)
+    ledger.give(A, X, C)
+    ledger.resolve(B, [X])
+    lost = Lost(X, "worker 7 was killed by SIGSEGV", "train.py:48")
+    assert ledger.client_gone(A, "worker 7 was killed by SIGSEGV") == [Adopt(A, []), Tell(B, lost)]
+    assert ledger.resolve(C, [X]) == [Tell(C, lost)]
+    ledger.validate()
+    ledger.drop(B, X)
+    ledger.drop(C, X)
+    assert is_empty(ledger), "what is lost is remembered only while somebody holds it"
+
+
+def test_a_result_that_arrives_after_its_owner_died_is_there_for_who_still_holds_it(ledger: Ledger) -> None:
+    ledger.promise(A, X)
+    ledger.give(A, X, B)
+    ledger.client_gone(A, "exit code 1")
+    assert ledger.seal(C, X, 64, 10, to=A) == []
+    assert ledger.resolve(B, [X]) == [Tell(B, Located(X, 64, 10))]
+    assert ledger.drop(B, X) == [Tell(C, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_a_result_that_nobody_wants_any_more_is_freed_as_it_arrives(ledger: Ledger) -> None:
+    ledger.client_gone(A, "exit code 1")
+    assert ledger.seal(C, X, 64, 10, to=A) == [Tell(C, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_asking_for_what_a_gone_owner_never_told_of_is_answered_at_once(ledger: Ledger) -> None:
+    ledger.resolve(B, [X])
+    assert ledger.client_gone(A, "exit code 1") == [Adopt(A, []), Tell(B, Lost(X, "exit code 1"))]
+    assert ledger.resolve(C, [Y]) == [Tell(C, Lost(Y, OWNER_UNKNOWN))]
+    assert is_empty(ledger)
+
+
+def test_what_the_dead_say_and_what_is_given_to_them_is_ignored(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.client_gone(B, "exit code 1")
+    assert ledger.give(A, X, B) == ledger.give(B, X, C) == ledger.hold(B, X) == ledger.drop(B, X) == []
+    assert ledger.seal(B, Y, 0, 10) == ledger.promise(B, Y) == ledger.resolve(B, [X]) == ledger.track(B, Y) == []
+    assert ledger.client_gone(B, "again") == []
+    assert ledger.drop(A, X) == [Tell(A, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_a_waiter_that_died_is_not_told(ledger: Ledger) -> None:
+    ledger.promise(A, X)
+    ledger.resolve(B, [X])
+    ledger.resolve(B, [Y])
+    ledger.client_gone(B, "exit code 1")
+    ledger.validate()
+    assert ledger.seal(A, X, 64, 10) == []
+    assert ledger.drop(A, X, 2) == [Tell(A, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_a_task_that_ran_twice_leaves_no_hold_behind(ledger: Ledger) -> None:
+    """B seals A's result and dies before it replies; C runs the task again. A hears of one and drops one hold."""
+    ledger.seal(B, X, 64, 10, to=A)
+    assert ledger.client_gone(B, "killed by SIGKILL") == [Adopt(B, [(64, 10)])]
+    assert ledger.seal(C, X, 4096, 10, to=A) == []
+    assert ledger.resolve(A, [X]) == [Tell(A, Located(X, 4096, 10))]
+    ledger.validate()
+    assert ledger.drop(A, X) == [Tell(C, Freed(X)), FreeRegion(64, 10)]
+    assert is_empty(ledger)
+
+
+def test_a_second_attempt_keeps_the_bytes_of_the_first_for_who_reads_them(ledger: Ledger) -> None:
+    """The first attempt raised an exception too large for a message, B reads it, and A wants the task run again."""
+    ledger.promise(A, X)
+    ledger.give(A, X, B)
+    ledger.seal(C, X, 64, 10, to=A, failed=True)
+    ledger.drop(A, X)
+    assert ledger.seal(C, X, 4096, 10, to=A) == []
+    assert ledger.drop(A, X, 2) == []
+    assert ledger.drop(B, X) == [Tell(C, Freed(X)), Tell(C, Freed(X))]
+    assert is_empty(ledger)
+
+
+def test_an_actor_is_unreferenced_when_its_last_handle_goes(ledger: Ledger) -> None:
+    actor = b"actor of A.."
+    ledger.track(A, actor)
+    ledger.give(A, actor, B)
+    assert ledger.drop(A, actor) == []
+    assert ledger.client_gone(B, "exit code 0") == [Adopt(B, []), Unreferenced(actor)]
+    assert is_empty(ledger)
+
+
+def test_a_handle_inside_an_object_keeps_the_actor(ledger: Ledger) -> None:
+    actor = b"actor of A.."
+    ledger.track(A, actor)
+    ledger.seal(A, X, 64, 10, contains=[actor])
+    assert ledger.drop(A, actor) == []
+    assert ledger.drop(A, X) == [Tell(A, Freed(X)), Unreferenced(actor)]
+
+
+def test_the_node_holds_arguments_of_actors_like_a_client(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.give(A, X, NODE)
+    ledger.drop(A, X)
+    ledger.give(NODE, X, B)
+    assert ledger.client_gone(B, "exit code 1") == [Adopt(B, [])]
+    assert ledger.drop(NODE, X) == [Tell(A, Freed(X))]
+
+
+def test_values_that_hold_each_other_in_a_ring_go_with_the_last_client(ledger: Ledger) -> None:
+    ledger.promise(A, X)
+    ledger.seal(A, Y, 128, 10, contains=[X])
+    ledger.seal(A, X, 64, 10, contains=[Y, X])
+    ledger.drop(A, X, 2)
+    assert ledger.drop(A, Y) == []
+    assert ledger.client_gone(A, "exit code 0") == [Adopt(A, [(128, 10), (64, 10)])]
+    assert ledger.client_gone(B, "exit code 0") == [Adopt(B, [])]
+    effects: list[Effect] = ledger.client_gone(C, "exit code 0")
+    assert effects == [Adopt(C, []), FreeRegion(64, 10), FreeRegion(128, 10)]
+    assert is_empty(ledger)
+
+
+def test_a_token_that_another_client_has_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(RemoteProtocolError, match="client 4"):
+        ledger.client_joined(4, TOKENS[A])
+    ledger.client_joined(5)
+    ledger.client_joined(6)
+
+
+def test_views_say_who_holds_and_who_made_how_much(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10, to=B)
+    ledger.seal(B, Y, 128, 5)
+    ledger.resolve(C, [object_of(A, 3)])
+    ledger.client_gone(A, "exit code 1")
+    views = {
+        view.client: (view.held, view.held_bytes, view.made, view.made_bytes, view.waiting) for view in ledger.views()
+    }
+    assert views == {NODE: (0, 0, 1, 10, 0), B: (2, 15, 1, 5, 0), C: (0, 0, 0, 0, 0)}
+    assert repr(ledger) == "<Ledger 2 ids of 2 clients, 0 asked for>"
