@@ -60,7 +60,7 @@ def main() -> int:
 
     solved = target is None or progress.reached(target)
     if not solved:
-        print(f"A mean return of {target:g} was not reached. Try a longer --time-limit, more --steps, another --seed.")
+        print(f"The target of {target:g} was not reached. Try a longer --time-limit, more --steps or another --seed.")
     plot(progress.curve, target, f"PPO on {options.env}, seed {options.seed}", options.out)
     print(options.out)
     return 0 if solved else 1
