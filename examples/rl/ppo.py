@@ -74,7 +74,8 @@ def train(options: argparse.Namespace, environment: Environment, target: float |
     """
     settings = Settings()
     seeds = np.random.SeedSequence(options.seed).spawn(options.workers)
-    workers = [RolloutWorker.remote(options.env, options.envs, seed) for seed in seeds]
+    # mypy knows no class decorators
+    workers = [RolloutWorker.remote(options.env, options.envs, seed) for seed in seeds]  # type: ignore[attr-defined]
     learner = Learner(environment.observation_size, environment.actions, settings, options.seed)
 
     while progress.steps < options.steps and progress.elapsed_s < options.time_limit and not progress.reached(target):
