@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "lattica.session": ("available_resources", "cancel", "cluster_resources", "get", "init", "is_initialized", "nodes", "put",
-                        "shutdown", "wait"),
+    "lattica.session": ("available_resources", "cancel", "cluster_resources", "get", "init", "is_initialized", "nodes",
+                        "put", "shutdown", "wait"),
     "lattica.actors.remote": ("remote",),
     "lattica.actors.handles": ("get_actor", "kill", "method"),
     "lattica.actors.refs": ("ObjectRef",),
@@ -70,6 +70,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
-    "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get", "get_actor",
-    "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put", "remote", "shutdown", "wait",
+    "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
+    "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
+    "remote", "shutdown", "wait",
 ]  # fmt: skip

@@ -52,11 +52,7 @@ TYPE_CHECKING = False  # importing `typing` would cost more than this whole file
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from traceback import TracebackException
-    from typing import Any, Self, dataclass_transform
-else:
-
-    def dataclass_transform(**_: object):
-        return lambda cls: cls
+    from typing import Any, Self
 
 
 SHORT_ID_DIGITS = 4  # that of `ids`, which is not imported here for the sake of its `typing`
@@ -76,12 +72,6 @@ def _ago(since_s: float | None) -> str:
     return "" if since_s is None else f" {since_s:.1f} s ago"
 
 
-def _fact(*, default: Any = "", kw_only: bool = True) -> Any:
-    """Tells type checkers how `__init__` takes a fact; at run time it is its default."""
-    return default
-
-
-@dataclass_transform(kw_only_default=True, field_specifiers=(_fact,))
 class LatticaError(Exception):
     """Base of all; catch it to catch whatever lattica itself has to say.
 
@@ -92,7 +82,7 @@ class LatticaError(Exception):
 
     summary = "lattica could not do what was asked"
     advice = ""
-    message: str = _fact(kw_only=False)
+    message: str = ""
     made_at: str = ""
     do_next: str = ""
 

@@ -29,11 +29,12 @@ START_TIMEOUT_S = 30.0
 END_TIMEOUT_S = 5.0
 """Shutdown waits this long for the last output lines and the end of the node."""
 PRELOAD = ("numpy",)
-"""What the zygote imports if this program has it: `import numpy` costs each worker 0.1 s. torch is the user's to ask for."""
+"""What the zygote imports if this program has it: `import numpy` costs each worker 0.1 s. torch is the user's to ask
+for."""
 IGNORED = {
-    "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging", "logging_level", "logging_format", "logging_config",
-    "job_config", "local_mode", "labels", "storage", "log_to_driver_event_level", "enable_resource_isolation", "system_reserved_cpu",
-    "system_reserved_memory",
+    "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging", "logging_level", "logging_format",
+    "logging_config", "job_config", "local_mode", "labels", "storage", "log_to_driver_event_level",
+    "enable_resource_isolation", "system_reserved_cpu", "system_reserved_memory",
 }  # fmt: skip
 """Arguments of Ray's `init` that mean nothing here; anything that begins with `_` as well."""
 
@@ -190,6 +191,7 @@ def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[
 
     def welcomed(message: m.Welcome) -> None:
         runtime.client, runtime.job, runtime.node_id = message.client, message.job, message.node
+        runtime.token = message.token
         runtime.session_dir, runtime.config = message.session_dir, message.config
         runtime.namespace = str(message.config.get("namespace", ""))
         runtime.objects.arena = ArenaMap(runtime.node.stream.take_fd(), message.arena_bytes)
@@ -376,9 +378,13 @@ def _at_exit() -> None:
         log.info("interrupted after %.1f s of shutdown", time.monotonic() - started)
 
 
+def _first_use() -> None:
+    init()
+
+
 os.register_at_fork(after_in_child=_forked)
 atexit.register(_at_exit)
-current.on_first_use(lambda: init() and None)
+current.on_first_use(_first_use)
 
 __all__ = [
     "Context", "available_resources", "cancel", "cluster_resources", "get", "init", "is_initialized", "nodes", "put",

@@ -225,28 +225,13 @@ class ActorHost:
 
     def _run_call(self, client: int, call: m.Call) -> None:
         """In the main thread or one of ours, to the end; the reply is queued."""
-        guard = self.runtime.guard
-        mine = guard.in_main_thread
         now = context.Running(call.object, call.method, call.attempt)
         key = client, call.seq
         self._running[key] = now
         token = context.running.set(now)
         began = time.perf_counter()
         try:
-            if call.method in TERMINATE:
-                self._ending = "it was asked to terminate"
-                out: list[m.Value] = self.worker.results(None, 1, call.object, client, call.method)
-            else:
-                method = getattr(self.instance, call.method)
-                args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
-                try:
-                    if mine:
-                        guard.on = False
-                    result = method(*args, **kwargs)
-                finally:
-                    if mine:
-                        guard.on = True
-                out = self.worker.results(result, call.returns, call.object, client, call.method)
+            out = self._execute(client, call)
         except ExitActor:
             out = [self._exited()]
         except BaseException as error:
@@ -254,11 +239,28 @@ class ActorHost:
         finally:
             context.running.reset(token)
             self._running.pop(key, None)
-        result = args = kwargs = None
         micros = int((time.perf_counter() - began) * 1e6)
         with self.runtime.lock:
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
+
+    def _execute(self, client: int, call: m.Call) -> list[m.Value]:
+        """The user's code, with signals let through; arguments and result end with this frame."""
+        if call.method in TERMINATE:
+            self._ending = "it was asked to terminate"
+            return self.worker.results(None, 1, call.object, client, call.method)
+        guard = self.runtime.guard
+        mine = guard.in_main_thread
+        method = getattr(self.instance, call.method)
+        args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
+        try:
+            if mine:
+                guard.on = False
+            result = method(*args, **kwargs)
+        finally:
+            if mine:
+                guard.on = True
+        return self.worker.results(result, call.returns, call.object, client, call.method)
 
     def _exited(self) -> m.Failed:
         self._ending = "it called exit_actor()"

@@ -1,8 +1,9 @@
 """Actor calls of one process on their way, and what it knows of each actor that it has a handle of.
 
 Calls to one actor leave in submission order, whatever thread made them; the head of the queue waits for its arguments.
-While the actor restarts they wait here. What was sent and not answered when its process died ends in an error ("may have
-run"), or is sent again to the next incarnation if the call has retries. Methods are called with the reactor's lock held.
+While the actor restarts they wait here. What was sent and not answered when its process died ends in an error ("may
+have run"), or is sent again to the next incarnation if the call has retries. Methods are called with the reactor's
+lock held.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class CallRecord:
     """One call until its refs have values. `hold` keeps the actor alive meanwhile."""
 
     __slots__ = (
-        "args", "at", "attempt", "canceled", "deps", "hold", "made_at", "method", "missing", "peer", "refs", "retries_left",
-        "retry_exceptions", "returns", "seq",
+        "args", "at", "attempt", "canceled", "deps", "hold", "made_at", "method", "missing", "peer", "refs",
+        "retries_left", "retry_exceptions", "returns", "seq",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +67,8 @@ class ActorPeer:
     """An actor as this process sees it: where it is, what waits for it, what it owes us."""
 
     __slots__ = (
-        "calls", "class_name", "client", "dead", "hold", "id", "incarnation", "inflight", "link", "max_pending", "queue", "runtime",
+        "calls", "class_name", "client", "dead", "hold", "id", "incarnation", "inflight", "link", "max_pending",
+        "queue", "runtime",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
@@ -82,7 +84,8 @@ class ActorPeer:
 
     def __repr__(self) -> str:
         state = "dead" if self.dead else "connected" if self.link else "connecting"
-        return f"<ActorPeer {self.class_name} {self.id.hex()[:4]}: {state}, {len(self.queue)} queued, {len(self.inflight)} in flight>"
+        calls = f"{len(self.queue)} queued, {len(self.inflight)} in flight"
+        return f"<ActorPeer {self.class_name} {self.id.hex()[:4]}: {state}, {calls}>"
 
     # -- out
 

@@ -121,6 +121,11 @@ class ActorMethod:
 class ActorHandle:
     """An actor somewhere. Its methods are attributes: `handle.step.remote(…)`."""
 
+    _runtime: Runtime
+    _peer: ActorPeer
+    _hold: Hold
+    _meta: Meta
+
     def __init__(self, runtime: Runtime, peer: ActorPeer, hold: Hold, meta: Meta) -> None:
         self.__dict__.update(_runtime=runtime, _peer=peer, _hold=hold, _meta=meta)
 

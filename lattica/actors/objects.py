@@ -1,14 +1,14 @@
 """What one process has of objects: its refs, its spans of the arena, and what it tells the node about who holds what.
 
-Values up to `INLINE_MAX` stay in refs and messages. Larger ones lie in the arena, in spans that the node granted to this
-process. Nobody else needs to know of a region until it is shared: then it is sealed, and from then on the node says when
-it is free. Methods are called with the reactor's lock held unless they say otherwise.
+Values up to `INLINE_MAX` stay in refs and messages. Larger ones lie in the arena, in spans that the node granted to
+this process. Nobody else needs to know of a region until it is shared: then it is sealed, and from then on the node
+says when it is free. Methods are called with the reactor's lock held unless they say otherwise.
 """
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -53,7 +53,7 @@ class Objects:
         self._spans_asked: dict[int, int] = {}  # request -> bytes
         self._denied: dict[int, str] = {}
         self._span_timer = False
-        self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
+        self.arena: ArenaMap = None  # set by the first message of the node
 
     def __repr__(self) -> str:
         return f"<Objects: {len(self.table)} shared refs, {self._regions.used_bytes} bytes of ours in the arena>"
@@ -86,7 +86,7 @@ class Objects:
                 return offset
             request = self._ask_span(size)
         while True:
-            runtime.wait_until(lambda: request not in self._spans_asked)
+            runtime.wait_until(functools.partial(self._span_answered, request))
             with runtime.lock:
                 if request in self._denied:
                     raise ObjectStoreFullError(self._denied.pop(request))
@@ -94,6 +94,9 @@ class Objects:
                 if offset is not None:
                     return offset
                 request = self._ask_span(size)  # another thread of ours was quicker
+
+    def _span_answered(self, request: int) -> bool:
+        return request not in self._spans_asked
 
     def _ask_span(self, size: int) -> int:
         request = self._runtime.next_request()
@@ -209,7 +212,8 @@ class Objects:
         self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, failed=failed, contains=contains or []))
 
     def hand_over(self, hold: Hold, to: int, contains: list[bytes]) -> m.InArena:
-        """Seal a fresh region for client `to`, who holds it from now on; we keep nothing but its bytes until `Freed`."""
+        """Seal a fresh region for client `to`, who holds it from now on; we keep nothing but its bytes until
+        `Freed`."""
         self._sealed[hold.id] = hold.offset
         hold.sealed = True  # with count 0: the end of this hold says nothing
         self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, to=to, contains=contains))
@@ -345,7 +349,7 @@ class Objects:
 
 
 def _data_of(value: Any) -> bytes:
-    return value if type(value) is bytes else value.data  # type: ignore[no-any-return]
+    return value if type(value) is bytes else value.data
 
 
 def _inside(value: Any) -> list[bytes]:

@@ -53,9 +53,9 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
 def _check_one(name: str, value: Any) -> None:
     if name == "num_returns" and isinstance(value, int) and not 0 <= value < RETURNS_MAX:
         raise ConfigError(f"num_returns={value} must be at least 0 and below {RETURNS_MAX}")
-    if name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls") and value is not None:
-        if not isinstance(value, int) or value < -1:
-            raise ConfigError(f"{name}={value!r} must be a whole number of at least -1 (-1: without limit)")
+    counted = name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls") and value is not None
+    if counted and (not isinstance(value, int) or value < -1):
+        raise ConfigError(f"{name}={value!r} must be a whole number of at least -1 (-1: without limit)")
     if name == "max_concurrency" and value is not None and (not isinstance(value, int) or value < 1):
         raise ConfigError(f"max_concurrency={value!r} must be a whole number of at least 1")
     if name == "lifetime" and value not in (None, "detached", "non_detached"):

@@ -8,8 +8,6 @@ any thread, only appends to a deque (`Releases`); the runtime does the rest when
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -86,7 +84,8 @@ class ObjectRef:
 
     @property
     def id(self) -> bytes:
-        """16 bytes: 8 of the process that made it, 6 counting its tasks up, 2 for which result. Made when first asked for."""
+        """16 bytes: 8 of the process that made it, 6 counting its tasks up, 2 for which result. Made when first asked
+        for."""
         if self._id is None:
             self._id = self._runtime.token + self._serial.to_bytes(8, "big")
         return self._id
@@ -130,15 +129,3 @@ class ObjectRef:
 
 RETURNS_MAX = 1 << 16
 """Results of one task: an id has two bytes for which one."""
-
-
-class Serials:
-    """Counts up the tasks and values of this process."""
-
-    def __init__(self) -> None:
-        self.token = os.urandom(8)
-        self._next = itertools.count(1).__next__
-
-    def next(self) -> int:
-        """A serial number of which the last 16 bits are free: results of one task count up in them."""
-        return self._next() << 16

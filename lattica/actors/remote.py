@@ -32,7 +32,7 @@ class RemoteFunction:
         retries = self._options.get("max_retries")
         self._retries: int = options.TASK_RETRIES if retries is None else retries
         self._retry_exceptions = options.retry_exceptions(self._options.get("retry_exceptions", False))
-        self._name: str = self._options.get("name") or getattr(function, "__qualname__", repr(function))
+        self._name = str(self._options.get("name") or getattr(function, "__qualname__", repr(function)))
         functools.update_wrapper(self, function, updated=())
 
     def __repr__(self) -> str:

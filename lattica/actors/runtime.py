@@ -21,7 +21,7 @@ from lattica.actors import values
 from lattica.actors.calls import Calls
 from lattica.actors.context import Place
 from lattica.actors.objects import INLINE_MAX, Objects
-from lattica.actors.refs import InPlace, Nested, ObjectRef, Releases, Serials
+from lattica.actors.refs import InPlace, Nested, ObjectRef, Releases
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.codec import messages as m
 from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, OwnerDiedError, TaskError
@@ -37,8 +37,8 @@ class Runtime:
     """Everything one process has of lattica; see the rooms: `objects`, `tasks`, `calls`, `reactor`."""
 
     def __init__(self, node: socket.socket) -> None:
-        serials = Serials()
-        self.token, self.next_serial = serials.token, serials.next
+        self.token = b""  # the first 8 bytes of every id made here; the node's first message brings it
+        self._count = itertools.count(1).__next__
         self.next_request = itertools.count(1).__next__
         self.next_seq = itertools.count(1).__next__
         self.pid = os.getpid()
@@ -192,6 +192,10 @@ class Runtime:
 
     # -- values
 
+    def next_serial(self) -> int:
+        """The rest of an id, of which the last 16 bits are free: results of one task count up in them."""
+        return self._count() << 16
+
     def new_id(self) -> bytes:
         """An id for an object that has no ref."""
         return self.token + self.next_serial().to_bytes(8, "big")
@@ -264,7 +268,8 @@ class Runtime:
         return ref
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
-        """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout` seconds."""
+        """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout`
+        seconds."""
         self.await_all(refs, timeout)
         return [self.load(ref._value) for ref in refs]
 
@@ -355,9 +360,11 @@ class Runtime:
 
         def deliver() -> None:
             try:
-                future.set_result(self.load(ref._value))
+                value = self.load(ref._value)
             except BaseException as error:
                 future.set_exception(error)
+            else:
+                future.set_result(value)
 
         with self.lock:
             self.objects.ask([ref])
@@ -376,7 +383,7 @@ class Runtime:
 
             def wake(_: ObjectRef) -> None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                    loop.call_soon_threadsafe(lambda: waiter.done() or waiter.set_result(None))
+                    loop.call_soon_threadsafe(_finish, waiter)
 
             with self.lock:
                 self.objects.ask([ref])
@@ -432,3 +439,8 @@ class Runtime:
         """In a forked child: nothing of this is ours any more."""
         self.objects.releases.poke = None
         self.reactor.abandon()
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

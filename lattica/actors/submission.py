@@ -4,12 +4,13 @@
     submitter -> worker  tasks, in batches; `Reclaim` of unstarted ones
     worker -> submitter  replies; returned tasks
 
-Rules of this file. `now` is the only time. A lease holds more than one unstarted task only while the function's observed
-run time is under a millisecond; a lease that makes no progress for `STALL_S` is slow, whatever its function did before,
-and its unstarted tasks are taken back for others. A worker's death is charged to the one task that it had started.
+Rules of this file. `now` is the only time. A lease holds more than one unstarted task only while the function's
+observed run time is under a millisecond; a lease that makes no progress for `STALL_S` is slow, whatever its function
+did before, and its unstarted tasks are taken back for others. A worker's death is charged to the one task that it had
+started.
 
-The hot verbs (`submit`, `replied`) answer with plain values instead of effect lists: at 100,000 tasks a second an effect
-object per task would cost as much as the task. The rest is told by `moves`.
+The hot verbs (`submit`, `replied`) answer with plain values instead of effect lists: at 100,000 tasks a second an
+effect object per task would cost as much as the task. The rest is told by `moves`.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ class Submission:
         return tasks
 
     def returned(self, lease: Lease, seqs: list[int], blocked: bool, now: float) -> None:
-        """The worker gave unstarted tasks back: they are the next to go elsewhere. `blocked`: its task waits in `get`."""
+        """The worker gave unstarted tasks back: they are the next to go elsewhere. `blocked`: its task waits in
+        `get`."""
         lease.reclaiming = lease.reclaiming and blocked
         lease.blocked = lease.blocked or blocked
         back = [self._take(lease, seq) for seq in seqs if seq in lease.inflight]
@@ -314,7 +316,8 @@ class Submission:
             moves.reclaim.append(lease)
 
     def _wish(self, now: float) -> int:
-        """How many leases more would be of use: one per waiting task, or per unstarted one of a queue worth the trip."""
+        """How many leases more would be of use: one per waiting task, or per unstarted one of a queue worth the
+        trip."""
         wish = len(self.pending)
         queued = self._inflight - sum(1 for lease in self.leases.values() if lease.inflight)
         if queued > 0 and not any(not lease.inflight for lease in self.leases.values()):

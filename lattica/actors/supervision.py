@@ -218,12 +218,11 @@ class Supervisor:
     # -- wishes of clients
 
     def create(self, client: int, request: int, plan: Plan) -> list[Effect]:
-        """`client` wants this actor, or, by its plan, the one that bears its name already."""
+        """`client` wants this actor and will be connected to it; or, by its plan, the one that bears its name already."""
         key = plan.namespace, plan.name
         bearer = self._names.get(key) if plan.name else None
         if bearer is not None and plan.get_if_exists:
-            meta = self.actors[bearer].plan.meta
-            return [Accept(client, request, bearer, True, meta), *self.connect(client, bearer)]
+            return [Accept(client, request, bearer, True, self.actors[bearer].plan.meta)]
         if bearer is not None:
             reason = f"an actor named {plan.name!r} lives in namespace {plan.namespace!r} already"
             return [Refuse(client, request, "name-taken", reason)]
@@ -245,13 +244,13 @@ class Supervisor:
         return [Found(client, request, bearer, plan.class_name, plan.meta)]
 
     def connect(self, client: int, actor_id: bytes) -> list[Effect]:
-        """`client` wants to call this actor, now and after each restart."""
+        """`client` has no connection to this actor (any more) and wants one, now and after each restart."""
         actor = self.actors.get(actor_id)
         if actor is None:
             return [Down(client, actor_id, 0, False, End(UNKNOWN))]
         if actor.end is not None:
             return [Down(client, actor_id, actor.incarnation, False, actor.end)]
-        actor.callers.setdefault(client, False)
+        actor.callers[client] = False
         return self._connect_callers(actor)
 
     def kill(self, actor_id: bytes, no_restart: bool) -> list[Effect]:

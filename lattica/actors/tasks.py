@@ -36,8 +36,8 @@ class TaskRecord:
     """One task until its refs have values."""
 
     __slots__ = (
-        "args", "at", "attempt", "canceled", "children_of", "deps", "function", "lane", "lease", "made_at", "missing", "name", "object",
-        "refs", "retries_left", "retry_exceptions", "returns", "seq", "slow",
+        "args", "at", "attempt", "canceled", "deps", "function", "lane", "lease", "made_at", "missing", "name", "refs",
+        "retries_left", "retry_exceptions", "returns", "seq", "slow",
     )  # fmt: skip
 
     def __init__(
@@ -72,7 +72,7 @@ class TaskRecord:
 class Target:
     """A worker that runs tasks for us, now or (its lease returned) perhaps again."""
 
-    __slots__ = ("client", "eof", "exports", "lease", "lane", "link", "pid", "tasks")
+    __slots__ = ("client", "eof", "exports", "lane", "lease", "link", "pid", "tasks")
 
     def __init__(self, tasks: Tasks, client: int, pid: int) -> None:
         self.tasks, self.client, self.pid = tasks, client, pid
@@ -92,7 +92,7 @@ class Target:
             if type(message) is m.Reply:
                 task = core.replied(lease, message.seq, message.micros, now)
                 if task is not None:
-                    self.tasks.finished(task, message.values)
+                    self.tasks.finished(task, message.values)  # type: ignore[arg-type]  # every task here is a record of ours
             else:
                 core.returned(lease, message.seqs, message.blocked, now)
         if not core.settled() or lease.yielding:

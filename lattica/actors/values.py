@@ -6,9 +6,9 @@ A value is one region. Three forms, told apart by the first byte:
     0x01  header, pickle, then 64-byte aligned buffers: numpy arrays, tensors, anything that exports pickle-5 buffers
     0x02  the bytes themselves: a `bytes` object
 
-Buffers are read in place: arrays over the arena are views of it, read-only, and hold it (`ViewHold`) until the last slice
-is gone. CPU torch tensors come back over a private copy-on-write mapping: writing to them is local and safe, and tensors
-that shared a storage share it again. Only drivers and workers import this module; the node never does.
+Buffers are read in place: arrays over the arena are views of it, read-only, and hold it (`ViewHold`) until the last
+slice is gone. CPU torch tensors come back over a private copy-on-write mapping: writing to them is local and safe,
+and tensors that shared a storage share it again. Only drivers and workers import this module; the node never does.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ def _pinned(view: memoryview, hold: Hold) -> memoryview:
     pin = ViewHold(base, _views.discard)
     pin.hold = hold
     _views.add(pin)
-    return memoryview(base)
+    return memoryview(base.data)
 
 
 def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None) -> Any:
@@ -379,10 +379,10 @@ def _children(value: Any, path: str) -> list[tuple[str, Any]]:
         return [(f"{path}[{at}]", child) for at, child in enumerate(value)]
     function: Callable[..., Any] | None = value if hasattr(value, "__code__") else getattr(value, "__func__", None)
     if function is not None:
-        code = function.__code__  # type: ignore[attr-defined]
-        closure = zip(code.co_freevars, function.__closure__ or (), strict=False)  # type: ignore[attr-defined]
+        code = function.__code__
+        closure = zip(code.co_freevars, function.__closure__ or (), strict=False)
         cells = [(f"{path}: captured variable {name}", cell.cell_contents) for name, cell in closure if _filled(cell)]
-        names = function.__globals__  # type: ignore[attr-defined]
+        names = function.__globals__
         return cells + [(f"{path}: global {name}", names[name]) for name in code.co_names if name in names]
     attributes = getattr(value, "__dict__", None)
     if attributes and not isinstance(value, type):

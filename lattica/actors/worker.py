@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import signal
 import socket
@@ -74,7 +75,9 @@ class Caller:
 
     def ended(self) -> None:
         """The caller is gone, or has let us go."""
-        self.worker.callers.pop(self.client, None)
+        if self.worker.callers.get(self.client) is not self:
+            return  # it has a newer connection to us, as a caller of the actor that we became
+        del self.worker.callers[self.client]
         self.worker.queue = deque(entry for entry in self.worker.queue if entry[0] is not self)
         if self.worker.host is not None:
             self.worker.host.caller_gone(self.client)
@@ -106,7 +109,7 @@ class Worker:
         extra[m.NewCaller] = self._new_caller
         extra[m.Leased] = self._leased
         extra[m.BecomeActor] = self._become_actor
-        extra[m.ActorRelease] = lambda _: self.host and self.host.release()
+        extra[m.ActorRelease] = self._release
         extra[m.Exit] = lambda _: self._stop()
         extra[type(None)] = lambda _: _die()
         self.runtime.on_block = self._on_block
@@ -118,6 +121,7 @@ class Worker:
     def _job_setup(self, message: m.JobSetup) -> None:
         runtime = self.runtime
         runtime.client, runtime.job, runtime.node_id = message.client, message.job, message.node
+        runtime.token = message.token
         runtime.namespace, runtime.session_dir, runtime.config = message.namespace, message.session_dir, message.config
         runtime.objects.arena = ArenaMap(runtime.node.stream.take_fd(), message.arena_bytes)
         self._setup = message
@@ -127,18 +131,32 @@ class Worker:
         caller.link = self.runtime.connect(self.runtime.node.stream.take_fd(), m.ToWorker, caller)
 
     def _leased(self, message: m.Leased) -> None:
-        self.place.resources, gpus = message.resources, message.gpus
-        if gpus != self.place.gpus:
-            self.place.gpus = gpus
-            os.environ["CUDA_VISIBLE_DEVICES"] = _visible(gpus)
+        if message.resources != self.place.resources or message.gpus != self.place.gpus:
+            self._equip(message.resources, message.gpus)
         self.page.lease_to(message.client)
 
+    def _equip(self, resources: dict[str, float], gpus: list[int]) -> None:
+        """What user code may use from here on: GPUs, and as many threads as CPUs where the user did not say
+        otherwise."""
+        self.place.resources, self.place.gpus = resources, gpus
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        threads = max(1, int(resources.get("CPU", 1)))
+        ours = os.environ.get("LATTICA_SINGLE_THREADED", "").split()
+        for name in ours:
+            os.environ[name] = str(threads)
+        torch = sys.modules.get("torch")
+        if torch is not None and "OMP_NUM_THREADS" in ours:
+            torch.set_num_threads(threads)
+
     def _become_actor(self, message: m.BecomeActor) -> None:
-        self.place.resources, self.place.gpus = message.resources, message.gpus
+        self._equip(message.resources, message.gpus)
         self.place.actor_id, self.place.actor_name = message.actor, message.name
         self.place.incarnation = message.incarnation
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(message.gpus)
         self.host = ActorHost(self, message)
+
+    def _release(self, _: m.ActorRelease) -> None:
+        if self.host is not None:
+            self.host.release()
 
     def _stop(self) -> None:
         self.stopping = True
@@ -187,7 +205,7 @@ class Worker:
             self._run_task(caller, task)
 
     def _run_task(self, caller: Caller, task: m.Task) -> None:
-        runtime, page, guard = self.runtime, self.page, self.runtime.guard
+        runtime, page = self.runtime, self.page
         if page.count:
             if (
                 caller is not self._replying
@@ -207,25 +225,13 @@ class Worker:
         began = time.perf_counter()
         page.start(task.seq)
         try:
-            function = self._functions.get(task.function) or self._load_function(task.function)
-            if task.args or task.deps:
-                args, kwargs = self.arguments(task)
-            else:
-                args, kwargs = (), {}
-            try:
-                guard.on = False
-                result = function(*args, **kwargs)
-            finally:
-                guard.on = True
-            micros = int((time.perf_counter() - began) * 1e6)
-            out = self.results(result, task.returns, task.object, caller.client, task.name)
+            out = self._execute(caller, task)
         except BaseException as error:
-            micros = int((time.perf_counter() - began) * 1e6)
             out = [self.failed(error, task.name)]
         finally:
             self._now = None
             context.running.reset(token)
-        result = args = kwargs = None
+        micros = int((time.perf_counter() - began) * 1e6)
         reply = frames.encode_one(m.Reply(task.seq, out, micros))
         with runtime.lock:
             if not page.finish(reply):
@@ -233,6 +239,18 @@ class Worker:
                 if not page.finish(reply):
                     runtime.reactor.flush()
                     caller.link.stream.send_all([frames.join(1, reply), reply])
+
+    def _execute(self, caller: Caller, task: m.Task) -> list[m.Value]:
+        """The user's code, with signals let through; arguments and result end with this frame."""
+        guard = self.runtime.guard
+        function = self._functions.get(task.function) or self._load_function(task.function)
+        args, kwargs = self.arguments(task) if task.args or task.deps else ((), {})
+        try:
+            guard.on = False
+            result = function(*args, **kwargs)
+        finally:
+            guard.on = True
+        return self.results(result, task.returns, task.object, caller.client, task.name)
 
     def _load_function(self, key: bytes) -> Any:
         value = self.exports[key]
@@ -399,9 +417,8 @@ class Worker:
         for child in now.children:
             ref = child()
             if ref is not None:
-                self.runtime.reactor.after_dispatch.append(
-                    lambda ref=ref: self.runtime.cancel(ref, force=False, recursive=True)
-                )
+                cancel = functools.partial(self.runtime.cancel, ref, force=False, recursive=True)
+                self.runtime.reactor.after_dispatch.append(cancel)
 
     def _on_cancel_signal(self, signum: int, frame: Any) -> None:
         now = context.running.get()
@@ -428,10 +445,6 @@ def _remember_child(ref: Any) -> None:
     now = context.running.get()
     if now is not None:
         now.children.append(weakref.ref(ref))
-
-
-def _visible(gpus: list[int]) -> str:
-    return ",".join(map(str, gpus))
 
 
 def _die() -> None:

@@ -13,7 +13,8 @@ import msgspec
 from lattica.errors import RemoteProtocolError
 
 FRAME_BYTES_MAX = 256 << 20
-"""Longest frame. Values over 100 KiB travel through the arena, so a frame is long only because many messages share it."""
+"""Longest frame. Values over 100 KiB travel through the arena, so a frame is long only because many messages share
+it."""
 
 _HEADER = 4
 _encoder = msgspec.msgpack.Encoder()
@@ -48,7 +49,8 @@ class Decoder:
         self._need = _HEADER
 
     def feed(self, data: bytes) -> list[Any]:
-        """Every message completed by `data`. Raises RemoteProtocolError on a frame that is too long or not a message."""
+        """Every message completed by `data`. Raises RemoteProtocolError on a frame that is too long or not a
+        message."""
         if self._tail:
             self._tail += data
             if len(self._tail) < self._need:
@@ -79,6 +81,6 @@ class Decoder:
     def decode(self, body: bytes | memoryview) -> list[Any]:
         """The messages of one frame body. Raises RemoteProtocolError if they are not of this conversation."""
         try:
-            return self._decode(body)  # type: ignore[no-any-return]
+            return self._decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RemoteProtocolError(f"undecodable frame of {len(body)} bytes: {error}") from error

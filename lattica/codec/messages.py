@@ -6,14 +6,14 @@ Three conversations, each over a unix socket (`lattica.local.stream`) that carri
     node -> zygote, zygote -> node     fork me a worker; this one ended
     caller -> worker, worker -> caller the path of a call; the node is not on it
 
-Rules of this file. Messages are msgpack arrays, the tag first (`msgspec`, `array_like`): tags are only ever appended, and
-fields only ever added at the end with a default, so that unknown trailing fields are ignored by older readers. Ids are
-bytes, sizes and offsets are bytes, times are seconds unless the name says otherwise.
+Rules of this file. Messages are msgpack arrays, the tag first (`msgspec`, `array_like`): tags are only ever appended,
+and fields only ever added at the end with a default, so that unknown trailing fields are ignored by older readers.
+Ids are bytes, sizes and offsets are bytes, times are seconds unless the name says otherwise.
 
 Who holds what is told to the node by *signed counts*: each process tells the node, on its own connection and in its own
-order, what it gave to whom (`Give`, `Seal(to=...)`), what it took from a container (`Hold`) and what it let go (`Drop`).
-A giver tells the node before it tells the receiver, so an object that travels is never without a holder; a count may be
-negative for a moment, when the receiver's `Drop` overtakes the giver's `Give`.
+order, what it gave to whom (`Give`, `Seal(to=...)`), what it took from a container (`Hold`) and what it let go
+(`Drop`). A giver tells the node before it tells the receiver, so an object that travels is never without a holder; a
+count may be negative for a moment, when the receiver's `Drop` overtakes the giver's `Give`.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class SpanReturn(msgspec.Struct, array_like=True, tag=9):
 
 
 class LeaseRequest(msgspec.Struct, array_like=True, tag=10):
-    """I have tasks of one scheduling class and no worker for them; answered by `LeaseGranted`, `LeaseDenied` or nothing yet."""
+    """I have tasks of one scheduling class and no worker for them; answered by `LeaseGranted`, `LeaseDenied` or
+    nothing yet."""
 
     request: int
     resources: dict[str, float]
@@ -163,7 +164,8 @@ class Blocked(msgspec.Struct, array_like=True, tag=14):
 
 
 class ActorCreate(msgspec.Struct, array_like=True, tag=15):
-    """Start an actor; answered by `ActorAccepted` or `ActorRefused`. The sender is connected to it at once, as by `ActorConnect`.
+    """Start an actor; answered by `ActorAccepted` or `ActorRefused`. The sender is connected to it at once, as by
+    `ActorConnect`.
 
     `spec` is opaque to the node and handed to the worker (`BecomeActor`). `holds`: objects that the arguments need; the
     sender gave them to client 0, and the node gives them on to each worker that becomes this actor.
@@ -191,7 +193,8 @@ class ActorConnect(msgspec.Struct, array_like=True, tag=16):
 
 
 class ActorLookup(msgspec.Struct, array_like=True, tag=17):
-    """Which living actor bears this name? Answered by `ActorFound` (adding one hold on it for the sender) or `ActorRefused`."""
+    """Which living actor bears this name? Answered by `ActorFound` (adding one hold on it for the sender) or
+    `ActorRefused`."""
 
     request: int
     name: str
@@ -251,6 +254,7 @@ class Welcome(msgspec.Struct, array_like=True, tag=40):
     session_dir: str
     arena_bytes: int
     config: dict[str, object] = {}  # {"inline_max": int, "num_cpus": ..., "embedded": bool, "namespace": str, ...}
+    token: bytes = b""  # the first 8 bytes of every id that you make
 
 
 class Refused(msgspec.Struct, array_like=True, tag=41):
@@ -327,8 +331,9 @@ class LeaseWanted(msgspec.Struct, array_like=True, tag=50):
 
 
 class LeaseLost(msgspec.Struct, array_like=True, tag=51):
-    """The worker died. `started`: sequence number of the task that was running (0: none); `replies`: finished but unsent
-    replies, one frame body; `how`: words ("killed by SIGKILL", "exit code 3", "out of memory: ..."); `stderr`: its last lines.
+    """The worker died. `started`: sequence number of the task that was running (0: none); `replies`: finished but
+    unsent replies, one frame body; `how`: words ("killed by SIGKILL", "exit code 3", "out of memory: ..."); `stderr`:
+    its last lines.
     """
 
     lease: int
@@ -341,7 +346,8 @@ class LeaseLost(msgspec.Struct, array_like=True, tag=51):
 
 
 class ActorAccepted(msgspec.Struct, array_like=True, tag=52):
-    """`actor` is the one you asked for, or, with `existing`, the one that bears the name already (`meta` is its own)."""
+    """`actor` is the one you asked for, or, with `existing`, the one that bears the name already (`meta` is its
+    own)."""
 
     request: int
     actor: bytes
@@ -367,7 +373,8 @@ class ActorConnected(msgspec.Struct, array_like=True, tag=54):
 
 
 class ActorDown(msgspec.Struct, array_like=True, tag=55):
-    """Incarnation `incarnation` ended. `restarting`: another `ActorConnected` will follow; else the actor is dead for good.
+    """Incarnation `incarnation` ended. `restarting`: another `ActorConnected` will follow; else the actor is dead for
+    good.
 
     `error`: the constructor's exception, serialized, or empty. `intended`: `kill`, `exit_actor` or out of scope.
     """
@@ -445,7 +452,8 @@ class Exit(msgspec.Struct, array_like=True, tag=63):
 
 
 class JobSetup(msgspec.Struct, array_like=True, tag=64):
-    """Worker: the job that you belong to for life. First message after the fork. The arena's descriptor comes with it."""
+    """Worker: the job that you belong to for life. First message after the fork. The arena's descriptor comes with
+    it."""
 
     client: int
     job: int
@@ -457,6 +465,7 @@ class JobSetup(msgspec.Struct, array_like=True, tag=64):
     script: str
     namespace: str
     config: dict[str, object] = {}
+    token: bytes = b""  # the first 8 bytes of every id that you make
 
 
 class ClientGone(msgspec.Struct, array_like=True, tag=65):
@@ -506,8 +515,9 @@ class Export(msgspec.Struct, array_like=True, tag=100):
 
 
 class Task(msgspec.Struct, array_like=True, tag=101):
-    """Run a function. `args` is the serialized `(args, kwargs)`, empty for none; `deps` are values of the top-level refs,
-    put at the positions (or keyword names) `at`. `object` is the id of the first result; the others count up from it."""
+    """Run a function. `args` is the serialized `(args, kwargs)`, empty for none; `deps` are values of the top-level
+    refs, put at the positions (or keyword names) `at`. `object` is the id of the first result; the others count up
+    from it."""
 
     seq: int
     object: bytes

@@ -183,7 +183,8 @@ class Reactor:
     # -- waiting
 
     def wait(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
-        """Block until `done()`; False if `timeout` seconds pass first. `done` is called with the lock held, by any thread."""
+        """Block until `done()`; False if `timeout` seconds pass first. `done` is called with the lock held, by any
+        thread."""
         guard = self.guard
         mine = guard.enter()
         try:

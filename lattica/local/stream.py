@@ -63,7 +63,8 @@ class Stream:
     # -- sending
 
     def queue(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> int:
-        """Put a message into the next frame; returns how many it has now. `fds` are sent with it and closed here after."""
+        """Put a message into the next frame; returns how many it has now. `fds` are sent with it and closed here
+        after."""
         if fds:  # descriptors ride on the first byte of a frame, so a message with descriptors begins one
             if self._messages:
                 self._seal()
