@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -96,9 +96,9 @@ def _cut(line: bytearray) -> int:
 class _Worker:
     """What is known of one worker's output."""
 
-    job: int | None  # whose driver wants its lines; None: nobody's
     who: str
     pid: int = 0  # 0: being forked
+    job: int | None = None  # whose driver wants its lines; None: nobody's
     early: list[tuple[int, bytes]] = field(default_factory=list)  # what it printed before its pid was known here
     lines: dict[int, Lines] = field(default_factory=lambda: {STDOUT: Lines(), STDERR: Lines()})
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
@@ -140,9 +140,8 @@ class _Waiting:
 class LogCollector:
     """The output of all workers of the node."""
 
-    def __init__(self, sink: Sink, ready: Callable[[int], None]) -> None:
-        """ready(job): `take(job)` has lines; called for each arrival, so send after a moment, several at once."""
-        self._sink, self._ready = sink, ready
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         self._workers: dict[int, _Worker] = {}
         self._waiting: dict[int, _Waiting] = {}
 
@@ -150,42 +149,31 @@ class LogCollector:
         waiting = sum(waiting.size for waiting in self._waiting.values())
         return f"<LogCollector: {len(self._workers)} workers, {waiting} characters wait for drivers>"
 
-    def forked(self, client: int, job: int | None) -> None:
-        """A worker is being forked. job: whose driver wants its lines; None: nobody does, only the files."""
-        self._workers[client] = _Worker(job, who=f"worker {client}")
-
-    def started(self, client: int, pid: int) -> None:
-        """Its pid is known."""
-        worker = self._workers.get(client)
-        if worker is None:
-            return
-        worker.pid = pid
+    def started(self, client: int, pid: int, job: int | None) -> list[int]:
+        """A worker runs. job: whose driver wants its lines; None: nobody does, only the files. Answers as `feed`."""
+        worker = self._worker(client)
+        worker.pid, worker.job = pid, job
         early, worker.early = worker.early, []
-        for stream, data in early:
-            self.feed(client, stream, data)
+        return [ready for stream, data in early for ready in self.feed(client, stream, data)][:1]
 
     def named(self, client: int, who: str) -> None:
         """From now on it runs this task or actor."""
-        if client in self._workers:
-            self._workers[client].who = who
+        self._worker(client).who = who
 
-    def feed(self, client: int, stream: int, data: bytes) -> None:
-        """Bytes that it printed on `stream`, STDOUT or STDERR."""
-        worker = self._workers.get(client)
-        if worker is None:
-            return
+    def feed(self, client: int, stream: int, data: bytes) -> list[int]:
+        """Bytes that it printed on `stream`, STDOUT or STDERR. The job for whose driver `take` now has lines, if any."""
+        worker = self._worker(client)
         if not worker.pid:
             worker.early.append((stream, data))
-            return
+            return []
         self._sink.append(_file_name(client, worker.pid, stream), data)
-        self._hand_on(client, worker, stream, worker.lines[stream].feed(data))
+        return self._hand_on(client, worker, stream, worker.lines[stream].feed(data))
 
     def finish(self, client: int) -> str:
-        """It has ended and all its bytes are here; the last lines of its stderr."""
-        worker = self._workers.get(client)
-        if worker is None:
-            return ""
-        self.started(client, worker.pid or -1)  # -1: it died before anybody knew its pid, and may have said why
+        """It has ended and all its bytes are here; the last lines of its stderr. Its job's driver may have lines now."""
+        worker = self._worker(client)
+        if not worker.pid:
+            self.started(client, -1, None)  # it died before anybody knew its pid, and may have said why
         for stream, lines in worker.lines.items():
             self._hand_on(client, worker, stream, lines.finish())
             self._sink.end(_file_name(client, worker.pid, stream))
@@ -218,11 +206,17 @@ class LogCollector:
             if worker.job == job:
                 worker.job = None
 
-    def _hand_on(self, client: int, worker: _Worker, stream: int, lines: list[str]) -> None:
+    def _worker(self, client: int) -> _Worker:
+        """What is known of it; the pipe of a worker may be read before the message that it was forked."""
+        if client not in self._workers:
+            self._workers[client] = _Worker(f"worker {client}")
+        return self._workers[client]
+
+    def _hand_on(self, client: int, worker: _Worker, stream: int, lines: list[str]) -> list[int]:
         if stream == STDERR:
             worker.tail.extend(line[-TAIL_CHARS:] for line in lines[-TAIL_LINES:])
         if worker.job is None or not lines:
-            return
+            return []
         waiting = self._waiting.setdefault(worker.job, _Waiting())
         for count, line in enumerate(lines):
             # Once lines are lost, more are lost until the driver has read all: one gap and one notice, not many.
@@ -231,7 +225,7 @@ class LogCollector:
                 path = self._sink.path(_file_name(client, worker.pid, stream))
                 waiting.dropped_at = (worker.who, worker.pid, stream, path)
                 break
-        self._ready(worker.job)
+        return [worker.job]
 
 
 def _file_name(client: int, pid: int, stream: int) -> str:

@@ -36,12 +36,10 @@ class Desk:
 
     def __init__(self) -> None:
         self.sink = Memory()
-        self.ready: list[int] = []
-        self.collector = LogCollector(self.sink, self.ready.append)
+        self.collector = LogCollector(self.sink)
 
     def worker(self, client: int, job: int | None = 1) -> None:
-        self.collector.forked(client, job)
-        self.collector.started(client, 100 + client)
+        self.collector.started(client, 100 + client, job)
 
     def read(self, job: int = 1) -> list[LogLines]:
         return list(iter(lambda: self.collector.take(job), None))
@@ -91,9 +89,9 @@ def test_a_line_of_bytes_that_are_no_text_is_cut_too() -> None:
 def test_lines_reach_the_driver_with_the_name_of_what_printed_them(desk: Desk) -> None:
     desk.worker(7)
     desk.collector.named(7, "train")
-    desk.collector.feed(7, STDOUT, b"a\nb\n")
-    desk.collector.feed(7, STDERR, b"oh\n")
-    assert desk.ready == [1, 1]
+    assert desk.collector.feed(7, STDOUT, b"a\nb\n") == [1]
+    assert desk.collector.feed(7, STDERR, b"oh") == []
+    assert desk.collector.feed(7, STDERR, b"\n") == [1]
     assert desk.read() == [LogLines("train", 107, STDOUT, ["a", "b"]), LogLines("train", 107, STDERR, ["oh"])]
 
 
@@ -117,15 +115,14 @@ def test_files_hold_every_byte_as_it_was_printed(desk: Desk) -> None:
 
 def test_what_was_printed_before_the_pid_was_known_comes_too(desk: Desk) -> None:
     """The zygote forks; the child prints, and the node reads the pipe before the zygote's message."""
-    desk.collector.forked(7, 1)
-    desk.collector.feed(7, STDOUT, b"early\n")
-    assert desk.read() == []
-    desk.collector.started(7, 107)
-    assert desk.read() == [LogLines("worker 7", 107, STDOUT, ["early"])]
+    desk.collector.named(7, "train")
+    assert desk.collector.feed(7, STDOUT, b"early\nand ") == []
+    assert desk.collector.started(7, 107, 1) == [1]
+    desk.collector.feed(7, STDOUT, b"late\n")
+    assert desk.read() == [LogLines("train", 107, STDOUT, ["early", "and late"])]
 
 
 def test_a_worker_that_dies_before_its_pid_is_known_says_why(desk: Desk) -> None:
-    desk.collector.forked(7, 1)
     desk.collector.feed(7, STDERR, b"no memory")
     assert desk.collector.finish(7) == "no memory"
 
@@ -148,8 +145,8 @@ def test_the_tail_of_long_lines_is_short(desk: Desk) -> None:
 
 def test_a_driver_that_wants_no_lines_gets_none_and_the_files_get_all(desk: Desk) -> None:
     desk.worker(7, job=None)
-    desk.collector.feed(7, STDOUT, b"a\n")
-    assert desk.ready == [] and desk.read() == []
+    assert desk.collector.feed(7, STDOUT, b"a\n") == []
+    assert desk.read() == []
     assert desk.sink.files == {"worker-7-107.out": b"a\n"}
 
 
