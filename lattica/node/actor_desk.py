@@ -54,19 +54,23 @@ class ActorDesk:
         node = self._node
         try:
             resources = ResourceSet.of(message.resources)
+            missing = node.resources.missing(resources)
+            reason = f"this machine does not have {missing}" if missing else ""
         except ConfigError as error:
-            client.send(m.ActorRefused(message.request, "infeasible", str(error)))
-            return
-        if missing := node.resources.missing(resources):
-            reason = f"this machine does not have {missing}"
+            reason = str(error)
+        if reason:
             client.send(m.ActorRefused(message.request, "infeasible", reason))
+            node.store.let_go(message.holds)
             return
         plan = Plan(
             message.actor, client.job, message.spec, resources, message.class_name, message.name,
             message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
             message.max_restarts, tuple(message.holds), message.meta,
         )  # fmt: skip
-        self._perform(self.supervisor.create(client.number, message.request, plan))
+        effects = self.supervisor.create(client.number, message.request, plan)
+        self._perform(effects)
+        if not isinstance(effects[-1], NeedWorker):
+            node.store.let_go(message.holds)  # another bears the name, and needs no arguments of ours
 
     def connect(self, client: Client, message: m.ActorConnect) -> None:
         self._perform(self.supervisor.connect(client.number, message.actor))
@@ -135,7 +139,7 @@ class ActorDesk:
                 case Refuse(client, request, kind, reason):
                     node.tell(client, m.ActorRefused(request, kind, reason))
                 case Found(client, request, actor, class_name, meta):
-                    node.store.count(client, actor)
+                    node.store.give(actor, client)
                     node.tell(client, m.ActorFound(request, actor, class_name, meta))
                 case NeedWorker(actor, incarnation, pause_s):
                     self._need(actor, incarnation, pause_s)
@@ -162,9 +166,13 @@ class ActorDesk:
 
     def _accept(self, client: int, actor: bytes, existing: bool) -> None:
         """Count the hold of whoever asked, and the node's own on a detached actor."""
-        self._node.store.count(client, actor)
-        if not existing and self.supervisor.actors[actor].plan.detached:
-            self._node.store.count(m.NODE, actor)
+        store = self._node.store
+        if existing:
+            store.give(actor, client)
+            return
+        store.track(client, actor)
+        if self.supervisor.actors[actor].plan.detached:
+            store.give(actor, m.NODE)
 
     def _need(self, actor_id: bytes, incarnation: int, pause_s: float) -> None:
         if pause_s:

@@ -105,6 +105,7 @@ class LeaseDesk:
     def _tell(self, lease: Lease, worker: int) -> None:
         node, request = self._node, lease.request
         node.clients[worker].name = request.name
+        node.logs.collector.named(worker, request.name or "task")
         if lease.holder == NODE:
             node.actor_desk.granted(lease, worker)
             return

@@ -1,41 +1,219 @@
-"""From options to a running node and to its clean end."""
+"""From options to a running node, and to its clean end."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-import shutil
+import resource
+import signal
 import socket
 import sys
-import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import uvloop
 
+from lattica._version import __version__
+from lattica.codec.messages import PROTOCOL
+from lattica.errors import ConfigError
+from lattica.node import gpus, paths
+from lattica.node.memory_readings import MemoryReader
 from lattica.node.server import Node, Settings
-from lattica.scheduler.resources import parse_request
+from lattica.node.spawn import spawn_zygote
+from lattica.objectstore.arena import Arena
+from lattica.objectstore.suballocator import GRANULE_BYTES
+from lattica.scheduler.resources import ResourceSet, parse_request
+
+log = logging.getLogger(__name__)
+STORE_SHARE = 0.30
+"""Part of the memory that objects may take by default; Ray's."""
+MEMORY_SHARE_KEPT = 0.05
+"""Part of the machine's memory that the object store never touches: below it Linux begins to thrash or to kill."""
+NODE_ID_BYTES = 16
+LISTEN_BACKLOG = 128
 
 
-class Printed:
-    def feed(self, client: int, stream: int, data: bytes) -> None:
-        os.write(2, data)
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line asked for; None: decide by looking at the machine."""
 
-    def finish(self, client: int) -> str:
-        return ""
+    attach_fd: int | None
+    ready_fd: int | None
+    data_dir: str
+    num_cpus: float | None
+    num_gpus: float | None
+    resources: Mapping[str, float]
+    object_store_memory: int | None
+    preload: list[str]
 
 
-def run(options: dict[str, str], paths: str, zygote: tuple[int, int]) -> None:
-    """Serve until the driver or a signal ends it."""
-    cpus = float(options.get("--num-cpus") or os.cpu_count() or 1)
-    resources = parse_request(num_cpus=cpus, resources=json.loads(options.get("--resources", "{}")))
-    session_dir = tempfile.mkdtemp(prefix="lattica-")
-    arena_bytes = int(options.get("--object-store-memory") or 1 << 30)
-    arena_fd = os.memfd_create("lattica-arena", os.MFD_CLOEXEC)
-    os.ftruncate(arena_fd, arena_bytes)
-    loop = uvloop.new_event_loop()
-    logging.basicConfig(level=logging.INFO)
-    node = Node(loop, Settings(os.urandom(16), session_dir, resources, True, paths), Printed(), arena_fd, arena_bytes)
-    node.workers.zygotes.adopt(sys.executable, *zygote)
-    node.accept(socket.socket(fileno=int(options["--attach-fd"])))
-    loop.run_forever()
-    shutil.rmtree(session_dir, ignore_errors=True)
+def parse_options(argv: list[str]) -> Options:
+    """Pairs of option and value. Raises ConfigError for one that cannot be."""
+    known = {
+        "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
+        "--preload",
+    }  # fmt: skip
+    given = dict(zip(argv[::2], argv[1::2]))
+    if len(argv) % 2 or not given.keys() <= known:
+        raise ConfigError(f"a node was started with {' '.join(argv)!r}; its options are {', '.join(sorted(known))}")
+    try:
+        custom = json.loads(given.get("--resources", "{}"))
+        if not isinstance(custom, dict):
+            raise ValueError("--resources is no JSON object")
+        return Options(
+            attach_fd=int(given["--attach-fd"]) if "--attach-fd" in given else None,
+            ready_fd=int(given["--ready-fd"]) if "--ready-fd" in given else None,
+            data_dir=paths.data_dir(given.get("--data-dir")),
+            num_cpus=float(given["--num-cpus"]) if "--num-cpus" in given else None,
+            num_gpus=float(given["--num-gpus"]) if "--num-gpus" in given else None,
+            resources=custom,
+            object_store_memory=int(float(given["--object-store-memory"]))
+            if "--object-store-memory" in given
+            else None,
+            preload=[name for name in given.get("--preload", "").split(",") if name],
+        )
+    except ValueError as error:
+        raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
+
+
+def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int]) -> None:
+    """Serve the driver at the other end of `attach_fd`, and end with it."""
+    assert options.attach_fd is not None
+    session = paths.open_session(paths.embedded_sessions(), keep=0)
+    said = os.dup(2)
+    try:
+        _log_to(os.path.join(session.path, "node.log"))
+        driver = socket.socket(fileno=options.attach_fd)
+        loop = uvloop.new_event_loop()
+        node, arena = _compose(loop, options, os.urandom(NODE_ID_BYTES), session.path, import_paths, embedded=True)
+        node.workers.zygotes.adopt(sys.executable, *zygote)
+        node.accept(driver)
+        loop.add_signal_handler(signal.SIGTERM, node.close, signal.SIGTERM)
+        loop.run_forever()
+        arena.close()
+    except BaseException:
+        os.dup2(said, 2)  # the driver reads there why its node did not start; node.log goes with the session
+        raise
+    finally:
+        session.close(remove=True)
+
+
+def run_daemon(options: Options, import_paths: str) -> None:
+    """Serve whoever of this user connects, until SIGTERM or `lattica stop`."""
+    from lattica.node.identity import load_or_create  # imports cryptography
+
+    paths.make_data_dir(options.data_dir)
+    lock = paths.lock_data_dir(options.data_dir)
+    session = paths.open_session(paths.sessions_of(options.data_dir))
+    where = paths.socket_path(options.data_dir)
+    try:
+        _log_to(os.path.join(options.data_dir, "node.log"))
+        peer = load_or_create(os.path.join(options.data_dir, "identity")).peer
+        zygote = spawn_zygote(sys.executable, import_paths, options.preload)
+        loop = uvloop.new_event_loop()
+        node, arena = _compose(loop, options, peer, session.path, import_paths, embedded=False)
+        node.workers.zygotes.adopt(sys.executable, *zygote)
+        listener = _listen(where)
+        loop.add_reader(listener.fileno(), _accept, node, listener)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, node.close, signal.SIGTERM)
+        birth = paths.process_birth(os.getpid())
+        paths.write_node_file(
+            options.data_dir, paths.NodeFile(os.getpid(), birth, where, peer.hex(), __version__, session.path)
+        )
+        _say_ready(options.ready_fd, {"pid": os.getpid(), "socket": where, "node": peer.hex(), "protocol": PROTOCOL})
+        log.info("node %s (pid %d) serves %s", peer.hex()[:8], os.getpid(), options.data_dir)
+        loop.run_forever()
+        loop.remove_reader(listener.fileno())
+        listener.close()
+        arena.close()
+    except BaseException as error:
+        _say_ready(options.ready_fd, {"error": str(error) or type(error).__name__})
+        raise
+    finally:
+        paths.remove_node_file(options.data_dir)
+        if os.path.exists(where):
+            os.unlink(where)
+        session.close(remove=False)
+        os.close(lock)
+
+
+def _compose(
+    loop: uvloop.Loop, options: Options, node_id: bytes, session_dir: str, import_paths: str, *, embedded: bool
+) -> tuple[Node, Arena]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # five per worker; the zygote has what the user had
+    memory = MemoryReader()
+    store_bytes = options.object_store_memory or int(memory.total * STORE_SHARE)
+    store_bytes = max(store_bytes // GRANULE_BYTES, 1) * GRANULE_BYTES
+    settings = Settings(
+        node=node_id,
+        session_dir=session_dir,
+        resources=_resources(options, memory.total - store_bytes),
+        embedded=embedded,
+        paths=import_paths,
+        data_dir="" if embedded else options.data_dir,
+    )
+
+    def headroom() -> int:
+        reading = memory.read()
+        return int(reading.total * (1 - MEMORY_SHARE_KEPT)) - reading.used
+
+    arena = Arena(store_bytes)
+    return Node(loop, settings, arena, memory, headroom), arena
+
+
+def _resources(options: Options, memory_bytes: int) -> ResourceSet:
+    cpus = options.num_cpus if options.num_cpus is not None else len(os.sched_getaffinity(0))
+    cards = options.num_gpus if options.num_gpus is not None else len(gpus.detect())
+    return parse_request(
+        num_cpus=cpus, num_gpus=cards or None, memory=max(memory_bytes, 0) or None, resources=options.resources
+    )
+
+
+def _listen(where: str) -> socket.socket:
+    """A unix socket at this path, for this user alone; what a dead node left there is replaced (we have its lock)."""
+    if os.path.exists(where):
+        os.unlink(where)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(where)
+    finally:
+        os.umask(before)
+    listener.listen(LISTEN_BACKLOG)
+    listener.setblocking(False)
+    return listener
+
+
+def _accept(node: Node, listener: socket.socket) -> None:
+    try:
+        sock, _ = listener.accept()
+    except (BlockingIOError, ConnectionAbortedError):
+        return
+    uid = int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[4:8], sys.byteorder)
+    if uid != os.geteuid():
+        log.warning("a process of user %d was turned away", uid)
+        sock.close()
+        return
+    node.accept(sock)
+
+
+def _log_to(path: str) -> None:
+    """From now on stdout and stderr of this process, and its log, are this file."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(fd, 1)
+    os.dup2(fd, 2)
+    os.close(fd)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _say_ready(fd: int | None, data: Mapping[str, object]) -> None:
+    """Tell whoever started us, once: one line of JSON."""
+    if fd is not None:
+        try:
+            os.write(fd, json.dumps(data).encode() + b"\n")
+            os.close(fd)
+        except OSError:
+            pass  # it has been told, or has gone away

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,18 +30,29 @@ from lattica.errors import RemoteProtocolError
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import COMMAND, DRIVER, WORKER, Client, Job
 from lattica.node.lease_desk import LeaseDesk, connect_pair
+from lattica.node.log_desk import LogDesk
+from lattica.node.memory_desk import MemoryDesk
+from lattica.node.memory_readings import MemoryReader
 from lattica.node.pool import WorkerPool
+from lattica.node.state import StateDesk
 from lattica.node.store_desk import StoreDesk
 from lattica.node.wires import Wire, Wires
-from lattica.node.workers import Death, Output, Process, Workers
+from lattica.node.workers import Death, Process, Workers
+from lattica.objectstore.arena import Arena
 from lattica.scheduler.leases import LeaseBook
 from lattica.scheduler.resources import ResourcePool, ResourceSet
 
 log = logging.getLogger(__name__)
+TOKEN_BYTES = 8
 INLINE_MAX_BYTES = 100 << 10
 """Largest value that travels inside a message; larger ones lie in the arena."""
 FAREWELL_S = 0.3
 """How long the workers of a driver that shuts down have to write what they have buffered."""
+TERM_S = 1.0  # between SIGTERM and SIGKILL when the node ends
+CLOSE_S = 1.8
+"""After which a node that ends is gone, whatever has become of its processes."""
+LAST_LINES_S = 1.0
+"""How long a driver that shuts down may take to read what its workers printed last."""
 ANYONE = frozenset({DRIVER, WORKER, COMMAND})
 RUNNERS = frozenset({DRIVER, WORKER})
 WORKERS = frozenset({WORKER})
@@ -55,28 +67,37 @@ class Settings:
     resources: ResourceSet
     embedded: bool
     paths: str  # JSON list of import paths for zygotes
+    data_dir: str = ""  # "": embedded
 
 
 class Node:
     """One machine."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, settings: Settings, output: Output, arena_fd: int, arena_bytes: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        arena: Arena,
+        memory: MemoryReader,
+        headroom: Callable[[], int],
     ) -> None:
+        """headroom: bytes of memory that the machine has left for the object store."""
         self.loop, self.settings, self.now = loop, settings, loop.time
         self.started_at = time()
-        self.arena_fd, self.arena_bytes = arena_fd, arena_bytes
         self.wires = Wires(loop)
         self.resources = ResourcePool(settings.resources)
         self.book = LeaseBook(self.resources)
         self.pool = WorkerPool(keep=max(1, int(settings.resources.get("CPU", 0))))
+        self.logs = LogDesk(self, os.path.join(settings.session_dir, "logs"))
         self.workers = Workers(
-            self.wires, settings.paths, output,
+            self.wires, settings.paths, self.logs,
             received=self._worker_said, started=self._worker_started, unborn=self._worker_unborn, died=self._worker_died,
         )  # fmt: skip
-        self.store = StoreDesk(self)
+        self.store = StoreDesk(self, arena, headroom)
         self.lease_desk = LeaseDesk(self)
         self.actor_desk = ActorDesk(self)
+        self.state = StateDesk(self)
+        self.memory = MemoryDesk(self, memory)
         self.clients: dict[int, Client] = {}
         self.jobs: dict[int, Job] = {}
         self.closing = False
@@ -89,8 +110,16 @@ class Node:
 
     def _table(self) -> dict[type, tuple[frozenset[str], Callable[[Client, Any], None]]]:
         """Message -> who may send it, and the desk that answers."""
-        leases, actors = self.lease_desk, self.actor_desk
+        leases, actors, store = self.lease_desk, self.actor_desk, self.store
         return {
+            m.Seal: (RUNNERS, store.seal),
+            m.Give: (RUNNERS, store.gave),
+            m.Hold: (RUNNERS, store.hold),
+            m.Drop: (RUNNERS, store.drop),
+            m.Promise: (RUNNERS, store.promise),
+            m.Resolve: (RUNNERS, store.resolve),
+            m.SpanRequest: (RUNNERS, store.span),
+            m.SpanReturn: (RUNNERS, store.span_back),
             m.LeaseRequest: (RUNNERS, leases.request),
             m.LeaseCancel: (RUNNERS, leases.cancel),
             m.LeaseReturn: (RUNNERS, leases.returned),
@@ -103,6 +132,7 @@ class Node:
             m.ActorReady: (WORKERS, actors.ready),
             m.ActorFailed: (WORKERS, actors.failed),
             m.ActorExit: (WORKERS, actors.leaving),
+            m.StateRequest: (ANYONE, self.state.request),
             m.Shutdown: (ANYONE, self._shutdown),
         }
 
@@ -122,9 +152,9 @@ class Node:
                 admitted.append(client)
                 self.received(client, messages[1:])
 
-        def ended(_: str) -> None:
+        def ended(reason: str) -> None:
             if admitted:
-                self.client_gone(admitted[0])
+                self.client_gone(admitted[0], reason or "it ended")
 
         admitted: list[Client] = []
         wire = Wire(self.wires, sock, m.FromClient, received, ended, name="a new client")
@@ -139,12 +169,12 @@ class Node:
         job = self._begin_job(number, hello) if hello.kind == DRIVER else None
         wire.name = f"{hello.kind} {number} (pid {hello.pid})"
         client = Client(number, hello.kind, job.number if job else 0, wire, time(), hello.pid)
-        self.clients[number] = client
-        config = self._config(job.namespace if job else "")
-        client.send(
-            m.Welcome(number, client.job, self.settings.node, self.settings.session_dir, self.arena_bytes, config),
-            [os.dup(self.arena_fd)],
-        )
+        token = self._join(client)
+        welcome = m.Welcome(
+            number, client.job, self.settings.node, self.settings.session_dir, self.store.arena.size_bytes,
+            self._config(job.namespace if job else ""), token,
+        )  # fmt: skip
+        client.send(welcome, [os.dup(self.store.arena.fd)])
         if job:
             self._prepare(job, hello.job)
         return client
@@ -162,6 +192,13 @@ class Node:
             return "this node belongs to one program and serves no other"
         return ""
 
+    def _join(self, client: Client) -> bytes:
+        """Make it one of ours; the token that its ids begin with."""
+        token = os.urandom(TOKEN_BYTES)
+        self.clients[client.number] = client
+        self.store.joined(client.number, token)
+        return token
+
     def _config(self, namespace: str) -> dict[str, object]:
         return {
             "inline_max": INLINE_MAX_BYTES,
@@ -173,6 +210,8 @@ class Node:
 
     def received(self, client: Client, messages: list[Any]) -> None:
         """Each message to its desk. Raises RemoteProtocolError for one that this kind of client may not send."""
+        if self.closing:
+            return
         for message in messages:
             allowed, handle = self._handlers.get(type(message), (frozenset(), None))
             if handle is None or client.kind not in allowed:
@@ -194,9 +233,9 @@ class Node:
         entry.peers.add(caller.number)
         return [ours]
 
-    def client_gone(self, client: Client) -> None:
+    def client_gone(self, client: Client, how: str) -> None:
         """A driver or command has ended, or was dropped; or a worker has died."""
-        if self.clients.pop(client.number, None) is None:
+        if self.closing or self.clients.pop(client.number, None) is None:
             return
         client.wire.close()
         for peer in client.peers:
@@ -207,6 +246,7 @@ class Node:
             self._end_job(self.jobs[client.job], farewell=False)
         self.lease_desk.perform(self.book.holder_gone(client.number, self.now()))
         self.actor_desk.client_gone(client.number)
+        self.store.gone(client, f"{client.kind} {client.name or client.number} (pid {client.pid}): {how}")
         if client.kind == DRIVER and self.settings.embedded:
             self.close()
 
@@ -272,8 +312,9 @@ class Node:
         if job.farewell and not self._mortals(job):
             driver = self.clients.get(job.driver)
             if driver is not None:
-                driver.wire.flush()
-                self.client_gone(driver)
+                self.logs.send(job.number)
+                driver.wire.end()
+                self.loop.call_later(LAST_LINES_S, driver.wire.close_for, "it did not read its last lines")
 
     # -- workers
 
@@ -281,14 +322,15 @@ class Node:
         """Fork a worker for this job; its client number. free: it waits for work, else it is leased already."""
         job, number = self.jobs[job_number], next(self._numbers)
         wire = self.workers.fork(number, job_number, job.python, f"worker {number}")
-        self.clients[number] = Client(number, WORKER, job_number, wire, time())
+        token = self._join(Client(number, WORKER, job_number, wire, time()))
         self.pool.added(number, job_number, self.now(), free=free)
+        self.memory.watch()
         settings = self.settings
         setup = m.JobSetup(
-            number, job_number, settings.node, settings.session_dir, self.arena_bytes,
-            job.sys_path, job.cwd, job.script, job.namespace, self._config(job.namespace),
+            number, job_number, settings.node, settings.session_dir, self.store.arena.size_bytes,
+            job.sys_path, job.cwd, job.script, job.namespace, self._config(job.namespace), token,
         )  # fmt: skip
-        wire.send(setup, [os.dup(self.arena_fd)])
+        wire.send(setup, [os.dup(self.store.arena.fd)])
         return number
 
     def end_worker(self, worker: int, reason: str, *, out_of_memory: bool = False) -> None:
@@ -302,16 +344,25 @@ class Node:
             self.received(client, messages)
 
     def _worker_started(self, worker: int) -> None:
-        self.clients[worker].pid = self.workers.processes[worker].pid
+        process, client = self.workers.processes[worker], self.clients[worker]
+        client.pid = process.pid
+        process.wire.name = f"worker {worker} (pid {process.pid})"
+        self.logs.started(client, self.jobs[client.job])
         self.lease_desk.started(worker)
 
     def _worker_unborn(self, worker: int, reason: str) -> None:
+        if self.closing:
+            self._close_if_empty()
+            return
         log.error("worker %d could not be forked: %s", worker, reason)
         self.pool.gone(worker)
-        self.clients.pop(worker, None)
+        self.client_gone(self.clients[worker], reason)
         self.lease_desk.unborn(worker, reason)
 
     def _worker_died(self, process: Process, death: Death) -> None:
+        if self.closing:
+            self._close_if_empty()
+            return
         worker = process.client
         log.info("worker %d (pid %d) ended: %s", worker, process.pid, death.how)
         self.pool.gone(worker)
@@ -319,7 +370,7 @@ class Node:
         self.actor_desk.died(worker, death)
         client = self.clients.get(worker)
         if client is not None:
-            self.client_gone(client)
+            self.client_gone(client, death.how)
         job = self.jobs.get(process.job)
         if job is not None and job.ended:
             self._see_off(job)
@@ -342,14 +393,30 @@ class Node:
             self.loop.call_later(FAREWELL_S, partial(self.workers.kill, worker))
         self.lease_desk.perform(self.book.tick(self.now()))
 
-    def close(self) -> None:
-        """End everything; the loop stops."""
+    # -- the end
+
+    def close(self, last_signal: int = signal.SIGKILL) -> None:
+        """End every connection and every process of ours; the loop stops when they are gone. last_signal: SIGTERM lets
+        workers run their handlers for TERM_S."""
         if self.closing:
             return
         self.closing = True
-        self.workers.close()
-        self.wires.flush()
-        self.loop.call_soon(self.loop.stop)
+        if self._timer is not None:
+            self._timer.cancel()
+        self.memory.close()
+        for client in self.clients.values():
+            if client.kind != WORKER:
+                client.wire.close()  # first: whose worker dies next shall blame the node
+        for worker in list(self.workers.processes):
+            self.workers.kill(worker, number=last_signal)
+        self.loop.call_later(TERM_S, self._kill, list(self.workers.processes))
+        self.loop.call_later(CLOSE_S, self.loop.stop)
+        self._close_if_empty()
+
+    def _close_if_empty(self) -> None:
+        if not self.workers.processes:
+            self.logs.close()
+            self.workers.zygotes.close(self.loop.stop)
 
 
 class JobGiven(msgspec.Struct):

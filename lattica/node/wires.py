@@ -44,7 +44,7 @@ class Wires:
 class Wire:
     """One stream in the loop's care. `received` hears each batch of messages, `ended` hears once that it is over."""
 
-    __slots__ = ("_ended", "_over", "_received", "_unsent", "_wires", "_writing", "name", "stream")
+    __slots__ = ("_ended", "_last", "_over", "_received", "_unsent", "_wires", "drained", "full", "name", "stream")
 
     def __init__(
         self,
@@ -60,7 +60,9 @@ class Wire:
         self.stream = Stream(sock, types)
         self.name = name
         self._wires, self._received, self._ended = wires, received, ended
-        self._writing = self._over = False
+        self.full = False  # the socket takes no more, and what is sent waits here
+        self.drained: Callable[[], None] | None = None  # called when it takes more again
+        self._over = self._last = False
         self._unsent = 0
         wires.loop.add_reader(self.stream.fd, self._readable)
 
@@ -75,10 +77,11 @@ class Wire:
             return
         self.stream.queue(message, fds)
         self._wires.soon(self)
-        if self._writing:
+        if self.full:
             self._unsent += 1
             if self._unsent > UNSENT_MAX:
-                self._over_with(f"{UNSENT_MAX} messages wait for it and it reads none")
+                reason = f"{UNSENT_MAX} messages wait for it and it reads none"
+                self._wires.loop.call_soon(self.close_for, reason)
 
     def flush(self) -> None:
         """Send what the socket takes; the rest goes when it is writable."""
@@ -86,11 +89,16 @@ class Wire:
             return
         if self.stream.flush():
             self._unsent = 0
-            if self._writing:
-                self._writing = False
+            if self.full:
+                self.full = False
                 self._wires.loop.remove_writer(self.stream.fd)
-        elif not self._writing:
-            self._writing = True
+                if self.drained is not None:
+                    self.drained()
+            if self._last and not self.full:
+                self.close()
+                self._ended("")
+        elif not self.full:
+            self.full = True
             self._wires.loop.add_writer(self.stream.fd, self.flush)
 
     def drain(self) -> None:
@@ -109,16 +117,30 @@ class Wire:
             with socket.socket(fileno=os.dup(self.stream.fd)) as same:
                 same.shutdown(socket.SHUT_WR)
 
+    def end(self) -> None:
+        """Close once all is sent that is queued; `ended` is called then."""
+        self._last = True
+        self._wires.soon(self)
+
     def close(self) -> None:
         """Send what the socket takes at once, and close; `ended` is not called."""
         if self._over:
             return
-        self.flush()
+        self.stream.flush()
         self._over = True
         self._wires.loop.remove_reader(self.stream.fd)
-        if self._writing:
+        if self.full:
             self._wires.loop.remove_writer(self.stream.fd)
         self.stream.close()
+
+    def close_for(self, reason: str) -> None:
+        """End it from this side, as if the peer had ended it. reason: words, if it broke a rule."""
+        if self._over:
+            return
+        if reason:
+            log.warning("%s is dropped: %s", self.name, reason)
+        self.close()
+        self._ended(reason)
 
     def _readable(self) -> None:
         try:
@@ -126,15 +148,7 @@ class Wire:
             if messages:
                 self._received(messages)
         except RemoteProtocolError as error:
-            self._over_with(str(error))
+            self.close_for(str(error))
             return
         if messages is None:
-            self._over_with("")
-
-    def _over_with(self, reason: str) -> None:
-        if self._over:
-            return
-        if reason:
-            log.warning("%s is dropped: %s", self.name, reason)
-        self.close()
-        self._ended(reason)
+            self.close_for("")

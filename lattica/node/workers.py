@@ -123,12 +123,11 @@ class Workers:
         process = self.processes[client] = Process(client, job, wire, Page(page_fd), output)
         for read in output:
             os.set_blocking(read, False)
-            self._loop.add_reader(read, self._printed, process, read)
         self.zygotes.fork(python, client, name, [theirs.detach(), page_fd, *(write for _, write in pipes)])
         return wire
 
-    def kill(self, client: int, reason: str = "", *, out_of_memory: bool = False) -> None:
-        """End the worker and its subprocesses at once. reason: what `Death.how` shall say."""
+    def kill(self, client: int, reason: str = "", *, out_of_memory: bool = False, number: int = signal.SIGKILL) -> None:
+        """End the worker and its subprocesses. reason: what `Death.how` shall say. number: SIGTERM for a kind end."""
         process = self.processes.get(client)
         if process is None:
             return
@@ -136,7 +135,7 @@ class Workers:
             process.reason, process.out_of_memory = reason, out_of_memory
         process.doomed = True
         if process.pid and process.status is None:
-            kill_group(process.pid)
+            kill_group(process.pid, number)
 
     def let_go(self, client: int, patience_s: float) -> None:
         """Close the connection of a worker that waits for that; kill it if it does not end in time."""
@@ -144,12 +143,6 @@ class Workers:
         if process is not None:
             process.wire.finish()
             self._loop.call_later(patience_s, self.kill, client)
-
-    def close(self) -> None:
-        """Kill all that are left, and end the zygotes."""
-        for client in list(self.processes):
-            self.kill(client)
-        self.zygotes.close()
 
     # -- birth
 
@@ -163,11 +156,13 @@ class Workers:
         with contextlib.suppress(ProcessLookupError):  # dead and reaped already: Exited follows
             process.pidfd = os.pidfd_open(pid)
             self._loop.add_reader(process.pidfd, self._cut_off, process)
+        self._started(client)
+        for read in process.output:  # not before its pid is known, which its log files are named after
+            self._loop.add_reader(read, self._printed, process, read)
         if process.doomed:
             kill_group(pid)
         if process.ended:
             self._await_status(process)
-        self._started(client)
 
     def _not_forked(self, client: int, reason: str) -> None:
         process = self.processes.pop(client, None)
@@ -262,10 +257,10 @@ class Workers:
             self._bury(process)
 
 
-def kill_group(pid: int) -> None:
-    """SIGKILL for a worker and what it started. Between its fork and its `setsid` there is no group yet."""
+def kill_group(pid: int, number: int = signal.SIGKILL) -> None:
+    """A signal for a worker and what it started. Between its fork and its `setsid` there is no group yet."""
     try:
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, number)
     except ProcessLookupError:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Zygotes:
         self._forked, self._exited, self._unborn = forked, exited, unborn
         self._zygotes: dict[str, Zygote] = {}  # by interpreter; the most recently used last
         self._failures: dict[str, int] = {}
+        self._closed: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Zygotes: {', '.join(f'{z.python} (pid {z.pid})' for z in self._zygotes.values()) or 'none'}>"
@@ -61,8 +63,8 @@ class Zygotes:
         def received(messages: list[Any]) -> None:
             self._received(zygote, messages)
 
-        def ended(reason: str) -> None:
-            self._ended(zygote, reason)
+        def ended(_: str) -> None:
+            os.kill(pid, signal.SIGKILL)  # of no use without its connection; `_dead` follows
 
         wire = Wire(
             self._wires,
@@ -93,10 +95,13 @@ class Zygotes:
         if modules:
             self._of(python).wire.send(Import(modules[:PRELOAD_MAX]))
 
-    def close(self) -> None:
-        """End them all; their workers are told by the end of their own connections."""
+    def close(self, closed: Callable[[], None]) -> None:
+        """End them all at once, and say when they are gone."""
+        self._closed = closed
         for zygote in list(self._zygotes.values()):
-            self._end(zygote)
+            os.kill(zygote.pid, signal.SIGKILL)
+        if not self._zygotes:
+            closed()
 
     def _of(self, python: str) -> Zygote:
         if self._failures.get(python, 0) >= FAILURES_MAX:
@@ -119,25 +124,29 @@ class Zygotes:
                     self._exited(pid, status)
 
     def _end(self, zygote: Zygote) -> None:
+        """Let it go: it ends when it reads the end of its connection, and `_dead` follows."""
+        del self._zygotes[zygote.python]
         zygote.wire.close()
-        self._ended(zygote, "")
-
-    def _ended(self, zygote: Zygote, reason: str) -> None:
-        """Its connection is over: whoever waited for it to fork hears so, and the next fork starts another."""
-        if self._zygotes.get(zygote.python) is zygote:
-            del self._zygotes[zygote.python]
-        self._failures[zygote.python] = self._failures.get(zygote.python, 0) + bool(zygote.forking)
-        for client in zygote.forking:
-            self._unborn(client, f"its zygote ended{': ' + reason if reason else ''}")
-        zygote.forking.clear()
+        self._orphan(zygote, "the zygote was ended in favour of another interpreter's")
 
     def _dead(self, zygote: Zygote) -> None:
+        """It has ended, by itself or by us: whoever waited for it to fork hears so, and the next fork starts another."""
         self._wires.loop.remove_reader(zygote.pidfd)
         os.close(zygote.pidfd)
         zygote.wire.drain()
-        _, status = os.waitpid(zygote.pid, 0)
-        if status:
-            log.warning("the zygote of %s (pid %d) ended with status %d", zygote.python, zygote.pid, status)
         zygote.wire.close()
+        _, status = os.waitpid(zygote.pid, 0)
+        if self._closed is None and status:
+            log.warning("the zygote of %s (pid %d) ended with wait status %d", zygote.python, zygote.pid, status)
         if self._zygotes.get(zygote.python) is zygote:
-            self._ended(zygote, "")
+            del self._zygotes[zygote.python]
+        self._orphan(zygote, f"the zygote of {zygote.python} ended")
+        if self._closed is not None and not self._zygotes:
+            self._closed()
+
+    def _orphan(self, zygote: Zygote, reason: str) -> None:
+        if zygote.forking:
+            self._failures[zygote.python] = self._failures.get(zygote.python, 0) + 1
+        for client in zygote.forking:
+            self._unborn(client, reason)
+        zygote.forking.clear()

@@ -209,6 +209,12 @@ class LeaseBook:
         self._end(entry)
         return self._serve(now)
 
+    def retire(self, holder: int, now: float) -> list[Effect]:
+        """`holder` is about to end: its requests are void."""
+        for bucket in [bucket for bucket in self._waiting if bucket[0] == holder]:
+            del self._waiting[bucket]
+        return self._serve(now)
+
     def holder_gone(self, holder: int, now: float) -> list[Effect]:
         """A client has ended: its requests are void, and its leases are the node's until their workers are gone."""
         for bucket in [bucket for bucket in self._waiting if bucket[0] == holder]:

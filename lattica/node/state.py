@@ -1,0 +1,168 @@
+"""What the node tells about itself: plain data for `lattica status`, `nodes()` and `available_resources()`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from lattica._version import __version__
+from lattica.actors.supervision import State
+from lattica.codec import messages as m
+from lattica.errors import RemoteProtocolError
+from lattica.node.clients import Client
+from lattica.node.memory_readings import resident_bytes
+
+if TYPE_CHECKING:
+    from lattica.node.server import Node
+
+OBJECT_STORE = "object_store_memory"
+
+
+class StateDesk:
+    """Answers `StateRequest`. It reads the other desks and changes nothing."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._views: dict[str, Callable[[], object]] = {
+            "status": self.status,
+            "resources": self.resources,
+            "nodes": self.nodes,
+            "jobs": self.jobs,
+            "workers": self.workers,
+            "actors": self.actors,
+            "memory": self.memory,
+        }
+
+    def request(self, client: Client, message: m.StateRequest) -> None:
+        view = self._views.get(message.what)
+        if view is None:
+            raise RemoteProtocolError(f"it asked for {message.what[:40]!r}, which is none of {', '.join(self._views)}")
+        client.send(m.State(message.request, view()))
+
+    def status(self) -> dict[str, Any]:
+        """All of it, as `lattica status --json` prints it."""
+        node = self._node
+        about = {
+            "id": node.settings.node.hex(),
+            "pid": os.getpid(),
+            "version": __version__,
+            "uptime_s": round(time() - node.started_at, 1),
+            "data_dir": node.settings.data_dir,
+            "session_dir": node.settings.session_dir,
+            "python": sys.executable,
+        }
+        return {
+            "node": about,
+            "resources": self.resources(),
+            "jobs": self.jobs(),
+            "workers": self.workers(),
+            "actors": self.actors(),
+            "memory": self.memory(),
+        }
+
+    def resources(self) -> dict[str, dict[str, float]]:
+        """What there is and what is free, by Ray's names. Shared memory counts as free where nobody has a span."""
+        node, spans = self._node, self._node.store.spans
+        total = {**node.resources.total.to_dict(), OBJECT_STORE: float(spans.capacity_bytes)}
+        available = {**node.resources.available, OBJECT_STORE: float(spans.free_bytes)}
+        return {"total": total, "available": available}
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """This machine, in the shape of `ray.nodes()`."""
+        node = self._node
+        return [
+            {
+                "NodeID": node.settings.node.hex(),
+                "Alive": True,
+                "NodeManagerAddress": "127.0.0.1",
+                "NodeManagerHostname": socket.gethostname(),
+                "Resources": self.resources()["total"],
+                "Labels": {},
+            }
+        ]
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Sessions of drivers, those that ended too while detached actors of theirs live."""
+        node = self._node
+        return [
+            {
+                "job": job.number,
+                "pid": job.pid,
+                "namespace": job.namespace,
+                "since": job.since,
+                "script": job.script,
+                "ended": job.ended,
+                "workers": len(node.pool.of_job(job.number)),
+                "actors": len(node.actor_desk.supervisor.living_in(job.number)),
+            }
+            for job in node.jobs.values()
+        ]
+
+    def workers(self) -> list[dict[str, Any]]:
+        """Worker processes, with what each runs."""
+        found = []
+        for worker in self._node.pool.workers.values():
+            client = self._node.clients.get(worker.client)
+            if client is None:
+                continue
+            lease = self._node.book.lease_of(worker.client)
+            found.append(
+                {
+                    "client": worker.client,
+                    "pid": client.pid,
+                    "state": "blocked" if lease is not None and lease.blocked else worker.use.value,
+                    "job": worker.job,
+                    "name": client.name if lease is not None else "",
+                    "rss_bytes": resident_bytes(client.pid) if client.pid else 0,
+                }
+            )
+        return found
+
+    def actors(self) -> list[dict[str, Any]]:
+        """Actors, the dead among them while somebody holds a handle."""
+        found = []
+        for actor in self._node.actor_desk.supervisor.actors.values():
+            client = self._node.clients.get(actor.worker) if actor.worker is not None else None
+            found.append(
+                {
+                    "actor": actor.plan.actor.hex(),
+                    "class_name": actor.plan.class_name,
+                    "name": actor.plan.name,
+                    "namespace": actor.plan.namespace,
+                    "state": actor.state.value,
+                    "incarnation": actor.incarnation,
+                    "restarts": actor.restarts,
+                    "pid": client.pid if client is not None and actor.state is not State.DEAD else 0,
+                    "job": actor.plan.job,
+                    "how": actor.end.how if actor.end is not None else "",
+                }
+            )
+        return found
+
+    def memory(self) -> dict[str, Any]:
+        """The object store: sizes in bytes."""
+        store = self._node.store
+        views = store.ledger.views()
+        clients = [
+            {
+                "client": view.client,
+                "held": view.held,
+                "held_bytes": view.held_bytes,
+                "made": view.made,
+                "made_bytes": view.made_bytes,
+                "waiting": view.waiting,
+            }
+            for view in views
+        ]
+        return {
+            "arena_bytes": store.spans.capacity_bytes,
+            "used_bytes": store.spans.used_bytes,
+            "backed_bytes": store.spans.backed_bytes,
+            "objects": sum(view.made for view in views),
+            "clients": clients,
+            "available_bytes": store.spans.free_bytes,
+        }
