@@ -161,7 +161,7 @@ class LogCollector:
         self._worker(client).who = who
 
     def feed(self, client: int, stream: int, data: bytes) -> list[int]:
-        """Bytes that it printed on `stream`, STDOUT or STDERR. The job for whose driver `take` now has lines, if any."""
+        """Bytes that it printed on `stream`, STDOUT or STDERR. The job whose driver may now `take` lines, if any."""
         worker = self._worker(client)
         if not worker.pid:
             worker.early.append((stream, data))
@@ -170,7 +170,7 @@ class LogCollector:
         return self._hand_on(client, worker, stream, worker.lines[stream].feed(data))
 
     def finish(self, client: int) -> str:
-        """It has ended and all its bytes are here; the last lines of its stderr. Its job's driver may have lines now."""
+        """It has ended and all its bytes are here; the last lines of its stderr. Call `take` for its job."""
         worker = self._worker(client)
         if not worker.pid:
             self.started(client, -1, None)  # it died before anybody knew its pid, and may have said why
