@@ -112,6 +112,10 @@ class SpanAllocator:
         """The largest span that can be granted."""
         return max((stop - start for start, stop in self._free), default=0)
 
+    def rounded(self, size: int) -> int:
+        """Length of the span that a request for `size` bytes gets."""
+        return rounded(size, self.granularity)
+
     def owners(self) -> dict[int, int]:
         """Owner -> bytes of spans; what dead owners left to others is under NODE."""
         owned: dict[int, int] = {}
@@ -127,7 +131,7 @@ class SpanAllocator:
         The span with the least memory yet to be backed wins, then the one from the tightest range. The caller backs
         what is `unbacked` before it lets anyone write there.
         """
-        size = rounded(size, self.granularity)
+        size = self.rounded(size)
         best: tuple[int, int, int] | None = None
         for start, stop in self._free:
             if stop - start >= size:
@@ -153,8 +157,8 @@ class SpanAllocator:
     def owns(self, owner: int, offset: int, size: int) -> bool:
         """Whether these bytes lie in one span of `owner`: what a process says of its objects is checked with this."""
         i = bisect_right(self._starts, offset) - 1
-        if i < 0 or size < 0:
-            return False
+        if i < 0 or size <= 0:
+            return size == 0  # no bytes lie everywhere
         start = self._starts[i]
         length, whose = self._spans[start]
         return whose == owner and offset + size <= start + length
