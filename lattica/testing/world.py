@@ -52,7 +52,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """Message from a participant that is no more, over a connection; the last one from it."""
+    """Message from a participant that is no more, to all with whom it had a connection; the last one from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class World:
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()  # breaks ties, so that equal times never compare messages
         self._cut: set[tuple[str, str]] = set()
-        self._arrives: dict[tuple[str, str], float] = {}  # connections: nothing overtakes what was sent before
+        self._arrives: dict[tuple[str, str], float] = {}  # connections: when the last message sent so far is there
 
     # ---- who is there -------------------------------------------------------------------------------------------
 
@@ -106,6 +106,13 @@ class World:
         assert name not in self._participants, f"there is a {name} already"
         self._participants[name] = _Participant(factory, factory())
         self._arm(name)
+
+    def connect(self, one: str, other: str) -> None:
+        """They have a connection, even if nothing is sent over it: the end of one is told to the other."""
+        self._arrives.setdefault((one, other), 0.0)
+        for dead, living in ((one, other), (other, one)):
+            if not self.is_alive(dead):
+                self._transmit(dead, living, Closed())
 
     def core(self, name: str) -> Any:
         return self._participants[name].core
@@ -164,7 +171,7 @@ class World:
         self.tally["crashes"] += 1
         self._note(f"{name} crashed")
         for other in self.living:
-            if self._link(name, other).connection:
+            if self._link(name, other).connection and {(name, other), (other, name)} & self._arrives.keys():
                 self._transmit(name, other, Closed())
 
     def restart(self, name: str) -> None:
@@ -183,6 +190,8 @@ class World:
 
     def resume(self, name: str) -> None:
         participant = self._participants[name]
+        if not participant.paused:
+            return
         participant.paused = False
         self._note(f"{name} resumed")
         while participant.mail and not participant.paused:
