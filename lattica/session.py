@@ -200,6 +200,7 @@ def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[
     runtime.extra[m.Welcome] = welcomed
     runtime.extra[m.Refused] = answers.append
     runtime.extra[m.LogLines] = lambda lines: runtime.reactor.after_dispatch.append(lambda: _print(lines))
+    runtime.listen()
     with runtime.lock:
         runtime.tell_node(m.Hello(m.PROTOCOL, os.getpid(), "driver", sys.executable, job))
     runtime.wait_until(lambda: bool(answers) or runtime.node_died_at is not None, START_TIMEOUT_S)

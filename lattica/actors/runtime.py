@@ -83,12 +83,16 @@ class Runtime:
             m.ClientGone: lambda g: self.tasks.gone(g.client),
         }
         releases.poke = self._poke
-        with self.lock:
-            self.node: Link = self.reactor.add(Stream(node, m.FromNode, takes_fds=True), self)
-            self.reactor.node_link = self.node
+        self._stream = Stream(node, m.FromNode, takes_fds=True)
+        self.node: Link = None  # type: ignore[assignment]  # until `listen`
 
     def __repr__(self) -> str:
         return f"<Runtime of client {self.client}, job {self.job}: {self.objects}, {self.tasks}, {self.calls}>"
+
+    def listen(self) -> None:
+        """Hear the node from now on; `extra` is filled by then, or a first message would find nobody."""
+        with self.lock:
+            self.node = self.reactor.node_link = self.reactor.add(self._stream, self)
 
     def _poke(self) -> None:
         if not self.reactor.rung and not self.reactor.closed:

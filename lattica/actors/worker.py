@@ -115,6 +115,7 @@ class Worker:
         self.runtime.on_block = self._on_block
         self.runtime.on_submit = _remember_child
         self.runtime.reactor.idle_hook = self._guard_replies
+        self.runtime.listen()
 
     # -- messages of the node (lock held)
 

@@ -15,6 +15,7 @@ by one lock per process, held while messages are dispatched or queued, never whi
 from __future__ import annotations
 
 import heapq
+import logging
 import os
 import select
 import threading
@@ -36,6 +37,8 @@ batches of about twenty (a send costs 4 us, a message to encode 0.1)."""
 COALESCE_S = 200e-6
 """The I/O thread waits this long after it was rung: by then most callers have flushed by themselves, and a thread that
 wakes up in the middle of a burst only fights for the GIL."""
+
+log = logging.getLogger("lattica")
 
 _IN, _OUT, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 
@@ -282,13 +285,17 @@ class Reactor:
     def _read(self, link: Link) -> None:
         try:
             messages = link.stream.receive()
-        except RemoteProtocolError:
+            if messages:
+                link.handler.received(messages)
+        except RemoteProtocolError as error:
+            log.error("a connection is closed: %s", error)
+            messages = None
+        except Exception:  # a bug of ours: whoever waits for this connection must not wait for ever
+            log.exception("a message could not be handled; its connection is closed")
             messages = None
         if messages is None:
             self.remove(link)
             link.handler.ended()
-        elif messages:
-            link.handler.received(messages)
 
     def wake_followers(self) -> None:
         """Wake every following thread whose condition is true by now. Lock held."""
