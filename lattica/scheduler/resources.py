@@ -37,12 +37,19 @@ class ResourceSet(Mapping[str, float]):
 
     __slots__ = ("_hash", "units")
 
-    units: Mapping[str, int]  # in 1/10,000; each > 0; treat as read-only
+    units: Mapping[str, int]  # in 1/10,000; each > 0, sorted by name; treat as read-only
 
     def __init__(self, units: Mapping[str, int]) -> None:
-        self.units = {name: amount for name, amount in sorted(units.items()) if amount}
-        self._hash = hash(tuple(self.units.items()))
-        assert all(amount > 0 for amount in self.units.values()), f"negative amounts: {self.units}"
+        self.units = {name: units[name] for name in sorted(units) if units[name]}
+        self._hash: int | None = None
+        assert not self.units or min(self.units.values()) > 0, f"negative amounts: {self.units}"
+
+    @classmethod
+    def _sorted(cls, units: Mapping[str, int]) -> ResourceSet:
+        """From what is known to be sorted and positive: the book of leases takes parts of sets all the time."""
+        made = cls.__new__(cls)
+        made.units, made._hash = units, None
+        return made
 
     @classmethod
     def of(cls, amounts: Mapping[str, float]) -> ResourceSet:
@@ -52,10 +59,10 @@ class ResourceSet(Mapping[str, float]):
         return cls({name: _to_units(name, amount) for name, amount in amounts.items()})
 
     def only(self, *names: str) -> ResourceSet:
-        return ResourceSet({name: amount for name, amount in self.units.items() if name in names})
+        return self._sorted({name: amount for name, amount in self.units.items() if name in names})
 
     def without(self, *names: str) -> ResourceSet:
-        return ResourceSet({name: amount for name, amount in self.units.items() if name not in names})
+        return self._sorted({name: amount for name, amount in self.units.items() if name not in names})
 
     def to_dict(self) -> dict[str, float]:
         """Whole units, for messages and views; whole amounts as int, as a reader expects `{"CPU": 4}`."""
@@ -72,6 +79,8 @@ class ResourceSet(Mapping[str, float]):
         return len(self.units)
 
     def __hash__(self) -> int:
+        if self._hash is None:
+            self._hash = hash(tuple(self.units.items()))
         return self._hash
 
     def __eq__(self, other: object) -> bool:
@@ -83,6 +92,9 @@ class ResourceSet(Mapping[str, float]):
     def __sub__(self, other: ResourceSet) -> ResourceSet:
         """What is left of this; asserts that `other` is inside it."""
         return ResourceSet(_sum(self.units, other.units, -1))
+
+    def __reduce__(self) -> tuple[type[ResourceSet], tuple[Mapping[str, int]]]:
+        return ResourceSet, (self.units,)  # without the hash, which another process computes otherwise
 
     def __repr__(self) -> str:
         return f"<{', '.join(f'{amount:g} {name}' for name, amount in self.items()) or 'no resources'}>"
@@ -177,8 +189,10 @@ class ResourcePool:
 
     def fits(self, request: ResourceSet) -> bool:
         """Whether `acquire` would succeed now."""
-        enough = all(self._free.get(name, 0) >= amount for name, amount in request.units.items())
-        return enough and _pick_gpus(self._gpu_free, request.units.get(GPU, 0)) is not None
+        for name, amount in request.units.items():
+            if self._free.get(name, 0) < amount:
+                return False
+        return GPU not in request.units or _pick_gpus(self._gpu_free, request.units[GPU]) is not None
 
     def acquire(self, request: ResourceSet) -> Allocation | None:
         """Take it all, or nothing. A share of a GPU comes from the fullest one that has room: others stay whole."""
