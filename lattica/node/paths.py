@@ -269,7 +269,7 @@ def open_session(parent: str, *, keep: int = SESSIONS_KEPT) -> Session:
     """
     os.makedirs(parent, mode=0o700, exist_ok=True)
     _sweep(parent, keep)
-    name = f"{time.time_ns() // 1_000_000}-{os.getpid()}"  # sorts by age
+    name = f"{time.time_ns()}-{os.getpid()}"  # sorts by age
     draft, path = os.path.join(parent, f".{name}"), os.path.join(parent, name)
     os.mkdir(draft, 0o700)
     lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)

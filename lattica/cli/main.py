@@ -1,0 +1,59 @@
+"""The command `lattica`: which verbs there are, and how a failure is said.
+
+A verb's file is imported when the verb is run: `lattica --help` waits for none of them. Exit codes: 0 done, 1 not done
+(why and what to do next stand on stderr), 2 wrong options.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from lattica._version import __version__
+from lattica.errors import LatticaError
+
+VERBS = {
+    "start": "Start this machine's node.",
+    "stop": "End the node.",
+    "status": "Show what the node has and does.",
+}
+"""Verb -> its line in `lattica --help`; the verb is `command` in the file of its name."""
+
+
+class Verbs(click.Group):
+    """A group that loads the verb it is asked for, and words errors for people."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = import_module(f"lattica.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except LatticaError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message=f"lattica {__version__}, Python {sys.version.split()[0]}")
+def main() -> None:
+    """\b
+    lattica start                      start this machine's node
+    python my_program.py               whose lattica.init() finds it
+    lattica status                     see what it does
+
+    A program that only calls lattica.init() needs no command: it starts a node of its own, which ends with it.
+
+    LATTICA_DATA_DIR says which node of this machine is meant, if there are several.
+    """

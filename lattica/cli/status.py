@@ -1,0 +1,136 @@
+"""`lattica status`."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.sizes import duration_text, size_text, table
+
+ROWS_MAX = 50
+"""Rows of one table for people; `--json` has all."""
+IN_BYTES = ("memory", "object_store_memory")  # resources that are sizes
+Rows = Sequence[Mapping[str, Any]]
+
+
+@click.command("status", short_help="Show what the node has and does.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: all there is, as one JSON object.")
+@data_dir_option
+def command(as_json: bool, data_dir: str | None) -> None:
+    """\b
+    lattica status
+    lattica status --json | jq .resources.available
+
+    Shows resources, jobs, workers, actors and memory of this machine's node, and returns at once; with exit code 1 if
+    none runs.
+    """
+    with NodeConnection(node_of(data_dir)) as connection:
+        state = connection.state("status")
+    if as_json:
+        click.echo(json.dumps(state, indent=2, default=_plain))
+    else:
+        click.echo("\n".join(page(state, time.time())))
+
+
+def _plain(value: object) -> str:
+    """Ids are bytes on the wire and hex for people."""
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def page(state: Mapping[str, Any], unix_s: float) -> list[str]:
+    """The lines for people. Tolerates what a node of another release leaves out."""
+    node = state.get("node", {})
+    lines = [
+        f"node {_id(node)}  pid {node.get('pid', '?')}  up {duration_text(node.get('uptime_s', 0))}"
+        f"  lattica {node.get('version', '?')}  {node.get('data_dir', '')}".rstrip()
+    ]
+    lines += ["", "resources", *_resources(state.get("resources", {}))]
+    lines += _section("jobs", _jobs(state.get("jobs", []), unix_s))
+    lines += _section("workers", _workers(state.get("workers", [])))
+    lines += _section("actors", _actors(state.get("actors", [])))
+    return [*lines, "", "memory", *_memory(state.get("memory", {}), state.get("workers", []))]
+
+
+def _id(row: Mapping[str, Any], name: str = "id") -> str:
+    return _plain(row.get(name, "?"))[:8]
+
+
+def _section(title: str, rows: list[dict[str, object]]) -> list[str]:
+    """A heading with the count, and the table; nothing but the heading if there are none."""
+    lines = ["", f"{title} ({len(rows)})"]
+    if rows:
+        shown = rows[:ROWS_MAX]
+        lines += table(list(shown[0]), [list(row.values()) for row in shown])
+    if len(rows) > ROWS_MAX:
+        lines.append(f"  ... and {len(rows) - ROWS_MAX} more, with --json")
+    return lines
+
+
+def _resources(resources: Mapping[str, Mapping[str, float]]) -> list[str]:
+    total, available = resources.get("total", {}), resources.get("available", {})
+    rows = []
+    for name, amount in total.items():
+        words = size_text if name in IN_BYTES else "{:g}".format
+        rows.append([name, words(amount - available.get(name, amount)), "of", words(amount)])
+    return table(["", "in use", "", "total"], rows)
+
+
+def _jobs(jobs: Rows, unix_s: float) -> list[dict[str, object]]:
+    return [
+        {
+            "job": job.get("job", "?"),
+            "pid": job.get("pid", "?"),
+            "state": "ended" if job.get("ended") else "running",
+            "for": duration_text(unix_s - job["since"]) if "since" in job else "?",
+            "workers": job.get("workers", 0),
+            "actors": job.get("actors", 0),
+            "namespace": job.get("namespace", ""),
+            "script": job.get("script", ""),
+        }
+        for job in jobs
+    ]
+
+
+def _workers(workers: Rows) -> list[dict[str, object]]:
+    return [
+        {
+            "pid": worker.get("pid", "?"),
+            "job": worker.get("job", "?"),
+            "state": worker.get("state", "?"),
+            "memory": size_text(worker.get("rss_bytes", 0)),
+            "runs": worker.get("name", ""),
+        }
+        for worker in workers
+    ]
+
+
+def _actors(actors: Rows) -> list[dict[str, object]]:
+    return [
+        {
+            "actor": _id(actor, "actor"),
+            "class": actor.get("class_name", "?"),
+            "name": actor.get("name", ""),
+            "namespace": actor.get("namespace", ""),
+            "state": actor.get("state", "?"),
+            "restarts": actor.get("restarts", 0),
+            "pid": actor.get("pid") or "",
+            "job": actor.get("job", "?"),
+        }
+        for actor in actors
+    ]
+
+
+def _memory(memory: Mapping[str, Any], workers: Rows) -> list[str]:
+    used, quota, backed = (memory.get(name, 0) for name in ("used_bytes", "arena_bytes", "backed_bytes"))
+    resident = sum(worker.get("rss_bytes", 0) for worker in workers)
+    free = memory.get("available_bytes", 0)
+    return [
+        f"  objects   {memory.get('objects', 0)} in {size_text(used)} of {size_text(quota)} shared memory",
+        f"            {size_text(free)} free, {size_text(backed)} backed by memory of the machine",
+        f"  workers   {size_text(resident)} resident, shared pages counted in each",
+    ]

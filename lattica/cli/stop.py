@@ -1,0 +1,42 @@
+"""`lattica stop`."""
+
+from __future__ import annotations
+
+import click
+
+from lattica.cli import daemon
+from lattica.cli.client import NodeConnection, data_dir_option
+from lattica.errors import NodeDiedError
+from lattica.node import paths
+
+END_WAIT_S = 10.0
+"""How long a node may take to end: it ends its workers (1 s), and writes what they printed."""
+
+
+@click.command("stop", short_help="End the node.")
+@click.option("--force", is_flag=True, help=f"Kill it if it has not ended after {END_WAIT_S:g} s.")
+@data_dir_option
+def command(force: bool, data_dir: str | None) -> None:
+    """\b
+    lattica stop
+    lattica stop --force               even one that does not answer
+
+    Ends this machine's node, its workers and what they run, and returns when all have ended. Programs that are
+    attached to it get NodeDiedError.
+    """
+    where = paths.data_dir(data_dir)
+    node = paths.running_node(where)
+    if node is None:
+        click.echo(f"no node runs on {where}")
+        return
+
+    def ask() -> None:
+        with NodeConnection(node) as connection:
+            connection.shutdown()
+
+    if not daemon.end(node, ask, wait_s=END_WAIT_S, force=force):
+        raise NodeDiedError(
+            f"the node (pid {node.pid}) has not ended after {END_WAIT_S:g} s",
+            do_next="wait a little, or kill it with `lattica stop --force`",
+        )
+    click.echo(f"node {node.node[:8]} (pid {node.pid}) has ended")

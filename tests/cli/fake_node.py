@@ -1,0 +1,73 @@
+"""A node that only answers, in a thread of the test."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lattica.codec import frames
+from lattica.codec import messages as m
+from lattica.node import paths
+from lattica.node.paths import NodeFile
+
+
+class FakeNode:
+    """Listens in `folder`, welcomes commands, answers StateRequest from `states`, and notes what it was told."""
+
+    def __init__(self, folder: Path, *, pid: int | None = None, refusal: str = "") -> None:
+        self.states: dict[str, Any] = {}
+        self.heard: list[Any] = []
+        self.refusal = refusal
+        self.told_to_end: Callable[[], None] = lambda: None
+        path = str(folder / "node.sock")
+        pid = pid or os.getpid()
+        self.file = NodeFile(pid, paths.process_birth(pid), path, "ab" * 16, "0.1.0", str(folder / "sessions/1-1"))
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with sock:
+                self._talk(sock)
+
+    def _talk(self, sock: socket.socket) -> None:
+        decoder = frames.Decoder(m.FromClient)
+        while data := sock.recv(4096):
+            for message in decoder.feed(data):
+                self.heard.append(message)
+                match message:
+                    case m.Hello() if self.refusal:
+                        sock.sendall(frames.encode([m.Refused(self.refusal)]))
+                    case m.Hello():
+                        self._welcome(sock)
+                    case m.StateRequest(request=request, what=what):
+                        sock.sendall(frames.encode([m.LogLines("x", 1, 1, ["noise"]), self._state(request, what)]))
+                    case m.Shutdown(node=True):
+                        self.told_to_end()
+
+    def _state(self, request: int, what: str) -> m.State:
+        return m.State(request, self.states[what])
+
+    def _welcome(self, sock: socket.socket) -> None:
+        """In two pieces, as a busy socket may give it, with the arena's descriptor on the first."""
+        frame = bytes(frames.encode([m.Welcome(9, 0, bytes(16), "/session", 1 << 20)]))
+        arena = os.memfd_create("arena")
+        socket.send_fds(sock, [frame[:5]], [arena])
+        sock.sendall(frame[5:])
+        os.close(arena)
