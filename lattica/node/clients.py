@@ -23,7 +23,8 @@ class Client:
     since: float
     pid: int = 0
     name: str = ""  # what it runs, for people
-    peers: set[int] = field(default_factory=set)  # clients that it has a connection with
+    peers: set[int] = field(default_factory=set)  # clients that it has a connection with, either way
+    callees: set[int] = field(default_factory=set)  # workers that it can send tasks to
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.number}, pid {self.pid}, job {self.job}>"

@@ -110,7 +110,7 @@ class LeaseDesk:
             node.actor_desk.granted(lease, worker)
             return
         holder = node.clients[lease.holder]
-        fd = [] if worker in holder.peers else node.connect(holder, worker)
+        fd = [] if worker in holder.callees else node.connect(holder, worker)
         node.tell(worker, Leased(lease.lease, holder.number, request.resources.to_dict(), list(lease.allocation.gpus)))
         pid = node.workers.processes[worker].pid
         gpus = list(lease.allocation.gpus)

@@ -230,6 +230,7 @@ class Node:
         theirs, ours = connect_pair()
         entry.send(m.NewCaller(caller.number), [theirs])
         caller.peers.add(worker)
+        caller.callees.add(worker)
         entry.peers.add(caller.number)
         return [ours]
 
@@ -241,6 +242,7 @@ class Node:
         for peer in client.peers:
             if peer in self.clients:
                 self.clients[peer].peers.discard(client.number)
+                self.clients[peer].callees.discard(client.number)
                 self.tell(peer, m.ClientGone(client.number))
         if client.kind == DRIVER:
             self._end_job(self.jobs[client.job], farewell=False)
