@@ -8,10 +8,10 @@
        ▲                                            │ its process ended and restarts are left
        └──────────────── RESTARTING ◄───────────────┘
 
-Rules of this file. Each process that an actor runs in is an *incarnation*, counted from 1. Callers are connected as soon as
-a worker is assigned, before the constructor has run, so that their calls are under way. An actor that is asked to end, or
-ends on purpose, is *leaving*: it bears no name, gets no new callers and does not restart. Who asked for an actor is told of
-every end (`Down`); the dead are kept while somebody holds them, so that late askers hear how it ended.
+Rules of this file. Each process that an actor runs in is an *incarnation*, counted from 1. Callers are connected as
+soon as a worker is assigned, before the constructor has run, so that their calls are under way. An actor that is asked
+to end, or ends on purpose, is *leaving*: it bears no name, gets no new callers and does not restart. Who asked for an
+actor is told of every end (`Down`); the dead are kept while somebody holds them, so that late askers hear how it ended.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from enum import Enum
 
 RESTART_PAUSE_FIRST_S = 0.1
 RESTART_PAUSE_LAST_S = 5.0
-"""An incarnation that ended within SHORT_LIFE_S is followed after a pause, doubled each time: an actor whose constructor
-crashes must not fork without end at full speed."""
+"""An incarnation that ended within SHORT_LIFE_S is followed after a pause, doubled each time: an actor whose
+constructor crashes must not fork without end at full speed."""
 SHORT_LIFE_S = 1.0
 UNKNOWN = "no actor with this id is known here; it ended, and nobody held it any more"
 
@@ -88,7 +88,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Tell `client` that its actor is `actor`; `existing`: it bore the name already, and the client gets a hold on it."""
+    """Tell `client` that its actor is `actor`; `existing`: it bore the name before, and the client gets a hold on it."""
 
     client: int
     request: int
@@ -218,7 +218,7 @@ class Supervisor:
     # -- wishes of clients
 
     def create(self, client: int, request: int, plan: Plan) -> list[Effect]:
-        """`client` wants this actor and will be connected to it; or, by its plan, the one that bears its name already."""
+        """`client` wants this actor and will be connected to it, or, by its plan, the one that bears its name now."""
         key = plan.namespace, plan.name
         bearer = self._names.get(key) if plan.name else None
         if bearer is not None and plan.get_if_exists:

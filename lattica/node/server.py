@@ -91,7 +91,7 @@ class Node:
         self.logs = LogDesk(self, os.path.join(settings.session_dir, "logs"))
         self.workers = Workers(
             self.wires, settings.paths, self.logs,
-            received=self._worker_said, started=self._worker_started, unborn=self._worker_unborn, died=self._worker_died,
+            self._worker_said, self._worker_started, self._worker_unborn, self._worker_died,
         )  # fmt: skip
         self.store = StoreDesk(self, arena, headroom)
         self.lease_desk = LeaseDesk(self)

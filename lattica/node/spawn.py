@@ -21,7 +21,7 @@ ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]
 
 
 def spawn_zygote(python: str, paths: str, preload: list[str]) -> tuple[int, int]:
-    """(descriptor of the connection to it, its pid). paths: JSON list as for BOOT. Raises OSError if it cannot start."""
+    """(descriptor of the connection to it, its pid). paths: JSON list as for BOOT. Raises OSError if it cannot be."""
     ours, theirs = _socket.socketpair()
     os.set_inheritable(theirs.fileno(), True)
     argv = [python, "-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), *preload]

@@ -1,4 +1,4 @@
-"""Objects, carried out: the ledger says who holds what, the allocator who may write where, this desk backs and tells."""
+"""Objects, carried out: the ledger knows who holds what, the allocator who may write where; this desk tells."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 MIB = 1 << 20
 INLINE_BACKING_BYTES = 64 * MIB
-"""So much memory is asked of the kernel on the loop itself (10 ms at 6 GB/s); more in a thread, or clients would wait."""
+"""So much memory is asked of the kernel on the loop itself (7 ms at 9 GB/s); more in a thread, or others would wait."""
 PATIENCE_S = 4.0
 """How long a full store is waited for before the request is denied; the promise to users is five seconds."""
 ASK_PAUSE_S = 0.1  # between two calls for unused spans

@@ -17,8 +17,8 @@ from lattica.local.stream import Stream
 
 log = logging.getLogger(__name__)
 UNSENT_MAX = 1_000_000
-"""Messages (of about 50 bytes) that may wait for a client that does not read; one that lets more pile up is dropped, for
-the node's memory is everybody's."""
+"""Messages (of about 50 bytes) that may wait for a client that does not read; one that lets more pile up is dropped,
+for the node's memory is everybody's."""
 
 
 class Wires:

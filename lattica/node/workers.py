@@ -6,8 +6,8 @@
                                                         ▼
                                                     `died`: how it ended, its last lines, its page
 
-A user's own fork inherits sockets and pipes, so neither the end of a connection nor that of a pipe is waited for long. A
-worker is a session of its own: killing its group takes its subprocesses along.
+A user's own fork inherits sockets and pipes, so neither the end of a connection nor that of a pipe is waited for long.
+A worker is a session of its own: killing its group takes its subprocesses along.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lattica.node.zygotes import Zygotes
 
 log = logging.getLogger(__name__)
 STATUS_WAIT_S = 1.0
-"""How long an exit status is waited for after a connection's end: the zygote reaps in milliseconds, unless it imports."""
+"""How long an exit status is waited for after a connection's end: the zygote reaps in milliseconds, or imports."""
 OUTPUT_WAIT_S = 0.2
 """How long the end of a dead worker's output is waited for: a subprocess in another session may hold the pipe open."""
 PIPE_READ_BYTES = 64 << 10  # a pipe's whole capacity
@@ -99,7 +99,7 @@ class Workers:
         unborn: Callable[[int, str], None],
         died: Callable[[Process, Death], None],
     ) -> None:
-        """received(client, messages), started(client), unborn(client, why it could not be forked), died(process, death)."""
+        """Hears: received(client, messages), started(client), unborn(client, why no fork came about), died(...)."""
         self._wires, self._loop, self._output = wires, wires.loop, output
         self._received, self._started, self._unborn, self._died = received, started, unborn, died
         self.zygotes = Zygotes(wires, paths, self._forked, self._exited, self._not_forked)
@@ -176,7 +176,7 @@ class Workers:
     # -- death
 
     def _cut_off(self, process: Process) -> None:
-        """It is dead, or its connection is over, which comes to the same: wait for its status, then for its last lines."""
+        """It is dead, or its connection is over, which comes to the same: await its status, then its last lines."""
         if process.pidfd >= 0:
             self._loop.remove_reader(process.pidfd)
             os.close(process.pidfd)

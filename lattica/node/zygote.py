@@ -3,10 +3,10 @@
     node -> zygote  Fork(client, name) + 4 descriptors · Import(modules)
     zygote -> node  Forked(client, pid) · Exited(pid, status)
 
-Rules of this file. It imports and never computes: one thread, no CUDA call, numeric libraries held at one thread, so that
-a fork copies no thread's lock in mid-air. Between `fork` and the worker's `main` nothing is imported and nothing collected:
-eight actors at once are eight passages through here. It ends when the node does, and kills nobody: workers see that end
-for themselves. This is a process of its own; the node never imports this file.
+Rules of this file. It imports and never computes: one thread, no CUDA call, numeric libraries held at one thread, so
+that a fork copies no thread's lock in mid-air. Between `fork` and the worker's `main` nothing is imported and nothing
+collected: eight actors at once are eight passages through here. It ends when the node does, and kills nobody: workers
+see that end for themselves. This is a process of its own; the node never imports this file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _hold_thread_pools() -> None:
 
 
 def import_quietly(modules: Iterable[str]) -> None:
-    """Import what can be imported; a module that cannot fails again, with its traceback, in the worker that wants it."""
+    """Import what can be imported; what cannot fails again, with its traceback, in the worker that wants it."""
     for name in modules:
         with contextlib.suppress(Exception):
             __import__(name)

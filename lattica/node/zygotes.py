@@ -36,7 +36,7 @@ class Zygote:
 class Zygotes:
     """Forks workers through the zygote of the right interpreter.
 
-    forked(client, pid) and exited(pid, status) tell what zygotes say; unborn(client, reason) that a fork came to nothing.
+    It tells forked(client, pid), exited(pid, status), and unborn(client, reason) when a fork has come to nothing.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Zygotes:
         self._orphan(zygote, "the zygote was ended in favour of another interpreter's")
 
     def _dead(self, zygote: Zygote) -> None:
-        """It has ended, by itself or by us: whoever waited for it to fork hears so, and the next fork starts another."""
+        """It has ended, by itself or by us: who waited for a fork of it hears so, and the next one starts another."""
         self._wires.loop.remove_reader(zygote.pidfd)
         os.close(zygote.pidfd)
         zygote.wire.drain()

@@ -5,12 +5,13 @@
 
 Rules of this file. A lease is resources lent to a *holder* (a client, or the node itself for an actor) together with a
 worker, which the shell finds and names by `placed`. A worker that waits for others lends its CPUs back (`blocked`) and
-takes them again without asking: the machine is then overdrawn, and nothing is granted until it is not. `now` is the only
-time.
+takes them again without asking: the machine is then overdrawn, and nothing is granted until it is not. `now` is the
+only time.
 
 Whose turn it is:
 1. A holder that is itself blocked comes before all others: its worker is held captive until it is served, and serving
-   the outermost first would pile up captives. One turn in URGENT_RUN goes to somebody else who has waited for OVERDUE_S.
+   the outermost first would pile up captives. One turn in URGENT_RUN goes to somebody else who has waited for
+   OVERDUE_S.
 2. Then who holds least, then who came first.
 3. A request that does not fit keeps the resources it lacks from those behind it, or a large one would never be served;
    but only where returned leases could make room: what actors hold for life is not waited for.
@@ -162,7 +163,7 @@ class LeaseBook:
         return self._serve(now)
 
     def cancel(self, holder: int, number: int, now: float) -> list[Effect]:
-        """`holder` no longer wants what it asked for with `number`; a grant that was faster is returned by `returned`."""
+        """`holder` no longer wants what it asked for with `number`; it returns a grant that was faster."""
         for bucket in [bucket for bucket in self._waiting if bucket[0] == holder]:
             left = deque(request for request in self._waiting[bucket] if request.number != number)
             self._waiting[bucket] = left
