@@ -12,7 +12,7 @@ import click
 from lattica.cli import daemon
 from lattica.cli.client import NodeConnection, data_dir_option
 from lattica.cli.sizes import parse_size, size_text
-from lattica.errors import ConfigError, LatticaError, NodeDiedError
+from lattica.errors import LatticaError, NodeDiedError
 from lattica.node import paths
 from lattica.node.paths import NodeFile
 from lattica.scheduler.resources import parse_request
@@ -57,17 +57,12 @@ def command(
     Starts this machine's node in the background and returns as soon as programs can attach to it by lattica.init().
     It serves your programs until `lattica stop`. With --block the command returns when the node has ended.
     """
-    parse_request(
-        num_cpus=num_cpus, num_gpus=num_gpus, resources=resources
-    )  # says what is wrong before anything starts
+    # Whatever the node would refuse is refused here, before anything starts.
+    parse_request(num_cpus=num_cpus, num_gpus=num_gpus, resources=resources)
     where = paths.data_dir(data_dir)
     paths.make_data_dir(where)
-    running = paths.running_node(where)
-    if running is not None:
-        raise ConfigError(
-            f"a node (pid {running.pid}) runs on {where} already",
-            do_next="use it, end it with `lattica stop`, or start another one with --data-dir elsewhere",
-        )
+    os.close(paths.lock_data_dir(where))  # the node itself takes it again
+    paths.socket_path(where)
     options = node_options(where, num_cpus, num_gpus, resources, object_store_memory)
     begun = daemon.spawn(options, where)
     log = os.path.join(where, daemon.LOG_FILE)

@@ -224,11 +224,15 @@ def lock_data_dir(data_dir: str) -> int:
     if _try_lock(lock):
         return lock
     os.close(lock)
-    node = read_node_file(data_dir)
-    who = f"a node (pid {node.pid})" if node else "a node"
+    node = running_node(data_dir)
+    if node is not None:
+        raise ConfigError(
+            f"a node (pid {node.pid}) runs on {data_dir} already",
+            do_next=f"use it, end it with `lattica stop`, or start this one with {DATA_DIR_VARIABLE} elsewhere",
+        )
     raise ConfigError(
-        f"{who} runs on the data directory {data_dir} already",
-        do_next=f"stop it with `lattica stop`, or start this one with --data-dir or {DATA_DIR_VARIABLE} elsewhere",
+        f"a node that starts or ends, or one on another machine, has the data directory {data_dir}",
+        do_next=f"try again, or start this one with {DATA_DIR_VARIABLE} elsewhere",
     )
 
 

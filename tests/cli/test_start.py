@@ -119,7 +119,9 @@ def test_wrong_options_are_refused_before_anything_starts(
 
 
 def test_a_second_node_is_refused_with_the_pid_of_the_first(lattica: Lattica, stage: Stage, node: FakeNode) -> None:
+    lock = paths.lock_data_dir(str(stage.data_dir))
     result = lattica("start")
+    os.close(lock)
     assert result.exit_code == 1
     assert f"pid {node.file.pid}" in result.output and "lattica stop" in result.output
     assert not stage.options

@@ -154,7 +154,10 @@ def test_a_node_file_of_a_later_release_is_read(tmp_path: Path) -> None:
 
 def test_two_nodes_cannot_run_on_one_data_directory(tmp_path: Path) -> None:
     lock = paths.lock_data_dir(str(tmp_path))
-    with pytest.raises(ConfigError, match="lattica stop"):
+    with pytest.raises(ConfigError, match="starts or ends"):
+        paths.lock_data_dir(str(tmp_path))
+    paths.write_node_file(str(tmp_path), node_here())
+    with pytest.raises(ConfigError, match=rf"(?s)pid {os.getpid()}.*lattica stop"):
         paths.lock_data_dir(str(tmp_path))
     os.close(lock)
     os.close(paths.lock_data_dir(str(tmp_path)))
