@@ -88,7 +88,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """Tell `client` that its actor is `actor`; `existing`: it bore the name before, and the client gets a hold on it."""
+    """Tell `client` that its actor is `actor`; `existing`: it bore the name before, and the client is given a hold."""
 
     client: int
     request: int

@@ -19,8 +19,10 @@ def main(argv: list[str], paths: str = "") -> None:
     """Run a node until it ends. argv: pairs of option and value. paths: JSON list of import paths for zygotes."""
     paths = paths or f'["{ROOT}"]'
     zygote = None
+    for option in ("--attach-fd", "--ready-fd"):
+        if option in argv:
+            os.set_inheritable(int(argv[argv.index(option) + 1]), False)
     if "--attach-fd" in argv:
-        os.set_inheritable(int(argv[argv.index("--attach-fd") + 1]), False)
         preload = argv[argv.index("--preload") + 1] if "--preload" in argv else ""
         zygote = spawn_zygote(sys.executable, paths, [name for name in preload.split(",") if name])
 

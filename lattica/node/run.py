@@ -100,43 +100,51 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int]) -
 
 
 def run_daemon(options: Options, import_paths: str) -> None:
-    """Serve whoever of this user connects, until SIGTERM or `lattica stop`."""
-    from lattica.node.identity import load_or_create  # imports cryptography
-
-    paths.make_data_dir(options.data_dir)
-    lock = paths.lock_data_dir(options.data_dir)
-    session = paths.open_session(paths.sessions_of(options.data_dir))
-    where = paths.socket_path(options.data_dir)
+    """Serve whoever of this user connects, until SIGTERM or `lattica stop`; exit code 1 if it cannot be begun."""
     try:
-        _log_to(os.path.join(options.data_dir, "node.log"))
-        peer = load_or_create(os.path.join(options.data_dir, "identity")).peer
-        zygote = spawn_zygote(sys.executable, import_paths, options.preload)
-        loop = uvloop.new_event_loop()
-        node, arena = _compose(loop, options, peer, session.path, import_paths, embedded=False)
-        node.workers.zygotes.adopt(sys.executable, *zygote)
-        listener = _listen(where)
-        loop.add_reader(listener.fileno(), _accept, node, listener)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, node.close, signal.SIGTERM)
-        birth = paths.process_birth(os.getpid())
-        paths.write_node_file(
-            options.data_dir, paths.NodeFile(os.getpid(), birth, where, peer.hex(), __version__, session.path)
-        )
-        _say_ready(options.ready_fd, {"pid": os.getpid(), "socket": where, "node": peer.hex(), "protocol": PROTOCOL})
-        log.info("node %s (pid %d) serves %s", peer.hex()[:8], os.getpid(), options.data_dir)
-        loop.run_forever()
-        loop.remove_reader(listener.fileno())
-        listener.close()
-        arena.close()
+        paths.make_data_dir(options.data_dir)
+        lock = paths.lock_data_dir(options.data_dir)
+        session = paths.open_session(paths.sessions_of(options.data_dir))
+        where = paths.socket_path(options.data_dir)
+        try:
+            _serve(options, import_paths, session, where)
+        finally:
+            paths.remove_node_file(options.data_dir)
+            if os.path.exists(where):
+                os.unlink(where)
+            session.close(remove=False)
+            os.close(lock)
+    except ConfigError as error:
+        _say_ready(options.ready_fd, {"error": str(error)})
+        sys.exit(str(error))
     except BaseException as error:
-        _say_ready(options.ready_fd, {"error": str(error) or type(error).__name__})
+        _say_ready(options.ready_fd, {"error": f"{type(error).__name__}: {error}"})
         raise
-    finally:
-        paths.remove_node_file(options.data_dir)
-        if os.path.exists(where):
-            os.unlink(where)
-        session.close(remove=False)
-        os.close(lock)
+
+
+def _serve(options: Options, import_paths: str, session: paths.Session, where: str) -> None:
+    """Begin, say so, and serve until the end."""
+    from lattica.node.identity import load_or_create  # imports cryptography, which embedded nodes never do
+
+    peer = load_or_create(os.path.join(options.data_dir, "identity")).peer
+    _log_to(os.path.join(options.data_dir, "node.log"))
+    zygote = spawn_zygote(sys.executable, import_paths, options.preload)
+    loop = uvloop.new_event_loop()
+    node, arena = _compose(loop, options, peer, session.path, import_paths, embedded=False)
+    node.workers.zygotes.adopt(sys.executable, *zygote)
+    listener = _listen(where)
+    loop.add_reader(listener.fileno(), _accept, node, listener)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, node.close, signal.SIGTERM)
+    pid = os.getpid()
+    about = paths.NodeFile(pid, paths.process_birth(pid), where, peer.hex(), __version__, session.path)
+    paths.write_node_file(options.data_dir, about)
+    _say_ready(options.ready_fd, {"pid": pid, "socket": where, "node": peer.hex(), "protocol": PROTOCOL})
+    log.info("node %s (pid %d) serves %s", peer.hex()[:8], pid, options.data_dir)
+    loop.run_forever()
+    loop.remove_reader(listener.fileno())
+    listener.close()
+    arena.close()
 
 
 def _compose(
