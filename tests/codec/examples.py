@@ -1,0 +1,115 @@
+"""One instance of every message with every field set, and the golden bytes they must have.
+
+python -m tests.codec.examples      write tests/golden/messages.json anew: the diff is the change of the wire
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+
+from lattica.codec import frames
+from lattica.codec import messages as m
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "messages.json"
+
+OBJECT, FUNCTION, ACTOR = bytes(range(16)), b"f" * 16, b"a" * 12
+CPU = {"CPU": 1.5}
+REGION = m.InArena(OBJECT, 4096, 200)
+
+EXAMPLES: list[Any] = [
+    m.WithRefs(b"value", [OBJECT, ACTOR]),
+    REGION,
+    m.Failed(b"error", [OBJECT], True),
+    m.Hello(1, 4711, "driver", "/usr/bin/python3", {"cwd": "/home/u", "log_to_driver": True, "sys_path": ["/lib"]}),
+    m.Seal(OBJECT, 4096, 200, 3, True, [ACTOR]),
+    m.Give(OBJECT, 3, 2),
+    m.Hold(OBJECT),
+    m.Drop(OBJECT, 2),
+    m.Promise(OBJECT, "train.py:48"),
+    m.Resolve([OBJECT]),
+    m.SpanRequest(7, 1 << 40),
+    m.SpanReturn(1 << 33, 1 << 20),
+    m.LeaseRequest(7, CPU, False, "step"),
+    m.LeaseCancel(7),
+    m.LeaseReturn(9),
+    m.WorkerKill(9),
+    m.Blocked(True),
+    m.ActorCreate(7, ACTOR, b"spec", CPU, "Counter", "c", "space", True, True, -1, [OBJECT], b"meta"),
+    m.ActorConnect(ACTOR),
+    m.ActorLookup(7, "c", "space"),
+    m.ActorKill(ACTOR, False),
+    m.ActorReady(ACTOR),
+    m.ActorFailed(ACTOR, b"error"),
+    m.ActorExit(ACTOR, "it called exit_actor()"),
+    m.StateRequest(7, "status"),
+    m.Shutdown(True),
+    m.Welcome(3, 1, b"n" * 16, "/run/session", 1 << 36, {"inline_max": 102400}, b"12345678"),
+    m.Refused("another release"),
+    m.Located(OBJECT, 4096, 200, True),
+    m.Lost(OBJECT, "worker 3, killed by SIGKILL", "train.py:48"),
+    m.Freed(OBJECT),
+    m.SpanGrant(7, 1 << 33, 1 << 20),
+    m.SpanDenied(7, "the quota is reached"),
+    m.SpanWanted(),
+    m.LeaseGranted(7, 9, 3, 4711, True, [0, 1]),
+    m.LeaseDenied(7, "no GPU here"),
+    m.LeaseWanted(),
+    m.LeaseLost(9, 3, 12, b"\xdd\x00\x00\x00\x00", "killed by SIGKILL", "last words", True),
+    m.ActorAccepted(7, ACTOR, True, b"meta"),
+    m.ActorRefused(7, "name-taken", "there is one"),
+    m.ActorConnected(ACTOR, 2, 3, 4711),
+    m.ActorDown(ACTOR, 2, True, "exit code 3", "last words", b"error", True, True),
+    m.ActorFound(7, ACTOR, "Counter", b"meta"),
+    m.State(7, {"CPU": 4.0, "nodes": [{"alive": True}]}),
+    m.LogLines("step", 4711, 2, ["one", "two"]),
+    m.BecomeActor(ACTOR, 2, b"spec", CPU, [1], "c", "space"),
+    m.NewCaller(3),
+    m.Leased(9, 3, CPU, [1]),
+    m.ActorRelease(ACTOR),
+    m.Exit(),
+    m.JobSetup(
+        3, 1, b"n" * 16, "/run/session", 1 << 36, ["/lib"], "/home/u", "train.py", "space", {"num_cpus": 4}, b"12345678"
+    ),
+    m.ClientGone(3),
+    m.Fork(3, "step"),
+    m.Forked(3, 4711),
+    m.Exited(4711, 9),
+    m.Import(["numpy", "torch"]),
+    m.Export(FUNCTION, b"code"),
+    m.Task(12, OBJECT, FUNCTION, b"args", 2, [b"dep", REGION], [0, "key"], "step", 1),
+    m.Call(12, OBJECT, "step", m.WithRefs(b"args", [OBJECT]), 2, [b"dep"], ["key"], 1),
+    m.Reply(12, [b"result", REGION], 250),
+    m.Cancel(12, False),
+    m.Reclaim(5),
+    m.Returned([13, 14], True),
+]
+
+CONVERSATIONS: dict[str, Any] = {
+    name: getattr(m, name) for name in ("FromClient", "FromNode", "ToZygote", "FromZygote", "ToWorker", "FromWorker")
+}
+"""The unions of messages that may come one way."""
+
+
+def members(union: Any) -> tuple[type, ...]:
+    """The message types of a union."""
+    return get_args(union) if isinstance(union, types.UnionType) else (union,)
+
+
+def all_types() -> list[type[msgspec.Struct]]:
+    """Every message that the module defines."""
+    return [thing for thing in vars(m).values() if isinstance(thing, type) and issubclass(thing, msgspec.Struct)]
+
+
+def encoded() -> dict[str, str]:
+    """Each example's bytes in hexadecimal digits, by the name of its type."""
+    return {type(example).__name__: frames.encode_one(example).hex() for example in EXAMPLES}
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(encoded(), indent=1) + "\n")
+    print(f"{len(EXAMPLES)} messages are in {GOLDEN}")
