@@ -20,7 +20,6 @@ from lattica.errors import (
     LatticaError,
     OutOfMemoryError,
     PendingCallsLimitExceededError,
-    RemoteProtocolError,
     TaskCancelledError,
     TaskError,
 )
@@ -209,11 +208,7 @@ class ActorPeer:
     def down(self, message: m.ActorDown) -> None:
         """This incarnation ended: hear its last replies, then retry or fail what it still owes us."""
         if self.link is not None:
-            try:
-                while batch := self.link.stream.receive():
-                    self.received(batch)
-            except RemoteProtocolError:
-                pass
+            self.received(self.link.stream.drain())
             self.runtime.reactor.remove(self.link)
             self.link = None
         owed, self.inflight = list(self.inflight.values()), {}

@@ -379,11 +379,7 @@ class Tasks:
     def _hear_out(self, target: Any) -> None:
         """Read what the dead worker had sent; then close."""
         if not target.eof:
-            try:
-                while batch := target.link.stream.receive():
-                    target.received(batch)
-            except RemoteProtocolError:
-                pass
+            target.received(target.link.stream.drain())
             self.runtime.reactor.remove(target.link)
 
     def _charge(self, record: TaskRecord, message: m.LeaseLost) -> None:

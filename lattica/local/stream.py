@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from lattica.codec import frames
+from lattica.errors import RemoteProtocolError
 
 READ_BYTES = 256 << 10
 """One recv. A unix socket rarely holds more than its 208 KiB send buffer."""
@@ -157,6 +158,26 @@ class Stream:
 
     def receive(self) -> list[Any] | None:
         """Messages that have arrived, perhaps none yet; None at the end of the stream. Raises RemoteProtocolError."""
+        data = self._read()
+        if data is None:
+            return []
+        return self._decoder.feed(data) if data else None
+
+    def drain(self) -> list[Any]:
+        """All that a peer which is dead had still written, as far as it is whole.
+
+        Until nothing is left, not until the end of the stream: a child that it forked may hold the socket open.
+        """
+        messages: list[Any] = []
+        try:
+            while data := self._read():
+                messages += self._decoder.feed(data)
+        except RemoteProtocolError:
+            pass  # it died while it wrote
+        return messages
+
+    def _read(self) -> bytes | None:
+        """Bytes that have arrived; None if there are none yet; empty at the end of the stream."""
         try:
             if self._takes_fds:
                 data, ancillary, _, _ = self._sock.recvmsg(
@@ -170,15 +191,15 @@ class Stream:
             else:
                 data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
-            return []
+            return None
         except OSError:
-            return None
-        if not data:
-            return None
-        return self._decoder.feed(data)
+            return b""
+        return data
 
     def take_fd(self) -> int:
-        """The next descriptor that came with a message, in order; the caller owns it."""
+        """The next descriptor that came with a message, in order; the caller owns it. Raises RemoteProtocolError."""
+        if not self._inbox_fds:
+            raise RemoteProtocolError("a message came without the descriptor that belongs to it")
         return self._inbox_fds.popleft()
 
     # -- the end
