@@ -17,8 +17,9 @@ actor is told of every end (`Down`); the dead are kept while somebody holds them
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
+
+import msgspec
 
 RESTART_PAUSE_FIRST_S = 0.1
 RESTART_PAUSE_LAST_S = 5.0
@@ -37,8 +38,7 @@ class State(Enum):
     DEAD = "DEAD"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What its creator decided about an actor."""
 
     actor: bytes
@@ -55,8 +55,7 @@ class Plan:
     meta: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """How an incarnation, or an actor, came to its end."""
 
     how: str
@@ -66,8 +65,7 @@ class End:
     out_of_memory: bool = False
 
 
-@dataclass(slots=True)
-class Actor:
+class Actor(msgspec.Struct):
     """One actor, over all its incarnations."""
 
     plan: Plan
@@ -77,7 +75,7 @@ class Actor:
     worker: int | None = None
     assigned_at: float = 0.0
     pause_s: float = 0.0
-    callers: dict[int, bool] = field(default_factory=dict)  # client -> whether connected to this incarnation
+    callers: dict[int, bool] = {}  # client -> whether connected to this incarnation
     leaving: End | None = None
     end: End | None = None
     unreferenced: bool = False
@@ -86,8 +84,7 @@ class Actor:
 # -- effects: what the node does --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(msgspec.Struct, frozen=True):
     """Tell `client` that its actor is `actor`; `existing`: it bore the name before, and the client is given a hold."""
 
     client: int
@@ -97,8 +94,7 @@ class Accept:
     meta: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Refuse:
+class Refuse(msgspec.Struct, frozen=True):
     """kind: "name-taken" or "not-found"."""
 
     client: int
@@ -107,8 +103,7 @@ class Refuse:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """The bearer of the name; the client gets a hold on it."""
 
     client: int
@@ -118,8 +113,7 @@ class Found:
     meta: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NeedWorker:
+class NeedWorker(msgspec.Struct, frozen=True):
     """Find a worker with the plan's resources, after `pause_s`, and say `assigned`."""
 
     actor: bytes
@@ -127,16 +121,14 @@ class NeedWorker:
     pause_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class CancelNeed:
+class CancelNeed(msgspec.Struct, frozen=True):
     """No worker is needed any more."""
 
     actor: bytes
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Become:
+class Become(msgspec.Struct, frozen=True):
     """This worker is the actor from now on."""
 
     actor: bytes
@@ -144,8 +136,7 @@ class Become:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Connect:
+class Connect(msgspec.Struct, frozen=True):
     """Connect `client` with the worker that is incarnation `incarnation`."""
 
     client: int
@@ -154,8 +145,7 @@ class Connect:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(msgspec.Struct, frozen=True):
     """Tell `client` that this incarnation ended."""
 
     client: int
@@ -165,24 +155,21 @@ class Down:
     end: End
 
 
-@dataclass(frozen=True, slots=True)
-class EndWorker:
+class EndWorker(msgspec.Struct, frozen=True):
     """End this process: at once (`kill`), or by closing its connection, when it has said that it leaves."""
 
     worker: int
     kill: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """Ask the worker to finish its queue and end."""
 
     actor: bytes
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(msgspec.Struct, frozen=True):
     """The actor is dead for good: let go what the node holds for it."""
 
     actor: bytes

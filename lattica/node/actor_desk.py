@@ -25,13 +25,12 @@ from lattica.actors.supervision import (
 from lattica.codec import messages as m
 from lattica.errors import ConfigError
 from lattica.node.clients import Client
+from lattica.node.loop import Timer
 from lattica.node.workers import Death
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
-    import asyncio
-
     from lattica.node.server import Node
 
 LEAVE_S = 2.0
@@ -46,7 +45,7 @@ class ActorDesk:
         self.supervisor = Supervisor()
         self._numbers = count(1)  # lease requests of ours
         self._needs: dict[int, tuple[bytes, int]] = {}  # request -> (actor, incarnation) that waits for a worker
-        self._pauses: dict[bytes, asyncio.TimerHandle] = {}
+        self._pauses: dict[bytes, Timer] = {}
 
     # -- told by clients
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
@@ -12,8 +11,7 @@ from lattica.node.wires import Wire
 DRIVER, WORKER, COMMAND = "driver", "worker", "command"
 
 
-@dataclass(slots=True, eq=False)
-class Client:
+class Client(msgspec.Struct, eq=False):
     """A driver, a worker or a command, by its number, which is never used again."""
 
     number: int
@@ -23,8 +21,8 @@ class Client:
     since: float
     pid: int = 0
     name: str = ""  # what it runs, for people
-    peers: set[int] = field(default_factory=set)  # clients that it has a connection with, either way
-    callees: set[int] = field(default_factory=set)  # workers that it can send tasks to
+    peers: set[int] = msgspec.field(default_factory=set)  # clients that it has a connection with, either way
+    callees: set[int] = msgspec.field(default_factory=set)  # workers that it can send tasks to
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.number}, pid {self.pid}, job {self.job}>"
@@ -34,8 +32,7 @@ class Client:
         self.wire.send(message, fds)
 
 
-@dataclass(slots=True, eq=False)
-class Job:
+class Job(msgspec.Struct, eq=False):
     """One driver's session: what its workers need to know, and what is left of it."""
 
     number: int

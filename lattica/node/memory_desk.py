@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 from lattica.node.clients import Client
+from lattica.node.loop import Timer
 from lattica.node.memory_monitor import Candidate, MemoryMonitor, Work
 from lattica.node.memory_readings import MemoryReader, private_bytes
 from lattica.node.pool import Use
@@ -23,7 +23,7 @@ class MemoryDesk:
     def __init__(self, node: Node, reader: MemoryReader) -> None:
         self._node, self._reader = node, reader
         self.monitor = MemoryMonitor()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
 
     def watch(self) -> None:
         """There is a worker."""

@@ -9,8 +9,9 @@ number: tasks that block in a chain each need a process of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 IDLE_S = 5.0
 """A spare worker's rest before it is ended. Longer keeps memory (10 MiB each) for a burst that may come; shorter forks
@@ -28,8 +29,7 @@ class Use(Enum):
     ENDING = "ending"  # told to end, or killed: nothing is asked of it any more
 
 
-@dataclass(slots=True)
-class Worker:
+class Worker(msgspec.Struct):
     """One worker process, known by its client number."""
 
     client: int

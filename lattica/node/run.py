@@ -10,14 +10,14 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
-import uvloop
+import msgspec
 
 from lattica._version import __version__
 from lattica.codec.messages import PROTOCOL
 from lattica.errors import ConfigError
 from lattica.node import gpus, paths
+from lattica.node.loop import EpollLoop, Loop
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.server import Node, Settings
 from lattica.node.spawn import spawn_zygote
@@ -34,8 +34,7 @@ NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(msgspec.Struct, frozen=True):
     """What the command line asked for; None: decide by looking at the machine."""
 
     attach_fd: int | None
@@ -77,7 +76,7 @@ def parse_options(argv: list[str]) -> Options:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
 
 
-def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int]) -> None:
+def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, int]) -> None:
     """Serve the driver at the other end of `attach_fd`, and end with it."""
     assert options.attach_fd is not None
     session = paths.open_session(paths.embedded_sessions(), keep=0)
@@ -85,7 +84,7 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int]) -
     try:
         _log_to(os.path.join(session.path, "node.log"))
         driver = socket.socket(fileno=options.attach_fd)
-        loop = uvloop.new_event_loop()
+        loop = EpollLoop()
         node, arena = _compose(loop, options, os.urandom(NODE_ID_BYTES), session.path, import_paths, embedded=True)
         node.workers.zygotes.adopt(sys.executable, *zygote)
         node.accept(driver)
@@ -129,7 +128,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     peer = load_or_create(os.path.join(options.data_dir, "identity")).peer
     _log_to(os.path.join(options.data_dir, "node.log"))
     zygote = spawn_zygote(sys.executable, import_paths, options.preload)
-    loop = uvloop.new_event_loop()
+    loop = EpollLoop()
     node, arena = _compose(loop, options, peer, session.path, import_paths, embedded=False)
     node.workers.zygotes.adopt(sys.executable, *zygote)
     listener = _listen(where)
@@ -148,7 +147,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
 
 
 def _compose(
-    loop: uvloop.Loop, options: Options, node_id: bytes, session_dir: str, import_paths: str, *, embedded: bool
+    loop: Loop, options: Options, node_id: bytes, session_dir: str, import_paths: str, *, embedded: bool
 ) -> tuple[Node, Arena]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # five per worker; the zygote has what the user had

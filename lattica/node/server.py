@@ -10,13 +10,11 @@ This file composes: it admits clients, forwards their messages to the desk that 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from time import time
@@ -31,6 +29,7 @@ from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import COMMAND, DRIVER, WORKER, Client, Job
 from lattica.node.lease_desk import LeaseDesk, connect_pair
 from lattica.node.log_desk import LogDesk
+from lattica.node.loop import Loop, Timer
 from lattica.node.memory_desk import MemoryDesk
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.pool import WorkerPool
@@ -58,8 +57,7 @@ RUNNERS = frozenset({DRIVER, WORKER})
 WORKERS = frozenset({WORKER})
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What the command line decided. `embedded`: serves one driver and ends with it."""
 
     node: bytes
@@ -75,7 +73,7 @@ class Node:
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        loop: Loop,
         settings: Settings,
         arena: Arena,
         memory: MemoryReader,
@@ -102,7 +100,7 @@ class Node:
         self.jobs: dict[int, Job] = {}
         self.closing = False
         self._numbers, self._job_numbers = count(1), count(1)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._handlers = self._table()
 
     def __repr__(self) -> str:

@@ -20,15 +20,26 @@ sys.path += [path for path in paths[1:] if path not in sys.path]
 ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]), sys.argv[3:])"
 
 
-def spawn_zygote(python: str, paths: str, preload: list[str]) -> tuple[int, int]:
-    """(descriptor of the connection to it, its pid). paths: JSON list as for BOOT. Raises OSError if it cannot be."""
+def spawn_zygote(python: str, paths: str, preload: list[str]) -> tuple[int, int, int]:
+    """(connection to it, its pid, a file in memory with what it prints). Raises OSError if it cannot be started.
+
+    paths: JSON list as for BOOT.
+    """
     ours, theirs = _socket.socketpair()
+    said = os.memfd_create("lattica-zygote-output", os.MFD_CLOEXEC)
     os.set_inheritable(theirs.fileno(), True)
     argv = [python, "-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), *preload]
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, said, 1),
+        (os.POSIX_SPAWN_DUP2, said, 2),
+    ]
     try:
-        pid = os.posix_spawn(
-            python, argv, os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)]
-        )
+        pid = os.posix_spawn(python, argv, os.environ, file_actions=actions)
+    except OSError:
+        ours.close()
+        os.close(said)
+        raise
     finally:
         theirs.close()
-    return ours.detach(), pid
+    return ours.detach(), pid, said

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.node.clients import Client
+from lattica.node.loop import Timer, Work
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.ledger import Adopt, Effect, FreeRegion, Ledger, Tell, Unreferenced
 from lattica.objectstore.spans import SpanAllocator
@@ -33,14 +34,13 @@ IDLE_S = 30.0
 WAITING_MAX = 10_000  # span requests of all clients; each waits at most PATIENCE_S
 
 
-@dataclass(slots=True, eq=False)
-class Waiting:
+class Waiting(msgspec.Struct, eq=False):
     """A span request that does not fit now."""
 
     client: Client
     request: int
     size: int
-    denial: asyncio.TimerHandle | None = None
+    denial: Timer | None = None
 
     def settle(self) -> None:
         """It is answered."""
@@ -59,7 +59,7 @@ class StoreDesk:
         self._waiting: list[Waiting] = []
         self._asked_at = float("-inf")
         self._backing = 0  # threads that ask the kernel for memory now
-        self._punching: asyncio.TimerHandle | None = None
+        self._punching: Timer | None = None
 
     # -- clients
 
@@ -191,9 +191,7 @@ class StoreDesk:
         for offset, size in parts:
             self.spans.mark_backed(offset, size)
 
-    def _backed_aside(
-        self, client: Client, grant: m.SpanGrant, cold: Sequence[tuple[int, int]], done: asyncio.Future[None]
-    ) -> None:
+    def _backed_aside(self, client: Client, grant: m.SpanGrant, cold: Sequence[tuple[int, int]], done: Work) -> None:
         """The thread is done. The client may have died meanwhile: its span is free again, and backed all the same."""
         self._backing -= 1
         error = done.exception()

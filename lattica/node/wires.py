@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import select
@@ -14,6 +13,7 @@ import msgspec
 
 from lattica.errors import RemoteProtocolError
 from lattica.local.stream import Stream
+from lattica.node.loop import Loop
 
 log = logging.getLogger(__name__)
 UNSENT_MAX = 1_000_000
@@ -24,7 +24,7 @@ for the node's memory is everybody's."""
 class Wires:
     """All streams of the node, and the one flush that is due for those with something to send."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: Loop) -> None:
         self.loop = loop
         self._dirty: dict[Wire, None] = {}
 

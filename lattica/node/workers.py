@@ -12,18 +12,19 @@ A worker is a session of its own: killing its group takes its subprocesses along
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
 import signal
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import msgspec
 
 from lattica.codec.messages import FromClient
 from lattica.local.page import Page
+from lattica.node.loop import Timer
 from lattica.node.wires import Wire, Wires
 from lattica.node.zygotes import Zygotes
 
@@ -37,8 +38,7 @@ STDERR_TAIL_LINES = 20
 SIGNAL_WORDS = {signal.SIGSEGV: " (segmentation fault)", signal.SIGABRT: " (abort)", signal.SIGBUS: " (bus error)"}
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(msgspec.Struct, frozen=True):
     """How a worker ended. `how` for people: "killed by SIGKILL", "exit code 3", "out of memory: ..."."""
 
     how: str
@@ -46,8 +46,7 @@ class Death:
     out_of_memory: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Process:
+class Process(msgspec.Struct, eq=False):
     """One worker process as the node sees it."""
 
     client: int
@@ -62,7 +61,7 @@ class Process:
     doomed: bool = False  # to be killed as soon as its pid is known
     reason: str = ""  # why the node killed it; goes before what the status says
     out_of_memory: bool = False
-    timers: list[asyncio.TimerHandle] = field(default_factory=list)
+    timers: list[Timer] = []
 
 
 class Output(Protocol):

@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from lattica.codec.messages import Exited, Fork, Forked, FromZygote, Import
 from lattica.node.spawn import spawn_zygote
@@ -19,18 +20,19 @@ ZYGOTES_MAX = 4
 """Interpreters that have a zygote at the same time (15 MiB each); beyond, the one unused for longest is ended."""
 FAILURES_MAX = 3
 """Starts of a zygote in a row that bring no worker, after which its interpreter is given up."""
+LAST_WORDS_BYTES = 2000  # of a zygote that died, in the reason why no worker came
 PRELOAD_MAX = 64  # of one job's preload list
 
 
-@dataclass(slots=True, eq=False)
-class Zygote:
+class Zygote(msgspec.Struct, eq=False):
     """One zygote process."""
 
     python: str
     wire: Wire
     pid: int
     pidfd: int
-    forking: set[int] = field(default_factory=set)  # clients whose Forked has not come yet
+    said: int  # file in memory: what it printed
+    forking: set[int] = msgspec.field(default_factory=set)  # clients whose Forked has not come yet
 
 
 class Zygotes:
@@ -52,13 +54,14 @@ class Zygotes:
         self._forked, self._exited, self._unborn = forked, exited, unborn
         self._zygotes: dict[str, Zygote] = {}  # by interpreter; the most recently used last
         self._failures: dict[str, int] = {}
+        self._last_reason = ""
         self._closed: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Zygotes: {', '.join(f'{z.python} (pid {z.pid})' for z in self._zygotes.values()) or 'none'}>"
 
-    def adopt(self, python: str, fd: int, pid: int) -> None:
-        """Take over a zygote that was spawned already."""
+    def adopt(self, python: str, fd: int, pid: int, said: int) -> None:
+        """Take over a zygote that was spawned already: the three that `spawn_zygote` gave."""
 
         def received(messages: list[Any]) -> None:
             self._received(zygote, messages)
@@ -74,7 +77,7 @@ class Zygotes:
             ended,
             name=f"the zygote of {python} (pid {pid})",
         )
-        zygote = Zygote(python, wire, pid, os.pidfd_open(pid))
+        zygote = Zygote(python, wire, pid, os.pidfd_open(pid), said)
         self._zygotes[python] = zygote
         self._wires.loop.add_reader(zygote.pidfd, self._dead, zygote)
 
@@ -105,7 +108,7 @@ class Zygotes:
 
     def _of(self, python: str) -> Zygote:
         if self._failures.get(python, 0) >= FAILURES_MAX:
-            raise OSError(f"it ended {FAILURES_MAX} times in a row before it forked a worker; node.log says why")
+            raise OSError(f"it ended {FAILURES_MAX} times in a row before it forked a worker: {self._last_reason}")
         if python not in self._zygotes:
             for oldest in list(self._zygotes.values())[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
                 self._end(oldest)
@@ -136,15 +139,19 @@ class Zygotes:
         zygote.wire.drain()
         zygote.wire.close()
         _, status = os.waitpid(zygote.pid, 0)
+        words = os.pread(zygote.said, LAST_WORDS_BYTES, max(os.fstat(zygote.said).st_size - LAST_WORDS_BYTES, 0))
+        os.close(zygote.said)
+        reason = f"the zygote of {zygote.python} ended: {words.decode(errors='replace').strip() or status}"
         if self._closed is None and status:
-            log.warning("the zygote of %s (pid %d) ended with wait status %d", zygote.python, zygote.pid, status)
+            log.warning("pid %d, wait status %d: %s", zygote.pid, status, reason)
         if self._zygotes.get(zygote.python) is zygote:
             del self._zygotes[zygote.python]
-        self._orphan(zygote, f"the zygote of {zygote.python} ended")
+        self._orphan(zygote, reason)
         if self._closed is not None and not self._zygotes:
             self._closed()
 
     def _orphan(self, zygote: Zygote, reason: str) -> None:
+        self._last_reason = reason
         if zygote.forking:
             self._failures[zygote.python] = self._failures.get(zygote.python, 0) + 1
         for client in zygote.forking:

@@ -20,8 +20,9 @@ Whose turn it is:
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from itertools import count
+
+import msgspec
 
 from lattica.errors import RemoteProtocolError
 from lattica.scheduler.resources import CPU, Allocation, ResourcePool, ResourceSet
@@ -38,8 +39,7 @@ for nothing, longer ones leave the waiting idle after the holder has submitted a
 ASK_LAST_S = 0.640
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """Somebody wants a worker with these resources. `number` is the holder's own."""
 
     holder: int
@@ -52,8 +52,7 @@ class Request:
     order: int = 0
 
 
-@dataclass(slots=True)
-class Lease:
+class Lease(msgspec.Struct):
     """Resources lent, and the worker that has them once it is placed."""
 
     lease: int
@@ -65,15 +64,13 @@ class Lease:
     blocked: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """Find a worker of the request's job for this lease, say `placed`, and tell the holder."""
 
     lease: Lease
 
 
-@dataclass(frozen=True, slots=True)
-class Denied:
+class Denied(msgspec.Struct, frozen=True):
     """This can never be granted here."""
 
     holder: int
@@ -81,22 +78,19 @@ class Denied:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """Others wait: the holder shall return what it can."""
 
     holder: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFreed:
+class WorkerFreed(msgspec.Struct, frozen=True):
     """This worker is leased to nobody now."""
 
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Orphaned:
+class Orphaned(msgspec.Struct, frozen=True):
     """The lease's holder is gone while its worker may still run: end that worker; `worker_gone` frees the resources."""
 
     lease: Lease
@@ -106,8 +100,7 @@ Effect = Granted | Denied | Asked | WorkerFreed | Orphaned
 _Bucket = tuple[int, ResourceSet]  # requests of one holder for the same amounts wait in one line
 
 
-@dataclass(slots=True)
-class _Asking:
+class _Asking(msgspec.Struct):
     next_at: float
     pause_s: float
 
