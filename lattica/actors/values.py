@@ -219,6 +219,8 @@ class ViewHold(weakref.ref):  # type: ignore[type-arg]
 
     __slots__ = ("hold",)
     hold: Hold
+    __hash__ = object.__hash__  # a weakref hashes its referent, and arrays have no hash
+    __eq__ = object.__eq__
 
 
 def views_held() -> int:

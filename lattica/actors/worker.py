@@ -134,7 +134,6 @@ class Worker:
     def _leased(self, message: m.Leased) -> None:
         if message.resources != self.place.resources or message.gpus != self.place.gpus:
             self._equip(message.resources, message.gpus)
-        self.page.lease_to(message.client)
 
     def _equip(self, resources: dict[str, float], gpus: list[int]) -> None:
         """What user code may use from here on: GPUs, and as many threads as CPUs where the user did not say
@@ -207,12 +206,13 @@ class Worker:
 
     def _run_task(self, caller: Caller, task: m.Task) -> None:
         runtime, page = self.runtime, self.page
+        if caller is not self._replying:
+            with runtime.lock:
+                self._flush()
+                page.lease_to(caller.client)
+            self._replying = caller
         if page.count:
-            if (
-                caller is not self._replying
-                or time.monotonic() - self._flushed_at > FLUSH_S
-                or page.count >= FLUSH_REPLIES
-            ):
+            if time.monotonic() - self._flushed_at > FLUSH_S or page.count >= FLUSH_REPLIES:
                 with runtime.lock:
                     self._flush()
             elif not self._io_guards and not runtime.reactor.rung:
@@ -220,7 +220,6 @@ class Worker:
         else:
             self._flushed_at = time.monotonic()
         now = context.Running(task.object, task.name, task.attempt)
-        self._replying = caller
         self._now = (caller, task.seq, now)
         token = context.running.set(now)
         began = time.perf_counter()
@@ -372,9 +371,14 @@ class Worker:
         return FLUSH_S
 
     def give_back(self, caller: Caller, count: int, *, blocked: bool = False) -> None:
-        """Return unstarted tasks of a caller, the newest first."""
+        """Return unstarted tasks of a caller, the newest first.
+
+        The one that is about to start stays: if many wait for workers, each would otherwise take its lease back before
+        the first task of it began, and nobody would get anywhere.
+        """
         seqs: list[int] = []
-        while self.queue and len(seqs) < count and self.queue[-1][0] is caller:
+        keep = 0 if self._now is not None else 1
+        while len(self.queue) > keep and len(seqs) < count and self.queue[-1][0] is caller:
             _, task = self.queue.pop()
             seqs.append(task.seq)
             self._discard(task)

@@ -262,7 +262,13 @@ class Reactor:
     # -- dispatching
 
     def _dispatch(self, events: list[tuple[int, int]]) -> None:
-        """Read and hear every ready connection, then send what that led to. The caller has the turn."""
+        """Read and hear every ready connection, then send what that led to. The caller has the turn.
+
+        The node's is first: what it said before it gave somebody our address (`Leased`) is heard before their task.
+        """
+        if len(events) > 1 and self.node_link is not None:
+            first = self.node_link.stream.fd
+            events.sort(key=lambda event: event[0] != first)
         with self.lock:
             for fd, event in events:
                 link = self._links.get(fd)
