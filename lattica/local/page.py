@@ -2,32 +2,32 @@
 
 A worker that dies takes its memory along, but not this page. From it the node tells the lease's holder which task had
 begun (only that one is charged a retry) and hands over the replies of those that had finished (they are not run again).
-A store of eight aligned bytes is atomic enough here: the reader looks only after the writer is dead. The reply's bytes
-are written before `end` moves over them.
+A store of eight aligned bytes is atomic enough here: the reader looks only after the writer is dead. (One by
+`struct.pack_into` is not: it writes zeros first, and a kill in between would lose every reply kept here.) The reply's
+bytes are written before `end` moves over them.
 
-Layout, little-endian u64: client, started, extent (end << 32 | count); the replies begin at byte 64.
+Layout, u64 in the machine's byte order: client, started, extent (end << 32 | count); the replies begin at byte 64.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
-from struct import Struct
 
 PAGE_BYTES = 160 << 10
 """Room for one largest inline reply (100 KiB) and a batch of small ones; untouched pages cost nothing."""
 _DATA = 64
-_U64 = Struct("<Q")
-_STARTED, _EXTENT = 8, 16
+_CLIENT, _STARTED, _EXTENT = 0, 1, 2
 
 
 class Page:
     """One worker's page, mapped. The worker writes, the node reads after its death."""
 
-    __slots__ = ("_end", "_map", "count")
+    __slots__ = ("_end", "_map", "_words", "count")
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, PAGE_BYTES)
+        self._words = memoryview(self._map)[:_DATA].cast("Q")
         self.count = 0  # replies that lie here unsent
         self._end = _DATA
 
@@ -42,11 +42,11 @@ class Page:
         """Tasks come from `client` now, and nothing of it has started."""
         self.sent()
         self.start(0)
-        _U64.pack_into(self._map, 0, client)
+        self._words[_CLIENT] = client
 
     def start(self, seq: int) -> None:
         """Task `seq` runs from now on."""
-        _U64.pack_into(self._map, _STARTED, seq)
+        self._words[_STARTED] = seq
 
     def finish(self, reply: bytes) -> bool:
         """Keep a finished reply until it is sent; False if there is no room: send what is here first."""
@@ -56,7 +56,7 @@ class Page:
         self._map[self._end : end] = reply
         self.count += 1
         self._end = end
-        _U64.pack_into(self._map, _EXTENT, end << 32 | self.count)
+        self._words[_EXTENT] = end << 32 | self.count
         return True
 
     def unsent(self) -> bytes:
@@ -65,12 +65,12 @@ class Page:
 
     def sent(self) -> None:
         """The kernel has taken them all."""
-        _U64.pack_into(self._map, _EXTENT, 0)
+        self._words[_EXTENT] = 0
         self.count, self._end = 0, _DATA
 
     def post_mortem(self, client: int) -> tuple[int, int, bytes]:
         """(started, count, replies) as the dead worker left them for `client`; zeros if it had not begun its tasks."""
-        whose, started, extent = (_U64.unpack_from(self._map, at)[0] for at in (0, _STARTED, _EXTENT))
+        whose, started, extent = self._words[_CLIENT], self._words[_STARTED], self._words[_EXTENT]
         end, count = extent >> 32, extent & 0xFFFFFFFF
         if whose != client:
             return 0, 0, b""
@@ -80,4 +80,5 @@ class Page:
 
     def close(self) -> None:
         """Unmap it."""
+        self._words.release()
         self._map.close()
