@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "lattica"
 FLOORS = {
-    4: {"__init__", "__main__", "cli", "dashboard", "launch", "rl", "util", "compat", "testing"},
+    4: {"__init__", "__main__", "actor", "session", "cli", "dashboard", "launch", "rl", "util", "compat", "testing"},
     3: {"node", "actors"},
     2: {"objectstore", "scheduler"},
     1: {"mesh", "local"},
@@ -48,6 +48,8 @@ NEIGHBOURS = {
     ("launch", "__init__"),
     ("testing", "__init__"),
     ("__main__", "cli"),
+    ("__init__", "session"),
+    ("__init__", "actor"),
     ("__init__", "util"),  # `lattica.util` is a name of the front door
 }
 
