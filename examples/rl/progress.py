@@ -23,6 +23,7 @@ class Progress:
         self._stream, self._start = stream, now
         self._in_place = stream.isatty()
         self._next_line = now
+        self._shown = ""
         self._returns: deque[float] = deque(maxlen=EPISODES)
         self.updates = 0
         self.steps = 0
@@ -52,8 +53,9 @@ class Progress:
             self._show(end="" if self._in_place else "\n")
 
     def close(self) -> None:
-        """Show where the run ended."""
-        self._show(end="\n")
+        """Show where the run ended, unless the last line says so already."""
+        if self._in_place or self._shown != str(self):
+            self._show(end="\n")
 
     def __str__(self) -> str:
         mean = "–" if self.mean_return is None else f"{self.mean_return:.1f}"
@@ -64,7 +66,7 @@ class Progress:
         )
 
     def _show(self, end: str) -> None:
-        line = str(self)
+        line = self._shown = str(self)
         if self._in_place:  # a line that wraps could not be rewritten
             line = "\r" + line[: shutil.get_terminal_size().columns - 1] + "\x1b[K"
         print(line, end=end, file=self._stream, flush=True)

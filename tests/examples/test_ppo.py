@@ -249,6 +249,13 @@ class TestProgress:
         going.close()
         assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1", "21", "30"]
 
+    def test_the_end_is_not_told_twice(self):
+        stream = io.StringIO()
+        going = progress.Progress(stream, now=0.0)
+        going.record(10, [20.0], now=1.0)
+        going.close()
+        assert len(stream.getvalue().splitlines()) == 1
+
     def test_on_a_terminal_one_line_is_rewritten_and_never_wraps(self, monkeypatch):
         stream = io.StringIO()
         stream.isatty = lambda: True
