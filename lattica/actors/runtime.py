@@ -308,10 +308,6 @@ class Runtime:
         self, refs: list[ObjectRef], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
         """(ready, rest), both in order, at most `num_returns` ready."""
-        if num_returns == 1:
-            for at, ref in enumerate(refs):
-                if ref._value is not None:
-                    return [ref], refs[:at] + refs[at + 1 :]
 
         def done() -> bool:
             missing = num_returns
@@ -325,9 +321,12 @@ class Runtime:
         if not done():
             self._ask(refs)
             self.wait_until(done, timeout)
-        ready = [ref for ref in refs if ref._value is not None]
-        if len(ready) > num_returns:
-            ready = ready[:num_returns]
+        if num_returns == 1:  # the usual loop over many, one by one
+            for at, ref in enumerate(refs):
+                if ref._value is not None:
+                    return [ref], refs[:at] + refs[at + 1 :]
+            return [], refs
+        ready = [ref for ref in refs if ref._value is not None][:num_returns]
         chosen = set(ready)
         return ready, [ref for ref in refs if ref not in chosen]
 
