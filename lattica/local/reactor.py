@@ -214,16 +214,13 @@ class Reactor:
             self._leader = threading.get_ident()
             self._gate.modify(self._set.fileno(), 0)
             while not self.closed:
-                if deadline is None:
-                    left = -1.0
-                elif (left := deadline - time.monotonic()) <= 0:
-                    with self.lock:
-                        return done()
-                events = self._poll(left)
-                self._dispatch(events)
+                left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+                self._dispatch(self._poll(left))
                 with self.lock:
                     if done():
                         return True
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
             return None
         finally:
             self._leader = 0
