@@ -29,6 +29,9 @@ SINGLE_THREADED = "LATTICA_SINGLE_THREADED"
 """Environment variable that names, separated by spaces, the THREAD_VARIABLES that were set here and not by the user;
 a worker may set those to its task's `num_cpus`, and must leave the others alone."""
 FORK_DESCRIPTORS = 4  # node connection, page, stdout, stderr
+FRONT_DOOR = ("lattica.session", "lattica.actors.remote")
+"""What a task needs that submits tasks itself (4 ms to import). The first workers do not wait for it: it is imported
+when the first forks are done."""
 WAKE_BYTES = 4096  # one read empties any burst of SIGCHLD: a byte each, and the reaping loop takes all the dead anyway
 WorkerMain = Callable[[int, int, int], None]
 """What the child becomes: (node connection, page descriptor, client number)."""
@@ -77,10 +80,14 @@ class Zygote:
         """Until the node's end of the stream is closed."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
+        warm = False
         while True:
             sent = self._stream.flush()
             poll.register(self._stream.fd, select.POLLIN if sent else select.POLLIN | select.POLLOUT)
-            ready = poll.poll()
+            ready = poll.poll(None if warm else 0)
+            if not ready:
+                self._import(FRONT_DOOR)
+                warm = True
             if any(fd == self._wake.fileno() for fd, _ in ready):
                 self._reap()
             if not any(fd == self._stream.fd and event & ~select.POLLOUT for fd, event in ready):
@@ -93,8 +100,11 @@ class Zygote:
                     case Fork(client):
                         self._fork(client, [self._stream.take_fd() for _ in range(FORK_DESCRIPTORS)])
                     case Import(modules):
-                        import_quietly(modules)
-                        gc.freeze()
+                        self._import(modules)
+
+    def _import(self, modules: Iterable[str]) -> None:
+        import_quietly(modules)
+        gc.freeze()
 
     def _fork(self, client: int, fds: list[int]) -> None:
         pid = os.fork()
