@@ -21,6 +21,7 @@ class Client(msgspec.Struct, eq=False):
     since: float
     pid: int = 0
     name: str = ""  # what it runs, for people
+    pidfd: int = -1  # of a driver: readable when it is dead
     peers: set[int] = msgspec.field(default_factory=set)  # clients that it has a connection with, either way
     callees: set[int] = msgspec.field(default_factory=set)  # workers that it can send tasks to
 

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 class MemoryDesk:
     """Carries out what the monitor decides. It sleeps while there are no workers."""
 
-    def __init__(self, node: Node, reader: MemoryReader) -> None:
+    def __init__(self, node: Node, reader: MemoryReader, threshold: float) -> None:
         self._node, self._reader = node, reader
-        self.monitor = MemoryMonitor()
+        self.monitor = MemoryMonitor(threshold)
         self._timer: Timer | None = None
 
     def watch(self) -> None:

@@ -18,6 +18,7 @@ from lattica.codec.messages import PROTOCOL
 from lattica.errors import ConfigError
 from lattica.node import gpus, paths
 from lattica.node.loop import EpollLoop, Loop
+from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.server import Node, Settings
 from lattica.node.spawn import spawn_zygote
@@ -30,6 +31,8 @@ STORE_SHARE = 0.30
 """Part of the memory that objects may take by default; Ray's."""
 MEMORY_SHARE_KEPT = 0.05
 """Part of the machine's memory that the object store never touches: below it Linux begins to thrash or to kill."""
+THRESHOLD_VARIABLE = "LATTICA_MEMORY_THRESHOLD"
+"""Environment variable: share of memory (0 to 1) at which the monitor ends workers; more than 1 switches it off."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
 
@@ -161,6 +164,7 @@ def _compose(
         embedded=embedded,
         paths=import_paths,
         data_dir="" if embedded else options.data_dir,
+        memory_threshold=float(os.environ.get(THRESHOLD_VARIABLE, THRESHOLD)),
     )
 
     def headroom() -> int:

@@ -31,6 +31,7 @@ from lattica.node.lease_desk import LeaseDesk, connect_pair
 from lattica.node.log_desk import LogDesk
 from lattica.node.loop import Loop, Timer
 from lattica.node.memory_desk import MemoryDesk
+from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.pool import WorkerPool
 from lattica.node.state import StateDesk
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True):
     embedded: bool
     paths: str  # JSON list of import paths for zygotes
     data_dir: str = ""  # "": embedded
+    memory_threshold: float = THRESHOLD
 
 
 class Node:
@@ -95,7 +97,7 @@ class Node:
         self.lease_desk = LeaseDesk(self)
         self.actor_desk = ActorDesk(self)
         self.state = StateDesk(self)
-        self.memory = MemoryDesk(self, memory)
+        self.memory = MemoryDesk(self, memory, settings.memory_threshold)
         self.clients: dict[int, Client] = {}
         self.jobs: dict[int, Job] = {}
         self.closing = False
@@ -174,8 +176,17 @@ class Node:
         )  # fmt: skip
         client.send(welcome, [os.dup(self.store.arena.fd)])
         if job:
+            self._watch(client)
             self._prepare(job, hello.job)
         return client
+
+    def _watch(self, driver: Client) -> None:
+        """Hear of a driver's death even while a child that it forked keeps its socket open."""
+        try:
+            driver.pidfd = os.pidfd_open(driver.wire.stream.peer_credentials()[0])
+        except OSError:
+            return  # of another pid namespace, or dead: then its socket says so
+        self.loop.add_reader(driver.pidfd, driver.wire.close_for, "")
 
     def _objection(self, hello: m.Hello) -> str:
         """Why this client cannot be served; "" if it can."""
@@ -214,7 +225,13 @@ class Node:
             allowed, handle = self._handlers.get(type(message), (frozenset(), None))
             if handle is None or client.kind not in allowed:
                 raise RemoteProtocolError(f"a {client.kind} may not send {type(message).__name__}")
-            handle(client, message)
+            try:
+                handle(client, message)
+            except RemoteProtocolError:
+                raise
+            except Exception as error:  # a bug of ours, or a message that nobody foresaw: it ends one client, not all
+                log.exception("%s of %r", type(message).__name__, client)
+                raise RemoteProtocolError(f"its {type(message).__name__} could not be handled: {error!r}") from error
 
     def tell(self, client: int, message: msgspec.Struct) -> None:
         """Send to a client by number, if it still lives."""
@@ -237,6 +254,9 @@ class Node:
         if self.closing or self.clients.pop(client.number, None) is None:
             return
         client.wire.close()
+        if client.pidfd >= 0:
+            self.loop.remove_reader(client.pidfd)
+            os.close(client.pidfd)
         for peer in client.peers:
             if peer in self.clients:
                 self.clients[peer].peers.discard(client.number)
@@ -247,8 +267,11 @@ class Node:
         self.lease_desk.perform(self.book.holder_gone(client.number, self.now()))
         self.actor_desk.client_gone(client.number)
         self.store.gone(client, f"{client.kind} {client.name or client.number} (pid {client.pid}): {how}")
-        if client.kind == DRIVER and self.settings.embedded:
-            self.close()
+        if client.kind == DRIVER:
+            self.logs.collector.job_ended(client.job)
+            self._forget(self.jobs[client.job])
+            if self.settings.embedded:
+                self.close()
 
     # -- jobs
 
@@ -267,7 +290,7 @@ class Node:
     def _prepare(self, job: Job, given: dict[str, object]) -> None:
         preload = given.get("preload")
         if isinstance(preload, list):
-            self.workers.zygotes.preload(job.python, [str(name) for name in preload])
+            self.workers.zygotes.preload(job.python, job.sys_path, [str(name) for name in preload])
         for _ in range(self.pool.prestart()):
             self.fork(job.number, free=True)
 
@@ -275,7 +298,7 @@ class Node:
         if message.node:
             if client.kind != COMMAND:
                 raise RemoteProtocolError(f"a {client.kind} may not end the node")
-            self.close()
+            self.close(signal.SIGTERM)
         elif client.kind == DRIVER:
             self._end_job(self.jobs[client.job], farewell=True)
         else:
@@ -316,12 +339,18 @@ class Node:
                 driver.wire.end()
                 self.loop.call_later(LAST_LINES_S, driver.wire.close_for, "it did not read its last lines")
 
+    def _forget(self, job: Job) -> None:
+        """Nothing is left of it: neither its driver, nor a worker, nor a detached actor that may need one again."""
+        gone = job.ended and job.driver not in self.clients and not self.pool.of_job(job.number)
+        if gone and not self.actor_desk.supervisor.living_in(job.number):
+            del self.jobs[job.number]
+
     # -- workers
 
     def fork(self, job_number: int, *, free: bool) -> int:
         """Fork a worker for this job; its client number. free: it waits for work, else it is leased already."""
         job, number = self.jobs[job_number], next(self._numbers)
-        wire = self.workers.fork(number, job_number, job.python, f"worker {number}")
+        wire = self.workers.fork(number, job_number, job.python, job.sys_path)
         token = self._join(Client(number, WORKER, job_number, wire, time()))
         self.pool.added(number, job_number, self.now(), free=free)
         self.memory.watch()
@@ -374,6 +403,7 @@ class Node:
         job = self.jobs.get(process.job)
         if job is not None and job.ended:
             self._see_off(job)
+            self._forget(job)
 
     # -- time
 

@@ -13,10 +13,10 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 """The directory that holds the package: a child must run the same lattica as its parent."""
 BOOT = """import json, sys
 paths = json.loads(sys.argv[1])
-sys.path[:0] = [path for path in paths[:1] if path not in sys.path]
+sys.path[:0] = [path for path in paths[:1] if path and path not in sys.path]
 sys.path += [path for path in paths[1:] if path not in sys.path]
 """
-"""argv[1]: JSON list of import paths; the first goes in front (the package's root), the others behind."""
+"""argv[1]: JSON list of import paths; the first goes in front (the package's root; "": none), the others behind."""
 ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]), sys.argv[3:])"
 
 

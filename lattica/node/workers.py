@@ -105,8 +105,11 @@ class Workers:
         self.processes: dict[int, Process] = {}
         self._by_pid: dict[int, Process] = {}
 
-    def fork(self, client: int, job: int, python: str, name: str) -> Wire:
-        """Begin worker `client`: messages may be sent to it at once, it finds them when it is up."""
+    def fork(self, client: int, job: int, python: str, sys_path: list[str]) -> Wire:
+        """Begin worker `client`: messages may be sent to it at once, it finds them when it is up.
+
+        sys_path: the driver's, where another interpreter than ours finds what a worker is made of.
+        """
         ours, theirs = socket.socketpair()
         page_fd = Page.create()
         pipes = [os.pipe() for _ in range(2)]
@@ -114,7 +117,9 @@ class Workers:
         def received(messages: list[Any]) -> None:
             self._received(client, messages)
 
-        def ended(_: str) -> None:
+        def ended(broken: str) -> None:
+            if broken:
+                self.kill(client, f"it broke the protocol: {broken}")
             self._cut_off(process)
 
         wire = Wire(self._wires, ours, FromClient, received, ended, name=f"worker {client}")
@@ -122,7 +127,7 @@ class Workers:
         process = self.processes[client] = Process(client, job, wire, Page(page_fd), output)
         for read in output:
             os.set_blocking(read, False)
-        self.zygotes.fork(python, client, name, [theirs.detach(), page_fd, *(write for _, write in pipes)])
+        self.zygotes.fork(python, sys_path, client, [theirs.detach(), page_fd, *(write for _, write in pipes)])
         return wire
 
     def kill(self, client: int, reason: str = "", *, out_of_memory: bool = False, number: int = signal.SIGKILL) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,22 +83,22 @@ class Zygotes:
         self._zygotes[python] = zygote
         self._wires.loop.add_reader(zygote.pidfd, self._dead, zygote)
 
-    def fork(self, python: str, client: int, name: str, fds: Sequence[int]) -> None:
+    def fork(self, python: str, sys_path: list[str], client: int, fds: Sequence[int]) -> None:
         """Fork worker `client` there; the descriptors are closed here once sent. Ends in `forked` or `unborn`."""
         try:
-            zygote = self._of(python)
+            zygote = self._of(python, sys_path)
         except OSError as error:
             for fd in fds:
                 os.close(fd)
             self._wires.loop.call_soon(self._unborn, client, f"{python} cannot be started: {error}")
             return
         zygote.forking.add(client)
-        zygote.wire.send(Fork(client, name), fds)
+        zygote.wire.send(Fork(client, f"worker {client}"), fds)
 
-    def preload(self, python: str, modules: list[str]) -> None:
+    def preload(self, python: str, sys_path: list[str], modules: list[str]) -> None:
         """Let the zygote import these, so that workers have them already."""
         if modules:
-            self._of(python).wire.send(Import(modules[:PRELOAD_MAX]))
+            self._of(python, sys_path).wire.send(Import(modules[:PRELOAD_MAX]))
 
     def close(self, closed: Callable[[], None]) -> None:
         """End them all at once, and say when they are gone."""
@@ -106,13 +108,16 @@ class Zygotes:
         if not self._zygotes:
             closed()
 
-    def _of(self, python: str) -> Zygote:
+    def _of(self, python: str, sys_path: list[str]) -> Zygote:
+        """The zygote of this interpreter. One that is not ours finds lattica where its driver found it: our own paths
+        would show it packages that were built for us."""
         if self._failures.get(python, 0) >= FAILURES_MAX:
             raise OSError(f"it ended {FAILURES_MAX} times in a row before it forked a worker: {self._last_reason}")
         if python not in self._zygotes:
             for oldest in list(self._zygotes.values())[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
                 self._end(oldest)
-            self.adopt(python, *spawn_zygote(python, self._paths, []))
+            paths = self._paths if python == sys.executable else json.dumps(["", *sys_path])
+            self.adopt(python, *spawn_zygote(python, paths, []))
         zygote = self._zygotes[python] = self._zygotes.pop(python)
         return zygote
 
