@@ -168,6 +168,12 @@ class EpollLoop:
         while not self._stopping:
             self._turn()
 
+    def close(self) -> None:
+        """Close the loop's own descriptors."""
+        self._epoll.close()
+        os.close(self._wake)
+        os.close(self._waker)
+
     def _turn(self) -> None:
         timers = self._timers
         while timers and timers[0][2].callback is None:
