@@ -9,7 +9,6 @@ The mailbox decides which call may start; this shell runs it and sends the reply
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import queue
 import threading
@@ -23,6 +22,8 @@ from lattica.codec import messages as m
 from lattica.errors import ActorDiedError, ConfigError, TaskCancelledError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from lattica.actors.worker import Caller, Worker
 
 FLUSH_REPLIES = 64
@@ -66,6 +67,7 @@ class ActorHost:
         self._work: queue.SimpleQueue[tuple[int, m.Call] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_due = False
+        self._coroutine_canceled: type[BaseException] = BaseException  # asyncio's, once there is a loop
 
     def __repr__(self) -> str:
         return f"<ActorHost {self.spec.class_name}: {self.mailbox}>"
@@ -114,6 +116,8 @@ class ActorHost:
                 context.running.reset(token)
 
         if self._loop is not None:
+            import asyncio
+
             asyncio.run_coroutine_threadsafe(_as_coroutine(make), self._loop).result()
             return
         guard = self.runtime.guard
@@ -302,8 +306,11 @@ class ActorHost:
     # -- coroutines
 
     def _start_loop(self) -> None:
+        import asyncio
+
         import uvloop
 
+        self._coroutine_canceled = asyncio.CancelledError
         loop = self._loop = uvloop.new_event_loop()
         started = threading.Event()
 
@@ -339,7 +346,7 @@ class ActorHost:
                 out = self.worker.results(result, call.returns, call.object, client, call.method)
         except ExitActor:
             out = [self._exited()]
-        except asyncio.CancelledError:
+        except self._coroutine_canceled:
             out = [self._canceled(call)]
         except BaseException as error:
             out = [self.worker.failed(error, f"{self.spec.class_name}.{call.method}")]

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from lattica.codec.messages import Failed
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from lattica.actors.runtime import Runtime
 
 OBJECT_ID_BYTES = 16

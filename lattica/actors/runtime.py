@@ -6,7 +6,6 @@ front door (`actors/session.py`) alone holds the current one.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
@@ -14,8 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lattica.actors import values
 from lattica.actors.calls import Calls
@@ -28,6 +26,10 @@ from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, Ow
 from lattica.local.guard import Guard
 from lattica.local.reactor import Link, Reactor
 from lattica.local.stream import Stream
+
+if TYPE_CHECKING:  # each costs a start 10 to 50 ms, and most programs never await
+    import asyncio
+    from concurrent.futures import Future
 
 STATE_TIMEOUT_S = 10.0
 """The node answers questions about itself in milliseconds; after this it hangs, and the error says so."""
@@ -358,6 +360,8 @@ class Runtime:
 
     def future(self, ref: ObjectRef) -> Future[Any]:
         """A future of the ref's value; its callbacks run in the thread that hears the reply."""
+        from concurrent.futures import Future
+
         future: Future[Any] = Future()
         future.set_running_or_notify_cancel()
 
@@ -381,6 +385,8 @@ class Runtime:
     async def awaitable(self, ref: ObjectRef) -> Any:
         """What `await ref` waits for."""
         if ref._value is None:
+            import asyncio
+
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
 

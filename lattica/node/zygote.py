@@ -30,26 +30,25 @@ SINGLE_THREADED = "LATTICA_SINGLE_THREADED"
 a worker may set those to its task's `num_cpus`, and must leave the others alone."""
 FORK_DESCRIPTORS = 4  # node connection, page, stdout, stderr
 FRONT_DOOR = ("lattica.session", "lattica.actors.remote")
-"""What a task needs that submits tasks itself (4 ms to import). The first workers do not wait for it: it is imported
-when the first forks are done."""
+"""What a task needs that submits tasks itself (4 ms to import)."""
+LATER = ("asyncio", "uvloop")
+"""What async actors need (50 ms)."""
 WAKE_BYTES = 4096  # one read empties any burst of SIGCHLD: a byte each, and the reaping loop takes all the dead anyway
 WorkerMain = Callable[[int, int, int], None]
 """What the child becomes: (node connection, page descriptor, client number)."""
 
 
 def main(fd: int, preload: Iterable[str] = ()) -> None:
-    """Serve the node at the other end of `fd` until it is gone. preload: modules to import before the first fork."""
+    """Serve the node at the other end of `fd` until it is gone. preload: modules to import as soon as there is time."""
     _hold_thread_pools()
     for standard in (sys.stdout, sys.stderr):  # a worker's lines go out one by one
         standard.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
     from lattica.actors import worker  # after the environment is set: it may load numeric libraries
 
-    import_quietly(preload)
     gc.disable()
-    gc.collect()
     gc.freeze()
-    Zygote(socket.socket(fileno=fd), worker.main).serve()
+    Zygote(socket.socket(fileno=fd), worker.main, [*preload, *FRONT_DOOR, *LATER]).serve()
 
 
 def _hold_thread_pools() -> None:
@@ -67,7 +66,9 @@ def import_quietly(modules: Iterable[str]) -> None:
 class Zygote:
     """The loop of the zygote: one connection, one pipe for SIGCHLD."""
 
-    def __init__(self, sock: socket.socket, become_worker: WorkerMain) -> None:
+    def __init__(self, sock: socket.socket, become_worker: WorkerMain, later: list[str]) -> None:
+        """later: modules that are imported when the first fork is done: the first task waits for none of them."""
+        self._later = later
         self._stream = Stream(sock, ToZygote, takes_fds=True)
         self._become_worker = become_worker
         self._wake, self._waker = socket.socketpair()
@@ -80,14 +81,13 @@ class Zygote:
         """Until the node's end of the stream is closed."""
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        warm = False
+        forked = False
         while True:
             sent = self._stream.flush()
             poll.register(self._stream.fd, select.POLLIN if sent else select.POLLIN | select.POLLOUT)
-            ready = poll.poll(None if warm else 0)
+            ready = poll.poll(0 if forked and self._later else None)
             if not ready:
-                self._import(FRONT_DOOR)
-                warm = True
+                self._import([self._later.pop(0)])
             if any(fd == self._wake.fileno() for fd, _ in ready):
                 self._reap()
             if not any(fd == self._stream.fd and event & ~select.POLLOUT for fd, event in ready):
@@ -99,6 +99,7 @@ class Zygote:
                 match message:
                     case Fork(client):
                         self._fork(client, [self._stream.take_fd() for _ in range(FORK_DESCRIPTORS)])
+                        forked = True
                     case Import(modules):
                         self._import(modules)
 
