@@ -33,7 +33,7 @@ class CallRecord:
     """One call until its refs have values. `hold` keeps the actor alive meanwhile."""
 
     __slots__ = (
-        "args", "at", "attempt", "canceled", "deps", "hold", "made_at", "method", "missing", "peer", "refs",
+        "args", "at", "attempt", "canceled", "deps", "hold", "made_from", "method", "missing", "peer", "refs",
         "retries_left", "retry_exceptions", "returns", "seq",
     )  # fmt: skip
 
@@ -56,7 +56,12 @@ class CallRecord:
         self.attempt = 0
         self.missing = 0
         self.canceled = False
-        self.made_at = ""
+        self.made_from: tuple[str, int] | None = None  # file and line of the call
+
+    @property
+    def made_at(self) -> str:
+        """Where the user made it, as errors say it."""
+        return "" if self.made_from is None else f"{self.made_from[0]}:{self.made_from[1]}"
 
     def __repr__(self) -> str:
         return f"<Call {self.peer.class_name}.{self.method}: {'sent' if self.seq else 'queued'}>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from typing import Any
 
 import msgspec
@@ -106,6 +107,8 @@ class ActorMethod:
             )
             call = CallRecord(peer, self._hold, self._name, body, deps, at, refs, self._retries, self._retry_exceptions)
             result: Any = refs[0] if returns == 1 else list(refs) if returns else None
+            caller = sys._getframe(1)
+            call.made_from = caller.f_code.co_filename, caller.f_lineno
             for ref in refs:
                 ref._task = call
             if runtime.on_submit is not None:

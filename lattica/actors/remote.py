@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from typing import Any
 
 from lattica.actors import current, options, values
@@ -74,6 +75,8 @@ class RemoteFunction:
                 self._lane, self._key, self._name, body, deps, at, refs, self._retries, self._retry_exceptions
             )
             result: Any = refs[0] if returns == 1 else list(refs) if returns else None
+            caller = sys._getframe(1)
+            record.made_from = caller.f_code.co_filename, caller.f_lineno
             for ref in refs:
                 ref._task = record
             if runtime.on_submit is not None:

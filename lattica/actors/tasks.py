@@ -36,7 +36,7 @@ class TaskRecord:
     """One task until its refs have values."""
 
     __slots__ = (
-        "args", "at", "attempt", "canceled", "deps", "function", "lane", "lease", "made_at", "missing", "name", "refs",
+        "args", "at", "attempt", "canceled", "deps", "function", "lane", "lease", "made_from", "missing", "name", "refs",
         "retries_left", "retry_exceptions", "returns", "seq", "slow",
     )  # fmt: skip
 
@@ -62,7 +62,12 @@ class TaskRecord:
         self.slow = False
         self.canceled = False
         self.missing = 0
-        self.made_at = ""
+        self.made_from: tuple[str, int] | None = None  # file and line of the call
+
+    @property
+    def made_at(self) -> str:
+        """Where the user called it, as errors say it."""
+        return "" if self.made_from is None else f"{self.made_from[0]}:{self.made_from[1]}"
 
     def __repr__(self) -> str:
         where = "waiting for arguments" if self.missing else f"on {self.lease}" if self.lease else "queued"
