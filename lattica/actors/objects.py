@@ -53,7 +53,7 @@ class Objects:
         self._spans_asked: dict[int, int] = {}  # request -> bytes
         self._denied: dict[int, str] = {}
         self._span_timer = False
-        self.arena: ArenaMap = None  # set by the first message of the node
+        self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
 
     def __repr__(self) -> str:
         return f"<Objects: {len(self.table)} shared refs, {self._regions.used_bytes} bytes of ours in the arena>"

@@ -36,8 +36,8 @@ class TaskRecord:
     """One task until its refs have values."""
 
     __slots__ = (
-        "args", "at", "attempt", "canceled", "deps", "function", "lane", "lease", "made_from", "missing", "name", "refs",
-        "retries_left", "retry_exceptions", "returns", "seq", "slow",
+        "args", "at", "attempt", "canceled", "deps", "function", "lane", "lease", "made_from", "missing", "name",
+        "refs", "retries_left", "retry_exceptions", "returns", "seq", "slow",
     )  # fmt: skip
 
     def __init__(
