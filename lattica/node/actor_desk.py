@@ -51,6 +51,8 @@ class ActorDesk:
 
     def create(self, client: Client, message: m.ActorCreate) -> None:
         node = self._node
+        if node.is_leaving(client):
+            return
         try:
             resources = ResourceSet.of(message.resources)
             missing = node.resources.missing(resources)

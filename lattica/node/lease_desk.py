@@ -43,6 +43,8 @@ class LeaseDesk:
     # -- told by clients
 
     def request(self, client: Client, message: LeaseRequest) -> None:
+        if self._node.is_leaving(client):
+            return
         try:
             resources = ResourceSet.of(message.resources)
         except ConfigError as error:

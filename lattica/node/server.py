@@ -33,7 +33,7 @@ from lattica.node.loop import Loop, Timer
 from lattica.node.memory_desk import MemoryDesk
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
-from lattica.node.pool import WorkerPool
+from lattica.node.pool import Use, WorkerPool
 from lattica.node.state import StateDesk
 from lattica.node.store_desk import StoreDesk
 from lattica.node.wires import Wire, Wires
@@ -326,6 +326,13 @@ class Node:
     def _mortals(self, job: Job) -> list[int]:
         return [worker for worker in self.pool.of_job(job.number) if not self.actor_desk.outlives_its_job(worker)]
 
+    def is_leaving(self, client: Client) -> bool:
+        """Whether it is on its way out: what it still asks for would outlive it."""
+        if client.kind == DRIVER:
+            return self.jobs[client.job].ended
+        worker = self.pool.workers.get(client.number)
+        return worker is None or worker.use is Use.ENDING
+
     def _kill(self, workers: list[int]) -> None:
         for worker in workers:
             self.end_worker(worker, "its job ended")
@@ -402,6 +409,8 @@ class Node:
             self.client_gone(client, death.how)
         job = self.jobs.get(process.job)
         if job is not None and job.ended:
+            if not job.farewell and not self.actor_desk.supervisor.living_in(job.number):
+                self._kill(self._mortals(job))  # what its last detached actor leaves behind
             self._see_off(job)
             self._forget(job)
 
