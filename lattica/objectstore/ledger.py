@@ -7,7 +7,9 @@ tells the node before it tells the receiver, and gives only what it holds. From 
 object has been told (`Promise`, `Seal`, `track`), its counts are all zero only when nobody holds it and nothing is on
 its way. For if a change were still untold, take the earliest `Give` among them: its giver held the object then, has not
 told a `Drop` since, and got no later hold that could hide it, so its count is above zero. A count below zero means that
-a `Give` is still on its way, and keeps the object as a count above zero does.
+a `Give` is still on its way, and keeps the object as a count above zero does. (The hold that a `Seal` gives to the
+submitter of a task is the one that comes from no holder. It matters only to what is not sealed yet: there, who waits
+for the object keeps what is known of it.)
 
 That proof needs one thing of the shell: a client is `client_gone` only after all it wrote has been read, for a process
 may give, tell and die. What others tell of a client that is gone is ignored, and so is what it told itself.
@@ -66,15 +68,14 @@ Effect = Tell | FreeRegion | Adopt | Unreferenced
 
 
 class _Sealed:
-    """The object lies here. `maker`: client whose span it is, NODE once that is gone."""
+    """The object lies here. `maker`: client whose span it is, NODE once that is gone; `to`: who was given a hold."""
 
-    __slots__ = ("contains", "earlier", "failed", "maker", "offset", "size")
+    __slots__ = ("contains", "earlier", "failed", "maker", "offset", "size", "to")
 
-    def __init__(
-        self, maker: int, offset: int, size: int, failed: bool, contains: Sequence[bytes], earlier: _Sealed | None
-    ) -> None:
-        self.maker, self.offset, self.size, self.failed, self.contains = maker, offset, size, failed, contains
-        self.earlier = earlier  # what an earlier attempt at the same task has sealed: somebody may be reading it
+    def __init__(self, maker: int, offset: int, size: int, to: int, failed: bool, contains: Sequence[bytes]) -> None:
+        self.maker, self.offset, self.size, self.to = maker, offset, size, to
+        self.failed, self.contains = failed, contains
+        self.earlier: _Sealed | None = None  # by an earlier attempt at the same task: somebody may be reading it
 
     def attempts(self) -> Iterator[_Sealed]:
         seal: _Sealed | None = self
@@ -208,7 +209,9 @@ class Ledger:
         """`object` lies in a span of `client`: adds a hold for `to` (0: for `client`), and its own on what it contains.
 
         A task that runs again after its worker died seals its result a second time. The submitter never heard of the
-        first, so the hold that it was given then is now that of the second.
+        first, so the hold that it was given then is now that of the second. (Not if its `Drop` of the second overtakes
+        this `Seal`: then the bytes stay until the submitter ends. Both a death between seal and reply and a drop within
+        microseconds of the reply are needed for that.)
         """
         maker = self._clients.get(client)
         if maker is None:
@@ -217,14 +220,17 @@ class Ledger:
         earlier = entry.state if isinstance(entry.state, _Sealed) else None
         self._settle(object, entry)
         inside = tuple(inner for inner in contains if inner != object)
-        entry.state = _Sealed(client, offset, size, failed, inside, earlier)
+        to = to or client
+        entry.state = _Sealed(client, offset, size, to, failed, inside)
+        entry.state.earlier = earlier
         maker.made[object] = None
         for inner in inside:
             self._entry(inner).holders += 1
         effects: list[Effect] = [Tell(waiter, Located(object, offset, size, failed)) for waiter in entry.waiters]
         self._answered(object, entry)
-        holder = self._clients.get(to or client)
-        if holder is not None and not (earlier is not None and earlier.maker == NODE and object in holder.counts):
+        holder = self._clients.get(to)
+        unheard = earlier is not None and earlier.maker == NODE and earlier.to == to and not earlier.failed
+        if holder is not None and not unheard:
             return effects + self._add(holder, object, 1)
         if not entry.holders:
             self._fall(object, entry, effects)
@@ -267,7 +273,7 @@ class Ledger:
         effects: list[Effect] = []
         for object in gone.waits:
             entry = self._entries[object]
-            if entry.state is None and entry.waiters == [client]:
+            if entry.waiters == [client] and (entry.state is None or not entry.holders):
                 self._settle(object, entry)
                 if not entry.holders:
                     del self._entries[object]
@@ -309,7 +315,7 @@ class Ledger:
             for seal in self._attempts(object):
                 holders.update(seal.contains)
                 assert seal.maker == NODE or object in self._clients[seal.maker].made, "a maker forgot what it made"
-            assert entry.holders or (entry.state is None and entry.waiters), "an entry is kept for nobody"
+            assert entry.holders or entry.waiters, "an entry is kept for nobody"
             assert len(set(entry.waiters)) == len(entry.waiters), "one client waits twice"
             assert not entry.waiters or not isinstance(entry.state, _Sealed | _Lost), "an answer is due"
             owner = self._owner_of(object, entry)
@@ -351,8 +357,8 @@ class Ledger:
         falling = [(object, entry)]
         while falling:
             object, entry = falling.pop()
-            if entry.state is None and entry.waiters:
-                continue  # its first hold is on its way
+            if entry.waiters and (entry.state is None or isinstance(entry.state, _Promised)):
+                continue  # the first hold is on its way, or the one that an executor's `Seal` gives to the owner
             self._settle(object, entry)
             self._answered(object, entry)
             del self._entries[object]

@@ -113,6 +113,27 @@ def test_who_asks_is_not_forgotten_when_counts_pass_through_zero_before_the_prom
     assert ledger.seal(A, X, 64, 10) == [Tell(B, Located(X, 64, 10))]
 
 
+def test_who_asks_is_not_forgotten_when_only_the_executors_seal_is_still_to_come(ledger: Ledger) -> None:
+    """C sealed A's result and replied; A let its promise go, and gave to B what it holds by the reply. B asks. The node
+    reads A's first words and B's, then C's, then the rest of A's."""
+    ledger.promise(A, X)
+    ledger.resolve(B, [X])
+    assert ledger.drop(A, X) == []
+    ledger.validate()
+    assert ledger.seal(C, X, 64, 10, to=A) == [Tell(B, Located(X, 64, 10))]
+    ledger.give(A, X, B)
+    assert ledger.drop(A, X) == []
+    assert ledger.drop(B, X) == [Tell(C, Freed(X))]
+
+
+def test_what_only_a_dead_client_waited_for_is_forgotten(ledger: Ledger) -> None:
+    ledger.promise(A, X)
+    ledger.resolve(B, [X])
+    ledger.drop(A, X)
+    ledger.client_gone(B, "exit code 1")
+    assert is_empty(ledger)
+
+
 def test_a_container_holds_what_is_inside_it(ledger: Ledger) -> None:
     ledger.seal(A, X, 64, 10)
     ledger.seal(A, Y, 128, 10, contains=[X])
