@@ -69,10 +69,13 @@ class _Dumping(threading.local):
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle's reducers, and ours for tensors."""
+    """cloudpickle's reducers, and ours for arrays and tensors."""
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj).__module__ == "torch" and type(obj).__name__ in ("Tensor", "UntypedStorage"):
+        module = type(obj).__module__
+        if module == "numpy" and type(obj).__name__ == "ndarray":
+            return _reduce_array(obj)
+        if module == "torch" and type(obj).__name__ in ("Tensor", "UntypedStorage"):
             reduced = _reduce_torch(obj)
             if reduced is not None:
                 return reduced
@@ -128,14 +131,29 @@ def dumps(value: Any, name: str = "the value") -> Serialized:
 def _with_buffers(data: bytes, buffers: list[memoryview], refs: list[Any]) -> Serialized:
     head = _HEADER.size + _BUFFER.size * len(buffers)
     at = head + len(data)
-    table, offsets = [], [0, head]
+    table: list[bytes] = []
+    parts: list[Any] = [b"", data]
+    offsets = [0, head]
     for buffer in buffers:
-        at = -(-at // ALIGN) * ALIGN
+        if gap := -at % ALIGN:  # zeros, for equal values shall be equal bytes; and what lay there is nobody's to read
+            parts.append(bytes(gap))
+            offsets.append(at)
+            at += gap
+        parts.append(buffer)
         offsets.append(at)
         table.append(_BUFFER.pack(at, buffer.nbytes))
         at += buffer.nbytes
-    header = _HEADER.pack(1, len(buffers), len(data)) + b"".join(table)
-    return Serialized([header, data, *buffers], offsets, at, refs)
+    parts[0] = _HEADER.pack(1, len(buffers), len(data)) + b"".join(table)
+    return Serialized(parts, offsets, at, refs)
+
+
+def _reduce_array(obj: Any) -> Any:
+    """numpy's own way, over a read-only buffer: the pickle says which it was, and a view that we gave out is one."""
+    reduced = obj.__reduce_ex__(5)
+    if len(reduced) == 2 and reduced[1] and type(reduced[1][0]) is pickle.PickleBuffer:
+        function, (buffer, *rest) = reduced
+        return function, (pickle.PickleBuffer(buffer.raw().toreadonly()), *rest)
+    return reduced
 
 
 class Bytes:
