@@ -51,7 +51,7 @@ class ActorDesk:
 
     def create(self, client: Client, message: m.ActorCreate) -> None:
         node = self._node
-        if node.is_leaving(client):
+        if node.job_desk.is_leaving(client):
             return
         try:
             resources = ResourceSet.of(message.resources)

@@ -46,5 +46,6 @@ class Job(msgspec.Struct, eq=False):
     namespace: str
     log_to_driver: bool
     since: float  # unix seconds
+    preload: list[str]  # modules that its workers want imported already
     ended: bool = False  # its driver is gone or wants to go
     farewell: bool = False  # its driver waits for the last lines

@@ -43,7 +43,7 @@ class LeaseDesk:
     # -- told by clients
 
     def request(self, client: Client, message: LeaseRequest) -> None:
-        if self._node.is_leaving(client):
+        if self._node.job_desk.is_leaving(client):
             return
         try:
             resources = ResourceSet.of(message.resources)
@@ -151,17 +151,16 @@ class LeaseDesk:
         more."""
         book, now, worker = self._node.book, self._node.now(), process.client
         self._unborn.pop(worker, None)
-        lease = book.lease_of(worker)
-        if lease is not None:
-            if lease.holder != NODE:
-                started, count, items = process.page.post_mortem(lease.holder)
-                replies = frames.join(count, items)[4:] + items if count else b""
-                lost = LeaseLost(
-                    lease.lease, worker, started, replies, death.how, death.stderr, death.out_of_memory
-                )  # fmt: skip
-                self._node.tell(lease.holder, lost)
-            self.perform(book.worker_gone(worker, now))
         self.perform(book.holder_gone(worker, now))
+        lease = book.lease_of(worker)
+        if lease is not None and lease.holder != NODE:
+            started, count, items = process.page.post_mortem(lease.holder)
+            replies = frames.join(count, items)[4:] + items if count else b""
+            self._node.tell(
+                lease.holder,
+                LeaseLost(lease.lease, worker, started, replies, death.how, death.stderr, death.out_of_memory),
+            )
+        self.perform(book.worker_gone(worker, now))
 
 
 def connect_pair() -> tuple[int, int]:

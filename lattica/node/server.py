@@ -1,11 +1,11 @@
 """The node of one machine: its clients, its jobs, and the desks that serve them.
 
-    driver, worker, command ──messages──► Node.received ──► lease_desk · actor_desk · store_desk · state
+    driver, worker, command ──messages──► Node.received ──► lease_desk · actor_desk · store_desk · job_desk · state
                                                               │ effects of pure cores (book, supervisor, ledger, pool)
                                                               ▼
                                             messages to clients · workers forked and ended
 
-This file composes: it admits clients, forwards their messages to the desk that knows, and sees jobs to their end.
+This file composes: it admits clients, forwards their messages to the desk that knows, and tells all desks of a death.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable
-from functools import partial
 from itertools import count
 from time import time
 from typing import Any
@@ -27,13 +26,14 @@ from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import COMMAND, DRIVER, WORKER, Client, Job
+from lattica.node.job_desk import FAREWELL_S, JobDesk
 from lattica.node.lease_desk import LeaseDesk, connect_pair
 from lattica.node.log_desk import LogDesk
 from lattica.node.loop import Loop, Timer
 from lattica.node.memory_desk import MemoryDesk
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
-from lattica.node.pool import Use, WorkerPool
+from lattica.node.pool import WorkerPool
 from lattica.node.state import StateDesk
 from lattica.node.store_desk import StoreDesk
 from lattica.node.wires import Wire, Wires
@@ -46,13 +46,9 @@ log = logging.getLogger(__name__)
 TOKEN_BYTES = 8
 INLINE_MAX_BYTES = 100 << 10
 """Largest value that travels inside a message; larger ones lie in the arena."""
-FAREWELL_S = 0.3
-"""How long the workers of a driver that shuts down have to write what they have buffered."""
 TERM_S = 1.0  # between SIGTERM and SIGKILL when the node ends
 CLOSE_S = 1.8
 """After which a node that ends is gone, whatever has become of its processes."""
-LAST_LINES_S = 1.0
-"""How long a driver that shuts down may take to read what its workers printed last."""
 ANYONE = frozenset({DRIVER, WORKER, COMMAND})
 RUNNERS = frozenset({DRIVER, WORKER})
 WORKERS = frozenset({WORKER})
@@ -96,6 +92,7 @@ class Node:
         self.store = StoreDesk(self, arena, headroom)
         self.lease_desk = LeaseDesk(self)
         self.actor_desk = ActorDesk(self)
+        self.job_desk = JobDesk(self)
         self.state = StateDesk(self)
         self.memory = MemoryDesk(self, memory, settings.memory_threshold)
         self.clients: dict[int, Client] = {}
@@ -133,7 +130,7 @@ class Node:
             m.ActorFailed: (WORKERS, actors.failed),
             m.ActorExit: (WORKERS, actors.leaving),
             m.StateRequest: (ANYONE, self.state.request),
-            m.Shutdown: (ANYONE, self._shutdown),
+            m.Shutdown: (ANYONE, self.job_desk.shutdown),
         }
 
     # -- clients
@@ -166,18 +163,18 @@ class Node:
             wire.close()
             return None
         number = next(self._numbers)
-        job = self._begin_job(number, hello) if hello.kind == DRIVER else None
+        job = self.job_desk.begin(number, hello) if hello.kind == DRIVER else None
         wire.name = f"{hello.kind} {number} (pid {hello.pid})"
         client = Client(number, hello.kind, job.number if job else 0, wire, time(), hello.pid)
         token = self._join(client)
         welcome = m.Welcome(
             number, client.job, self.settings.node, self.settings.session_dir, self.store.arena.size_bytes,
-            self._config(job.namespace if job else ""), token,
+            self.config_for(job.namespace if job else ""), token,
         )  # fmt: skip
         client.send(welcome, [os.dup(self.store.arena.fd)])
         if job:
             self._watch(client)
-            self._prepare(job, hello.job)
+            self.job_desk.prepare(job)
         return client
 
     def _watch(self, driver: Client) -> None:
@@ -208,7 +205,7 @@ class Node:
         self.store.joined(client.number, token)
         return token
 
-    def _config(self, namespace: str) -> dict[str, object]:
+    def config_for(self, namespace: str) -> dict[str, object]:
         return {
             "inline_max": INLINE_MAX_BYTES,
             "num_cpus": self.settings.resources.get("CPU", 0),
@@ -263,94 +260,15 @@ class Node:
                 self.clients[peer].callees.discard(client.number)
                 self.tell(peer, m.ClientGone(client.number))
         if client.kind == DRIVER:
-            self._end_job(self.jobs[client.job], farewell=False)
+            self.job_desk.end(self.jobs[client.job], farewell=False)
         self.lease_desk.perform(self.book.holder_gone(client.number, self.now()))
         self.actor_desk.client_gone(client.number)
         self.store.gone(client, f"{client.kind} {client.name or client.number} (pid {client.pid}): {how}")
         if client.kind == DRIVER:
             self.logs.collector.job_ended(client.job)
-            self._forget(self.jobs[client.job])
+            self.job_desk.forget(self.jobs[client.job])
             if self.settings.embedded:
                 self.close()
-
-    # -- jobs
-
-    def _begin_job(self, driver: int, hello: m.Hello) -> Job:
-        try:
-            given = msgspec.convert(hello.job, JobGiven)
-        except msgspec.ValidationError as error:
-            raise RemoteProtocolError(f"the job in its Hello: {error}") from error
-        number = next(self._job_numbers)
-        job = self.jobs[number] = Job(
-            number, driver, hello.pid, hello.python, given.sys_path, given.cwd, given.script,
-            given.namespace or f"anonymous-{os.urandom(8).hex()}", given.log_to_driver, time(),
-        )  # fmt: skip
-        return job
-
-    def _prepare(self, job: Job, given: dict[str, object]) -> None:
-        preload = given.get("preload")
-        if isinstance(preload, list):
-            self.workers.zygotes.preload(job.python, job.sys_path, [str(name) for name in preload])
-        for _ in range(self.pool.prestart()):
-            self.fork(job.number, free=True)
-
-    def _shutdown(self, client: Client, message: m.Shutdown) -> None:
-        if message.node:
-            if client.kind != COMMAND:
-                raise RemoteProtocolError(f"a {client.kind} may not end the node")
-            self.close(signal.SIGTERM)
-        elif client.kind == DRIVER:
-            self._end_job(self.jobs[client.job], farewell=True)
-        else:
-            raise RemoteProtocolError(f"a {client.kind} has no job to end")
-
-    def _end_job(self, job: Job, *, farewell: bool) -> None:
-        """End the job's workers, but for those of detached actors. farewell: the driver waits for their last lines."""
-        if not job.ended:
-            job.ended, job.farewell = True, farewell
-            self.actor_desk.job_ended(job.number)
-        else:
-            job.farewell = job.farewell and farewell
-        doomed = self._mortals(job)
-        for client in (job.driver, *doomed):
-            self.lease_desk.perform(self.book.retire(client, self.now()))
-        if farewell:
-            for worker in doomed:
-                self.pool.ending(worker, self.now())
-                self.tell(worker, m.Exit())
-            self.loop.call_later(FAREWELL_S, self._kill, doomed)
-            self._see_off(job)
-        else:
-            self._kill(doomed)
-
-    def _mortals(self, job: Job) -> list[int]:
-        return [worker for worker in self.pool.of_job(job.number) if not self.actor_desk.outlives_its_job(worker)]
-
-    def is_leaving(self, client: Client) -> bool:
-        """Whether it is on its way out: what it still asks for would outlive it."""
-        if client.kind == DRIVER:
-            return self.jobs[client.job].ended
-        worker = self.pool.workers.get(client.number)
-        return worker is None or worker.use is Use.ENDING
-
-    def _kill(self, workers: list[int]) -> None:
-        for worker in workers:
-            self.end_worker(worker, "its job ended")
-
-    def _see_off(self, job: Job) -> None:
-        """Let the driver go once the last worker's output has been sent to it."""
-        if job.farewell and not self._mortals(job):
-            driver = self.clients.get(job.driver)
-            if driver is not None:
-                self.logs.send(job.number)
-                driver.wire.end()
-                self.loop.call_later(LAST_LINES_S, driver.wire.close_for, "it did not read its last lines")
-
-    def _forget(self, job: Job) -> None:
-        """Nothing is left of it: neither its driver, nor a worker, nor a detached actor that may need one again."""
-        gone = job.ended and job.driver not in self.clients and not self.pool.of_job(job.number)
-        if gone and not self.actor_desk.supervisor.living_in(job.number):
-            del self.jobs[job.number]
 
     # -- workers
 
@@ -364,7 +282,7 @@ class Node:
         settings = self.settings
         setup = m.JobSetup(
             number, job_number, settings.node, settings.session_dir, self.store.arena.size_bytes,
-            job.sys_path, job.cwd, job.script, job.namespace, self._config(job.namespace), token,
+            job.sys_path, job.cwd, job.script, job.namespace, self.config_for(job.namespace), token,
         )  # fmt: skip
         wire.send(setup, [os.dup(self.store.arena.fd)])
         return number
@@ -409,10 +327,7 @@ class Node:
             self.client_gone(client, death.how)
         job = self.jobs.get(process.job)
         if job is not None and job.ended:
-            if not job.farewell and not self.actor_desk.supervisor.living_in(job.number):
-                self._kill(self._mortals(job))  # what its last detached actor leaves behind
-            self._see_off(job)
-            self._forget(job)
+            self.job_desk.lost_a_worker(job)
 
     # -- time
 
@@ -429,7 +344,7 @@ class Node:
         self._timer = None
         for worker in self.pool.tick(self.now()):
             self.tell(worker, m.Exit())
-            self.loop.call_later(FAREWELL_S, partial(self.workers.kill, worker))
+            self.loop.call_later(FAREWELL_S, self.workers.kill, worker)
         self.lease_desk.perform(self.book.tick(self.now()))
 
     # -- the end
@@ -448,7 +363,8 @@ class Node:
                 client.wire.close()  # first: whose worker dies next shall blame the node
         for worker in list(self.workers.processes):
             self.workers.kill(worker, number=last_signal)
-        self.loop.call_later(TERM_S, self._kill, list(self.workers.processes))
+        for worker in self.workers.processes:
+            self.loop.call_later(TERM_S, self.workers.kill, worker)
         self.loop.call_later(CLOSE_S, self.loop.stop)
         self._close_if_empty()
 
@@ -456,14 +372,3 @@ class Node:
         if not self.workers.processes:
             self.logs.close()
             self.workers.zygotes.close(self.loop.stop)
-
-
-class JobGiven(msgspec.Struct):
-    """`Hello.job`, checked."""
-
-    sys_path: list[str] = []
-    cwd: str = "/"
-    script: str = ""
-    namespace: str = ""
-    log_to_driver: bool = True
-    preload: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -98,7 +99,8 @@ class Zygotes:
     def preload(self, python: str, sys_path: list[str], modules: list[str]) -> None:
         """Let the zygote import these, so that workers have them already."""
         if modules:
-            self._of(python, sys_path).wire.send(Import(modules[:PRELOAD_MAX]))
+            with contextlib.suppress(OSError):  # the first fork there says why
+                self._of(python, sys_path).wire.send(Import(modules[:PRELOAD_MAX]))
 
     def close(self, closed: Callable[[], None]) -> None:
         """End them all at once, and say when they are gone."""

@@ -20,6 +20,7 @@ Whose turn it is:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import count
 
 import msgspec
@@ -203,9 +204,9 @@ class LeaseBook:
         self._end(entry)
         return self._serve(now)
 
-    def retire(self, holder: int, now: float) -> list[Effect]:
-        """`holder` is about to end: its requests are void."""
-        for bucket in [bucket for bucket in self._waiting if bucket[0] == holder]:
+    def retire(self, holders: Sequence[int], now: float) -> list[Effect]:
+        """These are about to end: their requests are void."""
+        for bucket in [bucket for bucket in self._waiting if bucket[0] in holders]:
             del self._waiting[bucket]
         return self._serve(now)
 

@@ -316,7 +316,7 @@ def test_a_holder_that_retires_gets_no_more_but_keeps_what_it_has() -> None:
     machine = Machine(CPU=1)
     (lease,) = machine.request(DRIVER)
     machine.request(DRIVER, 2)
-    machine.book.retire(DRIVER, 0.0)
+    machine.book.retire([DRIVER], 0.0)
     assert machine.give_back(lease) == [] and machine.book.waiting == 0
 
 

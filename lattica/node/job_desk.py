@@ -1,0 +1,131 @@
+"""Jobs: what a driver's session needs from its beginning, and what is left to do when it ends.
+
+driver gone     its workers are killed, all but those of detached actors
+Shutdown        its workers are told to exit; when the last one's output has been sent, the driver's connection ends
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import count
+from time import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from lattica.codec import messages as m
+from lattica.errors import RemoteProtocolError
+from lattica.node.clients import COMMAND, DRIVER, Client, Job
+from lattica.node.pool import Use
+
+if TYPE_CHECKING:
+    from lattica.node.server import Node
+
+FAREWELL_S = 0.3
+"""How long a worker that was told to exit has to write what it has buffered."""
+LAST_LINES_S = 1.0
+"""How long a driver that shuts down may take to read what its workers printed last."""
+
+
+class JobGiven(msgspec.Struct):
+    """`Hello.job`, checked."""
+
+    sys_path: list[str] = []
+    cwd: str = "/"
+    script: str = ""
+    namespace: str = ""
+    log_to_driver: bool = True
+    preload: list[str] = []
+
+
+class JobDesk:
+    """Begins and ends jobs."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._numbers = count(1)
+
+    def begin(self, driver: int, hello: m.Hello) -> Job:
+        """The job of a driver that has come. Raises RemoteProtocolError if its `Hello` cannot be understood."""
+        try:
+            given = msgspec.convert(hello.job, JobGiven)
+        except msgspec.ValidationError as error:
+            raise RemoteProtocolError(f"the job in its Hello: {error}") from error
+        number = next(self._numbers)
+        job = self._node.jobs[number] = Job(
+            number, driver, hello.pid, hello.python, given.sys_path, given.cwd, given.script,
+            given.namespace or f"anonymous-{os.urandom(8).hex()}", given.log_to_driver, time(), given.preload,
+        )  # fmt: skip
+        return job
+
+    def prepare(self, job: Job) -> None:
+        """Fork its first workers before it asks."""
+        self._node.workers.zygotes.preload(job.python, job.sys_path, job.preload)
+        for _ in range(self._node.pool.prestart()):
+            self._node.fork(job.number, free=True)
+
+    def shutdown(self, client: Client, message: m.Shutdown) -> None:
+        if message.node and client.kind == COMMAND:
+            self._node.close(signal.SIGTERM)
+        elif not message.node and client.kind == DRIVER:
+            self.end(self._node.jobs[client.job], farewell=True)
+        else:
+            raise RemoteProtocolError(f"a {client.kind} may not end {'the node' if message.node else 'a job'}")
+
+    def end(self, job: Job, *, farewell: bool) -> None:
+        """End the job's workers, but for those of detached actors. farewell: the driver waits for their last lines."""
+        node = self._node
+        if not job.ended:
+            job.ended, job.farewell = True, farewell
+            node.actor_desk.job_ended(job.number)
+        else:
+            job.farewell = job.farewell and farewell
+        doomed = self._mortals(job)
+        node.lease_desk.perform(node.book.retire([job.driver, *doomed], node.now()))
+        if not farewell:
+            self._kill(doomed)
+            return
+        for worker in doomed:
+            node.pool.ending(worker, node.now())
+            node.tell(worker, m.Exit())
+        node.loop.call_later(FAREWELL_S, self._kill, doomed)
+        self._see_off(job)
+
+    def is_leaving(self, client: Client) -> bool:
+        """Whether it is on its way out: what it still asks for would outlive it."""
+        if client.kind == DRIVER:
+            return self._node.jobs[client.job].ended
+        worker = self._node.pool.workers.get(client.number)
+        return worker is None or worker.use is Use.ENDING
+
+    def lost_a_worker(self, job: Job) -> None:
+        """One more of an ended job's workers is gone: perhaps that was the last one."""
+        if not job.farewell and not self._node.actor_desk.supervisor.living_in(job.number):
+            self._kill(self._mortals(job))  # what its last detached actor leaves behind
+        self._see_off(job)
+        self.forget(job)
+
+    def forget(self, job: Job) -> None:
+        """Forget it if nothing is left: neither its driver, nor a worker, nor an actor that may need one again."""
+        node = self._node
+        gone = job.ended and job.driver not in node.clients and not node.pool.of_job(job.number)
+        if gone and not node.actor_desk.supervisor.living_in(job.number):
+            node.jobs.pop(job.number, None)
+
+    def _mortals(self, job: Job) -> list[int]:
+        """Its workers, but for detached actors."""
+        node = self._node
+        return [worker for worker in node.pool.of_job(job.number) if not node.actor_desk.outlives_its_job(worker)]
+
+    def _kill(self, workers: list[int]) -> None:
+        for worker in workers:
+            self._node.end_worker(worker, "its job ended")
+
+    def _see_off(self, job: Job) -> None:
+        """Let the driver go once the last worker's output has been sent to it."""
+        driver = self._node.clients.get(job.driver)
+        if job.farewell and driver is not None and not self._mortals(job):
+            self._node.logs.send(job.number)
+            driver.wire.end()
+            self._node.loop.call_later(LAST_LINES_S, driver.wire.close_for, "it did not read its last lines")
