@@ -26,7 +26,8 @@ INLINE_BACKING_BYTES = 64 * MIB
 """So much memory is asked of the kernel on the loop itself (7 ms at 9 GB/s); more in a thread, or others would wait."""
 PATIENCE_S = 4.0
 """How long a full store is waited for before the request is denied; the promise to users is five seconds."""
-ASK_PAUSE_S = 0.1  # between two calls for unused spans
+ASK_PAUSE_S = 0.1
+"""Between two calls for unused spans, which go on while requests wait: a span may become empty at any time."""
 LOW_WATER_BYTES = 256 * MIB
 """Free memory that stays backed: what a program puts and drops in turn need not be faulted in again (1 GB/s)."""
 IDLE_S = 30.0
@@ -57,7 +58,7 @@ class StoreDesk:
         self.ledger = Ledger()
         self.spans = SpanAllocator(arena.size_bytes)
         self._waiting: list[Waiting] = []
-        self._asked_at = float("-inf")
+        self._asking: Timer | None = None
         self._backing = 0  # threads that ask the kernel for memory now
         self._punching: Timer | None = None
 
@@ -217,11 +218,14 @@ class StoreDesk:
             self._punching = self._node.loop.call_later(IDLE_S, self._punch)
 
     def _ask_for_spans(self) -> None:
-        now = self._node.now()
-        if self._waiting and now - self._asked_at >= ASK_PAUSE_S:
-            self._asked_at = now
+        if self._waiting and self._asking is None and not self._node.closing:
             for client in self._node.clients.values():
                 client.send(m.SpanWanted())
+            self._asking = self._node.loop.call_later(ASK_PAUSE_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._asking = None
+        self._ask_for_spans()
 
     def _deny(self, waiting: Waiting) -> None:
         self._waiting.remove(waiting)
