@@ -122,7 +122,7 @@ class ActorHost:
             return
         guard = self.runtime.guard
         try:
-            guard.on = False
+            guard.open()
             make()
         finally:
             guard.on = True
@@ -259,7 +259,7 @@ class ActorHost:
         args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
         try:
             if mine:
-                guard.on = False
+                guard.open()
             result = method(*args, **kwargs)
         finally:
             if mine:

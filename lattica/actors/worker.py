@@ -246,7 +246,7 @@ class Worker:
         function = self._functions.get(task.function) or self._load_function(task.function)
         args, kwargs = self.arguments(task) if task.args or task.deps else ((), {})
         try:
-            guard.on = False
+            guard.open()
             result = function(*args, **kwargs)
         finally:
             guard.on = True

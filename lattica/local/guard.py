@@ -3,13 +3,15 @@
 The thread that waits in `get` reads and dispatches messages itself. A `KeyboardInterrupt` between two bytecodes of that
 work would lose a reply or leave a queue half changed, so our handler only notes the signal while `on` is set, and the
 outermost `leave` delivers it. A blocking system call runs with the guard open, so Ctrl-C is as prompt as ever.
+
+A *front* stands before one handler that it found. Handlers that users put before a front, and which call it in turn,
+get a front of their own: each one has its own inner handler, so a chain of them ends.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -17,17 +19,31 @@ from typing import Any
 Handler = Callable[[int, FrameType | None], Any]
 
 
+class _Front:
+    """The handler that Python calls: passes the signal on to `inner`, now or when the guard opens."""
+
+    __slots__ = ("guard", "inner")
+
+    def __init__(self, guard: Guard, inner: Handler) -> None:
+        self.guard, self.inner = guard, inner
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.guard.on:
+            self.guard._pending.setdefault(signum, self.inner)
+        else:
+            self.inner(signum, frame)
+
+
 class Guard:
     """Defers the handlers of chosen signals while runtime code runs in the main thread."""
 
-    __slots__ = ("_bound", "_inner", "_main", "_pending", "on")
+    __slots__ = ("_fronted", "_main", "_pending", "on")
 
     def __init__(self) -> None:
         self.on = False
         self._main = threading.main_thread().ident
-        self._pending: deque[int] = deque()
-        self._inner: dict[int, Handler] = {}
-        self._bound = self._handle
+        self._pending: dict[int, Handler] = {}  # each signal once, as the kernel does it
+        self._fronted: set[int] = set()
 
     def wrap(self, signum: int) -> None:
         """Put the guard in front of the present Python handler of `signum`; does nothing where it already stands.
@@ -35,22 +51,21 @@ class Guard:
         Called again before each wait, since notebooks set their own handler for each cell. Main thread only.
         """
         present = signal.getsignal(signum)
-        if present is self._bound or not callable(present):
-            return
-        self._inner[signum] = present
-        signal.signal(signum, self._bound)
+        if callable(present) and not (isinstance(present, _Front) and present.guard is self):
+            self.install(signum, present)
 
     def install(self, signum: int, handler: Handler) -> None:
         """Handle `signum` with `handler`, deferred. Main thread only."""
-        self._inner[signum] = handler
-        signal.signal(signum, self._bound)
+        self._fronted.add(signum)
+        signal.signal(signum, _Front(self, handler))
 
     def remove(self) -> None:
         """Give the signals back to the handlers found. Main thread only."""
-        for signum, inner in self._inner.items():
-            if signal.getsignal(signum) is self._bound:
-                signal.signal(signum, inner)
-        self._inner.clear()
+        for signum in self._fronted:
+            present = signal.getsignal(signum)
+            if isinstance(present, _Front) and present.guard is self:
+                signal.signal(signum, present.inner)
+        self._fronted.clear()
 
     def enter(self) -> bool:
         """Defer from here; True if the caller must `leave` (it is in the main thread and was not inside already)."""
@@ -62,31 +77,30 @@ class Guard:
     def leave(self) -> None:
         """Deliver what came meanwhile; may raise what a handler raises, such as KeyboardInterrupt."""
         self.on = False
-        while self._pending:
-            signum = self._pending.popleft()
-            self._inner[signum](signum, None)
+        if self._pending:
+            self._deliver()
 
     @property
     def in_main_thread(self) -> bool:
         """Whether the caller runs in the thread that receives signals."""
         return threading.get_ident() == self._main
 
-    def open(self) -> bool:
-        """Let signals through for a blocking call; True if `shut` must follow. Delivers what is pending first."""
-        if not self.on or threading.get_ident() != self._main:
-            return False
-        self.on = False
-        while self._pending:
-            signum = self._pending.popleft()
-            self._inner[signum](signum, None)
-        return True
+    @property
+    def defers_here(self) -> bool:
+        """Whether the caller runs guarded, and should `open` the guard around a blocking call."""
+        return self.on and threading.get_ident() == self._main
 
-    def shut(self) -> None:
-        """Defer again, after a blocking call."""
-        self.on = True
+    def open(self) -> None:
+        """Let signals through for a blocking call; delivers what is pending first.
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.on:
-            self._pending.append(signum)
-        else:
-            self._inner[signum](signum, frame)
+        Wrap it and the call in `try: ... finally: guard.on = True`: a store, for a call could be interrupted itself.
+        """
+        self.on = False  # first: a signal between the look at `_pending` and this would wait for the call to end
+        if self._pending:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        pending = self._pending
+        while pending:
+            signum = next(iter(pending))
+            pending.pop(signum)(signum, None)

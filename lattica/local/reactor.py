@@ -40,6 +40,13 @@ wakes up in the middle of a burst only fights for the GIL."""
 
 log = logging.getLogger("lattica")
 
+SLEEP_MAX_S = 86_400.0
+"""Longest single sleep, a day: epoll counts milliseconds in 31 bits, and users wait with `timeout=1e9`."""
+
+NAP_S = 1.0
+"""Longest single sleep of a thread that a signal may break: one that comes between Python's last look for signals and
+the system call is handled only after the call (5 of 100 aimed at that moment; a Ctrl-C or a cancel would be lost)."""
+
 _IN, _OUT, _HUP = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 
 
@@ -100,7 +107,7 @@ class Reactor:
         self._timer_order = count()
         self._io_sleeps_until = 0.0
         self._rung = False
-        self.after_dispatch: deque[Callable[[], None]] = deque()  # user callbacks, run without the lock
+        self.after_dispatch: deque[Callable[[], None]] = deque()  # user callbacks, run without lock or turn
         self.idle_hook: Callable[[], float | None] | None = (
             None  # worker: flush finished replies; returns seconds to look again
         )
@@ -167,8 +174,9 @@ class Reactor:
 
     def ring(self) -> None:
         """Wake the I/O thread. Takes no lock: finalizers call it."""
-        self._rung = True
-        os.eventfd_write(self._bell, 1)
+        if not self.closed:
+            self._rung = True
+            os.eventfd_write(self._bell, 1)
 
     @property
     def rung(self) -> bool:
@@ -191,30 +199,30 @@ class Reactor:
         guard = self.guard
         mine = guard.enter()
         try:
-            with self.lock:
-                self.flush()
-                if done():
-                    return True
             deadline = None if timeout is None else time.monotonic() + timeout
-            while not self.closed:
-                if self._turn.acquire(False):
-                    finished = self._lead(done, deadline)
-                else:
-                    finished = self._follow(done, deadline)
+            while True:
+                with self.lock:
+                    self.flush()
+                    if done():
+                        return True
+                    if self.closed:
+                        return False
+                    leads = self._turn.acquire(False)
+                    if leads:  # here, so that `changed` finds a leader to wake, or a follower, but never nobody
+                        self._leader = threading.get_ident()
+                finished = (self._lead if leads else self._follow)(done, deadline, NAP_S if mine else SLEEP_MAX_S)
+                self._run_callbacks()
                 if finished is not None:
                     return finished
-            with self.lock:
-                return done()
         finally:
             if mine:
                 guard.leave()
 
-    def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool | None:
+    def _lead(self, done: Callable[[], bool], deadline: float | None, nap_s: float) -> bool | None:
         try:
-            self._leader = threading.get_ident()
             self._gate.modify(self._set.fileno(), 0)
-            while not self.closed:
-                left = -1.0 if deadline is None else max(0.0, deadline - time.monotonic())
+            while not self.closed and not self.after_dispatch:
+                left = nap_s if deadline is None else min(max(0.0, deadline - time.monotonic()), nap_s)
                 self._dispatch(self._poll(left))
                 with self.lock:
                     if done():
@@ -229,25 +237,34 @@ class Reactor:
             self._turn.release()
 
     def _poll(self, timeout: float) -> list[tuple[int, int]]:
-        opened = self.guard.open()
+        guard = self.guard
+        guarded = guard.defers_here
         try:
+            if guarded:
+                guard.open()
             return self._set.poll(timeout, EVENTS_MAX)
         finally:
-            if opened:
-                self.guard.shut()
+            if guarded:
+                guard.on = True
 
-    def _follow(self, done: Callable[[], bool], deadline: float | None) -> bool | None:
+    def _follow(self, done: Callable[[], bool], deadline: float | None, nap_s: float) -> bool | None:
         follower = _Follower(done)
         with self.lock:
             if done():
                 return True
+            if self.closed:
+                return None
             self._followers.append(follower)
-        opened = self.guard.open()
+        guard = self.guard
+        guarded = guard.defers_here
         try:
-            follower.lock.acquire(timeout=-1 if deadline is None else max(0.0, deadline - time.monotonic()))
+            if guarded:
+                guard.open()
+            left = nap_s if deadline is None else min(max(0.0, deadline - time.monotonic()), nap_s)
+            follower.lock.acquire(timeout=left)
         finally:
-            if opened:
-                self.guard.shut()
+            if guarded:
+                guard.on = True
             with self.lock:
                 if follower in self._followers:
                     self._followers.remove(follower)
@@ -282,8 +299,6 @@ class Reactor:
             self.flush()
             if self._followers:
                 self.wake_followers()
-        while self.after_dispatch:
-            self.after_dispatch.popleft()()
 
     def _read(self, link: Link) -> None:
         try:
@@ -311,6 +326,20 @@ class Reactor:
             self.wake_followers()
         if self._leader and self._leader != threading.get_ident():
             os.eventfd_write(self._poke, 1)
+        if self.after_dispatch and not self._rung:
+            self.ring()
+
+    def _run_callbacks(self) -> None:
+        """Run what waits in `after_dispatch`. Without lock or turn: user code may itself wait for something."""
+        while self.after_dispatch:
+            try:
+                callback = self.after_dispatch.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                callback()
+            except Exception:
+                log.exception("a callback failed: %r", callback)
 
     def _run(self) -> None:
         bell, members = self._bell, self._set.fileno()
@@ -342,8 +371,7 @@ class Reactor:
                         heapq.heappop(self._timers)[2]()
                     self.changed()
                 self.flush()
-            while self.after_dispatch:
-                self.after_dispatch.popleft()()
+            self._run_callbacks()
 
     # -- the end
 
@@ -363,6 +391,7 @@ class Reactor:
             self._thread.join(timeout=2.0)
         if self._turn.acquire(timeout=2.0):
             self._close_descriptors()
+        self._run_callbacks()
 
     def _close_descriptors(self) -> None:
         self._set.close()
