@@ -12,6 +12,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from lattica.actors.records import Record, fail, failed_dep, finish
 from lattica.actors.refs import Hold, Nested, ObjectRef
 from lattica.codec import messages as m
 from lattica.errors import (
@@ -21,7 +22,6 @@ from lattica.errors import (
     OutOfMemoryError,
     PendingCallsLimitExceededError,
     TaskCancelledError,
-    TaskError,
 )
 
 if TYPE_CHECKING:
@@ -29,13 +29,10 @@ if TYPE_CHECKING:
     from lattica.local.reactor import Link
 
 
-class CallRecord:
+class CallRecord(Record):
     """One call until its refs have values. `hold` keeps the actor alive meanwhile."""
 
-    __slots__ = (
-        "args", "at", "attempt", "canceled", "deps", "hold", "made_from", "method", "missing", "peer", "refs",
-        "retries_left", "retry_exceptions", "returns", "seq",
-    )  # fmt: skip
+    __slots__ = ("hold", "method", "peer")
 
     def __init__(
         self,
@@ -49,22 +46,20 @@ class CallRecord:
         retries_left: int,
         retry_exceptions: bool | tuple[type[BaseException], ...],
     ) -> None:
-        self.peer, self.hold, self.method, self.args = peer, hold, method, args
-        self.deps, self.at, self.refs, self.returns = deps, at, refs, len(refs)
-        self.retries_left, self.retry_exceptions = retries_left, retry_exceptions
-        self.seq = 0
-        self.attempt = 0
-        self.missing = 0
-        self.canceled = False
-        self.made_from: tuple[str, int] | None = None  # file and line of the call
-
-    @property
-    def made_at(self) -> str:
-        """Where the user made it, as errors say it."""
-        return "" if self.made_from is None else f"{self.made_from[0]}:{self.made_from[1]}"
+        super().__init__(args, deps, at, refs, retries_left, retry_exceptions)
+        self.peer, self.hold, self.method = peer, hold, method
 
     def __repr__(self) -> str:
         return f"<Call {self.peer.class_name}.{self.method}: {'sent' if self.seq else 'queued'}>"
+
+    def rerun(self) -> bool:
+        """Send it before the others."""
+        if self.peer.dead is not None:
+            return False
+        self.spend_retry()
+        self.peer.queue.appendleft(self)
+        self.peer.pump()
+        return True
 
 
 class ActorPeer:
@@ -96,7 +91,7 @@ class ActorPeer:
     def submit(self, call: CallRecord) -> None:
         """Send it, or queue it behind the others."""
         if self.dead is not None:
-            self._fail(call, self.dead)
+            fail(self.runtime, call, self.dead)
             return
         if 0 <= self.max_pending <= len(self.queue) + len(self.inflight):
             raise PendingCallsLimitExceededError(
@@ -133,14 +128,11 @@ class ActorPeer:
 
     def _send(self, call: CallRecord) -> None:
         objects = self.runtime.objects
-        deps: list[m.Value] = []
-        for ref in call.deps:
-            failed = objects.failure_of(ref._value)
-            if failed is not None:
-                self.finished(call, [failed], final=True)
-                return
-        for ref in call.deps:
-            deps.append(objects.to_wire(ref._value, self.client))
+        failed = failed_dep(self.runtime, call) if call.deps else None
+        if failed is not None:
+            finish(self.runtime, call, [failed], final=True)
+            return
+        deps = [objects.to_wire(ref._value, self.client) for ref in call.deps]
         call.seq = seq = self.runtime.next_seq()
         self.inflight[seq] = call
         args = call.args
@@ -158,49 +150,11 @@ class ActorPeer:
             if type(message) is m.Reply:
                 call = inflight.pop(message.seq, None)
                 if call is not None:
-                    self.finished(call, message.values)
+                    finish(self.runtime, call, message.values)
 
     def ended(self) -> None:
         """End of stream: what it means is the node's to say (`ActorDown`)."""
         self.link = None
-
-    def finished(self, call: CallRecord, values: list[m.Value], final: bool = False) -> None:
-        """The call ran, or cannot: give its refs their values, or make it again if the user asked for that."""
-        objects = self.runtime.objects
-        failed = values[0] if len(values) == 1 and type(values[0]) is m.Failed else None
-        if failed is not None:
-            if not final and call.retry_exceptions and call.retries_left and not call.canceled:
-                self.runtime.reactor.after_dispatch.append(lambda: self._maybe_retry(call, failed))
-                return
-            for ref in call.refs:
-                objects.settle(ref, failed)
-        elif call.returns == 1:
-            value = values[0]
-            objects.settle(call.refs[0], value if type(value) is bytes else objects.from_wire(value))
-        else:
-            for ref, value in zip(call.refs, values, strict=True):
-                objects.settle(ref, objects.from_wire(value))
-        call.refs, call.args, call.deps = [], b"", []
-
-    def _maybe_retry(self, call: CallRecord, failed: m.Failed) -> None:
-        kinds = call.retry_exceptions
-        again = kinds is True
-        if isinstance(kinds, tuple):  # unpickling an exception runs user code: outside the lock
-            error = self.runtime.load_failure(failed)
-            again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
-        with self.runtime.lock:
-            if again and self.dead is None:
-                call.retries_left -= call.retries_left > 0
-                call.attempt += 1
-                self.queue.appendleft(call)
-                self.pump()
-                self.runtime.reactor.flush()
-            else:
-                self.finished(call, [failed], final=True)
-                self.runtime.reactor.changed()
-
-    def _fail(self, call: CallRecord, error: LatticaError) -> None:
-        self.finished(call, [self.runtime.failure(error)], final=True)
 
     # -- the actor's life
 
@@ -221,18 +175,17 @@ class ActorPeer:
             self.dead = self._death(message)
         for call in reversed(owed):
             if message.restarting and call.retries_left and not call.canceled:
-                call.retries_left -= call.retries_left > 0
-                call.attempt += 1
+                call.spend_retry()
                 self.queue.appendleft(call)
             elif call.canceled:
-                self._fail(call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
+                fail(self.runtime, call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
             elif message.out_of_memory:
-                self._fail(call, OutOfMemoryError(f"actor {self.class_name}: {message.how}"))
+                fail(self.runtime, call, OutOfMemoryError(f"actor {self.class_name}: {message.how}"))
             else:
-                self._fail(call, self.dead or self._unavailable(message))
+                fail(self.runtime, call, self.dead or self._unavailable(message))
         if self.dead is not None:
             while self.queue:
-                self._fail(self.queue.popleft(), self.dead)
+                fail(self.runtime, self.queue.popleft(), self.dead)
 
     def _death(self, message: m.ActorDown) -> LatticaError:
         error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
@@ -268,7 +221,7 @@ class ActorPeer:
             return
         if call in self.queue:
             self.queue.remove(call)
-        self._fail(call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
+        fail(self.runtime, call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
         self.runtime.reactor.changed()
 
 
@@ -327,6 +280,6 @@ class Calls:
         for peer in list(self.peers.values()):
             peer.dead = self.runtime.node_died_error()
             for call in [*peer.inflight.values(), *peer.queue]:
-                peer._fail(call, peer.dead)
+                fail(self.runtime, call, peer.dead)
             peer.inflight.clear()
             peer.queue.clear()

@@ -17,6 +17,7 @@ from lattica.actors import current, options, values
 from lattica.actors.arguments import encode_arguments
 from lattica.actors.calls import ActorPeer, CallRecord
 from lattica.actors.context import Place
+from lattica.actors.records import fail
 from lattica.actors.refs import ACTOR_ID_BYTES, Hold, Nested, ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
@@ -365,7 +366,7 @@ class _Creation:
             error = ActorUnschedulableError(f"actor {self.meta.class_name} cannot be started: {answer.reason}")
             peer.dead = error
             for call in [*peer.inflight.values(), *peer.queue]:
-                peer._fail(call, error)
+                fail(self.runtime, call, error)
             peer.queue.clear()
 
 

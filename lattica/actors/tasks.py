@@ -10,16 +10,15 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from lattica.actors.records import Record, fail, failed_dep, finish
 from lattica.actors.refs import Hold, Nested, ObjectRef
 from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, Lease, Submission
 from lattica.codec import messages as m
 from lattica.codec.frames import Decoder
 from lattica.errors import (
-    LatticaError,
     OutOfMemoryError,
     RemoteProtocolError,
     TaskCancelledError,
-    TaskError,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
@@ -32,13 +31,10 @@ LEASE_MARGIN_S = 0.001
 """Timers fire this much late, so that what is due at the same time is done in one go."""
 
 
-class TaskRecord:
+class TaskRecord(Record):
     """One task until its refs have values."""
 
-    __slots__ = (
-        "args", "at", "attempt", "canceled", "deps", "function", "lane", "lease", "made_from", "missing", "name",
-        "refs", "retries_left", "retry_exceptions", "returns", "seq", "slow",
-    )  # fmt: skip
+    __slots__ = ("function", "lane", "lease", "name", "slow")
 
     def __init__(
         self,
@@ -52,26 +48,23 @@ class TaskRecord:
         retries_left: int,
         retry_exceptions: bool | tuple[type[BaseException], ...],
     ) -> None:
-        self.lane, self.function, self.name, self.args = lane, function, name, args
-        self.deps, self.at, self.refs = deps, at, refs
-        self.returns = len(refs)
-        self.retries_left, self.retry_exceptions = retries_left, retry_exceptions
-        self.seq = 0
-        self.attempt = 0
+        super().__init__(args, deps, at, refs, retries_left, retry_exceptions)
+        self.lane, self.function, self.name = lane, function, name
         self.lease: Lease | None = None
         self.slow = False
-        self.canceled = False
-        self.missing = 0
-        self.made_from: tuple[str, int] | None = None  # file and line of the call
-
-    @property
-    def made_at(self) -> str:
-        """Where the user called it, as errors say it."""
-        return "" if self.made_from is None else f"{self.made_from[0]}:{self.made_from[1]}"
 
     def __repr__(self) -> str:
         where = "waiting for arguments" if self.missing else f"on {self.lease}" if self.lease else "queued"
         return f"<Task {self.name}: {where}, {self.retries_left} retries left>"
+
+    def rerun(self) -> bool:
+        """Queue it before the others of its class."""
+        if self.lane.tasks.node_died:
+            return False
+        self.spend_retry()
+        self.lane.core.retry(self)
+        self.lane.pump(time.monotonic())
+        return True
 
 
 class Target:
@@ -97,7 +90,7 @@ class Target:
             if type(message) is m.Reply:
                 task = core.replied(lease, message.seq, message.micros, now)
                 if task is not None:
-                    self.tasks.finished(task, message.values)  # type: ignore[arg-type]  # every task here is a record of ours
+                    finish(self.tasks.runtime, task, message.values)  # type: ignore[arg-type]  # each is a record of ours
             else:
                 core.returned(lease, message.seqs, message.blocked, now)
         if not core.settled() or lease.yielding:
@@ -204,13 +197,12 @@ class Tasks:
             self._ready(record)
 
     def _ready(self, record: TaskRecord) -> None:
-        for ref in record.deps:
-            failed = self.runtime.objects.failure_of(ref._value)
-            if failed is not None:
-                self.finished(record, [failed], final=True)
-                return
+        failed = failed_dep(self.runtime, record) if record.deps else None
+        if failed is not None:
+            finish(self.runtime, record, [failed], final=True)
+            return
         if self.node_died:
-            self._fail(record, self.runtime.node_died_error())
+            fail(self.runtime, record, self.runtime.node_died_error())
             return
         lane = record.lane
         now = time.monotonic()
@@ -266,49 +258,6 @@ class Tasks:
             )
         send(target.link, task)
 
-    # -- back
-
-    def finished(self, record: TaskRecord, values: list[m.Value], final: bool = False) -> None:
-        """The task ran, or cannot: give its refs their values, or run it again if the user asked for that."""
-        failed = values[0] if len(values) == 1 and type(values[0]) is m.Failed else None
-        objects = self.runtime.objects
-        if failed is not None:
-            if not final and record.retries_left and record.retry_exceptions and not record.canceled:
-                self.runtime.reactor.after_dispatch.append(lambda: self._maybe_retry(record, failed))
-                return
-            for ref in record.refs:
-                objects.settle(ref, failed)
-        elif record.returns == 1:
-            value = values[0]
-            objects.settle(record.refs[0], value if type(value) is bytes else objects.from_wire(value))
-        else:
-            for ref, value in zip(record.refs, values, strict=True):
-                objects.settle(ref, objects.from_wire(value))
-        record.refs = []
-        record.args = b""
-        record.deps = []
-
-    def _maybe_retry(self, record: TaskRecord, failed: m.Failed) -> None:
-        """Unpickling an exception runs user code, so this happens outside the lock."""
-        kinds = record.retry_exceptions
-        again = kinds is True
-        if isinstance(kinds, tuple):
-            error = self.runtime.load_failure(failed)
-            again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
-        with self.runtime.lock:
-            if again and not self.node_died:
-                record.retries_left -= record.retries_left > 0
-                record.attempt += 1
-                record.lane.core.retry(record)
-                record.lane.pump(time.monotonic())
-                self.runtime.reactor.flush()
-            else:
-                self.finished(record, [failed], final=True)
-                self.runtime.reactor.changed()
-
-    def _fail(self, record: TaskRecord, error: LatticaError) -> None:
-        self.finished(record, [self.runtime.failure(error)], final=True)
-
     # -- leases
 
     def granted(self, message: m.LeaseGranted, fd: int | None) -> None:
@@ -336,7 +285,7 @@ class Tasks:
             return
         lane.requests.remove(message.request)
         for record in lane.core.denied():
-            self._fail(record, TaskUnschedulableError(message.reason))  # type: ignore[arg-type]
+            fail(self.runtime, record, TaskUnschedulableError(message.reason))  # type: ignore[arg-type]
 
     def give_back(self, lease: Lease) -> None:
         """Return a lease that holds nothing of ours."""
@@ -389,15 +338,14 @@ class Tasks:
 
     def _charge(self, record: TaskRecord, message: m.LeaseLost) -> None:
         if record.canceled:
-            self._fail(record, TaskCancelledError(name=record.name, task_id=record.refs[0].hex()))
+            fail(self.runtime, record, TaskCancelledError(name=record.name, task_id=record.refs[0].hex()))
         elif record.retries_left:
-            record.retries_left -= record.retries_left > 0
-            record.attempt += 1
+            record.spend_retry()
             record.lane.core.retry(record)
         elif message.out_of_memory:
-            self._fail(record, OutOfMemoryError(f"task {record.name}: {message.how}"))
+            fail(self.runtime, record, OutOfMemoryError(f"task {record.name}: {message.how}"))
         else:
-            self._fail(record, crashed(record.name, message.how, message.stderr, record.made_at))
+            fail(self.runtime, record, crashed(record.name, message.how, message.stderr, record.made_at))
 
     def gone(self, client: int) -> None:
         """A worker that we knew has ended while we did not lease it."""
@@ -410,7 +358,7 @@ class Tasks:
         self.node_died = True
         for lane in self.lanes.values():
             for record in lane.core.drop_all():
-                self._fail(record, self.runtime.node_died_error())  # type: ignore[arg-type]
+                fail(self.runtime, record, self.runtime.node_died_error())  # type: ignore[arg-type]
         self.leases.clear()
         self.lanes_by_request.clear()
 
@@ -423,7 +371,7 @@ class Tasks:
         lease = record.lease
         if lease is None:
             record.lane.core.withdraw(record)
-            self._fail(record, error)
+            fail(self.runtime, record, error)
             self.runtime.reactor.changed()
         elif force and next(iter(lease.inflight)) == record.seq:
             self.runtime.tell_node(m.WorkerKill(lease.id))

@@ -75,7 +75,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         module = type(obj).__module__
         if module == "numpy" and type(obj).__name__ == "ndarray":
             return _reduce_array(obj)
-        if module == "torch" and type(obj).__name__ in ("Tensor", "UntypedStorage"):
+        if module in ("torch", "torch.storage") and type(obj).__name__ in ("Tensor", "UntypedStorage"):
             reduced = _reduce_torch(obj)
             if reduced is not None:
                 return reduced

@@ -1,0 +1,104 @@
+"""What a process remembers of a task or call until its refs have values: the part that both share."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from lattica.actors.refs import Hold, Nested, ObjectRef
+from lattica.codec import messages as m
+from lattica.errors import LatticaError, TaskError
+
+if TYPE_CHECKING:
+    from lattica.actors.runtime import Runtime
+
+
+class Record:
+    """One task or call. `args` and `deps` are kept until it has ended, since it may have to be sent again."""
+
+    __slots__ = (
+        "args", "at", "attempt", "canceled", "deps", "made_from", "missing", "refs", "retries_left", "retry_exceptions",
+        "returns", "seq",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        args: bytes | Nested | Hold,
+        deps: list[ObjectRef],
+        at: list[int | str],
+        refs: list[ObjectRef],
+        retries_left: int,
+        retry_exceptions: bool | tuple[type[BaseException], ...],
+    ) -> None:
+        """args: serialized, without the top-level refs `deps`, which belong at `at`. refs: what it will give values to.
+
+        retries_left: after a death, or a failure of `retry_exceptions`; -1: without limit.
+        """
+        self.args, self.deps, self.at = args, deps, at
+        self.refs, self.returns = refs, len(refs)
+        self.retries_left, self.retry_exceptions = retries_left, retry_exceptions
+        self.seq = 0
+        self.attempt = 0
+        self.missing = 0  # deps that have no value yet
+        self.canceled = False
+        self.made_from: tuple[str, int] | None = None  # file and line of the call
+
+    @property
+    def made_at(self) -> str:
+        """Where the user made it, as errors say it."""
+        return "" if self.made_from is None else f"{self.made_from[0]}:{self.made_from[1]}"
+
+    def spend_retry(self) -> None:
+        """It will be sent again."""
+        self.retries_left -= self.retries_left > 0
+        self.attempt += 1
+
+    def rerun(self) -> bool:
+        """Send it again, spending a retry; False if there is nowhere to. Lock held."""
+        raise AssertionError("a record is a task or a call")
+
+
+def finish(runtime: Runtime, record: Record, values: list[m.Value], *, final: bool = False) -> None:
+    """It ran, or cannot: give its refs their values, or send it again if the user asked for that. Lock held.
+
+    values: one per ref, or one failure for all of them. final: do not retry.
+    """
+    objects = runtime.objects
+    first = values[0]
+    if type(first) is m.Failed:
+        if not final and record.retry_exceptions and record.retries_left and not record.canceled:
+            runtime.reactor.after_dispatch.append(functools.partial(_rerun_or_settle, runtime, record, first))
+            return
+        for ref in record.refs:
+            objects.settle(ref, first)
+    elif record.returns == 1:
+        objects.settle(record.refs[0], first if type(first) is bytes else objects.from_wire(first))
+    else:
+        for ref, value in zip(record.refs, values, strict=True):
+            objects.settle(ref, objects.from_wire(value))
+    record.refs, record.args, record.deps = [], b"", []
+
+
+def fail(runtime: Runtime, record: Record, error: LatticaError) -> None:
+    """It ends in an error of ours. Lock held."""
+    finish(runtime, record, [runtime.failure(error)], final=True)
+
+
+def failed_dep(runtime: Runtime, record: Record) -> m.Failed | None:
+    """The first failure among its arguments, which is then its own. Lock held."""
+    return next((f for f in (runtime.objects.failure_of(ref._value) for ref in record.deps) if f is not None), None)
+
+
+def _rerun_or_settle(runtime: Runtime, record: Record, failed: m.Failed) -> None:
+    """Unpickling an exception runs user code, so this happens outside the lock."""
+    kinds: Any = record.retry_exceptions
+    again = kinds is True
+    if isinstance(kinds, tuple):
+        error = runtime.load_failure(failed)
+        again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
+    with runtime.lock:
+        if again and record.rerun():
+            runtime.reactor.flush()
+        else:
+            finish(runtime, record, [failed], final=True)
+            runtime.reactor.changed()
