@@ -376,7 +376,7 @@ class TaskCancelledError(LatticaError):
 class WorkerCrashedError(LatticaError):
     """The process died under the task. `exit_code` or `signal` (a name) says how; `stderr_tail` its last lines."""
 
-    advice = "read the lines above; give the task max_retries if running it twice is harmless"
+    advice = "read its last words below, if there are any; give the task max_retries if running it twice is harmless"
 
     task: str = ""
     pid: int | None = None
@@ -782,6 +782,16 @@ def _is_runtime_frame(filename: str) -> bool:
     """Whether a frame is lattica's own machinery; `lattica.rl` and `lattica.util` are libraries, their frames stay."""
     inside = filename.removeprefix(_PACKAGE)
     return inside != filename and ("/" not in inside or inside.startswith(_RUNTIME_ROOMS))
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether lattica itself raised this to say something, and no code of the user's was on the way."""
+    shown = error.__traceback__
+    while shown is not None:
+        if not _is_runtime_frame(shown.tb_frame.f_code.co_filename):
+            return False
+        shown = shown.tb_next
+    return isinstance(error, LatticaError)
 
 
 def _strip(shown: TracebackException, seen: set[int]) -> None:

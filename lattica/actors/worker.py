@@ -30,7 +30,7 @@ from lattica.actors.refs import Nested
 from lattica.actors.runtime import Runtime
 from lattica.codec import frames
 from lattica.codec import messages as m
-from lattica.errors import LatticaError, SerializationError, TaskCancelledError, TaskError
+from lattica.errors import LatticaError, SerializationError, TaskCancelledError, TaskError, is_ours
 from lattica.local.page import Page
 from lattica.objectstore.arena import ArenaMap
 
@@ -274,7 +274,11 @@ class Worker:
 
     def arguments(self, task: m.Task | m.Call) -> tuple[Any, dict[str, Any]]:
         """(args, kwargs) of a task or call, the refs at their top level replaced by values."""
-        args, kwargs = self.load(task.args) if task.args else ([], {})
+        try:
+            args, kwargs = self.load(task.args) if task.args else ([], {})
+        except Exception as error:
+            error.add_note("It was raised while the arguments of this call were unpickled.")
+            raise
         if task.deps:
             args = list(args)
             for place, value in zip(task.at, task.deps, strict=True):
@@ -323,7 +327,7 @@ class Worker:
 
     def failed(self, error: BaseException, name: str) -> m.Failed:
         """What user code raised, as it travels."""
-        if isinstance(error, TaskCancelledError | SerializationError):
+        if isinstance(error, TaskCancelledError) or is_ours(error):
             failure: BaseException = error
         else:
             failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)

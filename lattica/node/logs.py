@@ -25,8 +25,9 @@ STDOUT, STDERR = 1, 2
 SUFFIXES = {STDOUT: "out", STDERR: "err"}
 LINE_BYTES_MAX = 64 << 10
 """A longer line is cut into pieces: a program that never ends a line must not fill the node's memory."""
-TAIL_LINES = 20
-TAIL_CHARS = 4 << 10  # what an error message can show; the file has the rest
+TAIL_LINES = 50
+"""A segmentation fault's own report takes some twenty, and the program's last words stand before it."""
+TAIL_CHARS = 8 << 10  # what an error message can show; the file has the rest
 FILE_BYTES_MAX = 16 << 20
 FILE_BACKUPS = 3
 """With the file itself 64 MiB per worker and stream; the newest output is what somebody looks for."""

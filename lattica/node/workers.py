@@ -34,7 +34,6 @@ STATUS_WAIT_S = 1.0
 OUTPUT_WAIT_S = 0.2
 """How long the end of a dead worker's output is waited for: a subprocess in another session may hold the pipe open."""
 PIPE_READ_BYTES = 64 << 10  # a pipe's whole capacity
-STDERR_TAIL_LINES = 20
 SIGNAL_WORDS = {signal.SIGSEGV: " (segmentation fault)", signal.SIGABRT: " (abort)", signal.SIGBUS: " (bus error)"}
 
 

@@ -132,7 +132,7 @@ def test_the_tail_is_the_last_lines_of_stderr_and_ends_with_what_was_unended(des
     desk.collector.feed(7, STDOUT, b"not this\n")
     desk.collector.feed(7, STDERR, b"".join(b"line %d\n" % number for number in range(100)) + b"Fatal error")
     tail = desk.collector.finish(7).splitlines()
-    assert (tail[0], tail[-1], len(tail)) == ("line 81", "Fatal error", logs.TAIL_LINES)
+    assert (tail[0], tail[-1], len(tail)) == ("line 51", "Fatal error", logs.TAIL_LINES)
     assert desk.collector.tail(7) == "", "forgotten"
 
 
