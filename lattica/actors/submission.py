@@ -184,6 +184,8 @@ class Submission:
     def drop_all(self) -> list[Task]:
         """The node is gone: every task that had not ended."""
         tasks = [task for lease in self.leases.values() for task in lease.inflight.values()] + list(self.pending)
+        for task in tasks:
+            task.lease = None
         self.leases.clear()
         self.pending.clear()
         self._inflight = self.requested = 0
@@ -203,6 +205,11 @@ class Submission:
         self.requested += moves.requests - moves.cancels
         return moves
 
+    def crowded(self, lease: Lease) -> bool:
+        """After a push to `lease`: whether tasks wait there behind one that may be long, so that `moves` must be
+        asked for another."""
+        return lease.slow > 0 and len(lease.inflight) > 1
+
     def settled(self) -> bool:
         """Whether `moves` has nothing to say after a plain reply: the common case, asked at every batch."""
         return not self.pending and not self.requested and len(self.leases) == 1
@@ -214,9 +221,9 @@ class Submission:
             count = len(lease.inflight)
             if count == 1:
                 continue
+            if count and next(iter(lease.inflight.values())).slow:
+                continue  # that is known, and `moves` has done what can be done
             when = lease.progress_at + (STALL_S if count else LEASE_IDLE_S)
-            if count and self._is_stalled_already(lease):
-                continue
             due = when if due is None or when < due else due
         return due
 
@@ -293,23 +300,23 @@ class Submission:
                 del self.leases[lease.id]
                 moves.returns.append(lease)
 
-    def _is_stalled_already(self, lease: Lease) -> bool:
-        """Whether the stall of this lease has been seen, so that no timer is due for it."""
-        first = next(iter(lease.inflight.values()))
-        return self._estimates.get(first.function, QUICK_S) >= QUICK_S
-
     def _relieve(self, moves: Moves, now: float) -> None:
-        """A lease with a queue that stands still is slow; when another lies idle, its unstarted tasks move there."""
+        """A lease with a queue that stands still is slow; when another lies idle, its unstarted tasks move there.
+
+        So do those behind a task that was not known to be quick from the start: there is nothing to wait for.
+        """
         stalled = []
         for lease in self.leases.values():
-            if len(lease.inflight) > 1 and now - lease.progress_at >= STALL_S:
-                first = next(iter(lease.inflight.values()))
-                if self._estimates.get(first.function, 0.0) < QUICK_S:
-                    self._estimates[first.function] = now - lease.progress_at
-                    lease.slow += not first.slow
-                    first.slow = True
-                if not lease.reclaiming:
-                    stalled.append(lease)
+            if len(lease.inflight) < 2:
+                continue
+            first = next(iter(lease.inflight.values()))
+            stood_s = now - lease.progress_at
+            if not first.slow and stood_s >= STALL_S:
+                self._estimates[first.function] = max(stood_s, self._estimates.get(first.function, 0.0))
+                first.slow = True
+                lease.slow += 1
+            if first.slow and not lease.reclaiming:
+                stalled.append(lease)
         if stalled and not self.pending and any(not lease.inflight for lease in self.leases.values()):
             lease = max(stalled, key=lambda lease: len(lease.inflight))
             lease.reclaiming = True

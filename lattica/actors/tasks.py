@@ -215,9 +215,8 @@ class Tasks:
                 due = lane.core.next_deadline()
                 if due is not None:
                     lane.arm(due)
-        if (lease is None or len(lease.inflight) > 1) and lane.core.requested < min(
-            len(lane.core.pending), REQUESTS_MAX
-        ):
+        core = lane.core
+        if core.requested < min(len(core.pending), REQUESTS_MAX) if lease is None else core.crowded(lease):
             lane.pump(now)
             self.runtime.nudge_node()
 
