@@ -194,7 +194,7 @@ class ActorPeer:
             error = ActorDiedError(
                 actor=self.class_name,
                 actor_id=self.id.hex(),
-                reason="its constructor raised",
+                reason=message.how,
                 init_failed=True,
                 cause_text=str(cause),
             )
@@ -222,6 +222,8 @@ class ActorPeer:
         if call in self.queue:
             self.queue.remove(call)
         fail(self.runtime, call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
+        self.pump()  # it may have been the head, which the others waited for
+        self.runtime.reactor.flush()
         self.runtime.reactor.changed()
 
 

@@ -248,7 +248,7 @@ def _functions(cls: type) -> list[tuple[str, Any]]:
 
 
 class _Creation:
-    """One actor on its way to the node; waits for its constructor's top-level refs."""
+    """One actor on its way to the node. It is announced at once; its constructor's top-level refs may come later."""
 
     def __init__(
         self,
@@ -266,6 +266,7 @@ class _Creation:
         self.meta, self.is_async, self.max_concurrency = meta, is_async, max_concurrency
         self.id = os.urandom(ACTOR_ID_BYTES)
         self.missing = 0
+        self.refused = False
         given = made_by._options
         self.name: str = given.get("name") or ""
         self.namespace: str = given.get("namespace") or runtime.namespace
@@ -285,10 +286,9 @@ class _Creation:
             waiting = [ref for ref in self.deps if ref._value is None]
             runtime.objects.ask(waiting)
             self.missing = len(waiting)
+            self._create(request)
             for ref in waiting:
-                runtime.when_done(ref, lambda _: self._dep_ready(request))
-            if not waiting:
-                self._send(request)
+                runtime.when_done(ref, lambda _: self._dep_ready())
             runtime.reactor.flush()
         if self.name:
             return self._named(request, peer, hold)
@@ -302,12 +302,12 @@ class _Creation:
         if answer is None:
             raise runtime.node_died_error()
         if isinstance(answer, m.ActorRefused):
-            hold.count = 0
-            if answer.kind == "name-taken":
-                raise ActorAlreadyExistsError(answer.reason)
             with runtime.lock:
                 self._answered(peer, answer)
+            if answer.kind == "name-taken":
+                raise ActorAlreadyExistsError(answer.reason)
         elif answer.existing:
+            self.refused = True
             hold.count = 0
             with runtime.lock:
                 found = runtime.calls.adopt(answer.actor)
@@ -315,24 +315,48 @@ class _Creation:
             return ActorHandle.revive(runtime, runtime.calls.peers[answer.actor], found, answer.meta)
         return ActorHandle(runtime, peer, hold, self.meta)
 
-    def _dep_ready(self, request: int) -> None:
+    def _dep_ready(self) -> None:
         self.missing -= 1
-        if not self.missing:
-            self._send(request)
+        if not self.missing and not self.refused:
+            failed = self._failed_argument()
+            self.runtime.tell_node(
+                m.ActorArguments(self.id, *self._spec()) if failed is None else m.ActorArguments(self.id, error=failed)
+            )
 
-    def _send(self, request: int) -> None:
-        """Lock held. What the spec needs is given to the node, which gives it on to each worker."""
-        objects = self.runtime.objects
-        failed = next((f for f in (objects.failure_of(ref._value) for ref in self.deps) if f is not None), None)
-        peer = self.runtime.calls.peers.get(self.id)
-        if peer is None:
-            return
+    def _failed_argument(self) -> bytes | None:
+        failures = (self.runtime.objects.failure_of(ref._value) for ref in self.deps)
+        return next((failure.data for failure in failures if failure is not None), None)
+
+    def _create(self, request: int) -> None:
+        """Tell the node of it, with the arguments if they are there. Lock held."""
+        given, failed = self.cls._options, None if self.missing else self._failed_argument()
+        announced = bool(self.missing) or failed is not None
+        spec, holds = (b"", []) if announced else self._spec()
+        self.runtime.tell_node(
+            m.ActorCreate(
+                request,
+                self.id,
+                spec,
+                self.resources,
+                self.meta.class_name,
+                self.name,
+                self.namespace,
+                self.detached,
+                bool(given.get("get_if_exists")),
+                given.get("max_restarts") or 0,
+                holds,
+                _meta_encoder.encode(self.meta),
+                announced,
+            )
+        )
         if failed is not None:
-            peer.dead = None
-            peer.down(m.ActorDown(self.id, 0, False, "an argument of its constructor failed", error=failed.data))
-            return
+            self.runtime.tell_node(m.ActorArguments(self.id, error=failed))
+
+    def _spec(self) -> tuple[bytes, list[bytes]]:
+        """(what a worker needs, ids of the objects in it). These are given to the node, which gives them on to each
+        worker. Lock held."""
+        objects = self.runtime.objects
         wire = [objects.to_wire(value, m.NODE) for value in (self.code, self.body, *(ref._value for ref in self.deps))]
-        holds = [id for value in wire for id in _ids(value)]
         spec = Spec(
             wire[0],
             wire[1],
@@ -343,26 +367,17 @@ class _Creation:
             self.is_async,
             _meta_encoder.encode(self.meta),
         )
-        given = self.cls._options
-        self.runtime.tell_node(
-            m.ActorCreate(
-                request,
-                self.id,
-                _meta_encoder.encode(spec),
-                self.resources,
-                self.meta.class_name,
-                self.name,
-                self.namespace,
-                self.detached,
-                bool(given.get("get_if_exists")),
-                given.get("max_restarts") or 0,
-                holds,
-                spec.meta,
-            )
-        )
+        return _meta_encoder.encode(spec), [id for value in wire for id in _ids(value)]
 
     def _answered(self, peer: ActorPeer, answer: Any) -> None:
+        """A refused actor is dead, and no hold on it was ever counted. Lock held."""
         if isinstance(answer, m.ActorRefused):
+            self.refused = True
+            hold = peer.hold() if peer.hold is not None else None
+            if hold is not None:
+                hold.count -= 1
+            else:
+                self.runtime.tell_node(m.Hold(self.id))  # against our own Drop, which is on its way
             error = ActorUnschedulableError(f"actor {self.meta.class_name} cannot be started: {answer.reason}")
             peer.dead = error
             for call in [*peer.inflight.values(), *peer.queue]:

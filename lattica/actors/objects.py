@@ -28,7 +28,7 @@ from lattica.actors.refs import (
 from lattica.codec import messages as m
 from lattica.errors import ObjectStoreFullError
 from lattica.objectstore.arena import ArenaMap
-from lattica.objectstore.suballocator import Suballocator
+from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 
 if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 INLINE_MAX = 100 << 10
 """Serialized values up to this size travel inside messages (Ray's figure too): copying 100 KiB costs 10 us, about what
 the arena's bookkeeping does."""
-SPAN_IDLE_S = 10.0
-"""An empty span goes back to the node after this long; taking it out again costs 1 s per 7 GB to populate."""
+SPAN_ROUND_S = 5.0
+"""A span that was empty for a whole round goes back to the node; taking it out again costs 0.25 s per GiB to populate."""
 
 
 class Objects:
@@ -101,7 +101,7 @@ class Objects:
     def _ask_span(self, size: int) -> int:
         request = self._runtime.next_request()
         self._spans_asked[request] = size
-        self._runtime.tell_node(m.SpanRequest(request, size))
+        self._runtime.tell_node(m.SpanRequest(request, size, span_bytes_for(size, self._regions.span_bytes)))
         return request
 
     def span_granted(self, message: m.SpanGrant) -> None:
@@ -124,9 +124,7 @@ class Objects:
     def return_spans(self) -> None:
         """Give back every span that holds nothing."""
         for offset, size in self._regions.empty_spans():
-            self._regions.remove_span(offset)
-            self.arena.close_span(offset)
-            self._runtime.tell_node(m.SpanReturn(offset, size))
+            self._return_span(offset, size)
 
     def freed(self, id: bytes) -> None:
         """Nobody holds a sealed region of ours any more."""
@@ -138,11 +136,20 @@ class Objects:
         self._regions.free(offset)
         if not self._span_timer:
             self._span_timer = True
-            self._runtime.reactor.call_at(time.monotonic() + SPAN_IDLE_S, self._spans_idle)
+            self._runtime.reactor.call_at(time.monotonic() + SPAN_ROUND_S, self._spans_idle)
 
     def _spans_idle(self) -> None:
-        self._span_timer = False
-        self.return_spans()
+        """Spans that were empty for a whole round go back; one that was emptied just now may be filled again."""
+        for offset, size in self._regions.sweep():
+            self._return_span(offset, size)
+        self._span_timer = bool(self._regions.empty_spans())
+        if self._span_timer:
+            self._runtime.reactor.call_at(time.monotonic() + SPAN_ROUND_S, self._spans_idle)
+
+    def _return_span(self, offset: int, size: int) -> None:
+        self._regions.remove_span(offset)
+        self.arena.close_span(offset)
+        self._runtime.tell_node(m.SpanReturn(offset, size))
 
     # -- sharing
 

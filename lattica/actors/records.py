@@ -90,14 +90,17 @@ def failed_dep(runtime: Runtime, record: Record) -> m.Failed | None:
 
 
 def _rerun_or_settle(runtime: Runtime, record: Record, failed: m.Failed) -> None:
-    """Unpickling an exception runs user code, so this happens outside the lock."""
+    """Unpickling an exception runs user code, so this happens outside the lock; a cancel may come meanwhile."""
     kinds: Any = record.retry_exceptions
     again = kinds is True
     if isinstance(kinds, tuple):
-        error = runtime.load_failure(failed)
-        again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
+        try:
+            error = runtime.load_failure(failed)
+            again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
+        except Exception:  # an exception that cannot be read is none that was named
+            again = False
     with runtime.lock:
-        if again and record.rerun():
+        if again and not record.canceled and record.rerun():
             runtime.reactor.flush()
         else:
             finish(runtime, record, [failed], final=True)

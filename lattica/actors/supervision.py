@@ -1,6 +1,6 @@
 """The actors of one machine: who bears which name, which are alive, and what happens when one ends.
 
-    told     create · assigned · connect · lookup · ready · failed · leaving · worker_gone · kill · unreferenced
+    told     create · arguments · assigned · connect · lookup · ready · failed · leaving · worker_gone · kill · unreferenced
              job_ended · client_gone
     answers  Accept · Refuse · Found · NeedWorker · CancelNeed · Become · Connect · Down · EndWorker · Release · Forget
 
@@ -53,6 +53,7 @@ class Plan(msgspec.Struct, frozen=True):
     max_restarts: int = 0  # -1: without end
     holds: tuple[bytes, ...] = ()
     meta: bytes = b""
+    announced: bool = False  # its spec and holds are told later, by `arguments`
 
 
 class End(msgspec.Struct, frozen=True):
@@ -69,6 +70,7 @@ class Actor(msgspec.Struct):
     """One actor, over all its incarnations."""
 
     plan: Plan
+    creator: int = 0  # client
     state: State = State.PENDING
     incarnation: int = 1
     restarts: int = 0
@@ -215,10 +217,26 @@ class Supervisor:
             return [Refuse(client, request, "name-taken", reason)]
         if plan.actor in self.actors:
             return [Refuse(client, request, "name-taken", f"actor id {plan.actor.hex()} is in use")]
-        self.actors[plan.actor] = Actor(plan, callers={client: False})
+        self.actors[plan.actor] = Actor(plan, client, callers={client: False})
         if plan.name:
             self._names[key] = plan.actor
-        return [Accept(client, request, plan.actor, meta=plan.meta), NeedWorker(plan.actor, 1)]
+        accepted: list[Effect] = [Accept(client, request, plan.actor, meta=plan.meta)]
+        return accepted if plan.announced else [*accepted, NeedWorker(plan.actor, 1)]
+
+    def arguments(self, client: int, actor_id: bytes, spec: bytes, holds: tuple[bytes, ...]) -> list[Effect]:
+        """What an announced actor waited for is there. Empty if the actor has ended meanwhile, or is not `client`'s."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.creator != client or not actor.plan.announced or actor.end is not None:
+            return []
+        actor.plan = msgspec.structs.replace(actor.plan, spec=spec, holds=holds, announced=False)
+        return [NeedWorker(actor_id, 1)]
+
+    def argument_failed(self, client: int, actor_id: bytes, error: bytes) -> list[Effect]:
+        """What an announced actor waited for will never be there."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.creator != client or not actor.plan.announced or actor.end is not None:
+            return []
+        return self._end_for_good(actor, End("an argument of its constructor failed", error=error))
 
     def lookup(self, client: int, request: int, name: str, namespace: str) -> list[Effect]:
         """`client` asks for the living bearer of a name."""
@@ -340,10 +358,15 @@ class Supervisor:
         doomed = [actor for actor in self.living_in(job) if not actor.plan.detached]
         return [effect for actor in doomed for effect in self._end_for_good(actor, end)]
 
-    def client_gone(self, client: int) -> None:
-        """A caller has ended."""
+    def client_gone(self, client: int) -> list[Effect]:
+        """A caller has ended, and with it what it had only announced."""
+        orphans = []
         for actor in self.actors.values():
             actor.callers.pop(client, None)
+            if actor.creator == client and actor.plan.announced and actor.end is None:
+                orphans.append(actor)
+        end = End("its creator ended before its arguments were there")
+        return [effect for actor in orphans for effect in self._end_for_good(actor, end)]
 
     # -- within
 
@@ -392,5 +415,6 @@ class Supervisor:
         for actor in self.actors.values():
             assert (actor.state is State.DEAD) == (actor.end is not None), "dead, and no reason known"
             assert actor.worker is not None or not any(actor.callers.values()), "connected to nobody"
+            assert actor.worker is None or not actor.plan.announced, "it runs, and nobody told how to begin"
             if actor.plan.max_restarts >= 0:
                 assert actor.restarts <= actor.plan.max_restarts, "restarted more often than allowed"

@@ -116,10 +116,14 @@ class Resolve(msgspec.Struct, array_like=True, tag=7):
 
 
 class SpanRequest(msgspec.Struct, array_like=True, tag=8):
-    """I need `size` bytes of arena in one piece; answered by `SpanGrant` or `SpanDenied` within 5 s."""
+    """I need `size` bytes of arena in one piece; answered by `SpanGrant` or `SpanDenied` within 5 s.
+
+    `wish`: more would be welcome, up to this many, since more objects will follow.
+    """
 
     request: int
     size: int
+    wish: int = 0
 
 
 class SpanReturn(msgspec.Struct, array_like=True, tag=9):
@@ -184,6 +188,7 @@ class ActorCreate(msgspec.Struct, array_like=True, tag=15):
     max_restarts: int = 0  # -1: without end
     holds: list[bytes] = []
     meta: bytes = b""  # opaque: what a handle made by `get_actor` needs to know (methods, options)
+    announced: bool = False  # its arguments are still being made: `spec` and `holds` follow in `ActorArguments`
 
 
 class ActorConnect(msgspec.Struct, array_like=True, tag=16):
@@ -240,6 +245,16 @@ class Shutdown(msgspec.Struct, array_like=True, tag=23):
     `node=True` ends the whole node."""
 
     node: bool = False
+
+
+class ActorArguments(msgspec.Struct, array_like=True, tag=24):
+    """What an announced actor waited for: `spec` and `holds` as in `ActorCreate`; or `error`, a serialized exception:
+    an argument failed, and the actor is dead."""
+
+    actor: bytes
+    spec: bytes = b""
+    holds: list[bytes] = []
+    error: bytes = b""
 
 
 # -- node -> client --------------------------------------------------------------------------------------------------
@@ -574,7 +589,7 @@ class Returned(msgspec.Struct, array_like=True, tag=106):
 FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
-    | ActorFailed | ActorExit | StateRequest | Shutdown
+    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied

@@ -36,13 +36,21 @@ class MemoryReader:
         self._limited = [(folder, files) for folder, files in _cgroups(root) if _limit(folder, files) is not None]
 
     def read(self) -> Reading:
-        """The fuller of machine and cgroups. A file that is gone counts as empty: a cgroup can be moved or removed."""
+        """The fuller of machine and cgroups, by share."""
+        return fullest(self._readings())
+
+    def room(self, kept: float) -> int:
+        """Bytes that can still be taken while a share of `kept` stays free in the machine and in each cgroup."""
+        return min(int(reading.total * (1 - kept)) - reading.used for reading in self._readings())
+
+    def _readings(self) -> list[Reading]:
+        """Machine and cgroups. A file that is gone counts as empty: a cgroup can be moved or removed."""
         readings = [machine(_read(self._meminfo))]
         for folder, files in self._limited:
             limit = _limit(folder, files)
             if limit is not None:
                 readings.append(Reading(_usage(folder, files), limit, "cgroup"))
-        return fullest(readings)
+        return readings
 
     @property
     def total(self) -> int:

@@ -168,8 +168,7 @@ def _compose(
     )
 
     def headroom() -> int:
-        reading = memory.read()
-        return int(reading.total * (1 - MEMORY_SHARE_KEPT)) - reading.used
+        return memory.room(MEMORY_SHARE_KEPT)
 
     arena = Arena(store_bytes)
     return Node(loop, settings, arena, memory, headroom), arena

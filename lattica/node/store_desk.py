@@ -149,6 +149,10 @@ class StoreDesk:
             raise RemoteProtocolError(f"it asked for {message.size} bytes while {len(self._waiting)} requests wait")
         if message.size > self.spans.capacity_bytes:
             client.send(m.SpanDenied(message.request, self._why_never(message.size)))
+        elif message.size < message.wish <= self.spans.free_bytes and self._grant(
+            client, message.request, message.wish
+        ):
+            return
         elif not self._grant(client, message.request, message.size):
             waiting = Waiting(client, message.request, message.size)
             waiting.denial = self._node.loop.call_later(PATIENCE_S, self._deny, waiting)
