@@ -125,8 +125,10 @@ class Reactor:
         return link
 
     def remove(self, link: Link) -> None:
-        """Forget and close it; its handler hears nothing more."""
-        if self._links.pop(link.stream.fd, None) is not None:
+        """Forget and close it; its handler hears nothing more. A second time is no matter, though by then another
+        connection may have got its descriptor's number."""
+        if self._links.get(link.stream.fd) is link:
+            del self._links[link.stream.fd]
             self._set.unregister(link.stream.fd)
         link.stream.close()
 
@@ -169,7 +171,7 @@ class Reactor:
         link.flushed_at = now
         if link.writable and not link.stream.flush():
             link.writable = False
-            if link.stream.fd in self._links:
+            if self._links.get(link.stream.fd) is link:
                 self._set.modify(link.stream.fd, _IN | _OUT)
 
     def ring(self) -> None:

@@ -498,6 +498,20 @@ def test_a_connection_that_we_drop_is_not_heard_any_more(reactor: Reactor, peer:
     assert peer.socket.recv(1) == b"" and peer.ends == 0
 
 
+def test_a_connection_dropped_twice_does_not_take_the_next_one_along(reactor: Reactor, peers: Any) -> None:
+    """A worker dies: its connection ends and is closed. The node's word of it comes later, and we close once more; by
+    then a new actor's connection has the descriptor's number."""
+    gone, after = peers(), peers()
+    with reactor.lock:
+        reactor.remove(gone.link)
+        fd = os.dup2(after.link.stream.fd, gone.link.stream.fd)
+        reactor.remove(after.link)
+        reactor.add(Stream(socket.socket(fileno=fd), m.FromWorker), after)
+        reactor.remove(gone.link)
+    after.say(m.Returned([1]))
+    assert after.anything.wait(LONG_S) and after.heard[0][0] == m.Returned([1])
+
+
 def test_closing_wakes_everybody(reactor: Reactor, peer: Peer) -> None:
     mine, others = Wish(), Wish()
     led = waiter(reactor, mine, leads=True)
