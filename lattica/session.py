@@ -330,7 +330,7 @@ def wait(
 def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
     """Stop the task or actor call that makes `ref`; `get(ref)` then raises TaskCancelledError.
 
-    A running task gets TaskCancelledError raised inside it; with `force` its worker is killed. What has ended stays.
+    A running task gets a KeyboardInterrupt raised inside it; with `force` its worker is killed. What has ended stays.
     recursive: what the task itself submitted is cancelled too.
     """
     if not isinstance(ref, ObjectRef):

@@ -56,6 +56,7 @@ class ActorHost:
         self.mailbox: Mailbox[m.Call] = Mailbox(self.spec.max_concurrency)
         self.instance: Any = None
         self._running: dict[tuple[int, int], context.Running] = {}
+        self._canceled_early: set[tuple[int, int]] = set()  # between the mailbox and `_running`
         self._coroutines: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._releasing = False
         self._ending: str | None = None
@@ -183,7 +184,9 @@ class ActorHost:
             self._reply(caller.client, message.seq, [self._canceled(call)], 0)
             self.runtime.reactor.flush()
             return
-        now = self._running.get(key)
+        if key in self.mailbox.running and key not in self._running:
+            self._canceled_early.add(key)
+        now = self._running.get(key)  # looked at after that, and it is set before it looks: one of the two sees
         if now is None:
             return
         if message.recursive:
@@ -201,6 +204,12 @@ class ActorHost:
     def _canceled(self, call: m.Call) -> m.Failed:
         name = f"{self.spec.class_name}.{call.method}"
         return self.worker.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
+
+    def _given_up(self, call: m.Call) -> m.Failed:
+        """It was cancelled before it began."""
+        with self.runtime.lock:
+            self.worker._discard(call)
+        return self._canceled(call)
 
     # -- running calls
 
@@ -235,7 +244,7 @@ class ActorHost:
         token = context.running.set(now)
         began = time.perf_counter()
         try:
-            out = self._execute(client, call)
+            out = self._execute(client, call) if key not in self._canceled_early else [self._given_up(call)]
         except ExitActor:
             out = [self._exited()]
         except BaseException as error:
@@ -243,6 +252,7 @@ class ActorHost:
         finally:
             context.running.reset(token)
             self._running.pop(key, None)
+            self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
         with self.runtime.lock:
             self.mailbox.finished(client, call.seq)
@@ -334,9 +344,11 @@ class ActorHost:
         context.running.set(now)  # a task has a context of its own
         began = time.perf_counter()
         try:
-            if call.method in TERMINATE:
+            if key in self._canceled_early:
+                out: list[m.Value] = [self._given_up(call)]
+            elif call.method in TERMINATE:
                 self._ending = "it was asked to terminate"
-                out: list[m.Value] = self.worker.results(None, 1, call.object, client, call.method)
+                out = self.worker.results(None, 1, call.object, client, call.method)
             else:
                 method = getattr(self.instance, call.method)
                 args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
@@ -353,6 +365,7 @@ class ActorHost:
         finally:
             self._running.pop(key, None)
             self._coroutines.pop(key, None)
+            self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
         with self.runtime.lock:
             self.mailbox.finished(client, call.seq)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +14,35 @@ if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
 
 
+class Canceled(KeyboardInterrupt):
+    """Raised in the user's code by a cancel, where Ray raises KeyboardInterrupt: `except Exception` lets it pass."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("this task was cancelled")
+        self.task_id = task_id
+
+
+CHILDREN_SWEPT = 1024
+"""From here on, whenever their number has doubled, children that nobody holds a ref of any more are forgotten."""
+
+
 class Running:
     """One task or call while it runs. `children`: weak refs of what it submitted, for recursive cancel."""
 
-    __slots__ = ("attempt", "canceled", "children", "name", "object")
+    __slots__ = ("_sweep_at", "attempt", "canceled", "children", "name", "object")
 
     def __init__(self, object: bytes, name: str, attempt: int) -> None:
         self.object, self.name, self.attempt = object, name, attempt
         self.canceled = False
-        self.children: list[Any] = []
+        self.children: list[weakref.ref[Any]] = []
+        self._sweep_at = CHILDREN_SWEPT
+
+    def submitted(self, ref: Any) -> None:
+        """It has submitted the task or call that makes `ref`."""
+        self.children.append(weakref.ref(ref))
+        if len(self.children) >= self._sweep_at:
+            self.children = [child for child in self.children if child() is not None]
+            self._sweep_at = max(CHILDREN_SWEPT, 2 * len(self.children))
 
 
 running: ContextVar[Running | None] = ContextVar("lattica_running", default=None)

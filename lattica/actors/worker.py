@@ -19,7 +19,6 @@ import signal
 import socket
 import sys
 import time
-import weakref
 from collections import deque
 from typing import Any
 
@@ -202,9 +201,11 @@ class Worker:
                     self._flush()
                     return
                 caller, task = self.queue.popleft()
-            self._run_task(caller, task)
+                now = context.Running(task.object, task.name, task.attempt)
+                self._now = caller, task.seq, now  # in one go: a cancel finds it here if not in the queue
+            self._run_task(caller, task, now)
 
-    def _run_task(self, caller: Caller, task: m.Task) -> None:
+    def _run_task(self, caller: Caller, task: m.Task, now: context.Running) -> None:
         runtime, page = self.runtime, self.page
         if caller is not self._replying:
             with runtime.lock:
@@ -219,8 +220,6 @@ class Worker:
                 runtime.reactor.ring()
         else:
             self._flushed_at = time.monotonic()
-        now = context.Running(task.object, task.name, task.attempt)
-        self._now = (caller, task.seq, now)
         token = context.running.set(now)
         began = time.perf_counter()
         page.start(task.seq)
@@ -327,8 +326,10 @@ class Worker:
 
     def failed(self, error: BaseException, name: str) -> m.Failed:
         """What user code raised, as it travels."""
-        if isinstance(error, TaskCancelledError) or is_ours(error):
-            failure: BaseException = error
+        if isinstance(error, context.Canceled):
+            failure: BaseException = TaskCancelledError(name=name, task_id=error.task_id)
+        elif isinstance(error, TaskCancelledError) or is_ours(error):
+            failure = error
         else:
             failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
         try:
@@ -433,7 +434,7 @@ class Worker:
         now = context.running.get()
         if now is not None and now.canceled and self.runtime.guard.in_main_thread:
             now.canceled = False  # once: its handlers may clean up
-            raise TaskCancelledError(name=now.name, task_id=now.object.hex())
+            raise context.Canceled(now.object.hex())
 
     def _on_block(self, blocked: bool) -> None:
         """The main thread begins to wait for others, or ends that: its queue and its CPU are free meanwhile."""
@@ -453,7 +454,7 @@ class Worker:
 def _remember_child(ref: Any) -> None:
     now = context.running.get()
     if now is not None:
-        now.children.append(weakref.ref(ref))
+        now.submitted(ref)
 
 
 def _die() -> None:
