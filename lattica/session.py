@@ -121,26 +121,19 @@ def init(
         raise ConfigError(
             "runtime_env is not supported by this release of lattica", do_next="leave it out; see docs/limits.md"
         )
-    node = None if address == "local" else _existing(address)
-    given = {
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "resources": resources,
-        "object_store_memory": object_store_memory,
-    }
+    connection = None if address == "local" else _existing(address)
     process = None
-    if node is not None:
-        named = [name for name, value in given.items() if value is not None]
-        if named:
-            raise ConfigError(
-                f"{', '.join(named)} cannot be set for a node that runs already ({data_dir()})",
-                do_next='leave it out, or start a node of your own with address="local"',
-            )
-        connection = node
-    else:
+    if connection is None:
         wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
         connection, process = spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted)
-    runtime = Runtime(connection)
+    else:
+        _refuse_given(
+            connection,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            object_store_memory=object_store_memory,
+        )
     job = {
         "sys_path": [path or os.getcwd() for path in sys.path],
         "cwd": os.getcwd(),
@@ -149,17 +142,30 @@ def init(
         "log_to_driver": log_to_driver,
         "preload": list(preload),
     }
+    _session = _begin(Runtime(connection), process, job)
+    current.put(_session.runtime)
+    return Context(_session)
+
+
+def _refuse_given(connection: socket.socket, **given: object) -> None:
+    named = [name for name, value in given.items() if value is not None]
+    if named:
+        connection.close()
+        raise ConfigError(
+            f"{', '.join(named)} cannot be set for a node that runs already ({data_dir()})",
+            do_next='leave it out, or start a node of your own with address="local"',
+        )
+
+
+def _begin(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[str, object]) -> Session:
     try:
-        welcome = _greet(runtime, process, job)
+        return Session(runtime, process, _greet(runtime, process, job))
     except BaseException:
         runtime.close()
         if process is not None:
             process.kill()
             process.wait()
         raise
-    _session = Session(runtime, process, welcome)
-    current.put(runtime)
-    return Context(_session)
 
 
 def _existing(address: str | None) -> socket.socket | None:

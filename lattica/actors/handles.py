@@ -99,21 +99,9 @@ class ActorMethod:
         guard = runtime.guard
         mine = guard.enter()
         try:
-            serial = runtime.next_serial()
-            returns = self._returns
-            refs = (
-                [ObjectRef(runtime, serial)]
-                if returns == 1
-                else [ObjectRef(runtime, serial + k) for k in range(max(1, returns))]
-            )
+            refs = runtime.new_refs(self._returns)
             call = CallRecord(peer, self._hold, self._name, body, deps, at, refs, self._retries, self._retry_exceptions)
-            result: Any = refs[0] if returns == 1 else list(refs) if returns else None
-            caller = sys._getframe(1)
-            call.made_from = caller.f_code.co_filename, caller.f_lineno
-            for ref in refs:
-                ref._task = call
-            if runtime.on_submit is not None:
-                runtime.on_submit(refs[0])
+            result = call.begin(runtime, sys._getframe(1), self._returns)
             with runtime.lock:
                 peer.submit(call)
         finally:

@@ -37,7 +37,7 @@ INLINE_MAX = 100 << 10
 """Serialized values up to this size travel inside messages (Ray's figure too): copying 100 KiB costs 10 us, about what
 the arena's bookkeeping does."""
 SPAN_ROUND_S = 5.0
-"""A span that was empty for a whole round goes back to the node; taking it out again costs 0.25 s per GiB to populate."""
+"""A span that was empty for a whole round goes back to the node; taking it out again costs 0.25 s per GiB."""
 
 
 class Objects:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.refs import Hold, Nested, ObjectRef
@@ -42,6 +43,16 @@ class Record:
         self.missing = 0  # deps that have no value yet
         self.canceled = False
         self.made_from: tuple[str, int] | None = None  # file and line of the call
+
+    def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
+        """Tie it to its refs, which are what the user gets: one, a list, or None."""
+        self.made_from = caller.f_code.co_filename, caller.f_lineno
+        refs = self.refs
+        for ref in refs:
+            ref._task = self
+        if runtime.on_submit is not None:
+            runtime.on_submit(refs[0])
+        return refs[0] if returns == 1 else list(refs) if returns else None
 
     @property
     def made_at(self) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 from lattica.actors import current, options, values
 from lattica.actors.arguments import encode_arguments
 from lattica.actors.handles import ActorClass
-from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.actors.tasks import Lane, TaskRecord
 from lattica.errors import ConfigError
@@ -64,23 +63,11 @@ class RemoteFunction:
         guard = runtime.guard
         mine = guard.enter()
         try:
-            serial = runtime.next_serial()
-            returns = self._returns
-            refs = (
-                [ObjectRef(runtime, serial)]
-                if returns == 1
-                else [ObjectRef(runtime, serial + k) for k in range(max(1, returns))]
-            )
+            refs = runtime.new_refs(self._returns)
             record = TaskRecord(
                 self._lane, self._key, self._name, body, deps, at, refs, self._retries, self._retry_exceptions
             )
-            result: Any = refs[0] if returns == 1 else list(refs) if returns else None
-            caller = sys._getframe(1)
-            record.made_from = caller.f_code.co_filename, caller.f_lineno
-            for ref in refs:
-                ref._task = record
-            if runtime.on_submit is not None:
-                runtime.on_submit(refs[0])
+            result = record.begin(runtime, sys._getframe(1), self._returns)
             with runtime.lock:
                 runtime.tasks.submit(record)
         finally:

@@ -210,6 +210,13 @@ class Runtime:
         """A ref whose value is still to come."""
         return ObjectRef(self, self.next_serial())
 
+    def new_refs(self, returns: int) -> list[ObjectRef]:
+        """Refs for the results of one task, with ids in a row; one that the user does not see if it has none."""
+        serial = self.next_serial()
+        if returns == 1:
+            return [ObjectRef(self, serial)]
+        return [ObjectRef(self, serial + k) for k in range(max(1, returns))]
+
     def load_ref(self, id: bytes) -> ObjectRef:
         """See `Objects.load_ref`."""
         return self.objects.load_ref(id)
