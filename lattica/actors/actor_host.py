@@ -205,7 +205,7 @@ class ActorHost:
         name = f"{self.spec.class_name}.{call.method}"
         return self.worker.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
 
-    def _given_up(self, call: m.Call) -> m.Failed:
+    def _given_up(self, call: m.Call) -> m.Value:
         """It was cancelled before it began."""
         with self.runtime.lock:
             self.worker._discard(call)
@@ -244,7 +244,7 @@ class ActorHost:
         token = context.running.set(now)
         began = time.perf_counter()
         try:
-            out = self._execute(client, call) if key not in self._canceled_early else [self._given_up(call)]
+            out = [self._given_up(call)] if key in self._canceled_early else self._execute(client, call)
         except ExitActor:
             out = [self._exited()]
         except BaseException as error:

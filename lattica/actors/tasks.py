@@ -8,6 +8,7 @@ are called with the reactor's lock held unless they say otherwise.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.records import Record, fail, failed_dep, finish
@@ -92,7 +93,9 @@ class Target:
                 if task is not None:
                     finish(self.tasks.runtime, task, message.values)  # type: ignore[arg-type]  # each is a record of ours
             else:
+                back = [lease.inflight[seq] for seq in message.seqs if seq in lease.inflight]
                 core.returned(lease, message.seqs, message.blocked, now)
+                self.tasks.forget_canceled(back)
         if not core.settled() or lease.yielding:
             lane.pump(now)
         elif not lease.inflight:
@@ -322,7 +325,8 @@ class Tasks:
                 target.received(Decoder(m.FromWorker).decode(message.replies))
             except RemoteProtocolError:
                 pass  # it died while it wrote
-        charged, _ = lane.core.lost(lease, message.started)
+        charged, moved = lane.core.lost(lease, message.started)
+        self.forget_canceled(moved)
         target.lane = target.lease = None
         self.targets.pop(message.client, None)
         if charged is not None:
@@ -373,11 +377,18 @@ class Tasks:
             fail(self.runtime, record, error)
             self.runtime.reactor.changed()
         elif force and next(iter(lease.inflight)) == record.seq:
-            self.runtime.tell_node(m.WorkerKill(lease.id))
+            self.runtime.tell_node(m.WorkerKill(lease.id, record.seq))
         else:
             target: Any = lease.worker
             self.runtime.reactor.send(target.link, m.Cancel(record.seq, recursive))
         self.runtime.reactor.flush()
+
+    def forget_canceled(self, back: Iterable[Any]) -> None:
+        """Tasks have come back unstarted and wait again: not those that were cancelled on their way."""
+        for record in back:
+            if record.canceled:
+                record.lane.core.withdraw(record)
+                fail(self.runtime, record, TaskCancelledError(name=record.name, task_id=record.refs[0].hex()))
 
 
 def crashed(name: str, how: str, stderr: str, made_at: str = "") -> WorkerCrashedError:
@@ -385,7 +396,7 @@ def crashed(name: str, how: str, stderr: str, made_at: str = "") -> WorkerCrashe
     error = WorkerCrashedError(
         f"task {name} did not finish: its worker {_ended(how)}.", task=name, stderr_tail=stderr, made_at=made_at
     )
-    if how.startswith("killed by "):
+    if how.startswith("killed by SIG"):
         error.signal = how.split()[2]
     elif how.startswith("exit code "):
         error.exit_code = int(how.split()[2])
@@ -393,4 +404,4 @@ def crashed(name: str, how: str, stderr: str, made_at: str = "") -> WorkerCrashe
 
 
 def _ended(how: str) -> str:
-    return f"was {how}" if how.startswith("killed") else f"ended with {how}" if how.startswith("exit") else how
+    return f"was {how}" if how.startswith("killed") else f"ended with {how}" if how.startswith("exit") else f"ended: {how}"

@@ -156,9 +156,11 @@ class LeaseReturn(msgspec.Struct, array_like=True, tag=12):
 
 
 class WorkerKill(msgspec.Struct, array_like=True, tag=13):
-    """Kill the worker that I lease (`cancel(force=True)`); I will hear `LeaseLost`."""
+    """Kill the worker that I lease (`cancel(force=True)`), if it has not begun a task after `seq`; I will hear
+    `LeaseLost`."""
 
     lease: int
+    seq: int = 0
 
 
 class Blocked(msgspec.Struct, array_like=True, tag=14):

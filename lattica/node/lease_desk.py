@@ -67,6 +67,9 @@ class LeaseDesk:
     def kill(self, client: Client, message: WorkerKill) -> None:
         lease = self._node.book.leases.get(message.lease)
         if lease is not None and lease.holder == client.number and lease.worker is not None:
+            started, _, _ = self._node.workers.processes[lease.worker].page.post_mortem(client.number)
+            if message.seq and started > message.seq:
+                return  # that task has ended, its reply is on the way, and another one would be killed
             self._node.end_worker(lease.worker, "killed by lattica.cancel(force=True)")
 
     def blocked(self, client: Client, message: Blocked) -> None:

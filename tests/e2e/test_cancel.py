@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -21,6 +22,11 @@ def sleep(seconds: float, path: str | None = None) -> str:
         Path(path).touch()
     time.sleep(seconds)
     return "slept"
+
+
+@lattica.remote
+def process_id() -> int:
+    return os.getpid()
 
 
 @lattica.remote
@@ -223,6 +229,22 @@ def test_cancel_in_a_storm_harms_nobody_else() -> None:
                 assert lattica.get(ref, timeout=20) == -1
             except TaskCancelledError:
                 pass
+
+
+def test_what_was_canceled_in_a_worker_that_died_before_it_heard_is_not_run_elsewhere(
+    fresh: Callable[..., Any], tmp_path: Path
+) -> None:
+    fresh(num_cpus=1)
+    lattica.get([sleep.remote(0) for _ in range(200)])
+    pid = lattica.get(process_id.remote())
+    os.kill(pid, signal.SIGSTOP)
+    refs = [sleep.remote(0, str(tmp_path / str(k))) for k in range(10)]
+    lattica.cancel(refs[7])
+    time.sleep(0.02)
+    os.kill(pid, signal.SIGKILL)
+    assert_canceled(refs.pop(7))
+    assert lattica.get(refs, timeout=10) == ["slept"] * 9
+    assert not (tmp_path / "7").exists()
 
 
 def test_cancel_works_where_the_parent_shell_ignores_sigint(script: Script) -> None:
