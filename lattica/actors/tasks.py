@@ -404,4 +404,6 @@ def crashed(name: str, how: str, stderr: str, made_at: str = "") -> WorkerCrashe
 
 
 def _ended(how: str) -> str:
-    return f"was {how}" if how.startswith("killed") else f"ended with {how}" if how.startswith("exit") else f"ended: {how}"
+    return (
+        f"was {how}" if how.startswith("killed") else f"ended with {how}" if how.startswith("exit") else f"ended: {how}"
+    )
