@@ -215,6 +215,7 @@ class ActorHost:
 
     def _serve(self) -> None:
         lock, reactor = self.runtime.lock, self.runtime.reactor
+        ran = 0  # calls since the last wait: after a single one, another single one may follow at once
         while True:
             with lock:
                 entry = self.mailbox.next()
@@ -222,8 +223,10 @@ class ActorHost:
                 if self._over():
                     return
                 self._unsent = 0  # `wait` sends first
-                reactor.wait(lambda: len(self.mailbox) > 0 or self._over())
+                reactor.wait(lambda: len(self.mailbox) > 0 or self._over(), spin=ran == 1)
+                ran = 0
                 continue
+            ran += 1
             if self._unsent:
                 if self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
                     with lock:

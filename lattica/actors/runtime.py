@@ -306,7 +306,7 @@ class Runtime:
             return at == count
 
         self._ask(pending)
-        if not self.wait_until(done, timeout):
+        if not self.wait_until(done, timeout, spin=count == 1):
             left = sum(ref._value is None for ref in pending)
             raise GetTimeoutError(
                 f"{left} of {len(refs)} objects had no value after {timeout} s, first {pending[at].hex()[:8]}",
@@ -344,15 +344,15 @@ class Runtime:
             with self.lock:
                 self.objects.ask(list(refs))
 
-    def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+    def wait_until(self, done: Callable[[], bool], timeout: float | None = None, *, spin: bool = False) -> bool:
         """Block this thread until `done()`. Without the lock. A worker tells the node that it waits."""
         if self.guard.in_main_thread:
             self.guard.wrap(signal.SIGINT)
         if self.on_block is None:
-            return self.reactor.wait(done, timeout)
+            return self.reactor.wait(done, timeout, spin=spin)
         self.on_block(True)
         try:
-            return self.reactor.wait(done, timeout)
+            return self.reactor.wait(done, timeout, spin=spin)
         finally:
             self.on_block(False)
 

@@ -103,6 +103,7 @@ class Worker:
         self._replying: Caller | None = None  # whose replies lie in the page
         self._flushed_at = 0.0
         self._io_guards = False
+        self._ran = 0  # tasks since the last wait: after a single one, another single one may follow at once
         extra = self.runtime.extra
         extra[m.JobSetup] = self._job_setup
         extra[m.NewCaller] = self._new_caller
@@ -174,7 +175,8 @@ class Worker:
         assert self._setup is not None
         self._enter_job(self._setup)
         while True:
-            reactor.wait(self._something_to_do)
+            reactor.wait(self._something_to_do, spin=self._ran == 1)
+            self._ran = 0
             if self.queue:
                 self._run_queue()
             elif self.host is not None:
@@ -203,6 +205,7 @@ class Worker:
                 caller, task = self.queue.popleft()
                 now = context.Running(task.object, task.name, task.attempt)
                 self._now = caller, task.seq, now  # in one go: a cancel finds it here if not in the queue
+            self._ran += 1
             self._run_task(caller, task, now)
 
     def _run_task(self, caller: Caller, task: m.Task, now: context.Running) -> None:
