@@ -66,12 +66,22 @@ class ActorDesk:
         plan = Plan(
             message.actor, client.job, message.spec, resources, message.class_name, message.name,
             message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
-            message.max_restarts, tuple(message.holds), message.meta,
+            message.max_restarts, tuple(message.holds), message.meta, message.announced,
         )  # fmt: skip
         effects = self.supervisor.create(client.number, message.request, plan)
         self._perform(effects)
         if not isinstance(effects[-1], NeedWorker):
             node.store.let_go(message.holds)  # another bears the name, and needs no arguments of ours
+
+    def arguments(self, client: Client, message: m.ActorArguments) -> None:
+        if message.error:
+            self._perform(self.supervisor.argument_failed(client.number, message.actor, message.error))
+            return
+        holds = tuple(message.holds)
+        effects = self.supervisor.arguments(client.number, message.actor, message.spec, holds)
+        self._perform(effects)
+        if not effects:
+            self._node.store.let_go(holds)
 
     def connect(self, client: Client, message: m.ActorConnect) -> None:
         self._perform(self.supervisor.connect(client.number, message.actor))
@@ -117,7 +127,7 @@ class ActorDesk:
         self._perform(self.supervisor.job_ended(job))
 
     def client_gone(self, client: int) -> None:
-        self.supervisor.client_gone(client)
+        self._perform(self.supervisor.client_gone(client))
 
     def died(self, worker: int, death: Death) -> None:
         end = End(death.how, death.stderr, out_of_memory=death.out_of_memory)

@@ -123,6 +123,7 @@ class Node:
             m.WorkerKill: (RUNNERS, leases.kill),
             m.Blocked: (WORKERS, leases.blocked),
             m.ActorCreate: (RUNNERS, actors.create),
+            m.ActorArguments: (RUNNERS, actors.arguments),
             m.ActorConnect: (RUNNERS, actors.connect),
             m.ActorLookup: (RUNNERS, actors.lookup),
             m.ActorKill: (ANYONE, actors.kill),

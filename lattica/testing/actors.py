@@ -39,6 +39,7 @@ from lattica.testing.world import Closed, Send, World
 NODE, NODE_CLIENT = "node", 0
 FORK_S = (0.002, 0.01)
 RUN_S = (0.0001, 0.02)
+ARGUMENTS_S = (0.0, 0.3)  # until an announced actor can be begun
 NAMES = ("", "", "", "learner", "buffer")  # few, so that callers meet; mostly anonymous
 
 
@@ -57,7 +58,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """Create, look up, kill, give or drop, as the caller tells the node."""
+    """Create, bring the arguments ("arguments", "no arguments"), look up, kill, give or drop, as a caller tells it."""
 
     verb: str
     request: int = 0
@@ -132,6 +133,10 @@ class Node:
         match message:
             case Wish("create", request, _, Plan() as plan):
                 return self._perform(desk.create(client, request, plan))
+            case Wish("arguments", actor=wanted):
+                return self._perform(desk.arguments(client, wanted, b"", ()))
+            case Wish("no arguments", actor=wanted):
+                return self._perform(desk.argument_failed(client, wanted, b"error"))
             case Wish("lookup", request, name=name):
                 return self._perform(desk.lookup(client, request, name, ""))
             case Wish("connect", actor=wanted):
@@ -149,8 +154,7 @@ class Node:
             case Said("leaving") if actor is not None:
                 return self._perform(desk.leaving(client, actor.plan.actor, ""))
             case Closed():
-                effects = desk.worker_gone(client, End("killed"), now)
-                desk.client_gone(client)
+                effects = desk.worker_gone(client, End("killed"), now) + desk.client_gone(client)
                 sends = self._perform(effects) + self._counted(self.ledger.client_gone(client, "killed"))
                 outlive = [actor for actor in desk.living_in(client) if actor.plan.detached]
                 sends += self._perform(desk.job_ended(client))
@@ -350,10 +354,17 @@ class Caller:
             get_if_exists=bool(name) and self.rng.random() < 0.7,
             detached=self.rng.random() < 0.2,
             max_restarts=self.rng.choice([0, 1, 3, -1]),
+            announced=self.rng.random() < 0.2,
         )
         self.asked[serial] = 1 if name else 0
         self.peers[plan.actor] = Peer(handles=0 if name else 1)  # of an anonymous one calls may follow at once
+        if plan.announced:
+            self.world.after(self.rng.uniform(*ARGUMENTS_S), self.world.tell, self.name, "conclude", plan.actor)
         return [Send(NODE, Wish("create", serial, plan.actor, plan))]
+
+    def conclude(self, actor: bytes, now: float) -> Sequence[object]:
+        """The arguments of an announced actor are there, or one failed."""
+        return [Send(NODE, Wish(self.rng.choice(["arguments"] * 4 + ["no arguments"]), actor=actor))]
 
     def _look_up(self) -> list[object]:
         serial = next(self._serials)

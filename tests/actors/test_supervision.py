@@ -64,6 +64,31 @@ def test_a_new_actor_is_accepted_and_needs_a_worker() -> None:
     assert state(actors) is State.PENDING
 
 
+def test_an_announced_actor_bears_its_name_and_waits_for_its_arguments() -> None:
+    actors = Supervisor()
+    assert kinds(actors.create(DRIVER, 1, plan(name="c", announced=True))) == [Accept]
+    assert kinds(actors.lookup(OTHER, 2, "c", "")) == [Found]
+    assert actors.connect(OTHER, ID) == []
+    assert actors.arguments(OTHER, ID, b"theirs", ()) == [], "only its creator can bring them"
+    assert actors.arguments(DRIVER, ID, b"spec", (b"arg",)) == [NeedWorker(ID, 1)]
+    assert actors.actors[ID].plan.spec == b"spec"
+    assert actors.arguments(DRIVER, ID, b"again", ()) == []
+
+
+def test_an_announced_actor_ends_when_an_argument_fails_or_its_creator_is_gone() -> None:
+    actors = Supervisor()
+    actors.create(DRIVER, 1, plan(announced=True, detached=True))
+    actors.connect(OTHER, ID)
+    effects = actors.argument_failed(DRIVER, ID, b"why")
+    assert [effect.end.error for effect in effects if isinstance(effect, Down)] == [b"why", b"why"]
+    assert actors.arguments(DRIVER, ID, b"spec", ()) == []
+    actors.create(DRIVER, 2, plan(NEXT, announced=True, detached=True))
+    actors.connect(OTHER, NEXT)
+    (_, told, _) = actors.client_gone(DRIVER)
+    assert isinstance(told, Down) and told.client == OTHER and "creator" in told.end.how
+    assert actors.client_gone(OTHER) == []
+
+
 def test_callers_are_connected_before_the_constructor_has_run() -> None:
     actors = Supervisor()
     actors.create(DRIVER, 1, plan())
