@@ -160,20 +160,24 @@ class Objects:
         """
         if not isinstance(ref, ObjectRef) or ref._flags & (SHARED | BORROWED):
             return
-        value = ref._value
-        offset = -1
-        if value is not None and not isinstance(value, InPlace):
-            data = _data_of(value)
-            offset = self.allocate(len(data))
-            self.arena.copy_in(offset, [data])
-        with self._runtime.lock:
-            if ref._flags & SHARED:  # another thread was quicker
+        while True:
+            value = ref._value
+            offset = -1
+            if value is not None and not isinstance(value, InPlace):
+                data = _data_of(value)
+                offset = self.allocate(len(data))
+                self.arena.copy_in(offset, [data])
+            with self._runtime.lock:
+                if ref._flags & SHARED:  # another thread was quicker
+                    if offset >= 0:
+                        self._free(offset)
+                    return
+                if value is None and ref._value is not None:
+                    continue  # it came just now: promised, it would never be sealed
                 if offset >= 0:
-                    self._free(offset)
+                    ref._hold = Hold(self.releases, ref.id, offset, len(data), 0, sealed=False)
+                self._share(ref)
                 return
-            if offset >= 0:
-                ref._hold = Hold(self.releases, ref.id, offset, len(data), 0, sealed=False)
-            self._share(ref)
 
     def _share(self, ref: ObjectRef) -> None:
         if ref._flags & SHARED:

@@ -1,7 +1,7 @@
 """The actors of one machine: who bears which name, which are alive, and what happens when one ends.
 
-    told     create · arguments · assigned · connect · lookup · ready · failed · leaving · worker_gone · kill · unreferenced
-             job_ended · client_gone
+    told     create · arguments · argument_failed · assigned · connect · lookup · ready · failed · leaving · worker_gone
+             kill · unreferenced · job_ended · client_gone
     answers  Accept · Refuse · Found · NeedWorker · CancelNeed · Become · Connect · Down · EndWorker · Release · Forget
 
     PENDING ──worker assigned, constructor ran──► ALIVE ──► DEAD
