@@ -330,7 +330,7 @@ def wait(
         raise ConfigError("wait() was given the same ref twice", do_next="pass each ref once")
     if not 1 <= num_returns <= len(refs):
         raise ConfigError(f"num_returns={num_returns} must be between 1 and the number of refs, {len(refs)}")
-    return refs[0]._runtime.wait(refs, num_returns, timeout)
+    return current.get().wait(refs, num_returns, timeout)
 
 
 def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:

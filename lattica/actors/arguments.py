@@ -32,6 +32,9 @@ def encode_arguments(
         ref = kwargs.pop(key)
         deps.append(ref)
         at.append(key)
+    for ref in deps:
+        if ref._runtime is not runtime:
+            ref.check_session(runtime)
     if not rest and not kwargs:
         return b"", deps, at
     data = values.dump_arguments(rest, kwargs, name)

@@ -26,7 +26,7 @@ from lattica.actors.refs import (
     Releases,
 )
 from lattica.codec import messages as m
-from lattica.errors import ObjectStoreFullError
+from lattica.errors import ActorHandleNotFoundError, ObjectStoreFullError
 from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 
@@ -50,6 +50,7 @@ class Objects:
         self._regions = Suballocator()
         self._sealed: dict[bytes, int] = {}  # regions of ours that the node knows: id -> offset
         self._promotions: list[ObjectRef] = []  # shared before they had a value, and waiting for room
+        self._promotion_request = 0  # for a span with that room
         self._spans_asked: dict[int, int] = {}  # request -> bytes
         self._denied: dict[int, str] = {}
         self._span_timer = False
@@ -77,7 +78,10 @@ class Objects:
         return Hold(self.releases, id, offset, value.size, 0, sealed=False)
 
     def allocate(self, size: int) -> int:
-        """Room for `size` bytes in a span of ours. Without the lock; waits for a span. Raises ObjectStoreFullError."""
+        """Room for `size` bytes in a span of ours. Without the lock; waits for a span.
+
+        Raises ObjectStoreFullError; NodeDiedError if nobody is left who could grant one.
+        """
         runtime = self._runtime
         with runtime.lock:
             runtime.housekeep()
@@ -93,10 +97,12 @@ class Objects:
                 offset = self._regions.allocate(size)
                 if offset is not None:
                     return offset
+                if runtime.node_died_at is not None:
+                    raise runtime.node_died_error()
                 request = self._ask_span(size)  # another thread of ours was quicker
 
     def _span_answered(self, request: int) -> bool:
-        return request not in self._spans_asked
+        return request not in self._spans_asked or self._runtime.node_died_at is not None
 
     def _ask_span(self, size: int) -> int:
         request = self._runtime.next_request()
@@ -117,9 +123,13 @@ class Objects:
         """The store is full."""
         self._spans_asked.pop(message.request, None)
         self._denied[message.request] = message.detail
+        if message.request != self._promotion_request:
+            return  # some larger value found no room
+        self._denied.pop(message.request)
         waiting, self._promotions = self._promotions, []
         for ref in waiting:  # whoever asks for them hears that the store was full: size 0
             self._runtime.tell_node(m.Seal(ref.id, 0, 0, failed=True))
+            self._runtime.tell_node(m.Drop(ref.id))
 
     def return_spans(self) -> None:
         """Give back every span that holds nothing."""
@@ -157,8 +167,14 @@ class Objects:
         """A ref or actor hold is about to leave inside a value: let the node know the object. Without the lock.
 
         A small value moves to the arena, so that whoever gets the ref can read it there without asking us.
+        Raises ConfigError for what belongs to a session that has ended.
         """
-        if not isinstance(ref, ObjectRef) or ref._flags & (SHARED | BORROWED):
+        if isinstance(ref, Hold):
+            if ref._releases is not self.releases:
+                raise ActorHandleNotFoundError()
+            return
+        ref.check_session(self._runtime)
+        if ref._flags & (SHARED | BORROWED):
             return
         while True:
             value = ref._value
@@ -202,7 +218,7 @@ class Objects:
         offset = self._regions.allocate(len(data))
         if offset is None:
             if not self._promotions:
-                self._ask_span(len(data))
+                self._promotion_request = self._ask_span(len(data))
             self._promotions.append(ref)
             return
         self.arena.copy_in(offset, [data])

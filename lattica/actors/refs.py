@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from lattica.codec.messages import Failed
+from lattica.errors import ConfigError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -119,6 +120,14 @@ class ObjectRef:
         from lattica.actors import values
 
         return values.reduce_ref(self)
+
+    def check_session(self, runtime: Runtime) -> None:
+        """Raises ConfigError if this ref is not of `runtime`: its bytes lie in an arena that nobody else sees."""
+        if self._runtime is not runtime:
+            raise ConfigError(
+                f"object {self.hex()[:8]} belongs to a session that has ended",
+                do_next="make it again; a value that it had can still be read with lattica.get, and put anew",
+            )
 
     def future(self) -> Future[Any]:
         """A concurrent.futures.Future of the value."""

@@ -284,7 +284,7 @@ class Runtime:
         """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout`
         seconds."""
         self.await_all(refs, timeout)
-        return [self.load(ref._value) for ref in refs]
+        return [ref._runtime.load(ref._value) for ref in refs]  # one of an earlier session has its value there
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """The value of one ref."""

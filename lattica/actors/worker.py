@@ -191,6 +191,7 @@ class Worker:
     def _enter_job(self, setup: m.JobSetup) -> None:
         with contextlib.suppress(OSError):
             os.chdir(setup.cwd)
+        sys.argv[:] = [setup.script]  # ours are the zygote's
         known = set(sys.path)
         sys.path[:] = list(setup.sys_path) + [path for path in sys.path if path not in setup.sys_path and path in known]
         current.put(self.runtime)

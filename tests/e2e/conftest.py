@@ -50,7 +50,7 @@ def processes_of(run: str) -> list[tuple[int, str]]:
             environ = Path(folder, "environ").read_bytes()
             state = Path(folder, "stat").read_text().rpartition(")")[2].split()[0]
             if mark in environ.split(b"\0") and state != "Z":
-                found.append((int(folder[6:]), Path(folder, "cmdline").read_text().replace("\0", " ")[:200]))
+                found.append((int(folder[6:]), Path(folder, "cmdline").read_text().replace("\0", " ")[:2000]))
         except OSError:  # it ended meanwhile, or is not ours
             continue
     return found
