@@ -102,6 +102,7 @@ class EpollLoop:
         self._epoll = select.epoll()
         self._readers: dict[int, tuple[Callback, tuple[Any, ...]]] = {}
         self._writers: dict[int, tuple[Callback, tuple[Any, ...]]] = {}
+        self._fresh: set[int] = set()  # descriptors that came in this turn: events of their number are of earlier ones
         self._ready: deque[tuple[Callback, tuple[Any, ...]]] = deque()
         self._timers: list[tuple[float, int, _Timer]] = []
         self._order = count()  # equal times never compare timers
@@ -179,11 +180,13 @@ class EpollLoop:
         while timers and timers[0][2].callback is None:
             heapq.heappop(timers)
         wait_s = 0.0 if self._ready else max(timers[0][0] - monotonic(), 0.0) if timers else -1.0
-        for fd, event in self._epoll.poll(wait_s, EVENTS_MAX):
-            # Looked up one by one: a callback may have removed those behind it.
-            if event & ~select.EPOLLOUT and fd in self._readers:
+        events = self._epoll.poll(wait_s, EVENTS_MAX)
+        self._fresh.clear()
+        for fd, event in events:
+            # Looked up one by one: a callback may have removed those behind it, and opened others of the same number.
+            if event & ~select.EPOLLOUT and fd in self._readers and fd not in self._fresh:
                 self._call(*self._readers[fd])
-            if event & ~select.EPOLLIN and fd in self._writers:
+            if event & ~select.EPOLLIN and fd in self._writers and fd not in self._fresh:
                 self._call(*self._writers[fd])
         now = monotonic()
         while timers and timers[0][0] <= now:
@@ -201,6 +204,8 @@ class EpollLoop:
 
     def _watch(self, fd: int, known: bool) -> None:
         events = (select.EPOLLIN if fd in self._readers else 0) | (select.EPOLLOUT if fd in self._writers else 0)
+        if not known:
+            self._fresh.add(fd)
         (self._epoll.modify if known else self._epoll.register)(fd, events)
 
     def _forget(self, table: dict[int, tuple[Callback, tuple[Any, ...]]], fd: int) -> bool:

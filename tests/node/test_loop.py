@@ -95,6 +95,36 @@ def test_a_descriptor_that_a_callback_removes_is_not_called_in_the_same_turn(loo
             os.close(end)
 
 
+def test_a_descriptor_that_a_callback_opens_does_not_hear_of_its_predecessor(loop: EpollLoop) -> None:
+    """Two workers die in one turn. The first death starts a third worker, whose pidfd gets the number of the second's:
+    it must not be taken for dead."""
+    called: list[int] = []
+    ends = [os.pipe() for _ in range(2)]
+    closed: list[int] = []
+
+    def replace(mine: int) -> None:
+        called.append(mine)
+        if closed:
+            return
+        (other,) = {read for read, _ in ends} - {mine}
+        loop.remove_reader(mine)
+        loop.remove_reader(other)
+        os.dup2(quiet, other)  # something with nothing to read
+        loop.add_reader(other, replace, -other)
+        closed.append(other)
+
+    quiet, silent = os.pipe()
+    for read, write in ends:
+        os.write(write, b"x")
+        loop.add_reader(read, replace, read)
+    run(loop)
+    assert len(called) == 1
+    for fd in (quiet, silent, *(end for pipe in ends for end in pipe)):
+        if fd in closed:
+            loop.remove_reader(fd)
+        os.close(fd)
+
+
 def test_a_writer_beside_a_reader_is_called_when_there_is_room(loop: EpollLoop) -> None:
     import socket
 
