@@ -238,7 +238,7 @@ def a_task_may_wait_for_a_later_one(seed: int, warm: int) -> None:
     """On one CPU each of these tasks gets the next, and all were submitted at once."""
     scene = Scene(seed, cpus=1)
     scene.await_all(scene.run(b"link", 0.000_05, warm), within_s=2)
-    links: list[Task] = [Getter(b"link", plan=Plan(b"link", 0.000_05, retries=0)) for _ in range(30)]
+    links: list[Task] = [Getter(b"link", plan=Plan(b"link", 0.000_05, retries=0)) for _ in range(12)]
     for link, following in pairwise(links):
         assert isinstance(link, Getter)
         link.sibling = following
@@ -256,7 +256,7 @@ def random_task(rng: Random) -> Task:
 
 def play(seed: int, long: bool = False) -> World:
     for story in (four_sleeps_are_side_by_side, a_quick_task_waits_for_no_long_one, a_task_may_wait_for_a_later_one):
-        story(seed, 1000 if long else 150)
+        story(seed, 1000 if long else 80)
     rng = Random(seed)
     scene = Scene(seed, cpus=rng.choice([1, 2, 4]))
     world, busy_s = scene.world, 3.0 if long else 0.3
