@@ -1,0 +1,261 @@
+"""Ctrl-C at any moment: nothing that was said is lost, and a second one leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lattica
+from tests.e2e.conftest import RUN_VARIABLE, Script, eventually, processes_of
+
+
+@lattica.remote
+def echo(value: Any) -> Any:
+    return value
+
+
+@lattica.remote
+def sleep(seconds: float, value: Any = None) -> Any:
+    time.sleep(seconds)
+    return value
+
+
+@lattica.remote
+class Adder:
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, k: int) -> int:
+        self.total += k
+        return self.total
+
+
+@contextmanager
+def interrupts(every_s: float) -> Iterator[list[int]]:
+    """SIGINT to the main thread every so often, from a thread; counts them."""
+    sent, stop = [0], threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def strike() -> None:
+        while not stop.wait(every_s):
+            sent[0] += 1
+            signal.pthread_kill(main, signal.SIGINT)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        while True:
+            try:
+                stop.set()
+                thread.join()
+                time.sleep(0.01)
+                break
+            except KeyboardInterrupt:
+                continue
+
+
+def insist(action: Any) -> Any:
+    """Do it again until no interrupt hits it."""
+    while True:
+        try:
+            return action()
+        except KeyboardInterrupt:
+            continue
+
+
+def storm(count: int) -> int:
+    """Work while `count` interrupts arrive: replies of tasks, of an actor, in pieces and in bulk. How many arrived."""
+    adder = insist(Adder.remote)
+    calls = rounds = 0
+    caught = 0
+    with interrupts(0.0007) as sent:
+        while sent[0] < count:
+            try:
+                rounds += 1
+                refs = []
+                try:
+                    refs = [echo.remote(k) for k in range(30)]
+                    large = echo.remote(np.full(20_000 + rounds % 7, rounds % 251, np.uint8))
+                finally:
+                    done = insist(lambda refs=refs: lattica.get(refs, timeout=30))
+                    assert done == list(range(len(refs)))
+                assert (lattica.get(large, timeout=30) == rounds % 251).all()
+                lattica.get(adder.add.remote(1), timeout=30)
+                lattica.wait([sleep.remote(0.001)], timeout=30)
+            except KeyboardInterrupt:
+                caught += 1
+    calls = insist(lambda: lattica.get(adder.add.remote(0), timeout=30))
+    assert 0 <= calls <= rounds
+    assert lattica.get([echo.remote(k) for k in range(500)], timeout=30) == list(range(500)), "the streams are whole"
+    assert caught > count // 20, "most of the storm did not hit"
+    return sent[0]
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_thousand_interrupts_lose_no_reply_and_break_no_stream() -> None:
+    assert storm(1_000) >= 1_000
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_cpus")
+def test_ten_thousand_interrupts_lose_no_reply_and_break_no_stream() -> None:
+    assert storm(10_000) >= 10_000
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_get_that_is_interrupted_can_be_asked_again() -> None:
+    ref = sleep.remote(0.5, "value")
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        lattica.get(ref)
+    assert time.monotonic() - began < 0.4, "at once, not when the value comes"
+    timer.join()
+    assert lattica.get(ref) == "value"
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_get_that_follows_another_threads_is_interrupted_too() -> None:
+    """The main thread does not read while another leads; its interrupt is as prompt."""
+    ref = sleep.remote(0.6, "value")
+    leader = threading.Thread(target=lattica.get, args=(ref,))
+    leader.start()
+    time.sleep(0.05)
+    timer = threading.Timer(0.1, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        lattica.get(ref)
+    assert time.monotonic() - began < 0.4
+    timer.join()
+    leader.join()
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_the_users_own_handler_is_called_and_stays() -> None:
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda signum, frame: heard.append(signum))
+    try:
+        ref = sleep.remote(0.3, "value")
+        timer = threading.Timer(0.1, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT))
+        timer.start()
+        assert lattica.get(ref) == "value", "a handler that does not raise lets get go on"
+        assert heard == [signal.SIGINT]
+        timer.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+PROGRAM = """
+import lattica, subprocess, sys, time
+lattica.init(num_cpus=2)
+
+@lattica.remote
+def forever():
+    subprocess.Popen(["sleep", "60"])
+    while True:
+        time.sleep(0.1)
+
+refs = [forever.remote() for _ in range(2)]
+time.sleep(0.3)
+{then}
+"""
+
+
+def left() -> list[tuple[int, str]]:
+    return processes_of(os.environ[RUN_VARIABLE])
+
+
+@pytest.mark.parametrize("pause_s", [None, 0.0, 0.05], ids=["once", "twice at once", "twice"])
+def test_ctrl_c_ends_the_program_and_leaves_no_process(script: Script, sessions: Any, pause_s: float | None) -> None:
+    """To the whole foreground group, as a terminal does it."""
+    sessions.end()
+    process = script.start(PROGRAM.format(then='print("ready", flush=True); lattica.get(refs)'), process_group=0)
+    assert process.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    if pause_s is not None:
+        time.sleep(pause_s)
+        try:
+            os.killpg(process.pid, signal.SIGINT)
+        except ProcessLookupError:
+            pass
+    _, err = process.communicate(timeout=10)
+    assert process.returncode in (1, -signal.SIGINT, 130) and "KeyboardInterrupt" in err
+    assert eventually(lambda: not left()), left()
+    assert time.monotonic() - began < 5
+
+
+def test_a_program_that_catches_ctrl_c_goes_on_with_its_workers(script: Script) -> None:
+    process = script.start(
+        PROGRAM.format(
+            then="""
+try:
+    print("ready", flush=True)
+    lattica.get(refs)
+except KeyboardInterrupt:
+    print("caught", flush=True)
+for ref in refs:
+    lattica.cancel(ref)
+print(lattica.get(lattica.remote(lambda: "on").remote()))
+"""
+        ),
+        process_group=0,
+    )
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0, err
+    assert re.search("caught\non\n", out)
+
+
+def test_in_a_notebook_an_interrupted_cell_leaves_the_session_whole(script: Script) -> None:
+    """A kernel sets its own SIGINT handler for each cell and runs cells inside a running event loop."""
+    out = script("""
+import asyncio, os, signal, sys, threading, time
+main = {"__name__": "__main__"}
+sys.modules["__main__"].__dict__.update(main)
+space = sys.modules["__main__"].__dict__
+
+async def cell(text):
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        exec(compile(text, "<cell>", "exec"), space)
+    except KeyboardInterrupt:
+        print("interrupted")
+    finally:
+        signal.signal(signal.SIGINT, old)
+
+async def notebook():
+    await cell("import lattica, time; lattica.init(num_cpus=1)")
+    await cell('''
+@lattica.remote
+def slow(seconds):
+    time.sleep(seconds)
+    return "slow"
+''')
+    for _ in range(3):
+        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        await cell("ref = slow.remote(0.4); lattica.get(ref)")
+        await cell("print(lattica.get(ref))")
+    space["ref"] = space["slow"].remote(0)
+    print(await space["ref"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    await cell("lattica.shutdown()")
+
+asyncio.run(notebook())
+""")
+    assert out == "interrupted\nslow\n" * 3 + "slow\n"
