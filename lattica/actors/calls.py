@@ -111,7 +111,7 @@ class ActorPeer:
         else:
             self._send(call)
         if self.link is not None:
-            self.runtime.reactor.nudge(self.link)
+            self.runtime.reactor.nudge(self.link, alone=len(self.inflight) == 1)
 
     def _dep_ready(self, call: CallRecord) -> None:
         call.missing -= 1

@@ -68,7 +68,11 @@ class Objects:
         if value.size <= INLINE_MAX:
             data = value.join()
             return Nested(data, value.refs) if value.refs else data
-        return self.store(value, self._runtime.new_id())
+        hold = self.store(value, self._runtime.new_id())
+        if value.refs:  # the region holds them at the node, for nobody else will remember that they are inside
+            with self._runtime.lock:
+                self.seal(hold, contains=[inner.id for inner in value.refs])
+        return hold
 
     def store(self, value: values.Serialized, id: bytes) -> Hold:
         """Copy a value into the arena. Without the lock. Raises ObjectStoreFullError."""

@@ -114,7 +114,7 @@ class Runtime:
 
     def nudge_node(self) -> None:
         """Send what is queued for the node soon. Lock held."""
-        self.reactor.nudge(self.node)
+        self.reactor.nudge(self.node, alone=False)
 
     def connect(self, fd: int, types: Any, handler: Any) -> Link:
         """Talk to a worker or caller over a descriptor that the node sent. Lock held."""

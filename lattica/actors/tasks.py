@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica.actors.records import Record, fail, failed_dep, finish
 from lattica.actors.refs import Hold, Nested, ObjectRef
-from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, Lease, Submission
+from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, STALL_S, Lease, Submission
 from lattica.codec import messages as m
 from lattica.codec.frames import Decoder
 from lattica.errors import (
@@ -213,11 +213,9 @@ class Tasks:
         if lease is not None:
             self.push(record, lease)
             target: Any = lease.worker
-            self.runtime.reactor.nudge(target.link)
-            if len(lease.inflight) == 2 or not lane.core.settled():
-                due = lane.core.next_deadline()
-                if due is not None:
-                    lane.arm(due)
+            self.runtime.reactor.nudge(target.link, alone=len(lease.inflight) == 1)
+            if len(lease.inflight) == 2:
+                lane.arm(now + STALL_S)
         core = lane.core
         if core.requested < min(len(core.pending), REQUESTS_MAX) if lease is None else core.crowded(lease):
             lane.pump(now)

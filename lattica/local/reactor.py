@@ -31,12 +31,13 @@ from lattica.local.stream import Stream
 
 EVENTS_MAX = 64
 """Ready connections handled per poll; more simply come with the next one."""
-DIRECT_FLUSH_S = 50e-6
-"""A submitter sends by itself if its connection was last flushed longer ago: a lone call goes out at once, a burst in
-batches of about twenty (a send costs 4 us, a message to encode 0.1)."""
-COALESCE_S = 200e-6
-"""The I/O thread waits this long after it was rung: by then most callers have flushed by themselves, and a thread that
-wakes up in the middle of a burst only fights for the GIL."""
+FLUSH_MESSAGES = 64
+FLUSH_S = 300e-6
+"""A burst leaves in batches of so many messages, or what came together in so long: a send costs 4 us and gives the GIL
+away, a message to encode 0.1."""
+ATTENTIVE_S = 500e-6
+"""Once rung, the I/O thread looks about it at this interval until a whole one has passed with nothing to send. Waking it
+for each message would let it fight the submitting thread for the GIL; and most callers flush by themselves."""
 
 log = logging.getLogger("lattica")
 
@@ -149,10 +150,10 @@ class Reactor:
             link.dirty = True
             self._dirty.append(link)
 
-    def nudge(self, link: Link) -> None:
-        """Send now what is queued, if this connection was quiet; else see that somebody does within a millisecond."""
-        now = time.monotonic()
-        if now - link.flushed_at > DIRECT_FLUSH_S:
+    def nudge(self, link: Link, *, alone: bool) -> None:
+        """See that what is queued is sent: now if it is `alone` (nothing of ours is under way there, so the peer waits
+        for it) or enough has come together, else within a millisecond."""
+        if alone or link.stream.unsealed >= FLUSH_MESSAGES or time.monotonic() - link.flushed_at > FLUSH_S:
             self.flush()
         elif not self._rung:
             self.ring()
@@ -374,6 +375,7 @@ class Reactor:
 
     def _run(self) -> None:
         bell, members = self._bell, self._set.fileno()
+        attentive = False
         while not self.closed:
             with self.lock:
                 self._io_sleeps_until = self._timers[0][0] if self._timers else float("inf")
@@ -381,21 +383,27 @@ class Reactor:
             hint = self.idle_hook() if self.idle_hook is not None else None
             if hint is not None:
                 left = min(left, hint)
+            if attentive:
+                time.sleep(ATTENTIVE_S)
+                left = 0.0
             events = self._gate.poll(-1 if left == float("inf") else max(0.0, left))
             if self.closed:
                 return
             fds = [fd for fd, _ in events]
             if bell in fds:
                 os.eventfd_read(bell)
-                time.sleep(COALESCE_S)
-            if members in fds and self._turn.acquire(False):
+                if not attentive:
+                    attentive = True
+                    continue
+            due = bool(self._timers) and self._timers[0][0] <= time.monotonic()
+            if (members in fds or due) and self._turn.acquire(False):  # timers judge what has been read, not what waits
                 try:
                     self._dispatch(self._set.poll(0, EVENTS_MAX))
                 finally:
                     self._turn.release()
             with self.lock:
-                if bell in fds:
-                    self._rung = False
+                if attentive and not self._dirty:
+                    attentive = self._rung = False
                 now = time.monotonic()
                 if self._timers and self._timers[0][0] <= now:
                     while self._timers and self._timers[0][0] <= now:

@@ -77,6 +77,11 @@ class Stream:
         return len(self._messages)
 
     @property
+    def unsealed(self) -> int:
+        """How many messages the next frame has now."""
+        return len(self._messages)
+
+    @property
     def unsent(self) -> bool:
         """Whether anything waits to be sent."""
         return bool(self._messages or self._outbox)
