@@ -22,9 +22,9 @@ from typing import Protocol
 QUICK_S = 1e-3
 """Functions that run shorter than this are pipelined. A lease trip (~0.2 ms) is then no small part of their time."""
 STALL_S = 10e-3
-"""A lease without a reply for this long is stuck behind a long task. Quick ones seem to stand still for up to 5 ms while
-another thread of the submitter has the GIL, or the kernel gives their core to somebody else (3 ms): at 2 ms a quarter of
-a burst of empty tasks was taken back and sent again."""
+"""A lease without a reply for this long is stuck behind a long task. Quick ones seem to stand still for up to 5 ms
+while another thread of the submitter has the GIL, or the kernel gives their core to somebody else (3 ms): at 2 ms a
+quarter of a burst of empty tasks was taken back and sent again."""
 DEPTH_S = 10e-3
 """Work kept in one worker's queue: bridges a busy submitter's pause (Python hands over the GIL every 5 ms)."""
 DEPTH_MAX = 1024

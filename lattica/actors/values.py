@@ -13,13 +13,16 @@ and tensors that shared a storage share it again. Only drivers and workers impor
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import islice
 from struct import Struct
+from types import FunctionType, MethodType
 from typing import Any, Protocol
 
 import cloudpickle
@@ -33,6 +36,9 @@ LARGE_BYTES = 32 << 10
 """`bytes` arguments from this size on leave the pickle, which would copy them twice."""
 BUFFERS_MAX = 1 << 20
 """More buffers than this in one value is a damaged header."""
+EXPLAIN_DEPTH = 4
+EXPLAIN_CHILDREN = 1000
+"""Of a value that cannot travel, so many levels are looked into, and so many items of each: 25 us apiece."""
 
 _PLAIN = frozenset({int, float, bool, str, type(None), complex})
 _HEADER = Struct("<B3xIQ")  # form, buffers, pickle bytes
@@ -96,6 +102,13 @@ def dumps(value: Any, name: str = "the value") -> Serialized:
             return Serialized([b"\x02", value], [0, 1], len(value) + 1, [])
         data = pickle.dumps(value, 5)
         return Serialized([data], [0], len(data), [])
+    try:
+        return _dump(value)
+    except Exception as error:
+        raise _explained([(name, value)], error) from error
+
+
+def _dump(value: Any) -> Serialized:
     state = _dumping
     outer = state.refs, state.buffers, state.file, state.pickler
     if (
@@ -110,9 +123,9 @@ def dumps(value: Any, name: str = "the value") -> Serialized:
         data = file.getvalue()
         buffers = [buffer.raw() for buffer in state.buffers]
         refs = state.refs
-    except Exception as error:
+    except BaseException:
         state.pickler = None
-        raise _explained(value, name, error) from error
+        raise
     finally:
         if outer[0] is not None:
             state.refs, state.buffers, state.file, state.pickler = outer
@@ -120,7 +133,8 @@ def dumps(value: Any, name: str = "the value") -> Serialized:
             state.refs = None
             state.buffers.clear()
             if state.pickler is not None:
-                state.pickler.clear_memo()
+                pickler.clear_memo()
+                pickler.globals_ref.clear()  # by address: another function's globals may lie there next time
                 file.seek(0)
                 file.truncate()
     if not buffers:
@@ -175,7 +189,11 @@ def dump_arguments(args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any], na
         return Serialized([data], [0], len(data), [])
     if any(type(arg) is bytes and len(arg) >= LARGE_BYTES for arg in args):
         args = [Bytes(arg) if type(arg) is bytes and len(arg) >= LARGE_BYTES else arg for arg in args]
-    return dumps((args, kwargs), name)
+    try:
+        return _dump((args, kwargs))
+    except Exception as error:
+        places = [(f"{name}(argument {at})", arg) for at, arg in enumerate(args)]
+        raise _explained(places + [(f"{name}({key}=...)", arg) for key, arg in kwargs.items()], error) from error
 
 
 # -- refs inside values
@@ -265,9 +283,10 @@ def _pinned(view: memoryview, hold: Hold) -> memoryview:
 def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None) -> Any:
     """The value of a region. `hold`: what keeps the bytes if they lie in the arena; None if `data` is ours alone.
 
-    Raises SerializationError if the user's classes do not import or unpickle here.
+    Raises SerializationError if the user's classes do not import here, or the bytes are damaged. What the user's own
+    code raises while it unpickles passes through.
     """
-    form = data[0]
+    form = data[0] if len(data) else 0
     if form == 2:
         return bytes(data[1:])
     outer = _loading.runtime, _loading.hold
@@ -277,10 +296,7 @@ def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None
             return pickle.loads(data)
         if form != 1:
             raise SerializationError(f"a value begins with byte {form}: it was written by another release, or damaged")
-        _, count, size = _HEADER.unpack_from(data, 0)
-        head = _HEADER.size + _BUFFER.size * count
-        if count > BUFFERS_MAX or head + size > len(data):
-            raise SerializationError("the header of a value is damaged")
+        head, size = _sizes(data)
         view = memoryview(data)
         if hold is not None:
             try:
@@ -291,11 +307,11 @@ def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None
         for at in range(_HEADER.size, head, _BUFFER.size):
             offset, nbytes = _BUFFER.unpack_from(data, at)
             if offset + nbytes > len(data):
-                raise SerializationError("the header of a value is damaged")
+                raise SerializationError("a value is damaged: a buffer lies outside of it")
             buffers.append(view[offset : offset + nbytes])
         return pickle.loads(view[head : head + size], buffers=buffers)
-    except SerializationError:
-        raise
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise SerializationError(f"a value is damaged: {error}") from error
     except (ImportError, AttributeError) as error:
         raise SerializationError(
             f"a value cannot be read here: {error}",
@@ -303,6 +319,16 @@ def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None
         ) from error
     finally:
         _loading.runtime, _loading.hold = outer
+
+
+def _sizes(data: bytes | memoryview) -> tuple[int, int]:
+    """(bytes before the pickle, bytes of the pickle) of a value that begins with byte 1. Raises SerializationError."""
+    if len(data) >= _HEADER.size:
+        _, count, size = _HEADER.unpack_from(data, 0)
+        head = _HEADER.size + _BUFFER.size * count
+        if count <= BUFFERS_MAX and head + size <= len(data):
+            return head, size
+    raise SerializationError("a value is damaged: its header does not fit its length")
 
 
 # -- torch
@@ -368,10 +394,12 @@ def _load_tensor(storage: Any, dtype: Any, offset: int, shape: Any, stride: Any,
 # -- explaining
 
 
-def _explained(value: Any, name: str, error: Exception) -> SerializationError:
+def _explained(places: list[tuple[str, Any]], error: Exception) -> SerializationError:
+    """The error for whoever serialized these: (how to call it, value)."""
     if isinstance(error, SerializationError):
         return error
-    path, culprit = _find(value, name, depth=4, seen=set())
+    path, culprit = next((place for place in places if not _travels(place[1])), places[0])
+    path, culprit = _find(culprit, path, depth=EXPLAIN_DEPTH, seen=set())
     return SerializationError(
         f"{path} (a {type(culprit).__module__}.{type(culprit).__qualname__}) could not be serialized: "
         f"{type(error).__name__}: {error}",
@@ -386,30 +414,36 @@ def _find(value: Any, path: str, depth: int, seen: set[int]) -> tuple[str, Any]:
     if depth == 0 or id(value) in seen:
         return path, value
     seen.add(id(value))
-    for label, child in _children(value, path):
-        if not _travels(child):
-            return _find(child, label, depth - 1, seen)
+    try:
+        for label, child in islice(_children(value, path), EXPLAIN_CHILDREN):
+            if not _travels(child):
+                return _find(child, label, depth - 1, seen)
+    except Exception:  # a property of the user's raises: what was found so far must do
+        return path, value
     return path, value
 
 
-def _children(value: Any, path: str) -> list[tuple[str, Any]]:
+def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict):
-        return [(f"{path}[{key!r}]", child) for key, child in value.items()]
-    if isinstance(value, list | tuple | set | frozenset):
-        return [(f"{path}[{at}]", child) for at, child in enumerate(value)]
-    function: Callable[..., Any] | None = value if hasattr(value, "__code__") else getattr(value, "__func__", None)
-    if function is not None:
-        code = function.__code__
-        closure = zip(code.co_freevars, function.__closure__ or (), strict=False)
-        cells = [(f"{path}: captured variable {name}", cell.cell_contents) for name, cell in closure if _filled(cell)]
-        names = function.__globals__
-        return cells + [(f"{path}: global {name}", names[name]) for name in code.co_names if name in names]
-    attributes = getattr(value, "__dict__", None)
-    if attributes and not isinstance(value, type):
-        return [(f"{path}.{name}", child) for name, child in attributes.items()]
-    if isinstance(value, type):
-        return [(f"{path}.{name}", child) for name, child in vars(value).items() if callable(child)]
-    return []
+        yield from ((f"{path}[{key!r}]", child) for key, child in value.items())
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from ((f"{path}[{at}]", child) for at, child in enumerate(value))
+    elif isinstance(value, FunctionType):
+        code = value.__code__
+        for name, cell in zip(code.co_freevars, value.__closure__ or (), strict=False):
+            if _filled(cell):
+                yield f"{path}: captured variable {name}", cell.cell_contents
+        names = value.__globals__
+        yield from ((f"{path}: global {name}", names[name]) for name in code.co_names if name in names)
+    elif isinstance(value, MethodType):
+        yield f"{path}.__self__", value.__self__
+        yield f"{path}.__func__", value.__func__
+    elif isinstance(value, type):
+        yield from ((f"{path}.{name}", child) for name, child in vars(value).items() if callable(child))
+    else:
+        slots = {name: getattr(value, name) for name in copyreg._slotnames(type(value)) if hasattr(value, name)}  # type: ignore[attr-defined]
+        for name, child in (slots | getattr(value, "__dict__", {})).items():
+            yield f"{path}.{name}", child
 
 
 def _filled(cell: Any) -> bool:

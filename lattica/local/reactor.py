@@ -36,8 +36,8 @@ FLUSH_S = 300e-6
 """A burst leaves in batches of so many messages, or what came together in so long: a send costs 4 us and gives the GIL
 away, a message to encode 0.1."""
 ATTENTIVE_S = 500e-6
-"""Once rung, the I/O thread looks about it at this interval until a whole one has passed with nothing to send. Waking it
-for each message would let it fight the submitting thread for the GIL; and most callers flush by themselves."""
+"""Once rung, the I/O thread looks about it at this interval until a whole one has passed with nothing to send. Waking
+it for each message would let it fight the submitting thread for the GIL; and most callers flush by themselves."""
 
 log = logging.getLogger("lattica")
 

@@ -16,7 +16,7 @@ import pytest
 from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.local.guard import Guard
-from lattica.local.reactor import Link, Reactor
+from lattica.local.reactor import FLUSH_MESSAGES, Link, Reactor
 from lattica.local.stream import Stream
 
 LONG_S = 10.0
@@ -307,10 +307,11 @@ def test_what_is_queued_leaves_before_a_wait(reactor: Reactor, peer: Peer) -> No
     assert reactor.wait(lambda: len(peer.heard) == 2, LONG_S)
 
 
-def test_a_lone_message_on_a_quiet_connection_leaves_at_once(reactor: Reactor, peer: Peer) -> None:
+def test_a_lone_message_leaves_at_once(reactor: Reactor, peer: Peer) -> None:
     with reactor.lock:  # so the I/O thread cannot be the one that sends
+        peer.link.flushed_at = time.monotonic() + 1000  # as if it had been flushed just now
         reactor.send(peer.link, m.Returned([1]))
-        reactor.nudge(peer.link)
+        reactor.nudge(peer.link, alone=True)
         assert not peer.link.stream.unsent
     assert peer.hear(1) == [m.Returned([1])]
 
@@ -319,9 +320,18 @@ def test_a_message_in_a_burst_leaves_with_the_io_thread(reactor: Reactor, peer: 
     with reactor.lock:
         peer.link.flushed_at = time.monotonic() + 1000  # as if it had been flushed just now
         reactor.send(peer.link, m.Returned([1]))
-        reactor.nudge(peer.link)
+        reactor.nudge(peer.link, alone=False)
         assert reactor.rung and peer.link.stream.unsent
     assert peer.hear(1) == [m.Returned([1])]
+
+
+def test_a_burst_that_has_grown_leaves_at_once(reactor: Reactor, peer: Peer) -> None:
+    with reactor.lock:
+        peer.link.flushed_at = time.monotonic() + 1000
+        for seq in range(FLUSH_MESSAGES):
+            reactor.send(peer.link, m.Returned([seq]))
+        reactor.nudge(peer.link, alone=False)
+        assert not peer.link.stream.unsent
 
 
 def test_the_node_hears_before_anybody_else(reactor: Reactor, peers: Any) -> None:
