@@ -54,7 +54,8 @@ class Place:
 
     def __init__(self) -> None:
         self.resources: dict[str, float] = {}
-        self.gpus: list[int] = []
+        self.gpus: list[int] = []  # indices among the node's
+        self.gpu_names: list[str] = []  # as CUDA_VISIBLE_DEVICES takes them
         self.actor_id = b""
         self.actor_name = ""
         self.incarnation = 0
@@ -133,7 +134,7 @@ class RuntimeContext:
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """GPUs of the running task or actor."""
-        return {"GPU": [str(gpu) for gpu in self._place.gpus]}
+        return {"GPU": list(self._place.gpu_names)}
 
     def is_canceled(self) -> bool:
         """Whether somebody asked to stop what runs here: threaded actors look at this themselves."""
@@ -165,7 +166,8 @@ def get_runtime_context() -> RuntimeContext:
     return RuntimeContext(current.get())
 
 
-def get_gpu_ids() -> list[int]:
-    """Indices of the GPUs that the running task or actor holds; empty where it holds none."""
+def get_gpu_ids() -> list[int | str]:
+    """The GPUs that the running task or actor holds, as its CUDA_VISIBLE_DEVICES names them; empty if it has none."""
     runtime = current.get()
-    return list(runtime.place.gpus) if runtime.place is not None else []
+    names = runtime.place.gpu_names if runtime.place is not None else []
+    return [int(name) if name.isdigit() else name for name in names]

@@ -126,6 +126,7 @@ class Worker:
         runtime.namespace, runtime.session_dir, runtime.config = message.namespace, message.session_dir, message.config
         runtime.objects.arena = ArenaMap(runtime.node.stream.take_fd(), message.arena_bytes)
         self._setup = message
+        self._equip({}, [])  # a task that asks for nothing sees no GPU, whatever the node may see
 
     def _new_caller(self, message: m.NewCaller) -> None:
         caller = self.callers[message.client] = Caller(self, message.client)
@@ -139,7 +140,9 @@ class Worker:
         """What user code may use from here on: GPUs, and as many threads as CPUs where the user did not say
         otherwise."""
         self.place.resources, self.place.gpus = resources, gpus
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+        known = self.runtime.config.get("gpus", ())
+        self.place.gpu_names = [known[gpu] if gpu < len(known) else str(gpu) for gpu in gpus]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.place.gpu_names)
         threads = max(1, int(resources.get("CPU", 1)))
         ours = os.environ.get("LATTICA_SINGLE_THREADED", "").split()
         for name in ours:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
@@ -50,12 +51,10 @@ def detect(environ: Mapping[str, str] = os.environ, root: str = "/") -> tuple[st
     return devices_of(environ.get(VISIBLE_DEVICES), present)
 
 
-def visible_devices(indices: Sequence[int], devices: Sequence[str] = ()) -> str:
-    """The CUDA_VISIBLE_DEVICES of a worker that holds the node's GPUs `indices`; "" hides all of them.
-
-    devices: as of `detect`; a node that was told a number of GPUs it does not see counts them from 0.
-    """
-    return ",".join(devices[index] if index < len(devices) else str(index) for index in indices)
+def believed(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Names of GPUs that a node is told of and does not see: those of its CUDA_VISIBLE_DEVICES, if that is set."""
+    visible = environ.get(VISIBLE_DEVICES)
+    return () if visible is None else devices_of(visible, sys.maxsize)
 
 
 def _names_in(folder: str) -> list[str]:

@@ -164,6 +164,7 @@ def _compose(
         embedded=embedded,
         paths=import_paths,
         data_dir="" if embedded else options.data_dir,
+        gpus=gpus.detect() or (gpus.believed() if options.num_gpus else ()),
         memory_threshold=float(os.environ.get(THRESHOLD_VARIABLE, THRESHOLD)),
     )
 

@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True):
     paths: str  # JSON list of import paths for zygotes
     data_dir: str = ""  # "": embedded
     memory_threshold: float = THRESHOLD
+    gpus: tuple[str, ...] = ()  # what CUDA_VISIBLE_DEVICES calls them; one beyond is called by its index
 
 
 class Node:
@@ -211,6 +212,7 @@ class Node:
             "inline_max": INLINE_MAX_BYTES,
             "num_cpus": self.settings.resources.get("CPU", 0),
             "embedded": self.settings.embedded,
+            "gpus": self.settings.gpus,
             "namespace": namespace,
             "version": __version__,
         }

@@ -319,7 +319,8 @@ def test_a_worker_that_holds_gpus_sees_its_own_and_others_none(fresh: Callable[.
         time.sleep(0.2)
         return lattica.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"]
 
-    one, two, none = (lattica.remote(num_gpus=n)(seen) for n in (1, 2, 0))
+    one, two, none = (lattica.remote(num_cpus=0, num_gpus=n)(seen) for n in (1, 2, 0))
+    assert lattica.get(none.remote()) == ([], "")
     singles = lattica.get([one.remote(), one.remote()])
     assert sorted(singles) == [([0], "0"), ([1], "1")]
     assert lattica.get(two.remote()) == ([0, 1], "0,1")
@@ -327,6 +328,21 @@ def test_a_worker_that_holds_gpus_sees_its_own_and_others_none(fresh: Callable[.
     half = lattica.remote(num_gpus=0.5)(seen)
     assert lattica.get([half.remote(), half.remote()]) == [([0], "0"), ([0], "0")]
     assert lattica.get_gpu_ids() == []
+
+
+def test_gpus_keep_the_names_that_the_nodes_own_variable_gave_them(
+    fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-5ab")
+    fresh(num_cpus=1, num_gpus=2)
+
+    @lattica.remote(num_gpus=2)
+    def seen() -> tuple[Any, ...]:
+        ids = lattica.get_runtime_context().get_accelerator_ids()
+        return lattica.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"], ids
+
+    assert lattica.get(seen.remote()) == ([2, "GPU-5ab"], "2,GPU-5ab", {"GPU": ["2", "GPU-5ab"]})
+    assert lattica.get(lattica.remote(num_cpus=0)(lambda: os.environ["CUDA_VISIBLE_DEVICES"]).remote()) == ""
 
 
 # -- random numbers

@@ -51,10 +51,7 @@ def test_a_machine_with_the_driver_shows_what_the_variable_leaves(tmp_path: Path
     assert gpus.detect({"CUDA_VISIBLE_DEVICES": "1"}, str(tmp_path)) == ("1",)
 
 
-def test_a_worker_sees_its_gpus_by_the_names_that_the_node_has_for_them() -> None:
-    assert gpus.visible_devices([1, 0], ("2", "GPU-ab")) == "GPU-ab,2"
-    assert gpus.visible_devices([], ("0",)) == ""
-
-
-def test_a_node_that_was_told_of_gpus_it_does_not_see_counts_them() -> None:
-    assert gpus.visible_devices([0, 1]) == "0,1"
+def test_a_node_that_is_told_of_gpus_it_does_not_see_believes_the_variable() -> None:
+    assert gpus.believed({"CUDA_VISIBLE_DEVICES": "2,GPU-ab"}) == ("2", "GPU-ab")
+    assert gpus.believed({"CUDA_VISIBLE_DEVICES": ""}) == ()
+    assert gpus.believed({}) == ()
