@@ -99,6 +99,12 @@ class JobDesk:
         worker = self._node.pool.workers.get(client.number)
         return worker is None or worker.use is Use.ENDING
 
+    def freed(self, worker: int) -> None:
+        """Nobody uses this worker now. In an ended job nobody will: it was forked for an actor killed meanwhile."""
+        job = self._node.jobs.get(self._node.pool.workers[worker].job)
+        if job is not None and job.ended and not self._node.actor_desk.supervisor.living_in(job.number):
+            self._kill([worker])
+
     def lost_a_worker(self, job: Job) -> None:
         """One more of an ended job's workers is gone: perhaps that was the last one."""
         if not job.farewell and not self._node.actor_desk.supervisor.living_in(job.number):

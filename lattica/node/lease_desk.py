@@ -90,6 +90,7 @@ class LeaseDesk:
                 case WorkerFreed(worker):
                     self._unborn.pop(worker, None)
                     self._node.pool.idle(worker, self._node.now())
+                    self._node.job_desk.freed(worker)
                 case Orphaned(lease):
                     assert lease.worker is not None
                     self._unborn.pop(lease.worker, None)
