@@ -31,7 +31,6 @@ class Meta(msgspec.Struct, array_like=True, frozen=True):
     methods: dict[str, dict[str, Any]]  # name -> options given by @method
     max_task_retries: int = 0
     max_pending: int = -1
-    retry_exceptions: bool = False
 
 
 class Spec(msgspec.Struct, array_like=True):
@@ -70,9 +69,13 @@ class ActorMethod:
 
     def __init__(self, peer: ActorPeer, hold: Hold, name: str, given: dict[str, Any], meta: Meta) -> None:
         self._peer, self._hold, self._name, self._options = peer, hold, name, given
-        self._returns: int = given.get("num_returns", 1)
-        self._retries: int = given.get("max_task_retries", meta.max_task_retries)
-        self._retry_exceptions = options.retry_exceptions(given.get("retry_exceptions", meta.retry_exceptions))
+        self._returns = options.num_returns(given)
+        retries = given.get("max_task_retries")
+        self._retries: int = meta.max_task_retries if retries is None else retries
+        kinds = given.get("retry_exceptions", False)
+        self._retry_exceptions = options.retry_exceptions(
+            values.loads(kinds, peer.runtime) if isinstance(kinds, bytes) else kinds
+        )
 
     def __repr__(self) -> str:
         return f"<ActorMethod {self._peer.class_name}.{self._name}>"
@@ -121,14 +124,6 @@ class ActorHandle:
     def __init__(self, runtime: Runtime, peer: ActorPeer, hold: Hold, meta: Meta) -> None:
         self.__dict__.update(_runtime=runtime, _peer=peer, _hold=hold, _meta=meta)
 
-    @classmethod
-    def revive(cls, runtime: Runtime, peer: ActorPeer, hold: Hold, meta: bytes) -> ActorHandle:
-        """A handle that came inside a value."""
-        known = _meta_decoder.decode(meta)
-        peer.class_name = known.class_name
-        peer.max_pending = known.max_pending
-        return cls(runtime, peer, hold, known)
-
     def __getattr__(self, name: str) -> ActorMethod:
         given = self._meta.methods.get(name)
         if given is None:
@@ -161,6 +156,14 @@ class ActorHandle:
     def __reduce__(self) -> tuple[Any, ...]:
         values.note_ref(self._hold)
         return values.load_actor, (self._peer.id, _meta_encoder.encode(self._meta))
+
+
+def revive(runtime: Runtime, peer: ActorPeer, hold: Hold, meta: bytes) -> ActorHandle:
+    """A handle that came inside a value, or from the node. No method of the class, where it would hide the actor's."""
+    known = _meta_decoder.decode(meta)
+    peer.class_name = known.class_name
+    peer.max_pending = known.max_pending
+    return ActorHandle(runtime, peer, hold, known)
 
 
 class ActorClass:
@@ -220,7 +223,7 @@ class ActorClass:
     def _meta(self) -> Meta:
         given = self._options
         methods = {
-            name: dict(getattr(function, "__lattica_method__", getattr(function, "__ray_method__", {})))
+            name: _portable(getattr(function, "__lattica_method__", getattr(function, "__ray_method__", {})))
             for name, function in _functions(self._cls)
         }
         return Meta(
@@ -231,8 +234,19 @@ class ActorClass:
         )
 
 
+def _portable(given: dict[str, Any]) -> dict[str, Any]:
+    """Method options as they travel: plain data, and exception classes as a value."""
+    kinds = given.get("retry_exceptions")
+    if isinstance(kinds, list | tuple):
+        return given | {"retry_exceptions": values.dumps(tuple(kinds), "retry_exceptions").join()}
+    return dict(given)
+
+
 def _functions(cls: type) -> list[tuple[str, Any]]:
-    return inspect.getmembers(cls, lambda member: callable(member) and not isinstance(member, type))
+    """The methods of a class by name, without those that every object has."""
+    own = {name for base in cls.__mro__ if base is not object for name in vars(base)}
+    found = inspect.getmembers(cls, lambda member: callable(member) and not isinstance(member, type))
+    return [(name, member) for name, member in found if name in own]
 
 
 class _Creation:
@@ -300,7 +314,7 @@ class _Creation:
             with runtime.lock:
                 found = runtime.calls.adopt(answer.actor)
                 runtime.reactor.flush()
-            return ActorHandle.revive(runtime, runtime.calls.peers[answer.actor], found, answer.meta)
+            return revive(runtime, runtime.calls.peers[answer.actor], found, answer.meta)
         return ActorHandle(runtime, peer, hold, self.meta)
 
     def _dep_ready(self) -> None:
@@ -388,7 +402,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     with runtime.lock:
         hold = runtime.calls.adopt(answer.actor)
         runtime.reactor.flush()
-    return ActorHandle.revive(runtime, runtime.calls.peers[answer.actor], hold, answer.meta)
+    return revive(runtime, runtime.calls.peers[answer.actor], hold, answer.meta)
 
 
 def own_handle(runtime: Runtime, place: Place) -> ActorHandle:
@@ -396,7 +410,7 @@ def own_handle(runtime: Runtime, place: Place) -> ActorHandle:
     with runtime.lock:
         peer, hold = runtime.calls.load(place.actor_id)
         runtime.reactor.flush()
-    return ActorHandle.revive(runtime, peer, hold, place.meta)
+    return revive(runtime, peer, hold, place.meta)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

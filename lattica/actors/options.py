@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from lattica.actors.refs import RETURNS_MAX
@@ -24,7 +26,7 @@ LATER = {
     "concurrency_group",
     "max_calls",
 }
-"""Accepted by Ray, not yet by us: refused with a word rather than ignored, unless None."""
+"""Accepted by Ray, not yet by us: refused with a word rather than ignored, unless they ask for nothing."""
 
 TASK_RETRIES = 3
 """Ray's default: a task is pure unless its author says otherwise."""
@@ -38,32 +40,48 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
                 f"{what} has no option {name!r}",
                 do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
             )
-        if name in LATER and value is not None and value != "DEFAULT":
+        if name in LATER and value and value != "DEFAULT":
             raise ConfigError(
                 f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"
             )
         _check_one(name, value)
     if options.get("num_returns") in ("dynamic", "streaming"):
         raise ConfigError("generators are not supported by this release of lattica", do_next="return a list of refs")
-    if options.get("num_cpus") is not None or options.get("resources") or options.get("num_gpus"):
+    if any(options.get(name) is not None for name in ("num_cpus", "num_gpus", "memory", "resources")):
         resources(options, 0)
     return dict(options)
 
 
 def _check_one(name: str, value: Any) -> None:
-    if name == "num_returns" and isinstance(value, int) and not 0 <= value < RETURNS_MAX:
-        raise ConfigError(f"num_returns={value} must be at least 0 and below {RETURNS_MAX}")
-    counted = name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls") and value is not None
-    if counted and (not isinstance(value, int) or value < -1):
+    if value is None:  # Ray's word for "the default"
+        return
+    if name == "num_returns" and value not in ("dynamic", "streaming") and not _is_count(value, 0, RETURNS_MAX):
+        raise ConfigError(f"num_returns={value!r} must be a whole number, at least 0 and below {RETURNS_MAX}")
+    counted = name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls")
+    if counted and not _is_count(value, -1):
         raise ConfigError(f"{name}={value!r} must be a whole number of at least -1 (-1: without limit)")
-    if name == "max_concurrency" and value is not None and (not isinstance(value, int) or value < 1):
+    if name == "max_concurrency" and not _is_count(value, 1):
         raise ConfigError(f"max_concurrency={value!r} must be a whole number of at least 1")
-    if name == "lifetime" and value not in (None, "detached", "non_detached"):
+    if name == "lifetime" and value not in ("detached", "non_detached"):
         raise ConfigError(f"lifetime={value!r} must be None or 'detached'")
-    if name == "name" and value is not None and (not isinstance(value, str) or not value):
-        raise ConfigError(f"name={value!r} must be a string that is not empty")
-    if name == "retry_exceptions" and not isinstance(value, bool | list | tuple):
-        raise ConfigError("retry_exceptions must be True, False or a list of exception classes")
+    if name in ("name", "namespace") and (not isinstance(value, str) or not value):
+        raise ConfigError(f"{name}={value!r} must be a string that is not empty")
+    if name == "memory" and not (isinstance(value, Real) and math.isfinite(value)):
+        raise ConfigError(f"memory={value!r:.80} must be a number of bytes")
+    if name == "resources" and not isinstance(value, Mapping):
+        raise ConfigError(f"resources={value!r:.80} must be a dict of names and amounts")
+    if name == "retry_exceptions" and not isinstance(value, bool) and not _are_exceptions(value):
+        raise ConfigError(f"retry_exceptions={value!r} must be True, False or a list of exception classes")
+
+
+def _is_count(value: Any, least: int, below: float = float("inf")) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < below
+
+
+def _are_exceptions(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(
+        isinstance(kind, type) and issubclass(kind, BaseException) for kind in value
+    )
 
 
 def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
@@ -75,6 +93,12 @@ def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, floa
         memory=options.get("memory"),
         resources=options.get("resources"),
     ).to_dict()
+
+
+def num_returns(options: Mapping[str, Any]) -> int:
+    """How many refs a call answers with."""
+    given = options.get("num_returns")
+    return 1 if given is None else int(given)
 
 
 def retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:

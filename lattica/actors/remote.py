@@ -28,7 +28,7 @@ class RemoteFunction:
         self._key = key or os.urandom(KEY_BYTES)
         self._runtime: Runtime | None = None  # the session that the fields below belong to
         self._lane: Lane = None  # type: ignore[assignment]
-        self._returns: int = self._options.get("num_returns", 1)
+        self._returns = options.num_returns(self._options)
         retries = self._options.get("max_retries")
         self._retries: int = options.TASK_RETRIES if retries is None else retries
         self._retry_exceptions = options.retry_exceptions(self._options.get("retry_exceptions", False))

@@ -223,11 +223,11 @@ class Runtime:
 
     def load_actor(self, id: bytes, meta: bytes) -> Any:
         """The handle of an actor, met while a value is unpickled."""
-        from lattica.actors.handles import ActorHandle
+        from lattica.actors.handles import revive
 
         with self.lock:
             peer, hold = self.calls.load(id)
-        return ActorHandle.revive(self, peer, hold, meta)
+        return revive(self, peer, hold, meta)
 
     def private_view(self, address: int, nbytes: int) -> Any:
         """A writable copy-on-write view of arena bytes that are mapped read-only at `address`."""

@@ -1,0 +1,154 @@
+"""Options are Ray's, and a wrong one is refused where it is written, with the next step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lattica.actors import options
+from lattica.actors.options import ACTOR, LATER, METHOD, TASK, check
+from lattica.actors.refs import RETURNS_MAX
+from lattica.errors import ConfigError
+
+SENSIBLE: list[dict[str, Any]] = [
+    {},
+    {"num_cpus": 0.5, "num_gpus": 1, "memory": 1 << 30, "resources": {"TPU": 2}},
+    {"num_cpus": 0},
+    {"num_returns": 0},
+    {"num_returns": RETURNS_MAX - 1},
+    {"num_returns": None},
+    {"max_retries": -1, "retry_exceptions": [ValueError, OSError]},
+    {"max_retries": 0, "retry_exceptions": True},
+    {"retry_exceptions": ()},
+    {"retry_exceptions": None},
+    {"name": "step"},
+    {"scheduling_strategy": "DEFAULT", "runtime_env": None},
+    {"runtime_env": {}, "max_calls": 0, "label_selector": {}},
+]
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"num_cpu": 1}, "no option 'num_cpu'"),
+    ({"num_cpus": -1}, "CPU=-1"),
+    ({"num_gpus": "one"}, "GPU='one'"),
+    ({"memory": -5}, "memory"),
+    ({"memory": "1G"}, "number of bytes"),
+    ({"memory": float("inf")}, "number of bytes"),
+    ({"resources": 3}, "dict"),
+    ({"resources": {"": 1}}, "no name of a resource"),
+    ({"num_returns": -1}, "num_returns=-1"),
+    ({"num_returns": RETURNS_MAX}, "below 65536"),
+    ({"num_returns": 1.5}, "whole number"),
+    ({"num_returns": "two"}, "whole number"),
+    ({"num_returns": True}, "whole number"),
+    ({"num_returns": "streaming"}, "generators are not supported"),
+    ({"num_returns": "dynamic"}, "generators are not supported"),
+    ({"max_retries": -2}, "at least -1"),
+    ({"max_retries": 1.0}, "whole number"),
+    ({"retry_exceptions": ValueError}, "list of exception classes"),
+    ({"retry_exceptions": [ValueError()]}, "list of exception classes"),
+    ({"retry_exceptions": ["ValueError"]}, "list of exception classes"),
+    ({"name": ""}, "not empty"),
+    ({"name": 5}, "string"),
+    ({"runtime_env": {"pip": ["x"]}}, "runtime_env is not supported"),
+    ({"scheduling_strategy": "SPREAD"}, "leave scheduling_strategy out"),
+]
+
+WRONG_FOR_ACTORS: list[tuple[dict[str, Any], str]] = [
+    ({"max_retries": 1}, "an actor has no option"),
+    ({"max_concurrency": 0}, "at least 1"),
+    ({"max_concurrency": 2.5}, "whole number"),
+    ({"max_restarts": -2}, "at least -1"),
+    ({"max_pending_calls": -3}, "at least -1"),
+    ({"lifetime": "forever"}, "detached"),
+    ({"namespace": 3}, "string"),
+    ({"concurrency_groups": {"io": 2}}, "not supported"),
+]
+
+
+@pytest.mark.parametrize("given", SENSIBLE, ids=str)
+def test_sensible_options_of_a_task_are_kept_as_they_are(given: dict[str, Any]) -> None:
+    assert check(given, TASK, "a task") == given
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG, ids=str)
+def test_a_wrong_option_of_a_task_is_refused_and_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        check(given, TASK, "a task")
+    assert isinstance(caught.value, ValueError), "as in Ray"
+
+
+@pytest.mark.parametrize(("given", "words"), WRONG_FOR_ACTORS, ids=str)
+def test_a_wrong_option_of_an_actor_is_refused_and_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(given, ACTOR, "an actor")
+
+
+def test_an_unknown_option_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"num_returns") as caught:
+        check({"returns": 2}, METHOD, "a method")
+    assert "_metadata" not in str(caught.value)
+
+
+def test_options_of_actors_of_a_restartable_named_kind_pass() -> None:
+    given = {"name": "c", "namespace": "n", "lifetime": "detached", "get_if_exists": True, "max_restarts": -1,
+             "max_task_retries": 3, "max_concurrency": 8, "max_pending_calls": 100}  # fmt: skip
+    assert check(given, ACTOR, "an actor") == given
+
+
+@given(
+    st.sampled_from(sorted(TASK | ACTOR | METHOD)),
+    st.none() | st.integers() | st.text() | st.floats() | st.lists(st.none()),
+)
+def test_any_value_of_any_option_passes_or_is_a_config_error(name: str, value: Any) -> None:
+    for allowed, what in ((TASK, "a task"), (ACTOR, "an actor"), (METHOD, "a method")):
+        try:
+            checked = check({name: value}, allowed, what)
+        except ConfigError:
+            continue
+        assert set(checked) == {name} and name in allowed
+
+
+def test_what_is_to_come_later_may_be_given_its_default() -> None:
+    assert all(check({name: None}, TASK | ACTOR | METHOD, "it") == {name: None} for name in LATER)
+
+
+# -- what they mean
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"CPU": 1}),
+        ({"num_cpus": None}, {"CPU": 1}),
+        ({"num_cpus": 0}, {}),
+        ({"num_cpus": 0.5, "num_gpus": 2}, {"CPU": 0.5, "GPU": 2}),
+        ({"memory": 1024, "resources": {"TPU": 1}}, {"CPU": 1, "memory": 1024, "TPU": 1}),
+    ],
+)
+def test_resources_are_what_was_asked_and_a_cpu_by_default(given: dict[str, Any], expected: dict[str, float]) -> None:
+    assert options.resources(given, 1) == expected
+
+
+def test_an_actor_takes_no_cpu_by_default() -> None:
+    assert options.resources({}, 0) == {}
+
+
+def test_the_number_of_results_is_one_unless_said_otherwise() -> None:
+    assert [options.num_returns(given) for given in ({}, {"num_returns": None}, {"num_returns": 3})] == [1, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (True, True),
+        (False, False),
+        (None, ()),
+        ([ValueError], (ValueError,)),
+        ((KeyError, OSError), (KeyError, OSError)),
+    ],
+)
+def test_exceptions_to_retry_are_kept_as_isinstance_takes_them(given: Any, kept: Any) -> None:
+    assert options.retry_exceptions(given) == kept
