@@ -130,6 +130,7 @@ class ActorHost:
 
     def _leave(self) -> None:
         reason = self._ending or ("nobody holds a handle of it any more" if self._releasing else "its node ended it")
+        self.worker.leave()
         with self.runtime.lock:
             self.runtime.reactor.flush()
             for caller in list(self.worker.callers.values()):

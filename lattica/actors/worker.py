@@ -11,6 +11,7 @@ would otherwise wait behind a long task. Finished replies of tasks lie in the pa
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import functools
@@ -40,7 +41,9 @@ FLUSH_S = 0.5e-3
 """Replies leave after this many or this long, whichever comes first; and always before the worker waits."""
 FUNCTIONS_MAX = 10_000
 """Functions that a worker keeps unpickled."""
-SEED_MODULES = ("random", "numpy", "torch")
+SEED_MODULES = ("random", "numpy.random", "torch")
+"""Those that a fork may have inherited; numpy imports its `random` when it is first used, which takes 20 ms, and one
+that is imported here draws its seed from the system itself."""
 
 
 class Caller:
@@ -187,6 +190,16 @@ class Worker:
                 return
             elif self.stopping:
                 return
+
+    def leave(self) -> None:
+        """From now on the end of the node's connection is expected."""
+        self.runtime.extra.pop(type(None), None)
+
+    def run_exit_handlers(self) -> None:
+        """What user code registered with `atexit`: after a kind end, as in any program."""
+        self.leave()
+        self.runtime.guard.on = False
+        atexit._run_exitfuncs()
 
     def _something_to_do(self) -> bool:
         return bool(self.queue) or self.stopping or self.host is not None
@@ -480,8 +493,8 @@ def _reseed() -> None:
             continue
         if name == "random":
             module.seed(seed)
-        elif name == "numpy":
-            module.random.seed(seed & 0xFFFFFFFF)
+        elif name == "numpy.random":
+            module.seed(seed & 0xFFFFFFFF)
         else:
             module.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
 
@@ -503,6 +516,7 @@ def main(sock_fd: int, page_fd: int, client: int) -> None:
     worker = Worker(sock_fd, page_fd, client)
     try:
         worker.run()
+        worker.run_exit_handlers()
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
