@@ -148,7 +148,7 @@ class ActorHost:
 
     def wake(self) -> None:
         """Start what may start, in threads or on the loop; the main thread finds its own work."""
-        if not self._ready:
+        if not self._ready or self._ending is not None:
             return
         if self._loop is not None:
             batch = []

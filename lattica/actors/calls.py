@@ -66,8 +66,8 @@ class ActorPeer:
     """An actor as this process sees it: where it is, what waits for it, what it owes us."""
 
     __slots__ = (
-        "calls", "class_name", "client", "dead", "hold", "id", "incarnation", "inflight", "link", "max_pending",
-        "queue", "runtime",
+        "calls", "class_name", "client", "dead", "hold", "id", "incarnation", "inflight", "killed", "link",
+        "max_pending", "queue", "runtime",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
@@ -76,6 +76,7 @@ class ActorPeer:
         self.link: Link | None = None
         self.client = 0
         self.incarnation = 0
+        self.killed = False  # by us: this incarnation shall take no more calls
         self.queue: deque[CallRecord] = deque()
         self.inflight: dict[int, CallRecord] = {}
         self.dead: LatticaError | None = None
@@ -104,7 +105,7 @@ class ActorPeer:
             call.missing = len(waiting)
             for ref in waiting:
                 self.runtime.when_done(ref, lambda _ref: self._dep_ready(call))
-        if self.queue or call.missing or self.link is None:
+        if self.queue or call.missing or self.link is None or self.killed:
             self.queue.append(call)
             if self.link is not None:
                 self.pump()
@@ -121,7 +122,7 @@ class ActorPeer:
     def pump(self) -> None:
         """Send from the head of the queue as long as the head has its arguments."""
         queue = self.queue
-        while queue and self.link is not None:
+        while queue and self.link is not None and not self.killed:
             if queue[0].missing:
                 return
             self._send(queue.popleft())
@@ -158,9 +159,15 @@ class ActorPeer:
 
     # -- the actor's life
 
+    def kill(self, no_restart: bool) -> None:
+        """End its process. Calls made from now on are for the next one, or for nobody."""
+        self.killed = self.link is not None
+        self.runtime.tell_node(m.ActorKill(self.id, no_restart))
+        self.runtime.reactor.flush()
+
     def connected(self, message: m.ActorConnected, fd: int) -> None:
         """An incarnation takes our calls."""
-        self.incarnation, self.client = message.incarnation, message.client
+        self.incarnation, self.client, self.killed = message.incarnation, message.client, False
         self.link = self.runtime.connect(fd, m.FromWorker, self)
         self.pump()
 
@@ -170,7 +177,7 @@ class ActorPeer:
             self.received(self.link.stream.drain())
             self.runtime.reactor.remove(self.link)
             self.link = None
-        owed, self.inflight = list(self.inflight.values()), {}
+        owed, self.inflight, self.killed = list(self.inflight.values()), {}, False
         if not message.restarting:
             self.dead = self._death(message)
         for call in reversed(owed):

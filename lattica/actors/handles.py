@@ -420,7 +420,5 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
             f"kill takes an actor handle, not a {type(actor).__name__}",
             do_next="a task is stopped by lattica.cancel(ref)",
         )
-    runtime = actor._runtime
-    with runtime.lock:
-        runtime.tell_node(m.ActorKill(actor._peer.id, no_restart))
-        runtime.reactor.flush()
+    with actor._runtime.lock:
+        actor._peer.kill(no_restart)

@@ -241,11 +241,14 @@ class Runtime:
             return values.loads(value.data, self)
         failed = self.objects.failure_of(value)
         if failed is not None:
-            error = self.load_failure(failed)
-            raise error.as_instanceof_cause() if isinstance(error, TaskError) else error
+            raise self._error_of(failed)  # no name for it here: a frame that names what it raises is garbage in a ring
         assert isinstance(value, InPlace)
         hold = value.hold
         return values.loads(self.objects.arena.read(hold.offset, hold.size), self, hold)
+
+    def _error_of(self, failed: m.Failed) -> BaseException:
+        error = self.load_failure(failed)
+        return error.as_instanceof_cause() if isinstance(error, TaskError) else error
 
     def load_failure(self, failed: m.Failed) -> BaseException:
         """The exception that a failure carries."""
@@ -376,7 +379,7 @@ class Runtime:
             try:
                 value = self.load(ref._value)
             except BaseException as error:
-                future.set_exception(error)
+                future.set_exception(error.with_traceback(None))  # that of this frame, which has the future
             else:
                 future.set_result(value)
 
