@@ -28,7 +28,7 @@ START_TIMEOUT_S = 30.0
 """A node answers in 0.2 s; a machine that swaps may take long, and after this something is wrong."""
 END_TIMEOUT_S = 5.0
 """Shutdown waits this long for the last output lines and the end of the node."""
-PRELOAD = ("numpy",)
+PRELOAD = ("numpy", "numpy.random")
 """What the zygote imports if this program has it: `import numpy` costs each worker 0.1 s. torch is the user's to ask
 for."""
 IGNORED = {
