@@ -273,7 +273,7 @@ def test_restarts_are_counted_and_then_it_is_over(tmp_path: Path) -> None:
 @shared
 def test_an_actor_without_a_limit_comes_back_every_time() -> None:
     phoenix = Phoenix.options(max_restarts=-1).remote()
-    for _ in range(4):
+    for _ in range(3):
         phoenix.die.remote()
         assert comes_back(phoenix) == 1
 
