@@ -244,6 +244,11 @@ class Calls:
     def __repr__(self) -> str:
         return f"<Calls: {len(self.peers)} actors>"
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether calls are queued or run."""
+        return any(peer.queue or peer.inflight for peer in self.peers.values())
+
     def created(self, id: bytes, class_name: str, max_pending: int) -> tuple[ActorPeer, Hold]:
         """An actor that this process makes: the node counts one hold for us with `ActorCreate`, and connects us."""
         peer = self.peers[id] = ActorPeer(self.runtime, self, id, class_name, max_pending)

@@ -288,6 +288,8 @@ class _Creation:
             waiting = [ref for ref in self.deps if ref._value is None]
             runtime.objects.ask(waiting)
             self.missing = len(waiting)
+            if waiting:
+                runtime.waiting.add(self)
             self._create(request)
             for ref in waiting:
                 runtime.when_done(ref, lambda _: self._dep_ready())
@@ -319,6 +321,8 @@ class _Creation:
 
     def _dep_ready(self) -> None:
         self.missing -= 1
+        if not self.missing:
+            self.runtime.waiting.discard(self)
         if not self.missing and not self.refused:
             failed = self._failed_argument()
             self.runtime.tell_node(

@@ -61,6 +61,7 @@ class Runtime:
         self._expected: dict[int, Callable[[Any], None]] = {}
         self.node_died_at: float | None = None
         self.closing = False
+        self.waiting: set[object] = set()  # tasks and actors whose arguments are to come: nobody else may hold them
         self.place: Place | None = None  # worker: what it holds and hosts
         self.on_submit: Callable[[ObjectRef], None] | None = None  # worker: remembers children, for recursive cancel
         self.on_block: Callable[[bool], None] | None = None  # worker: tells the node that it waits
@@ -106,6 +107,10 @@ class Runtime:
             self.objects.process_releases()
 
     # -- the node
+
+    def owes(self) -> bool:
+        """Whether something that this process submitted has not ended. Lock held."""
+        return bool(self.waiting) or self.tasks.unfinished or self.calls.unfinished
 
     def tell_node(self, message: Any) -> None:
         """Queue a message to the node. Lock held."""

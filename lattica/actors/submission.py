@@ -212,6 +212,11 @@ class Submission:
         asked for another."""
         return lease.slow > 0 and len(lease.inflight) > 1
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether tasks wait or run."""
+        return bool(self.pending) or self._inflight > 0
+
     def settled(self) -> bool:
         """Whether `moves` has nothing to say after a plain reply: the common case, asked at every batch."""
         return not self.pending and not self.requested and len(self.leases) == 1

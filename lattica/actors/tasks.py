@@ -171,6 +171,11 @@ class Tasks:
     def __repr__(self) -> str:
         return f"<Tasks: {len(self.lanes)} classes, {len(self.leases)} leases>"
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether tasks are queued or run."""
+        return any(lane.core.unfinished for lane in self.lanes.values())
+
     # -- out
 
     def lane(self, resources: dict[str, float], retryable: bool) -> Lane:
@@ -189,6 +194,7 @@ class Tasks:
             if waiting:
                 self.runtime.objects.ask(waiting)
                 record.missing = len(waiting)
+                self.runtime.waiting.add(record)
                 for ref in waiting:
                     self.runtime.when_done(ref, lambda _ref: self._dep_ready(record))
                 return
@@ -197,6 +203,7 @@ class Tasks:
     def _dep_ready(self, record: TaskRecord) -> None:
         record.missing -= 1
         if not record.missing and not record.canceled:
+            self.runtime.waiting.discard(record)
             self._ready(record)
 
     def _ready(self, record: TaskRecord) -> None:
@@ -372,6 +379,7 @@ class Tasks:
         lease = record.lease
         if lease is None:
             record.lane.core.withdraw(record)
+            self.runtime.waiting.discard(record)
             fail(self.runtime, record, error)
             self.runtime.reactor.changed()
         elif force and next(iter(lease.inflight)) == record.seq:

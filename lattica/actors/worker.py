@@ -102,6 +102,7 @@ class Worker:
         self._setup: m.JobSetup | None = None
         self.stopping = False
         self.blocked = False
+        self._owes = False  # as the node has been told
         self._now: tuple[Caller, int, context.Running] | None = None  # the task that the main thread runs
         self._replying: Caller | None = None  # whose replies lie in the page
         self._flushed_at = 0.0
@@ -202,7 +203,14 @@ class Worker:
         atexit._run_exitfuncs()
 
     def _something_to_do(self) -> bool:
+        if self._owes and not self.runtime.owes():
+            self._say_owes(False)
+            self.runtime.nudge_node()
         return bool(self.queue) or self.stopping or self.host is not None
+
+    def _say_owes(self, owes: bool) -> None:
+        self._owes = owes
+        self.runtime.tell_node(m.Owes(owes))
 
     def _enter_job(self, setup: m.JobSetup) -> None:
         with contextlib.suppress(OSError):
@@ -253,6 +261,8 @@ class Worker:
         micros = int((time.perf_counter() - began) * 1e6)
         reply = frames.encode_one(m.Reply(task.seq, out, micros))
         with runtime.lock:
+            if now.children and not self._owes and runtime.owes():
+                self._say_owes(True)  # before the reply, which may be answered by an end of the lease
             if not page.finish(reply):
                 self._flush()
                 if not page.finish(reply):

@@ -259,6 +259,13 @@ class ActorArguments(msgspec.Struct, array_like=True, tag=24):
     error: bytes = b""
 
 
+class Owes(msgspec.Struct, array_like=True, tag=25):
+    """I, a worker, have submitted tasks or calls that go on after my own task (`True`), or they have all ended
+    (`False`): meanwhile I am not to be ended for want of work, nor to become an actor, whose end would be theirs."""
+
+    owes: bool
+
+
 # -- node -> client --------------------------------------------------------------------------------------------------
 
 
@@ -591,7 +598,7 @@ class Returned(msgspec.Struct, array_like=True, tag=106):
 FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
-    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown
+    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied

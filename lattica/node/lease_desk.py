@@ -17,6 +17,7 @@ from lattica.codec.messages import (
     LeaseRequest,
     LeaseReturn,
     LeaseWanted,
+    Owes,
     WorkerKill,
 )  # fmt: skip
 from lattica.errors import ConfigError
@@ -75,6 +76,10 @@ class LeaseDesk:
     def blocked(self, client: Client, message: Blocked) -> None:
         self.perform(self._node.book.blocked(client.number, message.blocked, self._node.now()))
 
+    def owes(self, client: Client, message: Owes) -> None:
+        self._node.pool.owes(client.number, message.owes)
+        self._node.set_timers()
+
     # -- what the book wants
 
     def perform(self, effects: list[Effect]) -> None:
@@ -99,7 +104,7 @@ class LeaseDesk:
 
     def _place(self, lease: Lease) -> None:
         job, now = lease.request.job, self._node.now()
-        worker = self._node.pool.take(job, now)
+        worker = self._node.pool.take(job, now, for_actor=lease.holder == NODE)
         if worker is None:
             worker = self._node.fork(job, free=False)
         self._node.book.placed(lease.lease, worker)

@@ -1,10 +1,11 @@
 """The node's workers, as a value: whose they are, which are free, which are spare.
 
-    told    added · take · idle · became_actor · gone · tick        answers   a worker's client number, or whom to end
+    told    added · take · idle · owes · became_actor · gone · tick    answers   a worker's client number, or whom to end
 
 A worker belongs to one job for life. A free one is handed out most recently used first: its pages are in the cache, and
 the others can be ended. Each live job keeps `keep` free workers; more are ended after IDLE_S. There is no cap on their
-number: tasks that block in a chain each need a process of their own.
+number: tasks that block in a chain each need a process of their own. A free worker may still owe the results of what it
+submitted: it may run other tasks, but not be ended, nor become an actor and end with it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Worker(msgspec.Struct):
     job: int
     use: Use
     since: float  # when it got its present use, seconds of the caller's clock
+    owes: bool = False  # what its tasks submitted has not ended
 
 
 class WorkerPool:
@@ -61,12 +63,13 @@ class WorkerPool:
         if free:
             self._free.setdefault(job, []).append(client)
 
-    def take(self, job: int, now: float) -> int | None:
-        """A free worker of this job, which is leased from now on; None: fork one."""
-        free = self._free.get(job)
-        if not free:
+    def take(self, job: int, now: float, *, for_actor: bool = False) -> int | None:
+        """A free worker of this job, which is leased from now on; None: fork one. for_actor: it will not come back."""
+        free = self._free.get(job, [])
+        client = next((each for each in reversed(free) if not (for_actor and self.workers[each].owes)), None)
+        if client is None:
             return None
-        client = free.pop()
+        free.remove(client)
         worker = self.workers[client]
         worker.use, worker.since = Use.LEASED, now
         return client
@@ -78,6 +81,12 @@ class WorkerPool:
             return
         worker.use, worker.since = Use.FREE, now
         self._free.setdefault(worker.job, []).append(client)
+
+    def owes(self, client: int, owes: bool) -> None:
+        """Whether what it submitted goes on."""
+        worker = self.workers.get(client)
+        if worker is not None:
+            worker.owes = owes
 
     def became_actor(self, client: int, now: float) -> None:
         """It hosts an actor until it ends."""
@@ -105,9 +114,11 @@ class WorkerPool:
 
     def _spare(self) -> list[Worker]:
         """Free workers beyond what their job keeps, longest unused first."""
-        return [
-            self.workers[client] for free in self._free.values() for client in free[: max(len(free) - self.keep, 0)]
-        ]
+        spare: list[Worker] = []
+        for free in self._free.values():
+            idle = [self.workers[client] for client in free if not self.workers[client].owes]
+            spare += idle[: max(len(free) - self.keep, 0)]
+        return spare
 
     def tick(self, now: float) -> list[int]:
         """Spare workers to end, because nobody needed them for IDLE_S; they are ENDING from now on."""

@@ -123,6 +123,7 @@ class Node:
             m.LeaseReturn: (RUNNERS, leases.returned),
             m.WorkerKill: (RUNNERS, leases.kill),
             m.Blocked: (WORKERS, leases.blocked),
+            m.Owes: (WORKERS, leases.owes),
             m.ActorCreate: (RUNNERS, actors.create),
             m.ActorArguments: (RUNNERS, actors.arguments),
             m.ActorConnect: (RUNNERS, actors.connect),

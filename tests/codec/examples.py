@@ -49,6 +49,7 @@ EXAMPLES: list[Any] = [
     m.ActorArguments(ACTOR, b"spec", [OBJECT], b"error"),
     m.StateRequest(7, "status"),
     m.Shutdown(True),
+    m.Owes(True),
     m.Welcome(3, 1, b"n" * 16, "/run/session", 1 << 36, {"inline_max": 102400}, b"12345678"),
     m.Refused("another release"),
     m.Located(OBJECT, 4096, 200, True),

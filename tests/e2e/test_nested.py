@@ -153,6 +153,31 @@ def test_what_a_task_submits_and_does_not_wait_for_runs_after_it_has_ended(tmp_p
     assert eventually(lambda: len(list(tmp_path.iterdir())) == 4)
 
 
+def test_a_worker_is_not_recycled_while_what_its_tasks_submitted_goes_on(fresh: Callable[..., Any]) -> None:
+    """It would become an actor, and end with it, and its children's results would have no owner any more."""
+    fresh(num_cpus=1)
+
+    @lattica.remote(num_cpus=0)
+    def late(gate: Any) -> str:
+        time.sleep(0.3)
+        return "late"
+
+    @lattica.remote
+    def start(box: list[Any]) -> list[Any]:
+        return [late.remote(None), late.remote(box[0]), os.getpid()]
+
+    gate = lattica.remote(num_cpus=0)(time.sleep).remote(0.3)
+    running, waiting, pid = lattica.get(start.remote([gate]))
+    for _ in range(3):
+        lattica.get(Counter.remote().add.remote())  # whose worker ends with its handle
+    time.sleep(0.1)
+    assert os.path.exists(f"/proc/{pid}")
+    assert lattica.get([running, waiting], timeout=5) == ["late", "late"]
+    time.sleep(0.1)
+    actors = [Counter.remote() for _ in range(3)]
+    lattica.get([actor.add.remote() for actor in actors])
+
+
 @pytest.mark.usefixtures("two_cpus")
 def test_a_parent_that_dies_waiting_is_run_again_and_its_result_comes_once(tmp_path: Path) -> None:
     @lattica.remote

@@ -59,6 +59,17 @@ def test_an_actor_is_never_handed_out_again() -> None:
     assert pool.take(JOB, 3.0) is None and pool.workers[1].use is Use.ACTOR
 
 
+def test_a_worker_whose_own_tasks_go_on_is_not_spare_and_becomes_no_actor() -> None:
+    pool = pool_of(3, keep=1)
+    pool.owes(1, True)
+    pool.owes(3, True)
+    assert pool.take(JOB, 4.0, for_actor=True) == 2 and pool.take(JOB, 4.0, for_actor=True) is None
+    assert pool.next_deadline() is None and pool.tick(1e9) == []
+    pool.owes(1, False)
+    assert pool.tick(1.0 + IDLE_S) == [1]
+    assert pool.take(JOB, 9.0) == 3, "it may run other tasks"
+
+
 def test_a_job_begins_with_a_worker_per_cpu_but_few() -> None:
     assert WorkerPool(2).prestart() == 2 and WorkerPool(64).prestart() == PRESTART_MAX
 
@@ -76,10 +87,15 @@ class PoolOfWorkers(RuleBasedStateMachine):
         self.clients += 1
         self.pool.added(self.clients, job, self.now, free=free)
 
-    @rule(job=st.sampled_from([JOB, OTHER]))
-    def take(self, job: int) -> None:
-        taken = self.pool.take(job, self.now)
+    @rule(job=st.sampled_from([JOB, OTHER]), for_actor=st.booleans())
+    def take(self, job: int, for_actor: bool) -> None:
+        taken = self.pool.take(job, self.now, for_actor=for_actor)
         assert taken is None or self.pool.workers[taken].use is Use.LEASED
+        assert taken is None or not (for_actor and self.pool.workers[taken].owes)
+
+    @rule(client=st.integers(1, 12), owes=st.booleans())
+    def owes(self, client: int, owes: bool) -> None:
+        self.pool.owes(client, owes)
 
     @rule(client=st.integers(1, 12), what=st.sampled_from(["idle", "ending", "gone"]))
     def change(self, client: int, what: str) -> None:
@@ -92,7 +108,7 @@ class PoolOfWorkers(RuleBasedStateMachine):
     def time_passes(self, after: float) -> None:
         self.now += after
         for client in self.pool.tick(self.now):
-            assert self.pool.workers[client].use is Use.ENDING
+            assert self.pool.workers[client].use is Use.ENDING and not self.pool.workers[client].owes
         due = self.pool.next_deadline()
         assert due is None or due > self.now
 
