@@ -16,7 +16,7 @@ PEER ?= ray
 PIP_INSTALL = PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PIP_PROGRESS = 2>&1 | sed -nu -e 's/^Collecting \([^ ]*\).*/  + \1/p' -e 's/^Processing .*\/\(.*\.whl\).*/  + \1/p' -e '/^ *\(ERROR\|error\)/,$$p'
 
-.PHONY: help demo test test-e2e check bench sim sim-long setup setup-rl clean
+.PHONY: help demo test test-e2e test-chaos check bench sim sim-long setup setup-rl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,6 +29,9 @@ test: $(VENV)/.dev ## all tests (ARGS="-k name")
 
 test-e2e: $(VENV)/.dev ## only the tests with real processes
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS)
+
+test-chaos: $(VENV)/.dev ## the long end-to-end tests: storms, leaks, long stops; prints what they measured
+	@$(BIN)/python -m pytest -q -s -m slow tests/e2e $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, strict types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
