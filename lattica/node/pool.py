@@ -1,6 +1,6 @@
 """The node's workers, as a value: whose they are, which are free, which are spare.
 
-    told    added · take · idle · owes · became_actor · gone · tick    answers   a worker's client number, or whom to end
+    told    added · take · idle · owes · became_actor · gone · tick   answers   a worker's client number, or whom to end
 
 A worker belongs to one job for life. A free one is handed out most recently used first: its pages are in the cache, and
 the others can be ended. Each live job keeps `keep` free workers; more are ended after IDLE_S. There is no cap on their
