@@ -422,7 +422,7 @@ def test_an_actor_that_waits_for_its_arguments_bears_its_name_and_may_be_given_a
     with pytest.raises(ActorDiedError, match="kill"):
         lattica.get(ref)
     Counter.remote(after.remote(0.1, 10))  # nobody holds it any more
-    assert eventually(lambda: not any(actor["name"] == "" for actor in living()))
+    assert eventually(lambda: not any(actor["name"] == "" for actor in living())), living()
 
 
 def test_a_class_that_cannot_travel_says_which_part_of_it() -> None:
