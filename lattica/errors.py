@@ -598,6 +598,12 @@ class TaskError(LatticaError):
             return cls(function_name, _format_remote(exc), exc.cause, **where)
         return cls(function_name, _format_remote(exc), exc, **where)
 
+    def without_cause(self, why: str) -> TaskError:
+        """The same without the exception object, which cannot travel; its words stay."""
+        other = type(self)()
+        other.__dict__.update(self.__dict__, cause=None, cause_lost=why)
+        return other
+
     def _describe(self) -> str:
         places = (
             self.pid is not None and f"pid {self.pid}",
@@ -650,7 +656,7 @@ class TaskError(LatticaError):
                 cause_bytes = _pickle_cause(self.cause)
             except Exception as why:
                 name = f"{type(self.cause).__module__}.{type(self.cause).__qualname__}"
-                facts["cause_lost"] = f"{name} could not be pickled: {type(why).__name__}: {why}"
+                self.cause_lost = facts["cause_lost"] = f"{name} could not be pickled: {type(why).__name__}: {why}"
         return _rebuild_task_error, (type(self), facts, cause_bytes)
 
 

@@ -121,6 +121,13 @@ class ObjectRef:
 
         return values.reduce_ref(self)
 
+    def __copy__(self) -> ObjectRef:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ObjectRef:
+        """The same object's ref: there is one in a process."""
+        return self
+
     def check_session(self, runtime: Runtime) -> None:
         """Raises ConfigError if this ref is not of `runtime`: its bytes lie in an arena that nobody else sees."""
         if self._runtime is not runtime:

@@ -291,8 +291,11 @@ class Tasks:
         if lane is None:
             return
         lane.requests.remove(message.request)
-        for record in lane.core.denied():
-            fail(self.runtime, record, TaskUnschedulableError(message.reason))  # type: ignore[arg-type]
+        denied: list[Any] = lane.core.denied()  # records of ours
+        for record in denied:
+            error = TaskUnschedulableError(f"task {record.name} can never run here: {message.reason}")
+            error.made_at = record.made_at
+            fail(self.runtime, record, error)
 
     def give_back(self, lease: Lease) -> None:
         """Return a lease that holds nothing of ours."""

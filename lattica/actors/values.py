@@ -409,6 +409,12 @@ def _explained(places: list[tuple[str, Any]], error: Exception) -> Serialization
     )
 
 
+def culprit(value: Any, name: str) -> str:
+    """What in `value`, called `name`, keeps it from travelling: a path and a type."""
+    path, found = _find(value, name, depth=EXPLAIN_DEPTH, seen=set())
+    return f"{path} (a {type(found).__module__}.{type(found).__qualname__})"
+
+
 def _find(value: Any, path: str, depth: int, seen: set[int]) -> tuple[str, Any]:
     """The innermost attribute, item or captured variable of `value` that does not pickle."""
     if depth == 0 or id(value) in seen:
@@ -441,6 +447,8 @@ def _children(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, type):
         yield from ((f"{path}.{name}", child) for name, child in vars(value).items() if callable(child))
     else:
+        if isinstance(value, BaseException):
+            yield from ((f"{path}.args[{at}]", child) for at, child in enumerate(value.args))
         slots = {name: getattr(value, name) for name in copyreg._slotnames(type(value)) if hasattr(value, name)}  # type: ignore[attr-defined]
         for name, child in (slots | getattr(value, "__dict__", {})).items():
             yield f"{path}.{name}", child

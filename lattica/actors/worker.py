@@ -30,7 +30,7 @@ from lattica.actors.refs import Nested
 from lattica.actors.runtime import Runtime
 from lattica.codec import frames
 from lattica.codec import messages as m
-from lattica.errors import LatticaError, SerializationError, TaskCancelledError, TaskError, is_ours
+from lattica.errors import LatticaError, TaskCancelledError, TaskError, is_ours
 from lattica.local.page import Page
 from lattica.objectstore.arena import ArenaMap
 
@@ -41,6 +41,8 @@ FLUSH_S = 0.5e-3
 """Replies leave after this many or this long, whichever comes first; and always before the worker waits."""
 FUNCTIONS_MAX = 10_000
 """Functions that a worker keeps unpickled."""
+FAILURE_BYTES_MAX = 16 << 20
+"""An exception travels inside its message, which has a bound; a larger one arrives as its text."""
 SEED_MODULES = ("random", "numpy.random", "torch")
 """Those that a fork may have inherited; numpy imports its `random` when it is first used, which takes 20 ms, and one
 that is imported here draws its seed from the system itself."""
@@ -357,26 +359,23 @@ class Worker:
     def failed(self, error: BaseException, name: str) -> m.Failed:
         """What user code raised, as it travels."""
         if isinstance(error, context.Canceled):
-            failure: BaseException = TaskCancelledError(name=name, task_id=error.task_id)
-        elif isinstance(error, TaskCancelledError) or is_ours(error):
-            failure = error
-        else:
-            failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
-        try:
-            data = values.dumps(failure)
-        except SerializationError as why:
-            data = values.dumps(
-                TaskError(name, getattr(failure, "remote_traceback", ""), cause_lost=str(why), pid=os.getpid())
-            )
-        if data.refs:  # refs inside an exception would outlive every count: the text must do
-            data = values.dumps(
-                TaskError(name, getattr(failure, "remote_traceback", ""), cause_lost="it holds refs", pid=os.getpid())
-            )
+            return self.failed_by_us(TaskCancelledError(name=name, task_id=error.task_id), ours=False)
+        if isinstance(error, TaskCancelledError) or (isinstance(error, LatticaError) and is_ours(error)):
+            return self.failed_by_us(error, ours=False)
+        failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
+        data = values.dumps(failure)
+        if data.refs:  # they would outlive every count: the text must do
+            data = values.dumps(failure.without_cause("it holds refs"))
+        elif data.size > FAILURE_BYTES_MAX:
+            data = values.dumps(failure.without_cause(f"it has {data.size >> 20} MiB"))
+        elif failure.cause_lost and failure.cause is not None:
+            culprit = values.culprit(failure.cause, type(failure.cause).__name__)
+            data = values.dumps(failure.without_cause(f"{culprit}: {failure.cause_lost}"))
         return m.Failed(data.join())
 
-    def failed_by_us(self, error: LatticaError) -> m.Failed:
-        """An error of lattica's own, as it travels."""
-        return m.Failed(values.dumps(error).join(), [], True)
+    def failed_by_us(self, error: LatticaError, *, ours: bool = True) -> m.Failed:
+        """An error of lattica's own, as it travels. ours: it was not the user's code that ended in it."""
+        return m.Failed(values.dumps(error).join(), [], ours)
 
     # -- replies, cancel, give back (lock held)
 

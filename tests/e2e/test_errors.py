@@ -161,7 +161,19 @@ def test_an_exception_that_cannot_travel_leaves_its_text() -> None:
 
     with pytest.raises(TaskError) as caught:
         lattica.get(raise_lock.remote())
-    assert "the text arrives" in str(caught.value) and "lock" in caught.value.cause_lost
+    assert "the text arrives" in str(caught.value) and "RuntimeError.lock (a _thread.lock)" in caught.value.cause_lost
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_an_exception_too_large_for_a_message_leaves_its_text() -> None:
+    @lattica.remote
+    def raise_much() -> None:
+        raise Odd(9, why="w" * (20 << 20))
+
+    with pytest.raises(TaskError, match="Odd: 9: www") as caught:
+        lattica.get(raise_much.remote())
+    assert caught.value.cause_lost == "it has 40 MiB"
+    assert lattica.get(echo.remote(1)) == 1
 
 
 @pytest.mark.usefixtures("two_cpus")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
 import gc
 import os
 import pickle
@@ -233,6 +234,7 @@ def test_a_ref_that_comes_back_is_the_one_that_left() -> None:
     ref = lattica.put(1)
     assert lattica.get(echo.remote([ref, ref])) == [ref, ref]
     assert lattica.get(echo.remote([ref]))[0] is ref
+    assert copy.deepcopy([ref])[0] is ref is copy.copy(ref)
     assert len({ref, lattica.put(1)}) == 2
 
 
