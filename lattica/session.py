@@ -8,8 +8,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lattica._version import __version__
@@ -206,7 +208,8 @@ def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[
 
     runtime.extra[m.Welcome] = welcomed
     runtime.extra[m.Refused] = answers.append
-    runtime.extra[m.LogLines] = lambda lines: runtime.reactor.after_dispatch.append(lambda: _print(lines))
+    printer = _Printer()
+    runtime.extra[m.LogLines] = lambda lines: runtime.reactor.after_dispatch.append(printer.take(lines))
     runtime.listen()
     with runtime.lock:
         runtime.tell_node(m.Hello(m.PROTOCOL, os.getpid(), "driver", sys.executable, job))
@@ -227,6 +230,27 @@ def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[
         raise ConfigError(f"the node refused this program: {answers[0].reason}")
     welcome: m.Welcome = answers[0]
     return welcome
+
+
+class _Printer:
+    """Shows lines in the order in which they came, whichever threads hear them, and one thread at a time."""
+
+    def __init__(self) -> None:
+        self._lines: deque[m.LogLines] = deque()
+        self._busy = threading.Lock()
+
+    def take(self, lines: m.LogLines) -> Callable[[], None]:
+        """Put them at the end; what to call, without locks, to see them shown."""
+        self._lines.append(lines)
+        return self._show
+
+    def _show(self) -> None:
+        while self._lines and self._busy.acquire(blocking=False):  # else whoever is at it looks again
+            try:
+                while self._lines:
+                    _print(self._lines.popleft())
+            finally:
+                self._busy.release()
 
 
 def _print(lines: m.LogLines) -> None:

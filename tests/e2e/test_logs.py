@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lattica.codec.messages import LogLines
+from lattica.session import _Printer
 from tests.e2e.conftest import Script
 
 PRINTER = """
@@ -82,6 +84,15 @@ lattica.get([speak.remote(who) for who in range(4)])
     assert len(lines) == 1200 == len(out.splitlines())
     for who in "0123":
         assert [int(k) for w, k in lines if w == who] == list(range(300))
+
+
+def test_lines_are_shown_in_their_order_whichever_thread_is_quicker(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two threads heard a batch each; the second comes to the printer first."""
+    printer = _Printer()
+    shows = [printer.take(LogLines("task", 7, 1, [word])) for word in ("first", "second")]
+    for show in reversed(shows):
+        show()
+    assert capsys.readouterr().out == "(task pid=7) first\n(task pid=7) second\n"
 
 
 def test_output_of_tasks_that_nobody_waits_for_is_shown_when_the_driver_ends(script: Script) -> None:
