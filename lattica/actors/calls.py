@@ -13,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.records import Record, fail, failed_dep, finish
-from lattica.actors.refs import Hold, Nested, ObjectRef
+from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
 from lattica.codec import messages as m
 from lattica.errors import (
     ActorDiedError,
@@ -37,7 +37,7 @@ class CallRecord(Record):
     def __init__(
         self,
         peer: ActorPeer,
-        hold: Hold,
+        hold: ActorHold,
         method: str,
         args: bytes | Nested | Hold,
         deps: list[ObjectRef],
@@ -66,7 +66,7 @@ class ActorPeer:
     """An actor as this process sees it: where it is, what waits for it, what it owes us."""
 
     __slots__ = (
-        "calls", "class_name", "client", "dead", "hold", "id", "incarnation", "inflight", "killed", "link",
+        "calls", "class_name", "client", "dead", "held", "hold", "id", "incarnation", "inflight", "killed", "link",
         "max_pending", "queue", "runtime",
     )  # fmt: skip
 
@@ -80,7 +80,8 @@ class ActorPeer:
         self.queue: deque[CallRecord] = deque()
         self.inflight: dict[int, CallRecord] = {}
         self.dead: LatticaError | None = None
-        self.hold: weakref.ref[Hold] | None = None
+        self.hold: weakref.ref[ActorHold] | None = None
+        self.held = 0  # what the node has been told that we hold, by us or by who gave it to us
 
     def __repr__(self) -> str:
         state = "dead" if self.dead else "connected" if self.link else "connecting"
@@ -249,28 +250,28 @@ class Calls:
         """Whether calls are queued or run."""
         return any(peer.queue or peer.inflight for peer in self.peers.values())
 
-    def created(self, id: bytes, class_name: str, max_pending: int) -> tuple[ActorPeer, Hold]:
+    def created(self, id: bytes, class_name: str, max_pending: int) -> tuple[ActorPeer, ActorHold]:
         """An actor that this process makes: the node counts one hold for us with `ActorCreate`, and connects us."""
         peer = self.peers[id] = ActorPeer(self.runtime, self, id, class_name, max_pending)
-        hold = Hold(self.runtime.objects.releases, id, count=1)
-        peer.hold = weakref.ref(hold)
-        return peer, hold
+        return peer, self._held(peer, 1)
 
-    def adopt(self, id: bytes, count: int = 1) -> Hold:
+    def adopt(self, id: bytes, count: int = 1) -> ActorHold:
         """We were given `count` holds on an actor."""
         peer = self.peers.get(id)
-        hold = peer.hold() if peer is not None and peer.hold is not None else None
-        if hold is not None:
-            hold.count += count
-            return hold
         if peer is None:
             peer = self.peers[id] = ActorPeer(self.runtime, self, id)
             self.runtime.tell_node(m.ActorConnect(id))
-        hold = Hold(self.runtime.objects.releases, id, count=count)
-        peer.hold = weakref.ref(hold)
+        return self._held(peer, count)
+
+    def _held(self, peer: ActorPeer, more: int) -> ActorHold:
+        peer.held += more
+        hold = peer.hold() if peer.hold is not None else None
+        if hold is None:
+            hold = ActorHold(self.runtime.objects.releases, peer.id)
+            peer.hold = hold.watch()
         return hold
 
-    def load(self, id: bytes) -> tuple[ActorPeer, Hold]:
+    def load(self, id: bytes) -> tuple[ActorPeer, ActorHold]:
         """The actor whose handle is being unpickled: adopted with its message, or held by the value that we read."""
         peer = self.peers.get(id)
         hold = peer.hold() if peer is not None and peer.hold is not None else None
@@ -279,15 +280,16 @@ class Calls:
             hold = self.adopt(id)
         return self.peers[id], hold
 
-    def released(self, id: bytes, count: int) -> None:
-        """No handle of it is left here, and no call: the node may end it."""
+    def released(self, id: bytes) -> None:
+        """No handle of it was left here, and no call: the node may end it, unless a handle has come meanwhile."""
         peer = self.peers.get(id)
-        if peer is not None and (peer.hold is None or peer.hold() is None):
-            del self.peers[id]
-            if peer.link is not None:
-                self.runtime.reactor.remove(peer.link)
-        if count:
-            self.runtime.tell_node(m.Drop(id, count))
+        if peer is None or peer.hold is None or peer.hold() is not None:
+            return
+        del self.peers[id]
+        if peer.link is not None:
+            self.runtime.reactor.remove(peer.link)
+        if peer.held:
+            self.runtime.tell_node(m.Drop(id, peer.held))
 
     def died(self) -> None:
         """The node is gone, and with it every actor."""

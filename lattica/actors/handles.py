@@ -18,7 +18,7 @@ from lattica.actors.arguments import encode_arguments
 from lattica.actors.calls import ActorPeer, CallRecord
 from lattica.actors.context import Place
 from lattica.actors.records import fail
-from lattica.actors.refs import ACTOR_ID_BYTES, Hold, Nested, ObjectRef
+from lattica.actors.refs import ACTOR_ID_BYTES, ActorHold, Hold, Nested, ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
 from lattica.errors import ActorAlreadyExistsError, ActorUnschedulableError, ConfigError
@@ -67,7 +67,7 @@ class ActorMethod:
 
     __slots__ = ("_hold", "_name", "_options", "_peer", "_retries", "_retry_exceptions", "_returns")
 
-    def __init__(self, peer: ActorPeer, hold: Hold, name: str, given: dict[str, Any], meta: Meta) -> None:
+    def __init__(self, peer: ActorPeer, hold: ActorHold, name: str, given: dict[str, Any], meta: Meta) -> None:
         self._peer, self._hold, self._name, self._options = peer, hold, name, given
         self._returns = options.num_returns(given)
         retries = given.get("max_task_retries")
@@ -118,10 +118,10 @@ class ActorHandle:
 
     _runtime: Runtime
     _peer: ActorPeer
-    _hold: Hold
+    _hold: ActorHold
     _meta: Meta
 
-    def __init__(self, runtime: Runtime, peer: ActorPeer, hold: Hold, meta: Meta) -> None:
+    def __init__(self, runtime: Runtime, peer: ActorPeer, hold: ActorHold, meta: Meta) -> None:
         self.__dict__.update(_runtime=runtime, _peer=peer, _hold=hold, _meta=meta)
 
     def __getattr__(self, name: str) -> ActorMethod:
@@ -158,7 +158,7 @@ class ActorHandle:
         return values.load_actor, (self._peer.id, _meta_encoder.encode(self._meta))
 
 
-def revive(runtime: Runtime, peer: ActorPeer, hold: Hold, meta: bytes) -> ActorHandle:
+def revive(runtime: Runtime, peer: ActorPeer, hold: ActorHold, meta: bytes) -> ActorHandle:
     """A handle that came inside a value, or from the node. No method of the class, where it would hide the actor's."""
     known = _meta_decoder.decode(meta)
     peer.class_name = known.class_name
@@ -298,7 +298,7 @@ class _Creation:
             return self._named(request, peer, hold)
         return ActorHandle(runtime, peer, hold, self.meta)
 
-    def _named(self, request: int, peer: ActorPeer, hold: Hold) -> ActorHandle:
+    def _named(self, request: int, peer: ActorPeer, hold: ActorHold) -> ActorHandle:
         runtime = self.runtime
         runtime.wait_until(lambda: request in runtime.answers or runtime.node_died_at is not None)
         with runtime.lock:
@@ -312,7 +312,7 @@ class _Creation:
                 raise ActorAlreadyExistsError(answer.reason)
         elif answer.existing:
             self.refused = True
-            hold.count = 0
+            peer.held = 0
             with runtime.lock:
                 found = runtime.calls.adopt(answer.actor)
                 runtime.reactor.flush()
@@ -379,9 +379,8 @@ class _Creation:
         """A refused actor is dead, and no hold on it was ever counted. Lock held."""
         if isinstance(answer, m.ActorRefused):
             self.refused = True
-            hold = peer.hold() if peer.hold is not None else None
-            if hold is not None:
-                hold.count -= 1
+            if self.runtime.calls.peers.get(self.id) is peer:
+                peer.held -= 1
             else:
                 self.runtime.tell_node(m.Hold(self.id))  # against our own Drop, which is on its way
             error = ActorUnschedulableError(f"actor {self.meta.class_name} cannot be started: {answer.reason}")

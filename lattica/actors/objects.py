@@ -19,6 +19,7 @@ from lattica.actors.refs import (
     BORROWED,
     PROMISED,
     SHARED,
+    ActorHold,
     Hold,
     InPlace,
     Nested,
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
 INLINE_MAX = 100 << 10
 """Serialized values up to this size travel inside messages (Ray's figure too): copying 100 KiB costs 10 us, about what
 the arena's bookkeeping does."""
-SPAN_ROUND_S = 5.0
-"""A span that was empty for a whole round goes back to the node; taking it out again costs 0.25 s per GiB."""
+SPAN_ROUND_S = 2.0
+"""A span that was empty for a whole round goes back to the node: within two rounds, or 4 s. Taking it out again costs
+0.25 s per GiB."""
 
 
 class Objects:
@@ -173,7 +175,7 @@ class Objects:
         A small value moves to the arena, so that whoever gets the ref can read it there without asking us.
         Raises ConfigError for what belongs to a session that has ended.
         """
-        if isinstance(ref, Hold):
+        if isinstance(ref, ActorHold):
             if ref._releases is not self.releases:
                 raise ActorHandleNotFoundError()
             return
@@ -374,7 +376,7 @@ class Objects:
             if not sealed:
                 self._free(offset)
             elif len(id) == ACTOR_ID_BYTES:
-                self._runtime.calls.released(id, count)
+                self._runtime.calls.released(id)
             elif count:
                 self._runtime.tell_node(m.Drop(id, count))
 

@@ -8,6 +8,8 @@ any thread, only appends to a deque (`Releases`); the runtime does the rest when
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections import deque
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,29 @@ class Hold:
         releases.append((self.id, self.offset, self.count, self.sealed))
         if releases.poke is not None:
             releases.poke()
+
+
+class ActorHold:
+    """This process's claim on an actor: one, shared by its handles and calls. What the node counts is in the peer.
+
+    It has no finalizer, but is watched by a weak reference: an object whose finalizer runs can still be reached through
+    weak references, and another thread would take the claim up again just when it is given up.
+    """
+
+    __slots__ = ("__weakref__", "_releases", "id")
+
+    def __init__(self, releases: Releases, id: bytes) -> None:
+        self._releases, self.id = releases, id
+
+    def watch(self) -> weakref.ref[ActorHold]:
+        """A reference that leaves word in `Releases` when the last handle is gone, if it is itself kept until then."""
+        return weakref.ref(self, functools.partial(_actor_over, self._releases, self.id))
+
+
+def _actor_over(releases: Releases, id: bytes, _: object) -> None:
+    releases.append((id, -1, 0, True))
+    if releases.poke is not None:
+        releases.poke()
 
 
 class InPlace:

@@ -14,9 +14,9 @@ from enum import Enum
 
 import msgspec
 
-IDLE_S = 5.0
+IDLE_S = 3.0
 """A spare worker's rest before it is ended. Longer keeps memory (10 MiB each) for a burst that may come; shorter forks
-more often (3 ms each)."""
+more often (3 ms each). Five seconds after a burst the machine is to be as it was before."""
 PRESTART_MAX = 4
 """Workers forked for a job before it asks: enough for the first tasks of a small program, and 40 MiB at most."""
 

@@ -96,6 +96,8 @@ class ArenaMap:
     def __init__(self, fd: int, size_bytes: int) -> None:
         """fd: the arena's descriptor, ours from now on."""
         self._fd, self.size_bytes = fd, size_bytes
+        self._close_fd = weakref.finalize(self, os.close, fd)  # refs outlive their session, and with them this map
+        self._close_fd.atexit = False
         self._reading: memoryview | None = None
         self._writing: memoryview | None = None
         self._writable: mmap.mmap | None = None
@@ -162,7 +164,7 @@ class ArenaMap:
         """Let go of it. What views are left keep their memory until they are gone."""
         self._reading = self._writing = self._writable = None
         self._spans.clear()
-        os.close(self._fd)
+        self._close_fd()
 
 
 def copy(target: memoryview, source: memoryview) -> None:

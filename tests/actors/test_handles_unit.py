@@ -15,7 +15,7 @@ import pytest
 from lattica.actors import current, values
 from lattica.actors.calls import ActorPeer
 from lattica.actors.handles import ActorClass, ActorHandle, Meta, Spec, kill, method, revive, spec_decoder
-from lattica.actors.refs import Hold, Releases
+from lattica.actors.refs import ActorHold, Releases
 from lattica.actors.remote import RemoteFunction, remote
 from lattica.codec import messages as m
 from lattica.errors import ConfigError, OutOfBandRefError
@@ -38,7 +38,8 @@ class FakeRuntime:
 
 def handle(runtime: Any, meta: bytes | Meta, id: bytes = ACTOR) -> ActorHandle:
     peer = ActorPeer(runtime, None, id)  # type: ignore[arg-type]
-    hold = Hold(runtime.releases, id, count=1)
+    hold = ActorHold(runtime.releases, id)
+    peer.hold = hold.watch()
     return revive(runtime, peer, hold, meta if isinstance(meta, bytes) else msgspec.msgpack.encode(meta))
 
 
@@ -171,6 +172,17 @@ def test_the_hold_of_an_actor_ends_with_the_last_of_its_handles_and_methods() ->
     assert not runtime.releases, "its method may still be called"
     del add
     assert [id for id, *_ in runtime.releases] == [ACTOR]
+
+
+def test_a_hold_is_out_of_reach_when_word_of_its_end_is_left() -> None:
+    """An actor's last handle goes in one thread, and another is about to unpickle a new one. Were the old hold still
+    reachable while its end is told, the new handle would share it, and nobody would hear when that one goes."""
+    runtime, seen = FakeRuntime(), []
+    hold = ActorHold(runtime.releases, ACTOR)
+    watch = hold.watch()
+    runtime.releases.poke = lambda: seen.append(watch())
+    del hold
+    assert seen == [None] and len(runtime.releases) == 1
 
 
 def test_only_handles_can_be_killed() -> None:
