@@ -82,6 +82,8 @@ class Context:
 
 
 _session: Session | None = None
+_starting = threading.RLock()
+"""Several threads may be the first to use lattica."""
 _ONLY_REFS = {ObjectRef}
 
 
@@ -109,44 +111,45 @@ def init(
     Raises ConfigError (a ValueError): called twice, unknown argument, resources given for an existing node.
     """
     global _session
-    if _session is not None:
-        if ignore_reinit_error:
-            return Context(_session)
-        raise ConfigError(
-            "lattica.init() was called already",
-            do_next="call lattica.shutdown() first, or pass ignore_reinit_error=True",
-        )
-    if current.peek() is not None:
-        raise ConfigError("lattica.init() was called in a worker, which belongs to a session already")
-    _say_ignored(others)
-    if runtime_env:
-        raise ConfigError(
-            "runtime_env is not supported by this release of lattica", do_next="leave it out; see docs/limits.md"
-        )
-    connection = None if address == "local" else _existing(address)
-    process = None
-    if connection is None:
-        wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
-        connection, process = spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted)
-    else:
-        _refuse_given(
-            connection,
-            num_cpus=num_cpus,
-            num_gpus=num_gpus,
-            resources=resources,
-            object_store_memory=object_store_memory,
-        )
-    job = {
-        "sys_path": [path or os.getcwd() for path in sys.path],
-        "cwd": os.getcwd(),
-        "script": sys.argv[0] if sys.argv else "",
-        "namespace": namespace or "",
-        "log_to_driver": log_to_driver,
-        "preload": list(preload),
-    }
-    _session = _begin(Runtime(connection), process, job)
-    current.put(_session.runtime)
-    return Context(_session)
+    with _starting:
+        if _session is not None:
+            if ignore_reinit_error:
+                return Context(_session)
+            raise ConfigError(
+                "lattica.init() was called already",
+                do_next="call lattica.shutdown() first, or pass ignore_reinit_error=True",
+            )
+        if current.peek() is not None:
+            raise ConfigError("lattica.init() was called in a worker, which belongs to a session already")
+        _say_ignored(others)
+        if runtime_env:
+            raise ConfigError(
+                "runtime_env is not supported by this release of lattica", do_next="leave it out; see docs/limits.md"
+            )
+        connection = None if address == "local" else _existing(address)
+        process = None
+        if connection is None:
+            wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
+            connection, process = spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted)
+        else:
+            _refuse_given(
+                connection,
+                num_cpus=num_cpus,
+                num_gpus=num_gpus,
+                resources=resources,
+                object_store_memory=object_store_memory,
+            )
+        job = {
+            "sys_path": [path or os.getcwd() for path in sys.path],
+            "cwd": os.getcwd(),
+            "script": sys.argv[0] if sys.argv else "",
+            "namespace": namespace or "",
+            "log_to_driver": log_to_driver,
+            "preload": list(preload),
+        }
+        _session = _begin(Runtime(connection), process, job)
+        current.put(_session.runtime)
+        return Context(_session)
 
 
 def _refuse_given(connection: socket.socket, **given: object) -> None:
@@ -394,8 +397,8 @@ def available_resources() -> dict[str, float]:
 
 def _forked() -> None:
     """In a child that user code forked: the session is the parent's."""
-    global _session
-    _session = None
+    global _session, _starting
+    _session, _starting = None, threading.RLock()
     runtime = current.peek()
     if runtime is not None:
         runtime.abandon()
@@ -411,7 +414,9 @@ def _at_exit() -> None:
 
 
 def _first_use() -> None:
-    init()
+    with _starting:
+        if current.peek() is None:
+            init()
 
 
 os.register_at_fork(after_in_child=_forked)

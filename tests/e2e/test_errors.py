@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,6 +257,15 @@ def explode() -> None:
 class Explosive:
     def __reduce__(self) -> Any:
         return explode, ()
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_function_of_a_module_that_workers_cannot_import_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("only_in_the_driver")
+    exec("def function():\n    return 1", module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(SerializationError, match=r"No module named 'only_in_the_driver'[\s\S]*do next"):
+        lattica.get(lattica.remote(module.function).remote())
 
 
 @pytest.mark.usefixtures("two_cpus")

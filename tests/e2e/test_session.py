@@ -78,6 +78,23 @@ def test_the_first_use_starts_a_session() -> None:
 
 
 @pytest.mark.usefixtures("none")
+def test_threads_that_use_it_first_at_once_share_one_session() -> None:
+    together, answers = threading.Barrier(8), []
+
+    def use(k: int) -> None:
+        together.wait()
+        answers.append(lattica.get(echo.remote(k)))
+
+    threads = [threading.Thread(target=use, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == list(range(8))
+    assert len(lattica.nodes()) == 1
+
+
+@pytest.mark.usefixtures("none")
 def test_a_second_init_is_an_error_unless_it_is_to_be_ignored() -> None:
     lattica.init(num_cpus=1)
     with pytest.raises(ConfigError, match="ignore_reinit_error"):

@@ -6,6 +6,8 @@ import asyncio
 import functools
 import os
 import random
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -316,7 +318,7 @@ def test_a_worker_that_holds_gpus_sees_its_own_and_others_none(fresh: Callable[.
     fresh(num_cpus=2, num_gpus=2)
 
     def seen() -> tuple[list[int], str]:
-        time.sleep(0.2)
+        time.sleep(0.1)
         return lattica.get_gpu_ids(), os.environ["CUDA_VISIBLE_DEVICES"]
 
     one, two, none = (lattica.remote(num_cpus=0, num_gpus=n)(seen) for n in (1, 2, 0))
@@ -372,7 +374,7 @@ def test_two_workers_draw_different_numbers_and_the_same_after_the_users_own_see
             else:
                 torch.manual_seed(seed)
         drawn = draw_numbers()
-        time.sleep(0.3)  # so that the two run in two workers
+        time.sleep(0.15)  # so that the two run in two workers
         return drawn
 
     def pair(seed: int | None) -> list[dict[str, Any]]:
@@ -441,6 +443,19 @@ print(lattica.get(read.remote()))
         cwd=work,
     )
     assert out == "('of the working directory', 'data')\n"
+
+
+def test_a_package_run_with_m_and_a_program_from_stdin_reach_workers(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "parcel").mkdir()
+    (tmp_path / "parcel/part.py").write_text("VALUE = 'of a package'\n")
+    main = "\n".join(
+        ["import lattica", "from {home} import part", "@lattica.remote", "def f():", "    return part.VALUE",
+         "print(lattica.get(f.remote()))"],
+    )  # fmt: skip
+    (tmp_path / "parcel/__main__.py").write_text(main.format(home="."))
+    for words, stdin in ((["-m", "parcel"], ""), (["-"], main.format(home="parcel"))):
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, input=stdin, capture_output=True, text=True)
+        assert done.stdout == "of a package\n", done.stderr
 
 
 def test_a_cell_that_runs_again_runs_its_new_code(script: Script) -> None:
