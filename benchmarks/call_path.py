@@ -12,8 +12,8 @@ import time
 
 import lattica
 
-CALLS = 3000
-BURST = 20_000
+CALLS = 1000
+BURST = 10_000
 
 
 @lattica.remote
