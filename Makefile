@@ -31,7 +31,7 @@ test-e2e: $(VENV)/.dev ## only the tests with real processes
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS)
 
 test-chaos: $(VENV)/.dev ## the long end-to-end tests: storms, leaks, long stops; prints what they measured
-	@$(BIN)/python -m pytest -q -s -m slow tests/e2e $(ARGS)
+	@$(BIN)/python -m pytest -q -s -m slow -o faulthandler_timeout=600 tests/e2e $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, strict types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
