@@ -91,6 +91,7 @@ def test_sessions_begun_and_ended_leave_the_driver_as_it_was(fresh: Callable[...
         fresh(num_cpus=1)
         stories.large_values(rounds=1)
         gc.collect()
+        assert eventually(lambda: footprint().actors == 0)  # the story's actor ends when its last handle has gone
         return footprint()
 
     before = live()
