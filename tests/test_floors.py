@@ -4,7 +4,7 @@
     3  one machine    node (composes), actors
     2  knowledge      objectstore, scheduler
     1  ways           mesh (between machines), local (between processes of one machine)
-    0  ground         errors, exceptions, ids, clock, codec, crdt
+    0  ground         errors, exceptions, ids, clock, files, codec, crdt
 
 A room may import its own files and any lower floor. Rooms of one floor are blind to each other, but for NEIGHBOURS.
 """
@@ -26,7 +26,7 @@ FLOORS = {
     3: {"node", "actors"},
     2: {"objectstore", "scheduler"},
     1: {"mesh", "local"},
-    0: {"_version", "errors", "exceptions", "ids", "clock", "codec", "crdt"},
+    0: {"_version", "errors", "exceptions", "ids", "clock", "files", "codec", "crdt"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
@@ -35,6 +35,7 @@ NEIGHBOURS = {
     ("node", "actors"),  # the node composes; actors never see it
     ("exceptions", "errors"),  # Ray's names for the same classes
     ("errors", "ids"),
+    ("files", "errors"),
     ("codec", "errors"),
     ("codec", "ids"),
     ("crdt", "ids"),

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 
 from lattica.errors import ConfigError
+from lattica.files import remove, write_private
 
 DATA_DIR_VARIABLE = "LATTICA_DATA_DIR"
 SOCKET_PATH_MAX_BYTES = 107
@@ -118,37 +119,6 @@ def _private_folder(path: str) -> str:
     return path
 
 
-# -- files -----------------------------------------------------------------------------------------------------------
-
-
-def write_private(path: str, data: bytes) -> None:
-    """Put a file of mode 0600 there, on disk before this returns; after a crash it is the old one or the new one."""
-    draft = f"{path}.{os.getpid()}.new"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-    try:
-        with open(os.open(draft, flags, 0o600), "wb") as file:
-            os.fchmod(file.fileno(), 0o600)  # the draft of a crashed process of our pid may have another
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        _remove(draft)
-        raise
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)  # else the name may be lost, though the bytes are not
-    finally:
-        os.close(folder)
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-
-
 # -- which node runs here --------------------------------------------------------------------------------------------
 
 
@@ -186,7 +156,7 @@ def write_node_file(data_dir: str, node: NodeFile) -> None:
 
 def remove_node_file(data_dir: str) -> None:
     """Say that no node runs here any more."""
-    _remove(os.path.join(data_dir, NODE_FILE))
+    remove(os.path.join(data_dir, NODE_FILE))
 
 
 def read_node_file(data_dir: str) -> NodeFile | None:

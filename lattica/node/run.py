@@ -126,7 +126,7 @@ def run_daemon(options: Options, import_paths: str) -> None:
 
 def _serve(options: Options, import_paths: str, session: paths.Session, where: str) -> None:
     """Begin, say so, and serve until the end."""
-    from lattica.node.identity import load_or_create  # imports cryptography, which embedded nodes never do
+    from lattica.mesh.identity import load_or_create  # imports cryptography, which embedded nodes never do
 
     peer = load_or_create(os.path.join(options.data_dir, "identity")).peer
     _log_to(os.path.join(options.data_dir, "node.log"))

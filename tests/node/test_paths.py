@@ -163,22 +163,6 @@ def test_two_nodes_cannot_run_on_one_data_directory(tmp_path: Path) -> None:
     os.close(paths.lock_data_dir(str(tmp_path)))
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "file"
-    paths.write_private(str(path), b"old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError):
-        paths.write_private(str(path), b"new")
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
 def test_a_session_is_removed_at_its_end(places: dict[str, str]) -> None:
     session = paths.open_session(paths.embedded_sessions(places), keep=0)
     assert os.stat(session.path).st_mode & 0o777 == 0o700

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError
-from lattica.node import identity
-from lattica.node.identity import PeerId
+from lattica.mesh import identity
+from lattica.mesh.identity import PeerId
 
 
 def test_an_identity_is_made_once_and_found_again(tmp_path: Path) -> None:
@@ -114,6 +114,6 @@ def test_a_damaged_boot_number_is_refused_with_the_way_out(tmp_path: Path, text:
 
 
 def test_importing_the_module_loads_no_cryptography() -> None:
-    code = "import sys, lattica.node.identity; print({'cryptography', 'blake3'} & set(sys.modules))"
+    code = "import sys, lattica.mesh.identity; print({'cryptography', 'blake3'} & set(sys.modules))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "set()"

@@ -12,11 +12,10 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import stat
 from typing import TYPE_CHECKING, NewType, NoReturn
 
 from lattica.errors import ConfigError
-from lattica.node.paths import write_private
+from lattica.files import read_private, write_private
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -93,33 +92,13 @@ def load_or_create(folder: str) -> Identity:
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         os.chmod(folder, 0o700)
-        data = _read_key_file(path)
+        data = read_private(path, KEY_FILE_MAX_BYTES, "the node's key", "move it away: the node gets a new one")
         return _create(path) if data is None else Identity(_parse(path, data))
     except OSError as error:
         raise ConfigError(
             f"the node's key {path} cannot be read or written: {error.strerror}",
             do_next="see to it that you own that folder and that the disk has room",
         ) from error
-
-
-def _read_key_file(path: str) -> bytes | None:
-    """Its bytes, after checking owner and mode of what was opened; None if there is no such file."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except FileNotFoundError:
-        return None
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-            raise ConfigError(
-                f"the node's key {path} is not a file of yours", do_next=f"chown it to user {os.geteuid()}"
-            )
-        if found.st_mode & 0o077:
-            raise ConfigError(
-                f"the node's key {path} is open to others (mode {found.st_mode & 0o777:03o})",
-                do_next=f"chmod 600 {path}; if somebody may have read it, move it away: the node gets a new one",
-            )
-        return file.read(KEY_FILE_MAX_BYTES)
 
 
 def _parse(path: str, data: bytes) -> Ed25519PrivateKey:

@@ -1,0 +1,1 @@
+"""Between machines: who is who, and what two peers say to each other."""
