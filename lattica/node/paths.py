@@ -2,7 +2,7 @@
 
     $LATTICA_DATA_DIR | $XDG_DATA_HOME/lattica | ~/.local/share/lattica     data directory of `lattica start`
         lock, node.json, node.log, identity/, sessions/<begun>-<pid>/logs/
-    $XDG_RUNTIME_DIR/lattica | <temporary>/lattica-<uid>                    sockets
+    $XDG_RUNTIME_DIR/lattica | <temporary>/lattica-<uid>/sockets            sockets; workers see none of them
     <temporary>/lattica-<uid>/sessions/<begun>-<pid>/logs/                  embedded nodes, deleted at their end
 
 Who is alive is told by locks that the kernel drops with their holder (flock), and by a process's time of birth; never
@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 
 from lattica.errors import ConfigError
@@ -61,11 +61,16 @@ def make_data_dir(path: str) -> None:
 
 
 def runtime_dir(environ: Mapping[str, str] = os.environ) -> str:
-    """The folder for sockets, made and checked: $XDG_RUNTIME_DIR/lattica if that is ours, else the temporary one."""
+    """The folder for sockets, made and checked: $XDG_RUNTIME_DIR/lattica if that is ours, else a temporary one."""
     base = environ.get("XDG_RUNTIME_DIR", "")
     if base.startswith("/") and _is_own_folder(base):
         return _private_folder(os.path.join(base, "lattica"))
-    return temporary_dir(environ)
+    return _temporary_sockets(environ)
+
+
+def _temporary_sockets(environ: Mapping[str, str]) -> str:
+    """Apart from the sessions there: a program that a task runs may start an embedded node of its own."""
+    return _private_folder(os.path.join(temporary_dir(environ), "sockets"))
 
 
 def temporary_dir(environ: Mapping[str, str] = os.environ) -> str:
@@ -82,7 +87,7 @@ def socket_path(data_dir: str, environ: Mapping[str, str] = os.environ) -> str:
     import hashlib
 
     name = hashlib.blake2b(os.fsencode(os.path.realpath(data_dir)), digest_size=8).hexdigest() + ".sock"
-    for folder in (runtime_dir, temporary_dir, lambda _: temporary_dir({})):
+    for folder in (runtime_dir, _temporary_sockets, lambda _: _temporary_sockets({})):
         path = os.path.join(folder(environ), name)
         if len(os.fsencode(path)) <= SOCKET_PATH_MAX_BYTES:
             return path
@@ -117,6 +122,25 @@ def _private_folder(path: str) -> str:
     if found.st_mode & OTHERS:
         raise ConfigError(f"{path} is open to others (mode {found.st_mode & 0o777:03o})", do_next=f"chmod 700 {path}")
     return path
+
+
+def secret_folders(home: str, socket: str, needed: Iterable[str], environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Where a task has no business: its node's data directory `home`, the folder of that node's socket, and the user's
+    usual data directory, where another node may have a key. Real paths, of those that are there.
+
+    needed: paths that workers cannot do without. Of a data directory that holds one only `identity` is secret.
+    """
+    usual = data_dir(None, {name: environ[name] for name in environ if name != DATA_DIR_VARIABLE})
+    reals = [os.path.realpath(path) for path in needed if path]
+    folders = []
+    for place in dict.fromkeys(map(os.path.realpath, (home, usual))):
+        folders.append(os.path.join(place, "identity") if any(within(path, place) for path in reals) else place)
+    return [folder for folder in (*folders, os.path.realpath(os.path.dirname(socket))) if os.path.isdir(folder)]
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether the one is the other, or lies in it, by their names."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 # -- which node runs here --------------------------------------------------------------------------------------------
@@ -190,7 +214,13 @@ def lock_data_dir(data_dir: str) -> int:
 
     Raises ConfigError if one has it, perhaps on another machine that shares the file system.
     """
-    lock = os.open(os.path.join(data_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        lock = os.open(os.path.join(data_dir, "lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"the data directory {data_dir} cannot be used: {error.strerror}",
+            do_next=f"choose another with --data-dir or {DATA_DIR_VARIABLE}; tasks cannot use that of their node",
+        ) from error
     if _try_lock(lock):
         return lock
     os.close(lock)

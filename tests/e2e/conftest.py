@@ -58,7 +58,7 @@ def processes_of(run: str) -> list[tuple[int, str]]:
 
 def files_of(home: Path) -> list[str]:
     """Session folders and sockets that nodes have made under this home."""
-    return [*glob.glob(f"{home}/tmp/lattica-*/sessions/*"), *glob.glob(f"{home}/tmp/lattica-*/*.sock"),
+    return [*glob.glob(f"{home}/tmp/lattica-*/sessions/*"), *glob.glob(f"{home}/tmp/lattica-*/sockets/*"),
             *glob.glob(f"{home}/run/lattica/*")]  # fmt: skip
 
 

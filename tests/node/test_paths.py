@@ -65,7 +65,7 @@ def test_sockets_lie_in_the_runtime_directory_where_there_is_one(places: dict[st
 
 def test_sockets_lie_in_the_temporary_directory_where_there_is_no_runtime_directory(places: dict[str, str]) -> None:
     os.rmdir(places["XDG_RUNTIME_DIR"])
-    assert paths.runtime_dir(places) == f"{places['TMPDIR']}/lattica-{os.geteuid()}"
+    assert paths.runtime_dir(places) == f"{places['TMPDIR']}/lattica-{os.geteuid()}/sockets"
 
 
 def test_a_symlink_in_the_place_of_our_folder_is_refused(places: dict[str, str], tmp_path: Path) -> None:
