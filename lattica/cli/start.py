@@ -6,10 +6,11 @@ import json
 import os
 import shlex
 import signal
+from typing import Any
 
 import click
 
-from lattica.cli import daemon
+from lattica.cli import daemon, protection
 from lattica.cli.client import NodeConnection, data_dir_option
 from lattica.cli.sizes import parse_size, size_text
 from lattica.errors import LatticaError, NodeDiedError
@@ -115,7 +116,9 @@ def greeting(where: str, *, named: bool, block: bool) -> list[str]:
     logs = [os.path.join(where, daemon.LOG_FILE)]
     if node.session_dir:
         logs.append(f"{os.path.join(node.session_dir, 'logs')} (workers)")
-    return [*lines, f"  logs      {', '.join(logs)}"]
+    lines.append(f"  logs      {', '.join(logs)}")
+    missing = protection.warning(_ask(node, "protection") or {})
+    return [*lines, f"  warning   {missing}"] if missing else lines
 
 
 def exit_text(code: int) -> str:
@@ -126,13 +129,21 @@ def exit_text(code: int) -> str:
 def _offer(node: NodeFile) -> str:
     """Words for what it offers; nothing if it does not say, which is no reason to fail."""
     try:
-        with NodeConnection(node) as connection:
-            total = connection.state("resources")["total"]
+        total = (_ask(node, "resources") or {})["total"]
         amounts = [
             size_text(amount) + " of shared memory" if name == "object_store_memory" else f"{amount:g} {name}"
             for name, amount in total.items()
             if name != "memory" and not name.startswith("node:")
         ]
-    except (LatticaError, KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         return ""
     return f" with {', '.join(amounts)}"
+
+
+def _ask(node: NodeFile, what: str) -> Any:
+    """What the node says of itself; None if it does not."""
+    try:
+        with NodeConnection(node) as connection:
+            return connection.state(what)
+    except LatticaError:
+        return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from lattica.cli import protection
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, size_text, table
 
@@ -49,6 +50,8 @@ def page(state: Mapping[str, Any], unix_s: float) -> list[str]:
         f"node {_id(node)}  pid {node.get('pid', '?')}  up {duration_text(node.get('uptime_s', 0))}"
         f"  lattica {node.get('version', '?')}  {node.get('data_dir', '')}".rstrip()
     ]
+    if missing := protection.warning(state.get("key_protection", {})):
+        lines.append(f"warning: {missing}")
     lines += ["", "resources", *_resources(state.get("resources", {}))]
     lines += _section("jobs", _jobs(state.get("jobs", []), unix_s))
     lines += _section("workers", _workers(state.get("workers", [])))

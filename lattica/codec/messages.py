@@ -236,7 +236,8 @@ class ActorExit(msgspec.Struct, array_like=True, tag=21):
 
 
 class StateRequest(msgspec.Struct, array_like=True, tag=22):
-    """Answered by `State`. `what`: "nodes", "resources", "status", "actors", "jobs", "workers", "memory"."""
+    """Answered by `State`. `what`: "nodes", "resources", "status", "actors", "jobs", "workers", "memory",
+    "protection"."""
 
     request: int
     what: str
@@ -528,6 +529,15 @@ class Import(msgspec.Struct, array_like=True, tag=83):
     modules: list[str]
 
 
+class Confined(msgspec.Struct, array_like=True, tag=84):
+    """Zygote to node, first of all if it was given folders to hide: what keeps its workers from them (`mounts`), and
+    from undoing that or reading it from other processes (`landlock`). `reason`: why not all of it holds."""
+
+    mounts: bool
+    landlock: bool
+    reason: str = ""
+
+
 # -- caller <-> worker -----------------------------------------------------------------------------------------------
 
 
@@ -606,7 +616,7 @@ FromNode = (
     | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone
 )  # fmt: skip
 ToZygote = Fork | Import
-FromZygote = Forked | Exited
+FromZygote = Forked | Exited | Confined
 ToWorker = Export | Task | Call | Cancel | Reclaim
 FromWorker = Reply | Returned
 

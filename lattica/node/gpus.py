@@ -6,13 +6,16 @@ i-th GPU of the node is the i-th entry of its own CUDA_VISIBLE_DEVICES, or devic
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 
+log = logging.getLogger(__name__)
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 HIDDEN = ("", "NoDevFiles")  # values by which schedulers say "none"
+MODPROBE_S = 5.0  # half of what `lattica start` waits for a node
 
 
 def devices_of(visible: str | None, present: int) -> tuple[str, ...]:
@@ -55,6 +58,26 @@ def believed(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
     """Names of GPUs that a node is told of and does not see: those of its CUDA_VISIBLE_DEVICES, if that is set."""
     visible = environ.get(VISIBLE_DEVICES)
     return () if visible is None else devices_of(visible, sys.maxsize)
+
+
+def make_device_files(root: str = "/") -> None:
+    """Make the files in /dev that a program's first use of CUDA makes, by a setuid program that no worker may run where
+    the node's key is kept from it. It loads kernel modules and takes a second, once after a machine's boot."""
+    driver_gpus = _names_in(os.path.join(root, "proc/driver/nvidia/gpus"))
+    devices = set(_names_in(os.path.join(root, "dev")))
+    wanted = {"nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in range(len(driver_gpus)))}
+    if not driver_gpus or wanted <= devices:
+        return
+    import subprocess
+
+    minors = [f"-c={index}" for index in range(len(driver_gpus))]
+    try:
+        done = subprocess.run(["nvidia-modprobe", "-u", *minors], capture_output=True, text=True, timeout=MODPROBE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("nvidia-modprobe, which makes a GPU's files in /dev, could not be run: %s", error)
+        return
+    if done.returncode:
+        log.warning("nvidia-modprobe ended with %d: %s", done.returncode, done.stderr.strip()[:1000])
 
 
 def _names_in(folder: str) -> list[str]:

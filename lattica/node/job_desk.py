@@ -46,6 +46,14 @@ class JobDesk:
         self._node = node
         self._numbers = count(1)
 
+    def places(self, hello: m.Hello) -> list[str]:
+        """Folders that a driver's workers will want to see: its own and those that it imports from."""
+        try:
+            given = msgspec.convert(hello.job, JobGiven)
+        except msgspec.ValidationError:
+            return []  # `begin` says so
+        return [path for path in (given.cwd, *given.sys_path) if os.path.isabs(path)]
+
     def begin(self, driver: int, hello: m.Hello) -> Job:
         """The job of a driver that has come. Raises RemoteProtocolError if its `Hello` cannot be understood."""
         try:

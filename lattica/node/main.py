@@ -3,6 +3,7 @@
     embedded  --attach-fd FD           one driver, connected already; the node ends with it
     daemon    --data-dir DIR           listens on a unix socket; says on --ready-fd how it went; ends on SIGTERM
 
+Either takes --hide '["DIR", ...]', folders that its workers may not see; a daemon hides its own in any case.
 An embedded node starts its zygote before anything slow is imported, so that it imports what workers need while the node
 imports what the node needs: together they are most of the time from `init` to the first task.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 
-from lattica.node.spawn import ROOT, spawn_zygote
+from lattica.node.spawn import NOTHING_HIDDEN, ROOT, spawn_zygote
 
 
 def main(argv: list[str], paths: str = "") -> None:
@@ -24,7 +25,8 @@ def main(argv: list[str], paths: str = "") -> None:
             os.set_inheritable(int(argv[argv.index(option) + 1]), False)
     if "--attach-fd" in argv:
         preload = argv[argv.index("--preload") + 1] if "--preload" in argv else ""
-        zygote = spawn_zygote(sys.executable, paths, [name for name in preload.split(",") if name])
+        hidden = _fingerprints(argv[argv.index("--hide") + 1]) if "--hide" in argv else NOTHING_HIDDEN
+        zygote = spawn_zygote(sys.executable, paths, [name for name in preload.split(",") if name], hidden)
 
     from lattica.node.run import parse_options, run_daemon, run_embedded
 
@@ -33,6 +35,14 @@ def main(argv: list[str], paths: str = "") -> None:
         run_embedded(options, paths, zygote)
     else:
         run_daemon(options, paths)
+
+
+def _fingerprints(folders: str) -> str:
+    import json
+
+    from lattica.node.confine import fingerprints
+
+    return fingerprints(json.loads(folders))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from lattica.node.loop import EpollLoop, Loop
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.server import Node, Settings
-from lattica.node.spawn import spawn_zygote
+from lattica.node.spawn import NOTHING_HIDDEN, ROOT, spawn_zygote
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.suballocator import GRANULE_BYTES
 from lattica.scheduler.resources import ResourceSet, parse_request
@@ -48,13 +49,14 @@ class Options(msgspec.Struct, frozen=True):
     resources: Mapping[str, float]
     object_store_memory: int | None
     preload: list[str]
+    hide: list[str]
 
 
 def parse_options(argv: list[str]) -> Options:
     """Pairs of option and value. Raises ConfigError for one that cannot be."""
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
-        "--preload",
+        "--preload", "--hide",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -63,6 +65,9 @@ def parse_options(argv: list[str]) -> Options:
         custom = json.loads(given.get("--resources", "{}"))
         if not isinstance(custom, dict):
             raise ValueError("--resources is no JSON object")
+        hide = json.loads(given.get("--hide", "[]"))
+        if not isinstance(hide, list) or not all(isinstance(folder, str) for folder in hide):
+            raise ValueError("--hide is no JSON list of folders")
         return Options(
             attach_fd=int(given["--attach-fd"]) if "--attach-fd" in given else None,
             ready_fd=int(given["--ready-fd"]) if "--ready-fd" in given else None,
@@ -74,6 +79,7 @@ def parse_options(argv: list[str]) -> Options:
             if "--object-store-memory" in given
             else None,
             preload=[name for name in given.get("--preload", "").split(",") if name],
+            hide=hide,
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -88,7 +94,9 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, in
         _log_to(os.path.join(session.path, "node.log"))
         driver = socket.socket(fileno=options.attach_fd)
         loop = EpollLoop()
-        node, arena = _compose(loop, options, os.urandom(NODE_ID_BYTES), session.path, import_paths, embedded=True)
+        hidden = _fingerprints(options.hide)
+        identity = os.urandom(NODE_ID_BYTES)
+        node, arena = _compose(loop, options, identity, session.path, import_paths, hidden, embedded=True)
         node.workers.zygotes.adopt(sys.executable, *zygote)
         node.accept(driver)
         loop.add_signal_handler(signal.SIGTERM, node.close, signal.SIGTERM)
@@ -125,32 +133,57 @@ def run_daemon(options: Options, import_paths: str) -> None:
 
 
 def _serve(options: Options, import_paths: str, session: paths.Session, where: str) -> None:
-    """Begin, say so, and serve until the end."""
+    """Begin, say so, and serve until the end. The zygote starts while `cryptography` is imported (60 ms)."""
     from lattica.mesh.identity import load_or_create  # imports cryptography, which embedded nodes never do
+    from lattica.node.confine import hide_memory
 
-    peer = load_or_create(os.path.join(options.data_dir, "identity")).peer
+    hide_memory()  # before the key is in it
+    identity = os.path.join(options.data_dir, "identity")
+    with contextlib.suppress(OSError):  # `load_or_create` says what is wrong
+        os.makedirs(identity, mode=0o700, exist_ok=True)  # what is hidden must be there first
     _log_to(os.path.join(options.data_dir, "node.log"))
-    zygote = spawn_zygote(sys.executable, import_paths, options.preload)
+    gpus.make_device_files()
+    hidden = _fingerprints([*_secret_folders(options, import_paths, where), *options.hide])
+    zygote = spawn_zygote(sys.executable, import_paths, options.preload, hidden)
+    peer = load_or_create(identity).peer
     loop = EpollLoop()
-    node, arena = _compose(loop, options, peer, session.path, import_paths, embedded=False)
+    node, arena = _compose(loop, options, peer, session.path, import_paths, hidden, embedded=False)
     node.workers.zygotes.adopt(sys.executable, *zygote)
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.close, signal.SIGTERM)
-    pid = os.getpid()
-    about = paths.NodeFile(pid, paths.process_birth(pid), where, peer.hex(), __version__, session.path)
-    paths.write_node_file(options.data_dir, about)
-    _say_ready(options.ready_fd, {"pid": pid, "socket": where, "node": peer.hex(), "protocol": PROTOCOL})
-    log.info("node %s (pid %d) serves %s", peer.hex()[:8], pid, options.data_dir)
+
+    def ready() -> None:
+        pid = os.getpid()
+        about = paths.NodeFile(pid, paths.process_birth(pid), where, peer.hex(), __version__, session.path)
+        paths.write_node_file(options.data_dir, about)
+        _say_ready(options.ready_fd, {"pid": pid, "socket": where, "node": peer.hex(), "protocol": PROTOCOL})
+        log.info("node %s (pid %d) serves %s", peer.hex()[:8], pid, options.data_dir)
+
+    node.workers.zygotes.when_confined(ready)  # so that whoever started us can be told of it
     loop.run_forever()
     loop.remove_reader(listener.fileno())
     listener.close()
     arena.close()
 
 
+def _secret_folders(options: Options, import_paths: str, socket: str) -> list[str]:
+    """What to hide from the workers of a daemon, but for what they need to live."""
+    places = (sys.prefix, sys.base_prefix, ROOT, os.path.expanduser("~"), os.environ.get("TMPDIR", ""))
+    return paths.secret_folders(options.data_dir, socket, [*places, *json.loads(import_paths)])
+
+
+def _fingerprints(folders: list[str]) -> str:
+    if not folders:
+        return NOTHING_HIDDEN
+    from lattica.node.confine import fingerprints  # ctypes takes 2 ms
+
+    return fingerprints(folders)
+
+
 def _compose(
-    loop: Loop, options: Options, node_id: bytes, session_dir: str, import_paths: str, *, embedded: bool
+    loop: Loop, options: Options, node_id: bytes, session_dir: str, import_paths: str, hidden: str, *, embedded: bool
 ) -> tuple[Node, Arena]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # five per worker; the zygote has what the user had
@@ -164,6 +197,7 @@ def _compose(
         embedded=embedded,
         paths=import_paths,
         data_dir="" if embedded else options.data_dir,
+        hidden=hidden,
         gpus=gpus.detect() or (gpus.believed() if options.num_gpus else ()),
         memory_threshold=float(os.environ.get(THRESHOLD_VARIABLE, THRESHOLD)),
     )

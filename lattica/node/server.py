@@ -34,6 +34,7 @@ from lattica.node.memory_desk import MemoryDesk
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.pool import WorkerPool
+from lattica.node.spawn import NOTHING_HIDDEN
 from lattica.node.state import StateDesk
 from lattica.node.store_desk import StoreDesk
 from lattica.node.wires import Wire, Wires
@@ -64,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True):
     paths: str  # JSON list of import paths for zygotes
     data_dir: str = ""  # "": embedded
     memory_threshold: float = THRESHOLD
+    hidden: str = NOTHING_HIDDEN  # folders that workers may not see, as of `confine.fingerprints`
     gpus: tuple[str, ...] = ()  # what CUDA_VISIBLE_DEVICES calls them; one beyond is called by its index
 
 
@@ -88,7 +90,7 @@ class Node:
         self.logs = LogDesk(self, os.path.join(settings.session_dir, "logs"))
         self.workers = Workers(
             self.wires, settings.paths, self.logs,
-            self._worker_said, self._worker_started, self._worker_unborn, self._worker_died,
+            self._worker_said, self._worker_started, self._worker_unborn, self._worker_died, settings.hidden,
         )  # fmt: skip
         self.store = StoreDesk(self, arena, headroom)
         self.lease_desk = LeaseDesk(self)
@@ -197,6 +199,9 @@ class Node:
             return f"a client is a driver or a command, not {hello.kind[:40]!r}"
         if hello.kind == DRIVER and not os.access(hello.python, os.X_OK):
             return f"its interpreter {hello.python!r} cannot be run by the node"
+        for place in self.job_desk.places(hello):
+            if hider := self.workers.zygotes.hider_of(place):
+                return f"{place} lies in {hider}, which tasks see empty: move it, or choose another data directory"
         if self.settings.embedded and self.jobs:
             return "this node belongs to one program and serves no other"
         return ""

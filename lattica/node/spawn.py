@@ -17,25 +17,29 @@ sys.path[:0] = [path for path in paths[:1] if path and path not in sys.path]
 sys.path += [path for path in paths[1:] if path not in sys.path]
 """
 """argv[1]: JSON list of import paths; the first goes in front (the package's root; "": none), the others behind."""
-ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]), sys.argv[3:])"
+ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
+NOTHING_HIDDEN = "[]"
+SECRET_VARIABLES = ("LATTICA_TICKET",)
+"""Environment variables that are the node's business alone."""
 
 
-def spawn_zygote(python: str, paths: str, preload: list[str]) -> tuple[int, int, int]:
+def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTHING_HIDDEN) -> tuple[int, int, int]:
     """(connection to it, its pid, a file in memory with what it prints). Raises OSError if it cannot be started.
 
-    paths: JSON list as for BOOT.
+    paths: JSON list as for BOOT. hidden: folders that its workers may not see, as of `confine.fingerprints`.
     """
     ours, theirs = _socket.socketpair()
     said = os.memfd_create("lattica-zygote-output", os.MFD_CLOEXEC)
     os.set_inheritable(theirs.fileno(), True)
-    argv = [python, "-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), *preload]
+    argv = [python, "-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), hidden, *preload]
+    environ = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, said, 1),
         (os.POSIX_SPAWN_DUP2, said, 2),
     ]
     try:
-        pid = os.posix_spawn(python, argv, os.environ, file_actions=actions)
+        pid = os.posix_spawn(python, argv, environ, file_actions=actions)
     except OSError:
         ours.close()
         os.close(said)

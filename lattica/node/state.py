@@ -35,6 +35,7 @@ class StateDesk:
             "workers": self.workers,
             "actors": self.actors,
             "memory": self.memory,
+            "protection": node.workers.zygotes.protection,
         }
 
     def request(self, client: Client, message: m.StateRequest) -> None:
@@ -62,6 +63,7 @@ class StateDesk:
             "workers": self.workers(),
             "actors": self.actors(),
             "memory": self.memory(),
+            "key_protection": self._node.workers.zygotes.protection(),
         }
 
     def resources(self) -> dict[str, dict[str, float]]:

@@ -96,11 +96,14 @@ class Workers:
         started: Callable[[int], None],
         unborn: Callable[[int, str], None],
         died: Callable[[Process, Death], None],
+        hidden: str,
     ) -> None:
-        """Hears: received(client, messages), started(client), unborn(client, why no fork came about), died(...)."""
+        """hidden: folders that workers may not see, as of `confine.fingerprints`.
+
+        Hears: received(client, messages), started(client), unborn(client, why no fork came about), died(...)."""
         self._wires, self._loop, self._output = wires, wires.loop, output
         self._received, self._started, self._unborn, self._died = received, started, unborn, died
-        self.zygotes = Zygotes(wires, paths, self._forked, self._exited, self._not_forked)
+        self.zygotes = Zygotes(wires, paths, self._forked, self._exited, self._not_forked, hidden)
         self.processes: dict[int, Process] = {}
         self._by_pid: dict[int, Process] = {}
 

@@ -1,7 +1,7 @@
 """The zygote: a process that has imported what every worker needs, and forks workers from itself.
 
     node -> zygote  Fork(client, name) + 4 descriptors · Import(modules)
-    zygote -> node  Forked(client, pid) · Exited(pid, status)
+    zygote -> node  Confined(...) · Forked(client, pid) · Exited(pid, status)
 
 Rules of this file. It imports and never computes: one thread, no CUDA call, numeric libraries held at one thread, so
 that a fork copies no thread's lock in mid-air. Between `fork` and the worker's `main` nothing is imported and nothing
@@ -21,8 +21,9 @@ import socket
 import sys
 from collections.abc import Callable, Iterable
 
-from lattica.codec.messages import Exited, Fork, Forked, Import, ToZygote
+from lattica.codec.messages import Confined, Exited, Fork, Forked, Import, ToZygote
 from lattica.local.stream import Stream
+from lattica.node.spawn import NOTHING_HIDDEN
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SINGLE_THREADED = "LATTICA_SINGLE_THREADED"
@@ -38,8 +39,14 @@ WorkerMain = Callable[[int, int, int], None]
 """What the child becomes: (node connection, page descriptor, client number)."""
 
 
-def main(fd: int, preload: Iterable[str] = ()) -> None:
-    """Serve the node at the other end of `fd` until it is gone. preload: modules to import as soon as there is time."""
+def main(fd: int, hidden: str, preload: Iterable[str] = ()) -> None:
+    """Serve the node at the other end of `fd` until it is gone.
+
+    hidden: folders that workers may not see, as of `confine.fingerprints`. preload: modules to import as soon as there
+    is time.
+    """
+    stream = Stream(socket.socket(fileno=fd), ToZygote, takes_fds=True)
+    _confine(hidden, stream)
     _hold_thread_pools()
     for standard in (sys.stdout, sys.stderr):  # a worker's lines go out one by one
         standard.reconfigure(line_buffering=True)  # type: ignore[union-attr]
@@ -48,7 +55,19 @@ def main(fd: int, preload: Iterable[str] = ()) -> None:
 
     gc.disable()
     gc.freeze()
-    Zygote(socket.socket(fileno=fd), worker.main, [*preload, *FRONT_DOOR, *LATER]).serve()
+    Zygote(stream, worker.main, [*preload, *FRONT_DOOR, *LATER]).serve()
+
+
+def _confine(hidden: str, stream: Stream) -> None:
+    """Before anything that is not ours is imported: hide these folders, and tell the node what came of it."""
+    if hidden == NOTHING_HIDDEN:
+        return
+    import json
+
+    from lattica.node import confine  # 2 ms, which embedded nodes without secrets save
+
+    stream.queue(Confined(*confine.confine([(path, device, inode) for path, device, inode in json.loads(hidden)])))
+    stream.flush()
 
 
 def _hold_thread_pools() -> None:
@@ -66,10 +85,10 @@ def import_quietly(modules: Iterable[str]) -> None:
 class Zygote:
     """The loop of the zygote: one connection, one pipe for SIGCHLD."""
 
-    def __init__(self, sock: socket.socket, become_worker: WorkerMain, later: list[str]) -> None:
+    def __init__(self, stream: Stream, become_worker: WorkerMain, later: list[str]) -> None:
         """later: modules that are imported when the first fork is done: the first task waits for none of them."""
         self._later = later
-        self._stream = Stream(sock, ToZygote, takes_fds=True)
+        self._stream = stream
         self._become_worker = become_worker
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)

@@ -14,8 +14,9 @@ from typing import Any
 
 import msgspec
 
-from lattica.codec.messages import Exited, Fork, Forked, FromZygote, Import
-from lattica.node.spawn import spawn_zygote
+from lattica.codec.messages import Confined, Exited, Fork, Forked, FromZygote, Import
+from lattica.node.paths import within
+from lattica.node.spawn import NOTHING_HIDDEN, spawn_zygote
 from lattica.node.wires import Wire, Wires
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Zygote(msgspec.Struct, eq=False):
     pidfd: int
     said: int  # file in memory: what it printed
     forking: set[int] = msgspec.field(default_factory=set)  # clients whose Forked has not come yet
+    confined: Confined | None = None  # what it said; None: nothing yet, or it has nothing to hide
 
 
 class Zygotes:
@@ -51,14 +53,17 @@ class Zygotes:
         forked: Callable[[int, int], None],
         exited: Callable[[int, int | None], None],
         unborn: Callable[[int, str], None],
+        hidden: str = NOTHING_HIDDEN,
     ) -> None:
-        """paths: JSON list of import paths for new interpreters, as `spawn.BOOT` takes it."""
-        self._wires, self._paths = wires, paths
+        """paths: JSON list of import paths for new interpreters, as `spawn.BOOT` takes it. hidden: folders that
+        workers may not see, as of `confine.fingerprints`."""
+        self._wires, self._paths, self._hidden = wires, paths, hidden
         self._forked, self._exited, self._unborn = forked, exited, unborn
         self._zygotes: dict[str, Zygote] = {}  # by interpreter; the most recently used last
         self._failures: dict[str, int] = {}
         self._last_reason = ""
         self._closed: Callable[[], None] | None = None
+        self._confined: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Zygotes: {', '.join(f'{z.python} (pid {z.pid})' for z in self._zygotes.values()) or 'none'}>"
@@ -102,6 +107,34 @@ class Zygotes:
             with contextlib.suppress(OSError):  # the first fork there says why
                 self._of(python, sys_path).wire.send(Import(modules[:PRELOAD_MAX]))
 
+    def when_confined(self, call: Callable[[], None]) -> None:
+        """Call it once the zygotes that run have said what their workers cannot see, or have ended."""
+        self._confined = call
+        self._look_confined()
+
+    def protection(self) -> dict[str, Any]:
+        """What keeps tasks from the node's key: {"mounts", "landlock", "reason"}; that of the worst zygote."""
+        if self._hidden == NOTHING_HIDDEN:
+            return {"mounts": False, "landlock": False, "reason": "this node has no key on disk"}
+        said = [(zygote.python, zygote.confined) for zygote in self._zygotes.values()]
+        reasons = [
+            f"workers of {python}: {confined.reason}" if confined is not None else f"{python} has not said yet"
+            for python, confined in said
+            if confined is None or confined.reason
+        ]
+        return {
+            "mounts": bool(said) and all(confined is not None and confined.mounts for _, confined in said),
+            "landlock": bool(said) and all(confined is not None and confined.landlock for _, confined in said),
+            "reason": "; ".join(reasons) if said else "no worker has been asked for yet",
+        }
+
+    def hider_of(self, path: str) -> str:
+        """The folder that hides this path from workers; "" if they see it."""
+        if not self.protection()["mounts"]:
+            return ""
+        real = os.path.realpath(path)
+        return next((folder for folder, *_ in json.loads(self._hidden) if within(real, folder)), "")
+
     def close(self, closed: Callable[[], None]) -> None:
         """End them all at once, and say when they are gone."""
         self._closed = closed
@@ -119,7 +152,7 @@ class Zygotes:
             for oldest in list(self._zygotes.values())[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
                 self._end(oldest)
             paths = self._paths if python == sys.executable else json.dumps(["", *sys_path])
-            self.adopt(python, *spawn_zygote(python, paths, []))
+            self.adopt(python, *spawn_zygote(python, paths, [], self._hidden))
         zygote = self._zygotes[python] = self._zygotes.pop(python)
         return zygote
 
@@ -132,6 +165,16 @@ class Zygotes:
                     self._forked(client, pid)
                 case Exited(pid, status):
                     self._exited(pid, status)
+                case Confined():
+                    zygote.confined = message
+                    if message.reason:
+                        log.warning("tasks of %s may read this node's key: %s", zygote.python, message.reason)
+                    self._look_confined()
+
+    def _look_confined(self) -> None:
+        if self._confined is not None and all(zygote.confined is not None for zygote in self._zygotes.values()):
+            call, self._confined = self._confined, None
+            call()
 
     def _end(self, zygote: Zygote) -> None:
         """Let it go: it ends when it reads the end of its connection, and `_dead` follows."""
@@ -154,6 +197,7 @@ class Zygotes:
         if self._zygotes.get(zygote.python) is zygote:
             del self._zygotes[zygote.python]
         self._orphan(zygote, reason)
+        self._look_confined()
         if self._closed is not None and not self._zygotes:
             self._closed()
 

@@ -62,7 +62,7 @@ class FakeNode:
                         self.told_to_end()
 
     def _state(self, request: int, what: str) -> m.State:
-        return m.State(request, self.states[what])
+        return m.State(request, self.states.get(what))
 
     def _welcome(self, sock: socket.socket) -> None:
         """In two pieces, as a busy socket may give it, with the arena's descriptor on the first."""

@@ -82,6 +82,7 @@ EXAMPLES: list[Any] = [
     m.Forked(3, 4711),
     m.Exited(4711, 9),
     m.Import(["numpy", "torch"]),
+    m.Confined(True, True, "no mounts here"),
     m.Export(FUNCTION, b"code"),
     m.Task(12, OBJECT, FUNCTION, b"args", 2, [b"dep", REGION], [0, "key"], "step", 1),
     m.Call(12, OBJECT, "step", m.WithRefs(b"args", [OBJECT]), 2, [b"dep"], ["key"], 1),
