@@ -1,0 +1,56 @@
+"""Where a peer can be reached: texts like "192.0.2.7:7411", "[2001:db8::7]:7411", "gpu.example.org:7411"."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from typing import Any
+
+from lattica.errors import ConfigError
+
+DEFAULT_PORT = 7411
+"""For TCP and UDP alike. Unassigned by IANA; a node takes a free one where it is taken."""
+TEXT_MAX_CHARS = 256
+
+
+def split_host(address: str) -> tuple[str, int]:
+    """(host, port) of an address; "" for all interfaces. Raises ConfigError."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or len(address) > TEXT_MAX_CHARS:
+        raise ConfigError(f"{address!r:.80} is no address", do_next='write it as HOST:PORT, like "192.0.2.7:7411"')
+    return host, int(port)
+
+
+def host_text(host: str, port: int) -> str:
+    """The address as text."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def resolve(
+    loop: asyncio.AbstractEventLoop, host: str, port: int, *, passive: bool = False
+) -> list[tuple[int, tuple[Any, ...]]]:
+    """(family, socket address) of each way there is, best first. Raises OSError if the name is not known."""
+    flags = socket.AI_PASSIVE if passive else 0
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+        flags |= socket.AI_NUMERICHOST
+    except ValueError:
+        pass
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    return [(family, where) for family, _, _, _, where in found]
+
+
+def own_addresses(port: int, hosts: list[str]) -> list[str]:
+    """What to tell others of ourselves, from the addresses of this machine's interfaces: global ones first, loopback
+    last, since another process of this machine may ask."""
+
+    def rank(host: str) -> int:
+        address = ipaddress.ip_address(host.partition("%")[0])
+        return 3 if address.is_loopback else 2 if address.is_link_local else 1 if address.is_private else 0
+
+    return [host_text(host, port) for host in sorted(dict.fromkeys(hosts), key=rank)]

@@ -1,0 +1,169 @@
+"""What `sessions` knows of each other peer: the link to it, its connections, and the events that come of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from lattica.mesh import wire
+from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.session import Session
+from lattica.mesh.wire import CONTROL, Hello
+
+
+class Member(Protocol):
+    """Who is at the other end, by its certificates."""
+
+    @property
+    def peer(self) -> PeerId: ...
+    @property
+    def expires(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionUp:
+    """A session began; nothing of an earlier one is part of it."""
+
+    peer: PeerId
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDown:
+    """The session is over: what was asked in it and not answered may have run."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A connection carries the session's control plane: the first one, or a successor. `member` may be renewed."""
+
+    peer: PeerId
+    member: Member
+    hello: Hello
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """A payload from the session, in order, once."""
+
+    peer: PeerId
+    plane: int
+    payload: wire.Buffer
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The other side has acknowledged frames of this plane."""
+
+    peer: PeerId
+    plane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """Nobody answered for UNREACHABLE_S, or the peer refuses us (`final`): those who wait for it may give up."""
+
+    peer: PeerId
+    reason: str
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSample:
+    """The peer's wall clock minus ours, by its hello; older by the time that the hello was under way."""
+
+    peer: PeerId
+    offset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TwinSeen:
+    """Two live processes have this peer's key; the later one was told to stop."""
+
+    peer: PeerId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WeAreTwin:
+    """Another live process has our key and was first: we must stop."""
+
+    reason: str
+
+
+Event = SessionUp | SessionDown | Attached | Delivered | Room | Unreachable | ClockSample | TwinSeen | WeAreTwin
+
+
+class State(Enum):
+    GREETING = auto()  # the other side's hello has not come
+    WAITING = auto()  # it has; whether an earlier process of the same key still lives is being asked
+    ATTACHED = auto()  # carries its plane
+    SPARE = auto()  # could carry the control plane, which another connection does
+
+
+class Connection:
+    __slots__ = (
+        "asked_at",
+        "dialed",
+        "heard_at",
+        "member",
+        "mine",
+        "number",
+        "peer",
+        "pinged_at",
+        "plane",
+        "since",
+        "state",
+        "theirs",
+    )
+
+    def __init__(self, number: int, member: Member, dialed: bool, plane: int, now: float) -> None:
+        self.number, self.member, self.peer, self.dialed, self.plane = number, member, member.peer, dialed, plane
+        self.state = State.GREETING
+        self.mine: Hello | None = None
+        self.theirs: Hello | None = None
+        self.since = self.heard_at = now
+        self.pinged_at: float | None = None  # a sound is due
+        self.asked_at: float | None = None  # of the last ping, for the round trip
+
+    def __repr__(self) -> str:
+        return f"<connection {self.number} of {short_peer(self.peer)}, {self.state.name.lower()}, plane {self.plane}>"
+
+
+class Link:
+    """Everything about one other peer."""
+
+    __slots__ = (
+        "addresses", "attempts", "bulk_used_at", "connections", "down_since", "failures", "member", "process",
+        "proposal", "redial_at", "rtt_s", "session", "told_unreachable", "twin_due", "wanted_since",
+    )  # fmt: skip
+
+    def __init__(self, proposal: int) -> None:
+        self.addresses: tuple[str, ...] = ()
+        self.wanted_since: float | None = None  # somebody here wants a session
+        self.told_unreachable = False
+        self.session: Session | None = None
+        self.proposal = proposal
+        self.process: tuple[int, bytes] | None = None  # (boot, instance) of the other side
+        self.member: Member | None = None
+        self.connections: dict[int, Connection] = {}
+        self.attempts: dict[int, int] = {}  # plane -> number of the dial under way
+        self.failures = 0  # dials in a row
+        self.redial_at: dict[int, float] = {}  # plane -> when to dial it
+        self.down_since = 0.0  # since when the session has no control connection
+        self.bulk_used_at = 0.0
+        self.twin_due: float | None = None
+        self.rtt_s: float | None = None  # of the last ping over the control plane
+
+    def of_plane(self, plane: int, *states: State) -> list[Connection]:
+        return [c for c in self.connections.values() if c.plane == plane and c.state in (states or (State.ATTACHED,))]
+
+    @property
+    def control(self) -> Connection | None:
+        """The connection that carries the control plane."""
+        return next(iter(self.of_plane(CONTROL)), None)

@@ -1,0 +1,267 @@
+"""Frames between two peers, over any transport that keeps order.
+
+    u32 length | u8 kind | body             little-endian; `length` counts what follows it
+
+    HELLO  msgpack map of `Hello`           the first frame of each side of a connection
+    DATA   u64 seq | u64 ack | payload      numbered per session, plane and direction, from 1; `ack` is cumulative
+    ACK    u64 ack
+    PING   u64 nonce      PONG  u64 nonce
+    WANT   u8 plane                         "dial this plane for me": only one side may be able to dial
+    BYE    msgpack map of `Bye`             why this connection ends; nothing follows
+
+The decoder distrusts: a length is checked before memory is taken for it, and until the other side's hello has been
+accepted (`trust`) nothing longer than a hello is taken at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from lattica.errors import RemoteProtocolError
+
+PROTOCOL = 1
+"""What this release speaks; `Hello.oldest` is what it still understands."""
+CONTROL, BULK = 0, 1
+PLANES = (CONTROL, BULK)
+
+HELLO, DATA, ACK, PING, PONG, WANT, BYE = range(1, 8)
+LENGTH = 4
+HEAD = 5  # length and kind
+DATA_HEAD = HEAD + 16
+FRAME_MAX_BYTES = (1 << 20) + 4096
+"""Longest frame: a full batch of control messages, or one chunk of bulk. Longer ones would keep others waiting."""
+HELLO_MAX_BYTES = 16 << 10
+"""Longest frame from a peer whose hello has not been accepted: forty addresses of a node with many interfaces fit."""
+WINDOW_BYTES = 256 << 10
+"""What is read at once. A frame that is longer is read into memory of its own, so that its payload is never copied."""
+OWN_MEMORY_FROM_BYTES = 32 << 10  # copying less costs less than a second read
+WORDS_MAX = 256  # characters of a reason or a name that came from a peer
+
+Buffer = bytes | bytearray | memoryview
+Frame = Sequence[Buffer]
+"""A frame ready to be written: its buffers in order, the head first. They must not change until it is acknowledged."""
+
+
+class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who speaks, and where the session stands. Unknown fields are ignored, so releases may differ.
+
+    boot: of this process; with `instance` it tells a restart from a copied directory. session: that the sender still
+    has with this peer (0: none); proposal: the number of the next one. received: the last DATA of this plane that it
+    delivered. unix_s: its wall clock, as it is.
+    """
+
+    boot: int
+    instance: bytes
+    plane: int = CONTROL
+    session: int = 0
+    proposal: int = 0
+    received: int = 0
+    unix_s: float = 0.0
+    protocol: int = PROTOCOL
+    oldest: int = PROTOCOL
+    name: str = ""
+    version: str = ""
+    addresses: list[str] = []
+    trust: bytes = b""  # digest of the signed statements it has
+    packs: list[str] = []  # compressions it can undo
+
+
+class Bye(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why the sender ends this connection. code: one of the words below; text: for people."""
+
+    code: str
+    text: str = ""
+
+
+REFUSED = "refused"  # by certificate, revocation or version: dialing again changes nothing
+TWIN = "twin"  # two live nodes have this key, and the receiver is the later one
+STALE = "stale"  # the session or connection was replaced meanwhile; dial again
+LEAVING = "leaving"  # the sender stops; its session is over
+OVER = "over"  # the session that you have in mind has ended here
+BROKEN = "broken"  # the receiver broke a rule of the protocol
+IDLE = "idle"  # not needed now; the session goes on
+
+
+class Data(msgspec.Struct, frozen=True):
+    """A numbered frame. payload: ours to keep."""
+
+    seq: int
+    ack: int
+    payload: Buffer
+
+
+class Ack(msgspec.Struct, frozen=True):
+    ack: int
+
+
+class Ping(msgspec.Struct, frozen=True):
+    nonce: int
+
+
+class Pong(msgspec.Struct, frozen=True):
+    nonce: int
+
+
+class Want(msgspec.Struct, frozen=True):
+    plane: int
+
+
+Received = Hello | Data | Ack | Ping | Pong | Want | Bye
+_hello = msgspec.msgpack.Decoder(Hello)
+_bye = msgspec.msgpack.Decoder(Bye)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def data_head(size: int, seq: int, ack: int) -> bytes:
+    """What stands before a payload of `size` bytes."""
+    return (
+        (size + DATA_HEAD - LENGTH).to_bytes(4, "little")
+        + b"\x02"
+        + seq.to_bytes(8, "little")
+        + ack.to_bytes(8, "little")
+    )
+
+
+def encode(frame: Hello | Ack | Ping | Pong | Want | Bye) -> Frame:
+    """A frame without payload, as one buffer."""
+    match frame:
+        case Hello():
+            kind, body = HELLO, _encoder.encode(frame)
+        case Bye():
+            kind, body = BYE, _encoder.encode(frame)
+        case Ack(number):
+            kind, body = ACK, number.to_bytes(8, "little")
+        case Ping(number):
+            kind, body = PING, number.to_bytes(8, "little")
+        case Pong(number):
+            kind, body = PONG, number.to_bytes(8, "little")
+        case Want(plane):
+            kind, body = WANT, bytes([plane])
+    return ((1 + len(body)).to_bytes(4, "little") + bytes([kind]) + body,)
+
+
+def size_of(frame: Frame) -> int:
+    """Bytes of a frame on the wire."""
+    return sum(map(len, frame))
+
+
+def _parse(kind: int, body: memoryview) -> Received:
+    """One frame without its head. `body` may be reused by the caller afterwards, unless it is DATA's own memory."""
+    size = len(body)
+    if kind == DATA:
+        if size < 16:
+            raise RemoteProtocolError(f"a data frame of {size} bytes is shorter than its numbers")
+        return Data(int.from_bytes(body[:8], "little"), int.from_bytes(body[8:16], "little"), body[16:])
+    if kind in (ACK, PING, PONG):
+        if size != 8:
+            raise RemoteProtocolError(f"a frame of kind {kind} has {size} bytes instead of 8")
+        number = int.from_bytes(body, "little")
+        return Ack(number) if kind == ACK else Ping(number) if kind == PING else Pong(number)
+    if kind == WANT:
+        if size != 1 or body[0] not in PLANES:
+            raise RemoteProtocolError("it wants a plane that does not exist")
+        return Want(body[0])
+    try:
+        if kind == HELLO:
+            return _checked(_hello.decode(body))
+        if kind == BYE:
+            bye = _bye.decode(body)
+            return Bye(bye.code[:WORDS_MAX], bye.text[:WORDS_MAX])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"its {'hello' if kind == HELLO else 'farewell'} is undecodable: {error}") from error
+    raise RemoteProtocolError(f"it sent a frame of kind {kind}, which does not exist")
+
+
+def _checked(hello: Hello) -> Hello:
+    numbers = (hello.boot, hello.session, hello.proposal, hello.received)
+    if any(not 0 <= number < 1 << 64 for number in numbers) or hello.plane not in PLANES or len(hello.instance) > 32:
+        raise RemoteProtocolError("its hello has a number out of range")
+    if len(hello.trust) > 64 or not abs(hello.unix_s) < 1e12:  # also refuses nan
+        raise RemoteProtocolError("its hello has a field out of range")
+    if (
+        len(hello.name) > WORDS_MAX
+        or len(hello.version) > WORDS_MAX
+        or any(len(a) > WORDS_MAX for a in hello.addresses)
+    ):
+        raise RemoteProtocolError("its hello has a text that is too long")
+    return hello
+
+
+class Decoder:
+    """Bytes in, frames out. Read into `window()`, then say how many bytes came: `advance(n)`; or `feed(bytes)`."""
+
+    __slots__ = ("_end", "_filled", "_limit", "_own", "_space", "_start", "_view")
+
+    def __init__(self) -> None:
+        self._space = bytearray(WINDOW_BYTES)
+        self._view = memoryview(self._space)
+        self._start = self._end = 0  # what of it is not parsed yet
+        self._own: memoryview | None = None  # a long frame in memory of its own, kind included
+        self._filled = 0
+        self._limit = HELLO_MAX_BYTES
+
+    def __repr__(self) -> str:
+        return f"<Decoder: {self._end - self._start} bytes wait, {self._filled} of a long frame>"
+
+    def trust(self) -> None:
+        """The hello was accepted: frames may be long from now on."""
+        self._limit = FRAME_MAX_BYTES
+
+    def window(self) -> memoryview:
+        """Where the next bytes go; never empty."""
+        return self._own[self._filled :] if self._own is not None else self._view[self._end :]
+
+    def advance(self, count: int) -> list[Received]:
+        """The frames completed by `count` more bytes in the window. Raises RemoteProtocolError."""
+        frames: list[Received] = []
+        if self._own is not None:
+            self._filled += count
+            if self._filled < len(self._own):
+                return frames
+            own, self._own = self._own, None
+            frames.append(_parse(own[0], own[1:]))
+            return frames
+        self._end += count
+        view, start, end = self._view, self._start, self._end
+        while end - start >= HEAD:
+            size = int.from_bytes(view[start : start + LENGTH], "little")
+            if not 1 <= size <= self._limit:
+                raise RemoteProtocolError(f"a frame of {size} bytes was announced; 1 to {self._limit} are allowed")
+            kind, stop = view[start + LENGTH], start + LENGTH + size
+            if stop <= end:
+                body = view[start + HEAD : stop]
+                frames.append(_parse(kind, memoryview(bytes(body)) if kind == DATA else body))
+                start = stop
+            elif size >= OWN_MEMORY_FROM_BYTES:
+                if kind != DATA:
+                    raise RemoteProtocolError(f"a frame of kind {kind} has {size} bytes")
+                own = memoryview(bytearray(size))
+                self._filled = end - start - LENGTH
+                own[: self._filled] = view[start + LENGTH : end]
+                self._own, start = own, end
+                break
+            else:
+                break
+        if start == end:
+            start = end = 0
+        elif end == len(view) or start > len(view) // 2:
+            rest = bytes(view[start:end])
+            view[: len(rest)] = rest
+            start, end = 0, len(rest)
+        self._start, self._end = start, end
+        return frames
+
+    def feed(self, data: Buffer) -> list[Any]:
+        """`window` and `advance` for bytes that are here already. Raises RemoteProtocolError."""
+        frames: list[Received] = []
+        rest = memoryview(data)
+        while rest:
+            window = self.window()
+            count = min(len(window), len(rest))
+            window[:count] = rest[:count]
+            frames += self.advance(count)
+            rest = rest[count:]
+        return frames
