@@ -29,11 +29,13 @@
     ├── RuntimeEnvSetupError · TaskUnschedulableError · ActorUnschedulableError
     ├── TaskPlacementGroupRemovedError · ActorPlacementGroupRemovedError
     ├── PermissionDeniedError          this peer's roles do not allow it; names the role
+    ├── AdmissionError                 the mesh does not let this peer in; get a ticket, or the right one
     ├── ProtocolError                  someone broke the rules
     │   ├── LocalProtocolError           it was us: a bug
     │   └── RemoteProtocolError          it was the peer: drop the connection
     ├── InternalError                  lattica itself failed; tell us
     │   └── StreamReplayError · ChannelError (ChannelTimeoutError) · GraphCapacityError · DirectTransportError
+    ├── CallFailedError                a method of a service raised, on the peer that was called
     └── ActorExit · StreamEndedError · UserCodeError · CrossLanguageError     signals between a runtime and its callers
 
 Rules of this file. A message names what happened, to which id, where and since when; two lines may follow it: `made at`
@@ -199,6 +201,7 @@ class PeerUnreachableError(LatticaError):
 
     peer: str = ""
     since_s: float | None = None
+    may_have_run: bool = False  # the call was sent, and nobody knows what became of it
 
     def _describe(self) -> str:
         last = "" if self.since_s is None else f"; last heard of{_ago(self.since_s)}"
@@ -484,6 +487,13 @@ class PermissionDeniedError(LatticaError):
         return f"{who} may not {self.action or 'do this'}: its certificate lacks the role {self.role or '?'}."
 
 
+class AdmissionError(LatticaError):
+    """The mesh does not let this peer in: what it shows is not, or no longer, what proves a member."""
+
+    summary = "the mesh does not let this peer in"
+    advice = "ask somebody of the mesh for a ticket (`lattica ticket` there), then `lattica join TICKET` here"
+
+
 class ProtocolError(LatticaError):
     """Someone broke the rules of the wire."""
 
@@ -547,6 +557,16 @@ class UserCodeError(LatticaError):
     """User code raised inside a library; libraries wrap it so that `retry_exceptions` sees its `__cause__`."""
 
     summary = "user code raised"
+
+
+class CallFailedError(LatticaError):
+    """A method of a service raised, on the peer that was called; `type_name` is the class of what it raised."""
+
+    summary = "the method that was called raised"
+    advice = "the traceback of the other side is in `remote_traceback`"
+
+    type_name: str = ""
+    remote_traceback: str = ""
 
 
 class CrossLanguageError(LatticaError):
