@@ -1,4 +1,5 @@
 """`make bench`: lattica, and with `--peer ray` Ray beside it, by the same lines on the same machine in one sitting.
+With `--peer gradient`: two nodes that call each other, beside Gradient's package; see two_nodes.py.
 
     python benchmarks/run.py --peer ray
     python benchmarks/run.py --peer ray --only task_sync,store --quick
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import history
 import sides
+import two_nodes
 from cases import PARTS, Part
 from floors import FLOORS
 from sides import Row, Side
@@ -28,7 +30,7 @@ QUICK_REPEATS = 2
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", choices=["ray"], help="measure this beside it, in its own environment")
+    parser.add_argument("--peer", choices=["ray", "gradient"], help="measure this beside it, in its own environment")
     parser.add_argument("--ray-python", type=Path, help="an interpreter that has ray (default: made on demand)")
     parser.add_argument("--fw", default="lattica", help="the module on our side")
     parser.add_argument("--only", default="", help=f"comma-separated parts: {', '.join(part.name for part in PARTS)}")
@@ -63,6 +65,10 @@ def lines_of(parts: list[Part], ours: dict[str, float], theirs: dict[str, float]
 
 def main() -> int:
     args = parse()
+    if args.peer == "gradient":
+        if args.only or args.write:
+            sys.exit("--only and --write are of the comparison with Ray")
+        return two_nodes.compare(args.peer, args.quick)
     wanted = [name for name in args.only.split(",") if name]
     unknown = set(wanted) - {part.name for part in PARTS}
     if unknown:
