@@ -140,7 +140,8 @@ class Link:
 
     __slots__ = (
         "addresses", "attempts", "bulk_used_at", "connections", "down_since", "failures", "member", "process",
-        "proposal", "redial_at", "rtt_s", "session", "told_unreachable", "twin_due", "wanted_since",
+        "proposal", "redial_at", "rtt_s", "session", "told_unreachable", "twin_due", "waits_since",
+        "wanted_since",
     )  # fmt: skip
 
     def __init__(self, proposal: int) -> None:
@@ -158,6 +159,7 @@ class Link:
         self.down_since = 0.0  # since when the session has no control connection
         self.bulk_used_at = 0.0
         self.twin_due: float | None = None
+        self.waits_since = [0.0, 0.0]  # plane -> since when an acknowledgement is due
         self.rtt_s: float | None = None  # of the last ping over the control plane
 
     def of_plane(self, plane: int, *states: State) -> list[Connection]:

@@ -81,7 +81,7 @@ class Result(msgspec.Struct, array_like=True, tag=2, frozen=True):
 
 class Failure(msgspec.Struct, array_like=True, tag=3, frozen=True):
     id: int
-    error: dict[str, str | int | float | bool | bytes | None]
+    error: dict[str, Any]
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4, frozen=True):
@@ -208,9 +208,9 @@ class _Stream:
 
     __slots__ = ("credit", "ended", "held", "queue", "returned", "slots", "wants_room", "window")
 
-    def __init__(self) -> None:
-        self.credit = STREAM_WINDOW_BYTES[0]  # of the sender: what it may send
-        self.window = STREAM_WINDOW_BYTES[0]  # of the receiver
+    def __init__(self, window_bytes: int) -> None:
+        self.credit = window_bytes  # of the sender: what it may send
+        self.window = window_bytes  # of the receiver
         self.held = 0  # bytes that came and were not consumed
         self.returned = 0  # consumed, and not given back yet
         self.ended = False
@@ -221,16 +221,21 @@ class _Stream:
 class _Open:
     """A call that is not over, on either side."""
 
-    __slots__ = ("answer", "deadline", "flags", "incoming", "outgoing")
+    __slots__ = ("answer", "behind", "deadline", "flags", "incoming", "outgoing")
 
-    def __init__(self, flags: int, deadline: float | None) -> None:
+    def __init__(self, flags: int, deadline: float | None, window_bytes: int) -> None:
         self.flags, self.deadline = flags, deadline
+        self.behind: list[Message] | None = None  # messages of a call that itself still waits for credit
         self.answer: Buffer | None = None  # came, while items before it are still on their way
-        self.incoming, self.outgoing = _Stream(), _Stream()
+        self.incoming, self.outgoing = _Stream(window_bytes), _Stream(window_bytes)
 
 
 class Conversation:
     """See the module. One per session; a new session begins a new one."""
+
+    window_bytes = WINDOW_BYTES
+    stream_window_bytes = STREAM_WINDOW_BYTES
+    streams_window_bytes = STREAMS_WINDOW_BYTES
 
     def __init__(self, packer: Packer | None = None) -> None:
         """packer: decides what is compressed; None: nothing."""
@@ -244,7 +249,8 @@ class Conversation:
         self._bulk: deque[_Outgoing] = deque()
         self._abandoned: list[int] = []
         self._bodies: OrderedDict[int, _Incoming] = OrderedDict()
-        self._credit = WINDOW_BYTES  # for bodies of calls that we send
+        self._given_up: set[int] = set()  # bodies of theirs whose announcement has not come
+        self._credit = self.window_bytes  # for bodies of calls that we send
         self._consumed = 0  # bytes of their bodies taken by our users, and not granted again yet
         self._held = 0  # bytes of their bodies that wait here
         self._stream_windows = 0
@@ -289,7 +295,7 @@ class Conversation:
         self._last_mine += 1
         id = self._last_mine
         deadline = None if timeout_s is None else now + max(timeout_s, 0.0)
-        self._mine[id] = _Open(flags, deadline)
+        self._mine[id] = _Open(flags, deadline, self.stream_window_bytes[0])
         if deadline is not None:
             heappush(self._deadlines, (deadline, True, id))
         timeout_ms = 0 if timeout_s is None else max(int(timeout_s * 1000), 1)
@@ -326,7 +332,8 @@ class Conversation:
         if call is None or call.outgoing.ended:
             return False
         call.outgoing.credit -= size + ITEM_COST_BYTES
-        self._outbox.append(Item(id, side, self._body_out(id, side, parts, size)))
+        out = self._outbox if call.behind is None else call.behind
+        out.append(Item(id, side, self._body_out(id, side, parts, size)))
         return True
 
     def end(self, id: int, side: int) -> None:
@@ -334,7 +341,7 @@ class Conversation:
         call = self._side(side).get(id)
         if call is not None and not call.outgoing.ended:
             call.outgoing.ended = True
-            self._outbox.append(End(id, side))
+            (self._outbox if call.behind is None else call.behind).append(End(id, side))
 
     def consumed(self, id: int, side: int, size: int) -> None:
         """The reader has taken an item of `size` bytes; side: of who sent it."""
@@ -346,8 +353,10 @@ class Conversation:
         stream.returned += cost
         if stream.returned >= stream.window // 4 or (stream.held <= 0 and stream.returned >= stream.window // 8):
             grown = 0
-            if stream.held <= 0 and self._stream_windows + stream.window <= STREAMS_WINDOW_BYTES:
-                grown = min(stream.window, STREAM_WINDOW_BYTES[1] - stream.window)  # the reader waits for the sender
+            if stream.held <= 0 and self._stream_windows + stream.window <= self.streams_window_bytes:
+                grown = min(
+                    stream.window, self.stream_window_bytes[1] - stream.window
+                )  # the reader waits for the sender
                 stream.window += grown
                 self._stream_windows += grown
             self._outbox.append(Credit(id, 1 - side, stream.returned + grown))
@@ -387,16 +396,17 @@ class Conversation:
 
     def receive(self, plane: int, payload: Buffer, now: float) -> list[Event]:
         """A payload of the session. Raises RemoteProtocolError; the caller then drops the peer."""
-        if plane == BULK:
-            return self._chunk(memoryview(payload), now)
-        try:
-            messages = _decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RemoteProtocolError(f"undecodable messages of {len(payload)} bytes: {error}") from error
         events: list[Event] = []
-        for message in messages:
-            self._message(message, now, events)
-        if self._consumed >= WINDOW_BYTES // 16:
+        if plane == BULK:
+            self._chunk(memoryview(payload), now, events)
+        else:
+            try:
+                messages = _decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                raise RemoteProtocolError(f"undecodable messages of {len(payload)} bytes: {error}") from error
+            for message in messages:
+                self._message(message, now, events)
+        if self._consumed >= self.window_bytes // 16:
             self._outbox.append(Grant(self._consumed))
             self._consumed = 0
         return events
@@ -444,6 +454,8 @@ class Conversation:
     def _unary_out(self, message: Call | Result, parts: Sequence[Buffer], size: int) -> None:
         if self._credit <= 0 or self._unary:
             self._unary.append((message, parts, size))
+            if type(message) is Call:
+                self._mine[message.id].behind = []
         else:
             self._unary_send(message, parts, size)
 
@@ -452,10 +464,12 @@ class Conversation:
         side = FROM_CALLER if type(message) is Call else FROM_CALLEE
         body = self._body_out(message.id, side, parts, size)
         if type(message) is Call:
-            message = Call(message.id, message.method, message.timeout_ms, message.flags, body)
+            self._outbox.append(Call(message.id, message.method, message.timeout_ms, message.flags, body))
+            call = self._mine[message.id]
+            self._outbox += call.behind or ()
+            call.behind = None
         else:
-            message = Result(message.id, body)
-        self._outbox.append(message)
+            self._outbox.append(Result(message.id, body))
 
     def _body_out(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> Body:
         if size <= INLINE_MAX_BYTES:
@@ -501,7 +515,7 @@ class Conversation:
                     raise RemoteProtocolError(f"call {id} after {self._last_theirs} of {len(self._theirs)} open ones")
                 self._last_theirs = id
                 deadline = now + timeout_ms / 1000 if timeout_ms > 0 else None
-                self._theirs[id] = _Open(flags, deadline)
+                self._theirs[id] = _Open(flags, deadline, self.stream_window_bytes[0])
                 if deadline is not None:
                     heappush(self._deadlines, (deadline, False, id))
                 if type(body) is Large:
@@ -570,13 +584,18 @@ class Conversation:
             raise RemoteProtocolError(f"an item of a stream that has ended or was never opened, in call {item.id}")
         size = len(item.body) if isinstance(item.body, bytes) else item.body.size
         stream.held += size + ITEM_COST_BYTES
-        if stream.held > STREAM_WINDOW_BYTES[1] + BODY_MAX_BYTES + ITEM_COST_BYTES:
+        if stream.held > self.stream_window_bytes[1] + BODY_MAX_BYTES + ITEM_COST_BYTES:
             raise RemoteProtocolError(f"stream {item.id} was sent more than it has credit for")
         stream.slots.append([None, item])
 
     def _announced(self, message: Call | Result | Item, large: Large, now: float, events: list[Event]) -> None:
         if not INLINE_MAX_BYTES < large.size <= BODY_MAX_BYTES:
             raise RemoteProtocolError(f"a body of {large.size} bytes was announced; {BODY_MAX_BYTES} are allowed")
+        if large.body in self._given_up:
+            self._given_up.discard(large.body)
+            if type(message) is not Item:
+                self._consumed += large.size
+            return
         incoming = self._bodies.get(large.body)
         if incoming is None:
             incoming = self._bodies[large.body] = _Incoming()
@@ -585,15 +604,14 @@ class Conversation:
         incoming.message, incoming.size = message, large.size
         self._body_step(large.body, incoming, now, events)
 
-    def _chunk(self, frame: memoryview, now: float) -> list[Event]:
+    def _chunk(self, frame: memoryview, now: float, events: list[Event]) -> None:
         if len(frame) < _CHUNK_HEAD:
             raise RemoteProtocolError(f"a chunk of {len(frame)} bytes")
         body, flags = int.from_bytes(frame[:8], "little"), frame[8]
         size, payload = int.from_bytes(frame[9:13], "little"), frame[13:]
-        events: list[Event] = []
         if flags & _ABANDONED:
-            self._abandon(self._bodies.pop(body, None))
-            return events
+            self._abandon(body, self._bodies.pop(body, None))
+            return
         if flags & _PACKED:
             if size > CHUNK_BYTES:
                 raise RemoteProtocolError(f"a chunk unpacks to {size} bytes")
@@ -606,10 +624,12 @@ class Conversation:
         incoming.chunks.append(payload)
         incoming.arrived += size
         self._held += size
-        if self._held > 2 * (WINDOW_BYTES + STREAMS_WINDOW_BYTES + BODY_MAX_BYTES) or len(self._bodies) > 2 * CALLS_MAX:
+        if (
+            self._held > 2 * (self.window_bytes + self.streams_window_bytes + BODY_MAX_BYTES)
+            or len(self._bodies) > 2 * CALLS_MAX
+        ):
             raise RemoteProtocolError("more bulk than it has credit for")
         self._body_step(body, incoming, now, events)
-        return events
 
     def _body_step(self, body: int, incoming: _Incoming, now: float, events: list[Event]) -> None:
         if incoming.message is None or incoming.arrived < incoming.size:
@@ -620,12 +640,16 @@ class Conversation:
         self._held -= incoming.arrived
         self._arrived(incoming.message, incoming.joined(), now, events)
 
-    def _abandon(self, incoming: _Incoming | None) -> None:
-        """The sender gave this body up: its call is canceled, so only the books are set right."""
+    def _abandon(self, body: int, incoming: _Incoming | None) -> None:
+        """The sender gave this body up, since its call is over: only the books are set right."""
         if incoming is not None:
             self._held -= incoming.arrived
-            if incoming.message is not None and type(incoming.message) is not Item:
-                self._consumed += incoming.size
+        if incoming is None or incoming.message is None:
+            self._given_up.add(body)  # its announcement is still on its way, on the other plane
+            if len(self._given_up) > 2 * CALLS_MAX:
+                raise RemoteProtocolError("it gave up more bodies than it announced")
+        elif type(incoming.message) is not Item:
+            self._consumed += incoming.size
 
     def _arrived(self, message: Call | Result | Item, body: Buffer, now: float, events: list[Event]) -> None:
         """A body is whole."""
@@ -669,7 +693,7 @@ class Conversation:
 
     def _over(self, call: _Open) -> None:
         """Its stream's window is free for others; bodies that still come for it are counted, and dropped."""
-        self._stream_windows -= call.incoming.window - STREAM_WINDOW_BYTES[0]
+        self._stream_windows -= call.incoming.window - self.stream_window_bytes[0]
 
     def _room_for_calls(self, events: list[Event]) -> None:
         if self._want_calls and len(self._mine) < CALLS_MAX:

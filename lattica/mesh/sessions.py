@@ -49,6 +49,7 @@ KEEP_S = 60.0
 hold, for a peer that is gone."""
 HELLO_S = 10.0  # for the first frame of a connection: a slow link needs seconds, a silent one holds a descriptor
 PING_AFTER_S = 15.0  # of silence: half of the shortest NAT mapping we have met
+WAIT_S = 1.0  # of silence while an acknowledgement is due
 DEAD_AFTER_S = 5.0  # without a sound although something is due: 20 round trips of the longest path on Earth
 PROBE_S = 1.5  # for an answer from the old connection when a second one turns up
 SPARE_S = 5.0  # a second connection that the other side has not closed by then is closed here
@@ -154,6 +155,8 @@ class Sessions:
         """Send in the session. The caller looks at `room` first and has seen `SessionUp`."""
         link = self._links[peer]
         assert link.session is not None, f"no session with {short_peer(peer)}"
+        if not link.session.unacked_bytes(plane):
+            link.waits_since[plane] = now
         effects: list[Effect] = [*link.session.send(plane, payload, size)]
         if plane == BULK:
             link.bulk_used_at = now
@@ -546,7 +549,8 @@ class Sessions:
             effects.append(Transmit(connection.number, wire.encode(wire.Ping(0))))
         else:
             link.bulk_used_at = now
-        effects += session.attach(plane, connection.number, hello.received)
+        had = hello.received if hello.session == session.id else 0  # else it speaks of another session
+        effects += session.attach(plane, connection.number, had)
         effects.append(Room(connection.peer, plane))
         return effects + self._bulk_if_needed(connection.peer, link, now)
 
@@ -695,13 +699,14 @@ class Sessions:
             due = min(due, max(link.bulk_used_at, connection.since) + BULK_IDLE_S)
         if connection.pinged_at is not None:
             return min(due, connection.pinged_at + DEAD_AFTER_S)
-        return min(due, connection.heard_at + self._patience_s(connection))
+        return min(due, self._ping_at(connection))
 
-    def _patience_s(self, connection: Connection) -> float:
+    def _ping_at(self, connection: Connection) -> float:
         """How long it may be silent before it is pinged: less while something is due from it."""
-        session = self._links[connection.peer].session
-        waits = session is not None and session.unacked_bytes(connection.plane) > 0
-        return 1.0 if waits else PING_AFTER_S
+        link = self._links[connection.peer]
+        if link.session is not None and link.session.unacked_bytes(connection.plane):
+            return max(connection.heard_at, connection.since, link.waits_since[connection.plane]) + WAIT_S
+        return connection.heard_at + PING_AFTER_S
 
     def _look_at(self, connection: Connection, now: float) -> list[Effect]:
         if self._due(connection) > now:
