@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 log = logging.getLogger(__name__)
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 HIDDEN = ("", "NoDevFiles")  # values by which schedulers say "none"
-MODPROBE_S = 5.0  # half of what `lattica start` waits for a node
+NVIDIACTL_MINOR = 255
+MODPROBE_S = 4.0  # two of them, and `lattica start` waits 10 s for a node
 
 
 def devices_of(visible: str | None, present: int) -> tuple[str, ...]:
@@ -62,22 +63,27 @@ def believed(environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 def make_device_files(root: str = "/") -> None:
     """Make the files in /dev that a program's first use of CUDA makes, by a setuid program that no worker may run where
-    the node's key is kept from it. It loads kernel modules and takes a second, once after a machine's boot."""
+    the node's key is kept from it. That loads kernel modules and takes a second, once after a machine's boot."""
     driver_gpus = _names_in(os.path.join(root, "proc/driver/nvidia/gpus"))
     devices = set(_names_in(os.path.join(root, "dev")))
-    wanted = {"nvidiactl", "nvidia-uvm", *(f"nvidia{index}" for index in range(len(driver_gpus)))}
-    if not driver_gpus or wanted <= devices:
+    if not driver_gpus:
         return
+    if not count_present(list(devices), 0) or "nvidiactl" not in devices:  # a container has those it was given
+        _modprobe(*(f"-c={minor}" for minor in (*range(len(driver_gpus)), NVIDIACTL_MINOR)))
+    if "nvidia-uvm" not in devices:
+        _modprobe("-u", "-c=0")
+
+
+def _modprobe(*options: str) -> None:
     import subprocess
 
-    minors = [f"-c={index}" for index in range(len(driver_gpus))]
     try:
-        done = subprocess.run(["nvidia-modprobe", "-u", *minors], capture_output=True, text=True, timeout=MODPROBE_S)
+        done = subprocess.run(["nvidia-modprobe", *options], capture_output=True, text=True, timeout=MODPROBE_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         log.warning("nvidia-modprobe, which makes a GPU's files in /dev, could not be run: %s", error)
         return
     if done.returncode:
-        log.warning("nvidia-modprobe ended with %d: %s", done.returncode, done.stderr.strip()[:1000])
+        log.warning("nvidia-modprobe %s ended with %d: %s", options, done.returncode, done.stderr.strip()[:1000])
 
 
 def _names_in(folder: str) -> list[str]:

@@ -55,3 +55,39 @@ def test_a_node_that_is_told_of_gpus_it_does_not_see_believes_the_variable() -> 
     assert gpus.believed({"CUDA_VISIBLE_DEVICES": "2,GPU-ab"}) == ("2", "GPU-ab")
     assert gpus.believed({"CUDA_VISIBLE_DEVICES": ""}) == ()
     assert gpus.believed({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("devices", "asked"),
+    [
+        ([], [["-c=0", "-c=1", "-c=255"], ["-u", "-c=0"]]),
+        (["nvidia0", "nvidia1", "nvidiactl"], [["-u", "-c=0"]]),
+        (["nvidia1", "nvidiactl", "nvidia-uvm"], []),
+    ],
+)
+def test_the_files_that_cuda_would_make_are_made_before_workers_may_not(
+    devices: list[str], asked: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[list[str]] = []
+    monkeypatch.setattr(gpus, "_modprobe", lambda *options: runs.append(list(options)))
+    gpus.make_device_files(str(tmp_path))
+    assert not runs, "no driver, no files"
+    for bus in ("0000:01:00.0", "0000:41:00.0"):
+        (tmp_path / "proc/driver/nvidia/gpus" / bus).mkdir(parents=True)
+    for name in devices:
+        (tmp_path / "dev").mkdir(exist_ok=True)
+        (tmp_path / "dev" / name).touch()
+    gpus.make_device_files(str(tmp_path))
+    assert runs == asked
+
+
+@pytest.mark.parametrize("program", ["", "#!/bin/sh\necho no module >&2\nexit 1\n"])
+def test_a_driver_whose_files_cannot_be_made_is_a_warning(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if program:
+        (tmp_path / "nvidia-modprobe").write_text(program)
+        (tmp_path / "nvidia-modprobe").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    gpus._modprobe("-u")
+    assert ("no module" if program else "could not be run") in caplog.text

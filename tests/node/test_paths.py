@@ -110,6 +110,27 @@ def test_each_data_directory_has_a_socket_of_its_own_under_all_its_names(
     assert one == same != other
 
 
+def test_the_data_directory_the_usual_one_and_the_sockets_are_secret_as_far_as_they_exist(tmp_path: Path) -> None:
+    environ = {"XDG_DATA_HOME": str(tmp_path / "share"), "LATTICA_DATA_DIR": str(tmp_path / "data")}
+    for name in ("data/identity", "share", "run"):
+        (tmp_path / name).mkdir(parents=True)
+    os.symlink(tmp_path / "data", tmp_path / "alias")
+
+    def secret(needed: str) -> list[str]:
+        found = paths.secret_folders(str(tmp_path / "alias"), str(tmp_path / "run/x.sock"), [needed, ""], environ)
+        return [os.path.relpath(path, tmp_path) for path in found]
+
+    assert secret("/usr") == secret(str(tmp_path)) == secret(str(tmp_path / "data2")) == ["data", "run"]
+    (tmp_path / "share/lattica").mkdir()
+    assert secret("/usr") == ["data", "share/lattica", "run"]
+    assert secret(str(tmp_path / "data/venv")) == ["data/identity", "share/lattica", "run"], "workers live there"
+
+
+def test_a_data_directory_that_may_not_be_written_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be used: No such file"):
+        paths.lock_data_dir(str(tmp_path / "gone"))
+
+
 def test_a_node_that_wrote_its_file_is_found(tmp_path: Path) -> None:
     paths.write_node_file(str(tmp_path), node_here())
     assert paths.running_node(str(tmp_path)) == node_here()
