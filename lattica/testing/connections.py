@@ -84,21 +84,20 @@ class _End:
 
 
 def mesh_frames() -> Callable[[Any], Any]:
-    """A `decode` for cores that transmit what `lattica.mesh.wire` encodes."""
-    decoder = Decoder()
-    decoder.trust()
+    """A `decode` for cores that transmit what `lattica.mesh.wire` encodes, a frame at a time."""
+    decoder: Decoder | None = None
 
     def decode(frame: Any) -> Any:
         nonlocal decoder
-        try:
-            (decoded,) = decoder.feed(b"".join(frame))
-        except ValueError:
-            raise RemoteProtocolError("it sent a part of a frame, or more than one") from None
-        except RemoteProtocolError:
-            decoder = Decoder()  # the old one is in the middle of what it refused
+        if decoder is None:  # the last one is in the middle of what it refused
+            decoder = Decoder()
             decoder.trust()
-            raise
-        return decoded
+        fresh, decoder = decoder, None
+        decoded = fresh.feed(b"".join(frame))
+        if len(decoded) != 1:
+            raise RemoteProtocolError(f"it sent {len(decoded)} frames as one")
+        decoder = fresh
+        return decoded[0]
 
     return decode
 

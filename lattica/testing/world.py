@@ -39,7 +39,20 @@ from lattica.testing.trace import Trace
 
 STEPS_MAX = 2_000_000  # about a minute of CPU; a world that needs more breeds events
 
-__all__ = ["DATAGRAMS", "FOREVER", "SOCKET", "Closed", "Core", "Disk", "Host", "HostClock", "Link", "Send", "World"]
+__all__ = [
+    "DATAGRAMS",
+    "FOREVER",
+    "SOCKET",
+    "Closed",
+    "Core",
+    "Disk",
+    "Gone",
+    "Host",
+    "HostClock",
+    "Link",
+    "Send",
+    "World",
+]
 
 
 class Core(Protocol):
@@ -49,6 +62,11 @@ class Core(Protocol):
     def tick(self, now: float) -> Sequence[object]: ...
     def next_deadline(self) -> float | None: ...
     def validate(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Event: the participant's process has crashed, and with it whatever it waited for."""
 
 
 @dataclass(slots=True)
@@ -221,6 +239,7 @@ class World:
             participant.host.clock.go_on()
         self.tally["crashes"] += 1
         self.note(name, "lost power" if power else "crashed")
+        self.events.append((self.now, name, Gone()))
         if not power:
             self._messages.crashed(name)
         self.connections.crashed(name, dark=power)
