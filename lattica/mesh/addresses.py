@@ -50,7 +50,10 @@ def own_addresses(port: int, hosts: list[str]) -> list[str]:
     last, since another process of this machine may ask."""
 
     def rank(host: str) -> int:
-        address = ipaddress.ip_address(host.partition("%")[0])
+        try:
+            address = ipaddress.ip_address(host.partition("%")[0])
+        except ValueError:
+            return 0  # a name: somebody chose it
         return 3 if address.is_loopback else 2 if address.is_link_local else 1 if address.is_private else 0
 
     return [host_text(host, port) for host in sorted(dict.fromkeys(hosts), key=rank)]

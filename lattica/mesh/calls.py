@@ -1,0 +1,336 @@
+"""The calls and streams of one session, as coroutines see them: futures, tasks and queues around `rpc.Conversation`.
+
+One `Talk` per session. What it wants to send waits in its conversation until the peer's shell flushes it, once per turn
+of the event loop; `dirty` says that there is something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from lattica.errors import CallFailedError, ConfigError, LatticaError, PeerUnreachableError, PermissionDeniedError
+from lattica.mesh import rpc, values
+from lattica.mesh.compression import Packer
+from lattica.mesh.identity import PeerId, peer_text
+from lattica.mesh.roles import Role, roles_text
+from lattica.mesh.rpc import FROM_CALLEE, FROM_CALLER, STREAMS_IN, STREAMS_OUT, Conversation
+from lattica.mesh.services import Caller, Method, caller
+from lattica.mesh.wire import Buffer
+
+log = logging.getLogger(__name__)
+TRACEBACK_MAX_CHARS = 8192  # of a method that raised: the innermost frames say most
+
+
+class Inbox:
+    """Items of a stream as they come; iterate over it. Taking one gives the sender credit for the next."""
+
+    def __init__(self, talk: Talk, id: int, side: int) -> None:
+        self._talk, self._id, self._side = talk, id, side
+        self._bodies: deque[Buffer] = deque()
+        self._over: BaseException | bool = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self._bodies:
+            if isinstance(self._over, BaseException):
+                raise self._over
+            if self._over:
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        body = self._bodies.popleft()
+        self._talk.conversation.consumed(self._id, self._side, len(body))
+        self._talk.dirty()
+        return values.decode(body)
+
+    def came(self, body: Buffer) -> None:
+        self._bodies.append(body)
+        self._wake()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """No more will come; error: why, if it is not the end."""
+        if self._over is False:
+            self._over = error if error is not None else True
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Stream:
+    """A call with streams, on its caller's side.
+
+    `send` items if the method takes a stream, then `finish`; iterate over what it gives; `result` is what it returned.
+    Leaving the `async with` block cancels the call if it is not over.
+    """
+
+    def __init__(self, talk: Talk, id: int) -> None:
+        self._talk, self._id = talk, id
+        self._inbox = talk.inboxes[FROM_CALLEE, id] = Inbox(talk, id, FROM_CALLEE)
+        self._answer = talk.futures[id]
+
+    async def send(self, *values_: Any) -> None:
+        """Send an item (several arguments: a list of them). Waits while the reader is behind: this is back-pressure.
+
+        Raises what the method raised, if it has ended; PeerUnreachableError if the session is over.
+        """
+        await self._talk.send_item(self._id, FROM_CALLER, values_[0] if len(values_) == 1 else list(values_))
+        if self._answer.done():
+            await self._answer
+
+    async def finish(self) -> None:
+        """Say that no more items follow."""
+        self._talk.conversation.end(self._id, FROM_CALLER)
+        self._talk.dirty()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self._inbox.__aiter__()
+
+    async def result(self) -> Any:
+        """What the method returned; None for one that gives a stream. Raises what it raised."""
+        return values.decode(await self._answer)
+
+    async def close(self) -> None:
+        """Cancel the call if it is not over."""
+        if not self._answer.done():
+            self._talk.cancel(self._id)
+            self._answer.cancel()
+        elif not self._answer.cancelled():
+            self._answer.exception()  # seen
+        self._talk.inboxes.pop((FROM_CALLEE, self._id), None)
+
+    async def __aenter__(self) -> Stream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+
+class Talk:
+    """See the module."""
+
+    def __init__(
+        self,
+        peer: PeerId,
+        roles: Role,
+        conversation: Conversation,
+        methods: Mapping[str, Method],
+        dirty: Callable[[Talk], None],
+    ) -> None:
+        """roles: the peer's; the shell sets them again when its certificates are renewed."""
+        self.peer, self.roles, self.conversation = peer, roles, conversation
+        self.futures: dict[int, asyncio.Future[Buffer]] = {}
+        self.inboxes: dict[tuple[int, int], Inbox] = {}
+        self.over: str | None = None  # why the session is over
+        self.packer: Packer | None = None
+        self.bulk_acked = 0  # bytes, as the packer knows
+        self._methods, self._dirty = methods, dirty
+        self._loop = asyncio.get_running_loop()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._writable: dict[int, list[asyncio.Future[None]]] = {}  # stream, or 0 for calls -> who waits
+
+    def __repr__(self) -> str:
+        return f"<Talk: {self.conversation!r}, {len(self._tasks)} methods run>"
+
+    def dirty(self) -> None:
+        """There may be something to send."""
+        self._dirty(self)
+
+    # -- as caller
+
+    async def room(self) -> None:
+        """Return when another call may be made."""
+        while self.over is None and self.conversation.full:
+            await self._until_writable(0)
+
+    def begin(self, method: str, args: Any, timeout_s: float | None, flags: int) -> int:
+        """Make a call; its number, under which `futures` has the answer."""
+        parts, size = args if isinstance(args, tuple) else values.encode(args)
+        if size > rpc.BODY_MAX_BYTES:
+            raise ConfigError(
+                f"the arguments of {method} have {size} bytes; at most {rpc.BODY_MAX_BYTES} go into one call",
+                do_next="send them as a stream",
+            )
+        id = self.conversation.call(method, parts, size, timeout_s, flags, self._loop.time())
+        self.futures[id] = self._loop.create_future()
+        self._dirty(self)
+        return id
+
+    def cancel(self, id: int) -> None:
+        """The answer is not wanted any more."""
+        self.futures.pop(id, None)
+        if self.over is None:
+            self.conversation.cancel(id)
+            self._dirty(self)
+
+    async def send_item(self, id: int, side: int, item: Any) -> None:
+        """Send an item of a stream as soon as there is credit."""
+        parts, size = values.encode(item)
+        while self.over is None and not self.conversation.may_send(id, side):
+            await self._until_writable(id)
+        if self.over is not None:
+            raise self._lost()
+        self.conversation.item(id, side, parts, size)
+        self._dirty(self)
+
+    async def _until_writable(self, id: int) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._writable.setdefault(id, []).append(waiter)
+        await waiter
+
+    # -- what comes
+
+    def handle(self, events: list[rpc.Event]) -> None:
+        """Events of the conversation, in order."""
+        for event in events:
+            kind = type(event)
+            if kind is rpc.Answered:
+                future = self.futures.pop(event.id, None)  # type: ignore[union-attr]
+                if future is not None and not future.done():
+                    future.set_result(event.body)  # type: ignore[union-attr]
+            elif kind is rpc.Started:
+                self._start(event)
+            else:
+                self._rare(event)
+
+    def _rare(self, event: rpc.Event) -> None:
+        match event:
+            case rpc.Failed(id, data):
+                error = LatticaError.from_data(data)
+                future = self.futures.pop(id, None)
+                if future is not None and not future.done():
+                    future.set_exception(error)
+                inbox = self.inboxes.pop((FROM_CALLEE, id), None)
+                if inbox is not None:
+                    inbox.end(error)
+                self._wake(id)
+            case rpc.Came(id, side, body):
+                inbox = self.inboxes.get((side, id))
+                if inbox is not None:
+                    inbox.came(body)
+                else:
+                    self.conversation.consumed(id, side, len(body))
+            case rpc.Ended(id, side):
+                inbox = self.inboxes.get((side, id))
+                if inbox is not None:
+                    inbox.end()
+            case rpc.Canceled(id, reason):
+                task = self._tasks.get(id)
+                if task is not None:
+                    task.cancel(reason)
+            case rpc.Writable(id):
+                self._wake(id)
+
+    def end(self, reason: str) -> None:
+        """The session is over: whoever waits is told, whatever runs for the other side is cancelled."""
+        self.over = reason
+        for future in self.futures.values():
+            if not future.done():
+                future.set_exception(self._lost())
+                future.exception()  # a caller that has gone does not make a warning
+        for inbox in self.inboxes.values():
+            inbox.end(self._lost())
+        for task in list(self._tasks.values()):
+            task.cancel(reason)
+        for id in list(self._writable):
+            self._wake(id)
+        self.futures.clear()
+        self.inboxes.clear()
+
+    def _lost(self) -> PeerUnreachableError:
+        return PeerUnreachableError(
+            f"the session with peer {peer_text(self.peer)[:8]} ended ({self.over}); the call may have run",
+            peer=peer_text(self.peer),
+            may_have_run=True,
+        )
+
+    def _wake(self, id: int) -> None:
+        for waiter in self._writable.pop(id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- as callee
+
+    def _start(self, event: rpc.Started) -> None:
+        method = self._methods.get(event.method)
+        try:
+            if method is None:
+                raise ConfigError(
+                    f"peer has no method {event.method!r:.80}", do_next="ask a peer that serves it, or update this one"
+                )
+            role = method.declared.role
+            if role is not None and not role & self.roles:  # before its arguments are looked at
+                raise PermissionDeniedError(
+                    role=roles_text(role), peer=peer_text(self.peer), action=f"call {event.method}"
+                )
+            wanted = STREAMS_IN * method.declared.takes_stream | STREAMS_OUT * method.gives_stream
+            if event.flags != wanted:
+                how = "stream" if wanted else "call"
+                raise ConfigError(f"{event.method} is to be called by `{how}`")
+            args, kwargs = values.decode(event.body)
+        except (LatticaError, ValueError, TypeError) as error:
+            self._fail(event.id, error)
+            return
+        deadline = None if event.timeout_s is None else self._loop.time() + event.timeout_s
+        who = Caller(self.peer, self.roles, deadline)
+        if method.is_async:
+            if method.declared.takes_stream:  # now: its first items may be in the same batch
+                kwargs = {**kwargs, "incoming": Inbox(self, event.id, FROM_CALLER)}
+                self.inboxes[FROM_CALLER, event.id] = kwargs["incoming"]
+            self._tasks[event.id] = self._loop.create_task(self._run(event.id, method, who, args, kwargs))
+            return
+        token = caller.set(who)
+        try:
+            parts, size = values.encode(method.function(*args, **kwargs))
+        except Exception as error:
+            self._fail(event.id, error)
+        else:
+            self.conversation.result(event.id, parts, size)
+        finally:
+            caller.reset(token)
+        self._dirty(self)
+
+    async def _run(self, id: int, method: Method, who: Caller, args: list[Any], kwargs: dict[str, Any]) -> None:
+        caller.set(who)
+        try:
+            if method.gives_stream:
+                async for item in method.function(*args, **kwargs):
+                    await self.send_item(id, FROM_CALLEE, item)
+                self.conversation.end(id, FROM_CALLEE)
+                result = None
+            else:
+                result = await method.function(*args, **kwargs)
+            parts, size = values.encode(result)
+            self.conversation.result(id, parts, size)
+        except asyncio.CancelledError:
+            if self.over is None:
+                self.conversation.fail(id, {"error": "TaskCancelledError", "message": "the method was cancelled"})
+        except Exception as error:
+            self._fail(id, error)
+        finally:
+            self._tasks.pop(id, None)
+            self.inboxes.pop((FROM_CALLER, id), None)
+            self._dirty(self)
+
+    def _fail(self, id: int, error: Exception) -> None:
+        if not isinstance(error, LatticaError):
+            text = "".join(traceback.format_exception(error))[-TRACEBACK_MAX_CHARS:]
+            error = CallFailedError(
+                f"the method raised {type(error).__name__}: {error!s:.500}",
+                type_name=type(error).__name__,
+                remote_traceback=text,
+            )
+        self.conversation.fail(id, error.to_data())
+        self._dirty(self)

@@ -1,0 +1,576 @@
+"""One peer: its sessions, calls and streams over a transport. It composes the mesh's cores and decides nothing itself.
+
+    transport ──verbs──► Sessions ──effects──► transport          (who is connected, what is lost, what comes twice)
+                            │ Delivered
+                            ▼
+                     rpc.Conversation ──events──► Talk ──► methods of services, futures, streams
+
+What is written in one turn of the event loop goes out in one batch per session. The steward (`stewardship`) sees to
+certificates, revocations and clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar, Token
+from random import Random
+from time import perf_counter, time
+from typing import TYPE_CHECKING, Any, Self
+
+from lattica._version import __version__
+from lattica.errors import ConfigError, PeerUnreachableError, RemoteProtocolError
+from lattica.mesh import values
+from lattica.mesh.addresses import own_addresses, split_host
+from lattica.mesh.calls import Stream, Talk
+from lattica.mesh.compression import Packer
+from lattica.mesh.effects import Dial, Hangup, Transmit
+from lattica.mesh.identity import PeerId, parse_peer, peer_text
+from lattica.mesh.links import (
+    Attached,
+    ClockSample,
+    Delivered,
+    Room,
+    SessionDown,
+    SessionUp,
+    TwinSeen,
+    Unreachable,
+    WeAreTwin,
+)
+from lattica.mesh.roles import roles_text
+from lattica.mesh.rpc import STREAMS_IN, STREAMS_OUT, Conversation
+from lattica.mesh.services import Method, caller, methods_of
+from lattica.mesh.sessions import Effect, Sessions
+from lattica.mesh.stewardship import Steward
+from lattica.mesh.transport.interface import Owner, Transport
+from lattica.mesh.transport.tcp import Tcp
+from lattica.mesh.wire import BULK, Hello, Received
+
+if TYPE_CHECKING:
+    from lattica.mesh.credentials import Credentials
+
+log = logging.getLogger(__name__)
+TIMER_SLACK_S = 0.005
+"""How late a deadline may be noticed: the cores are asked for their next one this often at the most."""
+REFUSALS_MAX = 32  # of handshakes, remembered for `lattica doctor`
+Target = PeerId | str | Sequence[PeerId | str] | None
+Resolver = Callable[[str], Awaitable[Sequence[PeerId]]]
+
+current: ContextVar[Peer] = ContextVar("lattica_mesh_peer")
+"""The peer whose `async with` block or method runs here: `lattica.mesh.call` uses it."""
+
+
+class Peer:
+    """A member of a mesh.
+
+        async with Peer.join(ticket) as peer:
+            peer.serve(Shard())
+            await peer.call(other, "shard.forward", x, timeout_s=5)
+
+    A target is a peer id, as bytes or text; a list of them, which are tried in order; or None: whoever serves the
+    method, as the resolver finds out.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        *,
+        listen: str | None = None,
+        name: str = "",
+        rng: Random | None = None,
+        transport: Callable[[Owner], Transport] | None = None,
+        ephemeral: bool = False,
+    ) -> None:
+        """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
+        name: for people, by default the machine's. transport: another way than TCP, for tests."""
+        self.credentials = credentials
+        self.id = credentials.identity.peer
+        self.name = name or platform.node()
+        self.listening: list[str] = []
+        self.refusals: list[tuple[float, str, str]] = []  # (unix time, from where, why), the latest last
+        self.resolver: Resolver | None = None
+        self.stopped_by: str | None = None  # why it stopped by itself
+        self.on_stop: Callable[[str], None] | None = None
+        self._listen, self._transport_of, self._ephemeral = listen, transport, ephemeral
+        self._rng = rng or Random(os.urandom(16))
+        self._methods: dict[str, Method] = {}
+        self._talks: dict[PeerId, Talk] = {}
+        self._waiting: dict[PeerId, list[asyncio.Future[Talk]]] = {}
+        self._addresses: dict[PeerId, tuple[str, ...]] = {}
+        self._dirty: dict[Talk, None] = {}
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._arming: asyncio.TimerHandle | None = None
+        self._token: Token[Peer] | None = None
+        self.steward = Steward(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"<Peer {peer_text(self.id)[:8]}: {len(self._talks)} sessions, at {', '.join(self.listening) or 'no port'}>"
+        )
+
+    # -- life
+
+    async def start(self) -> Self:
+        """Listen, and be there. Raises ConfigError if the address cannot be listened at."""
+        self._loop = asyncio.get_running_loop()
+        me = Hello(
+            boot=self.credentials.boot,
+            instance=self._rng.randbytes(8),
+            name=self.name,
+            version=__version__,
+            packs=["zstd"],
+        )
+        self._me = me
+        self.sessions = Sessions(me, self.id, self._rng, self.steward.objection, wall_offset=time() - self._loop.time())
+        make = self._transport_of or (lambda owner: Tcp(owner, self.steward.contexts, self.steward.serve_renewal))
+        self._transport = make(_Verbs(self))
+        if self._listen is not None:
+            bound = list(await self._transport.listen(self._listen))
+            self.listening = _reachable(bound)
+            self._say_hello_with(addresses=self.listening)
+        self.serve(self.steward.service())
+        self.steward.start()
+        self._arm()
+        return self
+
+    async def stop(self, reason: str = "it was stopped") -> None:
+        """End every session, politely, and close every socket."""
+        if not hasattr(self, "sessions"):
+            return
+        self.steward.stop()
+        self._perform(self.sessions.stop(reason, self._loop.time()))
+        for talk in list(self._talks.values()):
+            talk.end(reason)
+        self._talks.clear()
+        for timer in (self._timer, self._arming):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._arming = None
+        self._transport.flush()
+        await self._transport.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        self._token = current.set(self)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._token is not None:
+            current.reset(self._token)
+            self._token = None
+        await self.stop()
+
+    # -- doors
+
+    def serve(self, instance: object) -> None:
+        """Let others call the methods of this service."""
+        for found in methods_of(instance):
+            if found.name in self._methods:
+                raise ConfigError(f"{found.name} is served already", do_next="give the service another name")
+            self._methods[found.name] = found
+
+    async def connect(
+        self, peer: PeerId | str, addresses: Sequence[str] = (), *, timeout_s: float | None = None
+    ) -> PeerId:
+        """Have a session with this peer, and keep it. Raises PeerUnreachableError."""
+        target = _peer_id(peer)
+        try:
+            await self._talk(target, addresses, deadline=self._deadline(timeout_s))
+        except TimeoutError as error:
+            raise PeerUnreachableError(
+                f"peer {peer_text(target)[:8]} did not answer within {timeout_s:g} s", peer=peer_text(target)
+            ) from error
+        return target
+
+    async def disconnect(self, peer: PeerId | str, reason: str = "it is not needed any more") -> None:
+        """End the session with this peer."""
+        self._perform(self.sessions.disconnect(_peer_id(peer), reason, self._loop.time()))
+
+    async def call(
+        self,
+        target: Target,
+        method: str,
+        *args: Any,
+        timeout_s: float | None = None,
+        idempotent: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Call a method of another peer, and return what it returned.
+
+        timeout_s: seconds until it is given up, here and there; inside a method the caller's deadline counts as well.
+        idempotent: it may run twice, so a call whose session died is made again, at the next provider if there is one.
+        Raises what the method raised (LatticaErrors as they are, others as CallFailedError), PeerUnreachableError,
+        GetTimeoutError, PermissionDeniedError, SerializationError.
+        """
+        deadline = self._deadline(timeout_s)
+        encoded = values.encode((args, kwargs))
+        targets = await self._targets(target, method)
+        for position, peer in enumerate(targets):
+            try:
+                talk = self._talks.get(peer) or await self._talk(peer, deadline=deadline)
+                if talk.conversation.full:
+                    await talk.room()
+                id = talk.begin(method, encoded, self._left(deadline), 0)
+                future = talk.futures[id]
+                try:
+                    return values.decode(await future)
+                except asyncio.CancelledError:
+                    talk.cancel(id)
+                    raise
+            except PeerUnreachableError as error:
+                again = idempotent or not error.may_have_run
+                if not again or position + 1 == len(targets):
+                    raise
+        raise AssertionError("a call has a target")
+
+    async def stream(
+        self,
+        target: Target,
+        method: str,
+        *args: Any,
+        sends: bool = False,
+        receives: bool = True,
+        timeout_s: float | None = None,
+        **kwargs: Any,
+    ) -> Stream:
+        """Call a method with a stream: `async with await peer.stream(...) as stream`.
+
+        sends: the method takes a stream of ours. receives: it gives one. The errors are those of `call`.
+        """
+        deadline = self._deadline(timeout_s)
+        encoded = values.encode((args, kwargs))
+        peer = (await self._targets(target, method))[0]
+        talk = self._talks.get(peer) or await self._talk(peer, deadline=deadline)
+        await talk.room()
+        id = talk.begin(method, encoded, self._left(deadline), STREAMS_IN * sends | STREAMS_OUT * receives)
+        return Stream(talk, id)
+
+    def peers(self) -> list[dict[str, Any]]:
+        """All with whom a session is up, as plain data for `lattica peers`."""
+        found = []
+        for peer, talk in sorted(self._talks.items()):
+            hello = self.sessions.hello(peer)
+            number = self.sessions.connection(peer)
+            transport, path = self._transport.path(number) if number is not None else ("", "")
+            rtt_s = self.sessions.rtt_s(peer)
+            found.append(
+                {
+                    "peer_id": peer_text(peer),
+                    "name": hello.name if hello else "",
+                    "state": "alive" if number is not None else "reconnecting",
+                    "addresses": hello.addresses if hello else list(self._addresses.get(peer, ())),
+                    "transport": transport,
+                    "path": f"direct {path}" if path else "",
+                    "rtt_ms": None if rtt_s is None else round(rtt_s * 1e3, 2),
+                    "roles": roles_text(talk.roles),
+                    "version": hello.version if hello else "",
+                }
+            )
+        return found
+
+    def know(self, peer: PeerId, addresses: Sequence[str]) -> None:
+        """Remember where a peer can be reached."""
+        if addresses and peer != self.id:
+            self._addresses[peer] = tuple(addresses)
+
+    def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
+        """Where it can be reached, as far as is known."""
+        hello = self.sessions.hello(peer)
+        return tuple(dict.fromkeys([*self._addresses.get(peer, ()), *(hello.addresses if hello else ())]))
+
+    # -- for the steward
+
+    def recheck(self) -> None:
+        """Who may talk to us has changed."""
+        self._perform(self.sessions.recheck(self._loop.time()))
+
+    def correct_clock(self, correction_s: float) -> None:
+        """What to add to the wall clock from now on."""
+        self.sessions.correction_s = correction_s
+
+    def say_hello_with(self, trust: bytes) -> None:
+        """Tell it in every hello from now on."""
+        self._say_hello_with(trust=trust)
+
+    def stop_by_itself(self, reason: str) -> None:
+        """It must not go on: end, and let the owner know."""
+        if self.stopped_by is None:
+            self.stopped_by = reason
+            log.error("this node stops: %s", reason)
+            stopping = self._loop.create_task(self.stop(reason))
+            if self.on_stop is not None:
+                told = self.on_stop
+                stopping.add_done_callback(lambda _: told(reason))
+
+    # -- sessions
+
+    async def _talk(self, peer: PeerId, addresses: Sequence[str] = (), *, deadline: float | None = None) -> Talk:
+        """The talk with this peer, as soon as there is a session."""
+        self.know(peer, addresses)
+        talk = self._talks.get(peer)
+        if talk is not None and not addresses:
+            return talk
+        if peer == self.id:
+            raise ConfigError("a peer does not call itself over the mesh", do_next="call the method directly")
+        known = self.addresses_of(peer)
+        if talk is None and not known:
+            raise PeerUnreachableError(
+                f"no address of peer {peer_text(peer)[:8]} is known, and it has not connected here",
+                peer=peer_text(peer),
+            )
+        self._perform(self.sessions.connect(peer, known, self._loop.time()))
+        if talk is not None:
+            return talk
+        waiter: asyncio.Future[Talk] = self._loop.create_future()
+        self._waiting.setdefault(peer, []).append(waiter)
+        self._arm_soon()
+        async with asyncio.timeout_at(deadline):
+            return await waiter
+
+    async def _targets(self, target: Target, method: str) -> list[PeerId]:
+        if target is None:
+            if self.resolver is None:
+                raise ConfigError(f"nobody here knows who serves {method}", do_next="name a peer")
+            found = list(await self.resolver(method.partition(".")[0]))
+        elif isinstance(target, bytes | str):
+            return [_peer_id(target)]
+        else:
+            found = [_peer_id(each) for each in target]
+        if not found:
+            raise PeerUnreachableError(f"no peer serves {method}")
+        return found
+
+    def _deadline(self, timeout_s: float | None) -> float | None:
+        mine = None if timeout_s is None else self._loop.time() + timeout_s
+        outer = caller.get(None)
+        theirs = outer.deadline if outer is not None else None
+        return mine if theirs is None else theirs if mine is None else min(mine, theirs)
+
+    def _left(self, deadline: float | None) -> float | None:
+        return None if deadline is None else deadline - self._loop.time()
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        transport = self._transport
+        for effect in effects:
+            kind = type(effect)
+            if kind is Transmit:
+                transport.write(effect.connection, effect.frame)  # type: ignore[union-attr]
+            elif kind is Delivered:
+                self._delivered(effect)  # type: ignore[arg-type]
+            else:
+                self._rare(effect)
+        if effects:
+            self._flush_soon()
+
+    def _rare(self, effect: Effect) -> None:
+        match effect:
+            case Dial():
+                self._transport.dial(effect)
+            case Hangup(number, _):
+                self._transport.hang_up(number)
+            case Room(peer, plane):
+                talk = self._talks.get(peer)
+                if talk is not None:
+                    if plane == BULK:
+                        self._measure(peer, talk)
+                    if talk.conversation.dirty:
+                        self._mark(talk)
+            case SessionUp(peer, hello):
+                self._up(peer, hello)
+            case Attached(peer, member, hello, _):
+                self._talks[peer].roles = self.steward.met(peer, member, hello)
+                self.know(peer, hello.addresses)
+            case SessionDown(peer, reason):
+                talk = self._talks.pop(peer, None)
+                if talk is not None:
+                    log.info("the session with %s is over: %s", peer_text(peer)[:8], reason)
+                    talk.end(reason)
+                    self._dirty.pop(talk, None)
+            case Unreachable(peer, reason, final):
+                self._unreachable(peer, reason, final)
+            case ClockSample(peer, offset_s):
+                self.steward.clock_sample(peer, offset_s)
+            case TwinSeen(_, reason):
+                log.error("%s", reason)
+            case WeAreTwin(reason):
+                self.stop_by_itself(reason)
+            case _:
+                raise AssertionError(f"{effect!r} is not carried out here")
+
+    def _up(self, peer: PeerId, hello: Hello) -> None:
+        packer = Packer(perf_counter) if "zstd" in hello.packs else None
+        talk = Talk(peer, self.steward.no_roles, Conversation(packer), self._methods, self._mark)
+        talk.packer = packer
+        self._talks[peer] = talk
+        for waiter in self._waiting.pop(peer, ()):
+            if not waiter.done():
+                waiter.set_result(talk)
+
+    def _unreachable(self, peer: PeerId, reason: str, final: bool) -> None:
+        error = PeerUnreachableError(f"peer {peer_text(peer)[:8]} cannot be reached: {reason}", peer=peer_text(peer))
+        for waiter in self._waiting.pop(peer, ()):
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()
+        if final:
+            self.steward.refused_by(peer, reason)
+        else:
+            self._perform(self.sessions.disconnect(peer, reason, self._loop.time()))
+
+    def _delivered(self, delivered: Delivered) -> None:
+        talk = self._talks.get(delivered.peer)
+        if talk is None:
+            return
+        try:
+            events = talk.conversation.receive(delivered.plane, delivered.payload, self._loop.time())
+            talk.handle(events)
+        except RemoteProtocolError as error:
+            number = self.sessions.connection(delivered.peer, delivered.plane)
+            if number is not None:
+                reason = str(error).partition("\n")[0]
+                self._perform(self.sessions.broken(number, reason, self._loop.time()))
+            return
+        if talk.conversation.dirty:
+            self._mark(talk)
+
+    def _measure(self, peer: PeerId, talk: Talk) -> None:
+        """Tell the packer how quickly the other side takes bulk."""
+        session = self.sessions.session(peer)
+        if talk.packer is None or session is None:
+            return
+        total = session.acked_bytes(BULK)
+        busy = session.unacked_bytes(BULK) > 0
+        talk.packer.acknowledged(total - talk.bulk_acked, busy, self._loop.time())
+        talk.bulk_acked = total
+
+    # -- one batch a turn
+
+    def _mark(self, talk: Talk) -> None:
+        self._dirty[talk] = None
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        now = self._loop.time()
+        dirty, self._dirty = self._dirty, {}
+        for talk in dirty:
+            session = self.sessions.session(talk.peer)
+            if session is None or talk.over is not None:
+                continue
+            for plane, frame, size in talk.conversation.flush(session.room):
+                self._perform(self.sessions.send(talk.peer, plane, frame, size, now))
+        self._flushing = False
+        self._transport.flush()
+        self._arm_soon()
+
+    # -- time
+
+    def _arm_soon(self) -> None:
+        if self._arming is None:
+            self._arming = self._loop.call_later(TIMER_SLACK_S, self._arm)
+
+    def _arm(self) -> None:
+        self._arming = None
+        if self._timer is not None:
+            self._timer.cancel()
+        due = [self.sessions.next_deadline(), *(talk.conversation.next_deadline() for talk in self._talks.values())]
+        soonest = min((at for at in due if at is not None), default=None)
+        self._timer = None if soonest is None else self._loop.call_at(soonest, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        self._perform(self.sessions.tick(now))
+        for talk in list(self._talks.values()):
+            talk.handle(talk.conversation.tick(now))
+            if talk.conversation.dirty:
+                self._mark(talk)
+        self._flush_soon()
+
+    def _say_hello_with(self, **changes: Any) -> None:
+        import msgspec
+
+        self._me = msgspec.structs.replace(self._me, **changes)
+        self.sessions.me = self._me
+
+    # -- the verbs of a transport's owner
+
+    def verb(self, effects: Sequence[Effect]) -> None:
+        """Carry out what a verb of the sessions answered."""
+        self._perform(effects)
+
+    def refused(self, address: str, reason: str) -> None:
+        """A handshake here came to nothing."""
+        log.warning("a connection from %s was refused: %s", address, reason)
+        self.refusals.append((time(), address, reason))
+        del self.refusals[:-REFUSALS_MAX]
+
+
+class _Verbs:
+    """What a transport says to a peer: the sessions' verbs, with the time."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._now = peer._loop.time
+
+    def dialed(self, attempt: int, number: int, member: Any) -> None:
+        self._peer.verb(self._peer.sessions.dialed(attempt, number, member, self._now()))
+
+    def dial_failed(self, attempt: int, reason: str, final: bool) -> None:
+        self._peer.verb(self._peer.sessions.dial_failed(attempt, reason, self._now(), final=final))
+
+    def accepted(self, number: int, member: Any) -> None:
+        self._peer.verb(self._peer.sessions.accepted(number, member, self._now()))
+
+    def received(self, number: int, frames: list[Received]) -> None:
+        self._peer.verb(self._peer.sessions.received(number, frames, self._now()))
+
+    def broken(self, number: int, reason: str) -> None:
+        self._peer.verb(self._peer.sessions.broken(number, reason, self._now()))
+
+    def closed(self, number: int, reason: str) -> None:
+        self._peer.verb(self._peer.sessions.closed(number, reason, self._now()))
+
+    def refused(self, address: str, reason: str) -> None:
+        self._peer.refused(address, reason)
+
+
+def _peer_id(target: PeerId | str) -> PeerId:
+    return parse_peer(target) if isinstance(target, str) else target
+
+
+def _reachable(bound: Sequence[str]) -> list[str]:
+    """What to tell others, of the addresses that were bound: those of all interfaces in place of the wildcard."""
+    hosts: list[str] = []
+    port = 0
+    for address in bound:
+        host, port = split_host(address)
+        if host in ("0.0.0.0", "::"):
+            hosts += _interface_hosts(6 if host == "::" else 4)
+        else:
+            hosts.append(host)
+    return own_addresses(port, hosts)
+
+
+def _interface_hosts(version: int) -> list[str]:
+    """Addresses of this machine's interfaces, without link-local ones, which mean nothing elsewhere."""
+    import socket
+
+    import psutil
+
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    return [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == family and "%" not in address.address and not address.address.startswith("fe80")
+    ]
