@@ -130,14 +130,15 @@ class ActorHost:
 
     def _leave(self) -> None:
         reason = self._ending or ("nobody holds a handle of it any more" if self._releasing else "its node ended it")
-        self.worker.leave()
-        with self.runtime.lock:
-            self.runtime.reactor.flush()
-            for caller in list(self.worker.callers.values()):
-                caller.link.stream.send_all([])
-            self.runtime.tell_node(m.ActorExit(self.message.actor, reason))
-            self.runtime.reactor.flush()
-            self.runtime.node.stream.send_all([])
+        runtime, worker = self.runtime, self.worker
+        worker.leave()
+        runtime.reactor.wait(lambda: runtime.node_died_at is not None or self._all_replied())
+        with runtime.lock:
+            runtime.tell_node(m.ActorExit(self.message.actor, reason))
+        runtime.reactor.wait(lambda: runtime.node_died_at is not None or not runtime.node.stream.unsent)
+
+    def _all_replied(self) -> bool:
+        return not any(caller.link.stream.unsent for caller in self.worker.callers.values())
 
     # -- what callers and the node say (lock held)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import resource
 import signal
 import socket
 import time
@@ -34,6 +35,9 @@ if TYPE_CHECKING:  # each costs a start 10 to 50 ms, and most programs never awa
 STATE_TIMEOUT_S = 10.0
 """The node answers questions about itself in milliseconds; after this it hangs, and the error says so."""
 
+DESCRIPTORS_WANTED = 65_536
+"""One for each worker and actor that this process talks to; the usual limit of 1,024 is the kernel's least. As Ray."""
+
 
 class Runtime:
     """Everything one process has of lattica; see the rooms: `objects`, `tasks`, `calls`, `reactor`."""
@@ -44,6 +48,7 @@ class Runtime:
         self.next_request = itertools.count(1).__next__
         self.next_seq = itertools.count(1).__next__
         self.pid = os.getpid()
+        _allow_descriptors()
         self.client = 0
         self.job = 0
         self.node_id = b""
@@ -463,6 +468,14 @@ class Runtime:
         """In a forked child: nothing of this is ours any more."""
         self.objects.releases.poke = None
         self.reactor.abandon()
+
+
+def _allow_descriptors() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WANTED)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

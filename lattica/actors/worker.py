@@ -107,6 +107,7 @@ class Worker:
         self._owes = False  # as the node has been told
         self._now: tuple[Caller, int, context.Running] | None = None  # the task that the main thread runs
         self._replying: Caller | None = None  # whose replies lie in the page
+        self._sending = False  # replies are on their way to the kernel
         self._flushed_at = 0.0
         self._io_guards = False
         self._ran = 0  # tasks since the last wait: after a single one, another single one may follow at once
@@ -238,12 +239,12 @@ class Worker:
     def _run_task(self, caller: Caller, task: m.Task, now: context.Running) -> None:
         runtime, page = self.runtime, self.page
         if caller is not self._replying:
+            self._empty_page()
             with runtime.lock:
-                self._flush()
                 page.lease_to(caller.client)
-            self._replying = caller
-        if page.count:
-            if time.monotonic() - self._flushed_at > FLUSH_S or page.count >= FLUSH_REPLIES:
+                self._replying = caller
+        if page.fresh:
+            if time.monotonic() - self._flushed_at > FLUSH_S or page.fresh >= FLUSH_REPLIES:
                 with runtime.lock:
                     self._flush()
             elif not self._io_guards and not runtime.reactor.rung:
@@ -265,11 +266,29 @@ class Worker:
         with runtime.lock:
             if now.children and not self._owes and runtime.owes():
                 self._say_owes(True)  # before the reply, which may be answered by an end of the lease
-            if not page.finish(reply):
+            kept = page.finish(reply)
+        if not kept:
+            self._reply_without_room(caller, reply)
+
+    def _reply_without_room(self, caller: Caller, reply: bytes) -> None:
+        """The page is full, since the caller reads slowly; or this reply is larger than a page, and the next task must
+        not begin before the kernel has it."""
+        self._empty_page()
+        with self.runtime.lock:
+            if self.page.finish(reply):
+                return
+            self._sending = True
+            frame = frames.join(1, reply) + reply
+            self.runtime.reactor.flush()
+            self.runtime.reactor.send_frame(caller.link, frame, self._replies_sent)
+        self._empty_page()
+
+    def _empty_page(self) -> None:
+        """Wait until the kernel has taken every reply. We read on meanwhile: the caller may itself wait for that."""
+        if self.page.count or self._sending:
+            with self.runtime.lock:
                 self._flush()
-                if not page.finish(reply):
-                    runtime.reactor.flush()
-                    caller.link.stream.send_all([frames.join(1, reply), reply])
+            self.runtime.reactor.wait(lambda: not self.page.count and not self._sending)
 
     def _execute(self, caller: Caller, task: m.Task) -> list[m.Value]:
         """The user's code, with signals let through; arguments and result end with this frame."""
@@ -381,20 +400,28 @@ class Worker:
 
     def _flush(self) -> None:
         """Send the finished replies; the node hears first of what they give away."""
-        page = self.page
         self.runtime.reactor.flush()
-        if page.count and self._replying is not None:
-            items = page.unsent()
-            self._replying.link.stream.send_all([frames.join(page.count, items), items])
-            page.sent()
+        self._send_replies()
         self._flushed_at = time.monotonic()
+
+    def _send_replies(self) -> None:
+        """Send what is fresh in the page. What the socket does not take stays there, and is not sent by others."""
+        page = self.page
+        if page.fresh and not self._sending and self._replying is not None:
+            self._sending = True
+            count, items = page.fresh, page.take()
+            self.runtime.reactor.send_frame(self._replying.link, frames.join(count, items) + items, self._replies_sent)
+
+    def _replies_sent(self) -> None:
+        self._sending = False
+        self.page.sent()
+        self._send_replies()
 
     def _guard_replies(self) -> float | None:
         """The I/O thread asks how long it may sleep: not long, while replies wait behind a running task."""
-        page = self.page
         if self.host is not None:
             return self.host.guard_replies()
-        if not page.count:
+        if not self.page.fresh or self._sending:  # a full socket says itself when it is none
             self._io_guards = False
             return None
         self._io_guards = True

@@ -23,13 +23,14 @@ _CLIENT, _STARTED, _EXTENT = 0, 1, 2
 class Page:
     """One worker's page, mapped. The worker writes, the node reads after its death."""
 
-    __slots__ = ("_end", "_map", "_words", "count")
+    __slots__ = ("_end", "_map", "_taken", "_words", "count", "fresh")
 
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, PAGE_BYTES)
         self._words = memoryview(self._map)[:_DATA].cast("Q")
-        self.count = 0  # replies that lie here unsent
-        self._end = _DATA
+        self.count = 0  # replies that lie here
+        self.fresh = 0  # those of them that nobody has begun to send
+        self._end = self._taken = _DATA
 
     @staticmethod
     def create() -> int:
@@ -40,7 +41,7 @@ class Page:
 
     def lease_to(self, client: int) -> None:
         """Tasks come from `client` now, and nothing of it has started."""
-        self.sent()
+        self._clear()
         self.start(0)
         self._words[_CLIENT] = client
 
@@ -49,24 +50,33 @@ class Page:
         self._words[_STARTED] = seq
 
     def finish(self, reply: bytes) -> bool:
-        """Keep a finished reply until it is sent; False if there is no room: send what is here first."""
+        """Keep a finished reply until it is sent; False if there is no room until what is here is sent."""
         end = self._end + len(reply)
         if end > PAGE_BYTES:
             return False
         self._map[self._end : end] = reply
         self.count += 1
+        self.fresh += 1
         self._end = end
         self._words[_EXTENT] = end << 32 | self.count
         return True
 
-    def unsent(self) -> bytes:
-        """The bytes of the replies kept here, one message after another."""
-        return self._map[_DATA : self._end]
+    def take(self) -> bytes:
+        """The fresh replies, one message after another, which are being sent from now on. They stay here meanwhile."""
+        items = self._map[self._taken : self._end]
+        self._taken, self.fresh = self._end, 0
+        return items
 
     def sent(self) -> None:
-        """The kernel has taken them all."""
+        """The kernel has taken all that was being sent. It is forgotten once nothing fresh lies behind it: to be told
+        twice harms no reply."""
+        if not self.fresh:
+            self._clear()
+
+    def _clear(self) -> None:
         self._words[_EXTENT] = 0
-        self.count, self._end = 0, _DATA
+        self.count = self.fresh = 0
+        self._end = self._taken = _DATA
 
     def post_mortem(self, client: int) -> tuple[int, int, bytes]:
         """(started, count, replies) as the dead worker left them for `client`; zeros if it had not begun its tasks."""

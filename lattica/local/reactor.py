@@ -14,6 +14,7 @@ by one lock per process, held while messages are dispatched or queued, never whi
 
 from __future__ import annotations
 
+import functools
 import heapq
 import logging
 import os
@@ -27,7 +28,7 @@ from typing import Any, Protocol
 
 from lattica.errors import RemoteProtocolError
 from lattica.local.guard import Guard
-from lattica.local.stream import Stream
+from lattica.local.stream import RETRY_S, Stream
 
 EVENTS_MAX = 64
 """Ready connections handled per poll; more simply come with the next one."""
@@ -68,12 +69,13 @@ class Handler(Protocol):
 class Link:
     """A stream in the reactor's care, and who hears it."""
 
-    __slots__ = ("dirty", "flushed_at", "handler", "stream", "writable")
+    __slots__ = ("dirty", "drained", "flushed_at", "handler", "stream", "writable")
 
     def __init__(self, stream: Stream, handler: Handler) -> None:
         self.stream, self.handler = stream, handler
         self.dirty = False
         self.writable = True  # False: the socket is full, and the set tells when it is not
+        self.drained: Callable[[], None] | None = None  # called once when all is sent, or will never be; lock held
         self.flushed_at = 0.0
 
 
@@ -140,6 +142,8 @@ class Reactor:
             del self._links[link.stream.fd]
             self._set.unregister(link.stream.fd)
         link.stream.close()
+        link.writable = True  # a closed stream takes whatever comes
+        self._drained(link)
 
     # -- sending (lock held)
 
@@ -149,6 +153,14 @@ class Reactor:
         if not link.dirty:
             link.dirty = True
             self._dirty.append(link)
+
+    def send_frame(self, link: Link, frame: bytes, then: Callable[[], None]) -> None:
+        """Send a whole frame now; `then` is called, with the lock held, when the kernel has taken it all or the peer is
+        gone: in here, or later. One at a time: not before the last one's `then`."""
+        assert link.drained is None, "the last frame is not sent yet"
+        link.stream.queue_raw(frame)
+        link.drained = then
+        self._flush_link(link, time.monotonic())
 
     def nudge(self, link: Link, *, alone: bool) -> None:
         """See that what is queued is sent: now if it is `alone` (nothing of ours is under way there, so the peer waits
@@ -178,10 +190,28 @@ class Reactor:
     def _flush_link(self, link: Link, now: float) -> None:
         link.dirty = False
         link.flushed_at = now
-        if link.writable and not link.stream.flush():
-            link.writable = False
-            if self._links.get(link.stream.fd) is link:
-                self._set.modify(link.stream.fd, _IN | _OUT)
+        if not link.writable:
+            return
+        stream = link.stream
+        if stream.flush():
+            if link.drained is not None:
+                self._drained(link)
+            return
+        link.writable = False
+        if self._links.get(stream.fd) is link:
+            if stream.short:
+                self.call_at(now + RETRY_S, functools.partial(self._retry, link))
+            else:
+                self._set.modify(stream.fd, _IN | _OUT)
+
+    def _retry(self, link: Link) -> None:
+        link.writable = True
+        self._flush_link(link, time.monotonic())
+
+    def _drained(self, link: Link) -> None:
+        drained, link.drained = link.drained, None
+        if drained is not None:
+            drained()
 
     def ring(self) -> None:
         """Wake the I/O thread. Takes no lock: finalizers call it."""

@@ -3,13 +3,20 @@
 A stream decides nothing about threads: whoever calls `receive` is the reader, and whoever calls `flush` the writer; the
 reactor (drivers, workers) or the event loop (node) sees to it that there is one of each at a time. Sending never
 blocks: what the socket does not take stays in the outbox, and `flush` says so.
+
+A send can fail for three reasons. The peer is gone: its messages go nowhere, and the reader hears the end. The kernel
+is short of something, and says so on a socket that epoll calls writable: `short`, to be tried again a little later.
+Anything else is a mistake of ours: the stream is then ended both ways, for a connection with a hole in it would leave
+somebody waiting for ever.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
+import errno
+import logging
 import os
-import select
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -26,6 +33,13 @@ FDS_MAX = 64
 """Descriptors in one recvmsg; the kernel allows 253 per message, we send at most 4."""
 SEND_BUFFER_BYTES = 1 << 20
 """Asked of the kernel, which may grant less (net.core.wmem_max)."""
+RETRY_S = 0.01
+"""How soon a `short` stream is flushed again: many readers' turns, and a hundred tries a second cost nothing."""
+_GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ECONNABORTED, errno.ENOTCONN, errno.ESHUTDOWN})
+_SHORT = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
+"""Memory for the socket, or descriptors in flight: more than the user's limit lie in sockets unread (unix(7))."""
+
+log = logging.getLogger("lattica")
 
 
 class Stream:
@@ -34,6 +48,7 @@ class Stream:
     __slots__ = (
         "_decoder",
         "_inbox_fds",
+        "_lost_fds",
         "_messages",
         "_outbox",
         "_pending_fds",
@@ -41,6 +56,7 @@ class Stream:
         "_takes_fds",
         "closed",
         "fd",
+        "short",
     )
 
     def __init__(self, sock: socket.socket, types: Any, *, takes_fds: bool = False) -> None:
@@ -52,10 +68,12 @@ class Stream:
         self._decoder = frames.Decoder(types)
         self._takes_fds = takes_fds
         self._inbox_fds: deque[int] = deque()
+        self._lost_fds = False
         self._messages: list[msgspec.Struct] = []
         self._pending_fds: list[int] = []
         self._outbox: deque[tuple[memoryview, list[int]]] = deque()
         self.closed = False
+        self.short = False  # the last flush stopped for want of memory or the like, and not because the socket is full
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"fd {self.fd}"
@@ -87,7 +105,7 @@ class Stream:
         return bool(self._messages or self._outbox)
 
     def flush(self) -> bool:
-        """Send what is queued; False if the socket is full and the rest must wait until it is writable.
+        """Send what is queued; False if the rest must wait until the socket is writable, or for RETRY_S if `short`.
 
         A peer that is gone is not an error here: the reader sees the end of the stream, and says it once.
         """
@@ -98,12 +116,13 @@ class Stream:
                 frame = frames.encode(messages)
                 try:
                     sent = self._sock.send(frame)
-                except BlockingIOError:
+                except OSError as error:
+                    if self._over(error):
+                        return True
                     sent = 0
-                except OSError:
-                    return True
                 if sent == len(frame):
                     return True
+                self.short = self.short and not sent
                 outbox.append((memoryview(frame)[sent:], []))
                 return False
             self._seal()
@@ -114,9 +133,9 @@ class Stream:
             view, fds = outbox[0]
             try:
                 sent = self._send_with(view, fds) if fds else self._sock.send(view)
-            except BlockingIOError:
-                return False
-            except OSError:
+            except OSError as error:
+                if not self._over(error):
+                    return False
                 self._discard()
                 return True
             if fds:
@@ -124,18 +143,21 @@ class Stream:
                     os.close(fd)
             if sent < len(view):
                 outbox[0] = (view[sent:], [])
+                self.short = False
                 return False
             outbox.popleft()
         return True
 
-    def send_all(self, parts: Sequence[bytes | memoryview]) -> None:
-        """Send what is queued and then a whole frame, waiting while the socket is full. The peer reads, or is gone."""
-        for part in parts:
-            self.queue_raw(part)
-        while not self.flush():
-            poller = select.poll()
-            poller.register(self.fd, select.POLLOUT)
-            poller.poll()
+    def _over(self, error: OSError) -> bool:
+        """Whether nothing more will ever be sent, after this error of a send; else it is to be tried again."""
+        self.short = error.errno in _SHORT
+        if self.short or isinstance(error, BlockingIOError):
+            return False
+        if error.errno not in _GONE:
+            log.error("a connection is closed, since a message could not be sent on it: %s", error)
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # both readers hear an end
+        return True
 
     def queue_raw(self, data: bytes | memoryview) -> None:
         """Queue bytes that are (the rest of) a whole frame."""
@@ -185,9 +207,10 @@ class Stream:
         """Bytes that have arrived; None if there are none yet; empty at the end of the stream."""
         try:
             if self._takes_fds:
-                data, ancillary, _, _ = self._sock.recvmsg(
+                data, ancillary, flags, _ = self._sock.recvmsg(
                     READ_BYTES, socket.CMSG_SPACE(4 * FDS_MAX), socket.MSG_CMSG_CLOEXEC
                 )
+                self._lost_fds = self._lost_fds or bool(flags & socket.MSG_CTRUNC)
                 for level, kind, payload in ancillary:
                     if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                         fds = array.array("i")
@@ -197,12 +220,21 @@ class Stream:
                 data = self._sock.recv(READ_BYTES)
         except BlockingIOError:
             return None
-        except OSError:
+        except OSError as error:
+            if error.errno in _SHORT:
+                return None  # epoll says so again
+            if error.errno not in _GONE and not self.closed:
+                log.error("a connection is closed, since it could not be read: %s", error)
             return b""
         return data
 
     def take_fd(self) -> int:
         """The next descriptor that came with a message, in order; the caller owns it. Raises RemoteProtocolError."""
+        if self._lost_fds:
+            raise RemoteProtocolError(
+                "a descriptor that came with a message was lost: this process has too many files open",
+                do_next="raise its limit with `ulimit -n`, or have fewer actors and files open at a time",
+            )
         if not self._inbox_fds:
             raise RemoteProtocolError("a message came without the descriptor that belongs to it")
         return self._inbox_fds.popleft()

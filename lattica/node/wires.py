@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from lattica.errors import RemoteProtocolError
-from lattica.local.stream import Stream
-from lattica.node.loop import Loop
+from lattica.local.stream import RETRY_S, Stream
+from lattica.node.loop import Loop, Timer
 
 log = logging.getLogger(__name__)
 UNSENT_MAX = 1_000_000
@@ -44,7 +44,9 @@ class Wires:
 class Wire:
     """One stream in the loop's care. `received` hears each batch of messages, `ended` hears once that it is over."""
 
-    __slots__ = ("_ended", "_last", "_over", "_received", "_unsent", "_wires", "drained", "full", "name", "stream")
+    __slots__ = (
+        "_ended", "_last", "_over", "_received", "_retry", "_unsent", "_wires", "drained", "full", "name", "stream",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Wire:
         self.full = False  # the socket takes no more, and what is sent waits here
         self.drained: Callable[[], None] | None = None  # called when it takes more again
         self._over = self._last = False
+        self._retry: Timer | None = None
         self._unsent = 0
         wires.loop.add_reader(self.stream.fd, self._readable)
 
@@ -87,6 +90,7 @@ class Wire:
         """Send what the socket takes; the rest goes when it is writable."""
         if self._over:
             return
+        was_short = self.stream.short
         if self.stream.flush():
             self._unsent = 0
             if self.full:
@@ -97,9 +101,18 @@ class Wire:
             if self._last and not self.full:
                 self.close()
                 self._ended("")
-        elif not self.full:
-            self.full = True
+            return
+        if self.stream.short:  # writable or not
+            self._wires.loop.remove_writer(self.stream.fd)
+            if self._retry is None:
+                self._retry = self._wires.loop.call_later(RETRY_S, self._flush_again)
+        elif not self.full or was_short:
             self._wires.loop.add_writer(self.stream.fd, self.flush)
+        self.full = True
+
+    def _flush_again(self) -> None:
+        self._retry = None
+        self.flush()
 
     def drain(self) -> None:
         """Read what a peer that has died left in the socket."""

@@ -38,7 +38,7 @@ def reply(seq: int, size: int = 10) -> bytes:
 
 
 def test_a_new_page_says_nothing(page: Page) -> None:
-    assert page.post_mortem(3) == NOTHING and page.count == 0 and page.unsent() == b""
+    assert page.post_mortem(3) == NOTHING and page.count == 0 and page.take() == b""
 
 
 def test_the_task_that_had_started_is_charged(page: Page) -> None:
@@ -52,7 +52,7 @@ def test_what_had_finished_and_was_not_sent_is_handed_over(page: Page) -> None:
     for seq in (12, 13):
         page.start(seq)
         assert page.finish(reply(seq))
-    assert page.count == 2 and page.unsent() == reply(12) + reply(13)
+    assert page.count == page.fresh == 2 and page.take() == reply(12) + reply(13) and page.fresh == 0
     started, count, items = page.post_mortem(3)
     assert (started, count) == (13, 2)
     assert frames.Decoder(m.FromWorker).feed(frames.join(count, items) + items) == [
@@ -65,8 +65,24 @@ def test_what_was_sent_is_not_handed_over_again(page: Page) -> None:
     page.lease_to(3)
     page.start(12)
     page.finish(reply(12))
+    page.take()
     page.sent()
     assert page.post_mortem(3) == (12, 0, b"") and page.count == 0
+
+
+def test_what_is_being_sent_is_handed_over_until_the_kernel_has_it_and_nothing_fresh_lies_behind_it(page: Page) -> None:
+    page.lease_to(3)
+    page.start(12)
+    page.finish(reply(12))
+    assert page.take() == reply(12)
+    page.start(13)
+    page.finish(reply(13))
+    assert page.post_mortem(3) == (13, 2, reply(12) + reply(13))
+    page.sent()  # the first; the second is not even begun
+    assert page.post_mortem(3) == (13, 2, reply(12) + reply(13))
+    assert page.take() == reply(13)
+    page.sent()
+    assert page.post_mortem(3) == (13, 0, b"")
 
 
 def test_another_client_hears_nothing_of_it(page: Page) -> None:
@@ -89,6 +105,7 @@ def test_a_reply_that_finds_no_room_is_refused_and_leaves_the_others(page: Page)
     assert page.finish(reply(12, 100 << 10))
     assert not page.finish(reply(13, 100 << 10))
     assert page.post_mortem(3) == (12, 1, reply(12, 100 << 10))
+    page.take()
     page.sent()
     assert page.finish(reply(13, 100 << 10))
 
@@ -144,6 +161,9 @@ class _Memory:
         self.stores.kept.append((self.name, where, what))
         self.memory[where] = what
 
+    def __getitem__(self, where: Any) -> Any:
+        return self.memory[where]
+
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from(["start", "finish", "send"]), max_size=20))
@@ -162,6 +182,7 @@ def test_a_worker_killed_in_the_middle_of_a_step_is_as_before_or_after_it(steps:
             page.finish(reply(seq))
             after = (started, count + 1, items + reply(seq))
         else:
+            page.take()
             page.sent()
             after = (started, 0, b"")
         told = stores.post_mortems(3, since)
@@ -175,6 +196,7 @@ def test_a_worker_killed_between_two_leases_blames_nobody_new() -> None:
     page.lease_to(3)
     page.start(12)
     page.finish(reply(12))
+    page.take()
     page.sent()
     since = len(stores.kept)
     page.lease_to(4)

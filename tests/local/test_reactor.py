@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 import os
 import signal
@@ -360,6 +362,73 @@ def test_a_peer_that_does_not_read_gets_the_rest_when_it_does(reactor: Reactor, 
     assert peer.anything.wait(LONG_S)
     with reactor.lock:
         assert peer.link.writable
+
+
+def test_a_frame_that_a_full_socket_does_not_take_leaves_later_and_says_when(reactor: Reactor, peer: Peer) -> None:
+    items = frames.encode_one(m.Returned([1] * 3_000_000))
+    told = Wish()
+    with reactor.lock:
+        reactor.send_frame(peer.link, frames.join(1, items) + items, lambda: setattr(told, "true", True))
+        reactor.send(peer.link, m.Returned([2]))
+    assert not told.true
+    hear = in_thread(peer.hear, 2)
+    assert reactor.wait(told, LONG_S)
+    assert hear() == [m.Returned([1] * 3_000_000), m.Returned([2])]
+
+
+def test_two_that_send_each_other_more_than_their_sockets_hold_both_get_through(reactor: Reactor, peer: Peer) -> None:
+    """Neither lock is held while a socket is full, or each would wait for the other to read."""
+    other = Reactor(Guard(), lambda: None)
+    heard: list[Any] = []
+
+    class There:
+        received = staticmethod(heard.extend)
+
+        def ended(self) -> None: ...
+
+    with other.lock:
+        link = other.add(Stream(peer.socket.dup(), m.FromWorker), There())
+    items = frames.encode_one(m.Returned([1] * 3_000_000))
+    sent = [Wish(), Wish()]
+    for each, where, wish in ((reactor, peer.link, sent[0]), (other, link, sent[1])):
+        with each.lock:
+            each.send_frame(where, frames.join(1, items) + items, functools.partial(setattr, wish, "true", True))
+    join = in_thread(other.wait, lambda: sent[1].true and bool(heard), LONG_S)
+    assert reactor.wait(lambda: sent[0].true and bool(peer.heard), LONG_S) and join()
+    other.close()
+
+
+@pytest.mark.parametrize("gone", ["before", "while the socket is full"])
+def test_whoever_waits_for_a_frame_to_leave_is_told_when_the_peer_is_gone(
+    reactor: Reactor, peer: Peer, gone: str
+) -> None:
+    told = Wish()
+    with reactor.lock:
+        if gone == "before":
+            reactor.remove(peer.link)
+        reactor.send_frame(peer.link, bytes(3 << 20), lambda: setattr(told, "true", True))
+        reactor.remove(peer.link)
+        assert told.true
+        told.true = False
+        reactor.send_frame(peer.link, bytes(3 << 20), lambda: setattr(told, "true", True))
+        assert told.true
+
+
+def test_a_send_for_which_the_kernel_lacks_memory_is_made_a_little_later(reactor: Reactor, peer: Peer) -> None:
+    stream = peer.link.stream
+    real = stream._sock
+
+    class Short:
+        def send(self, data: Any) -> int:
+            stream._sock = real
+            raise OSError(errno.ENOBUFS, "no buffer space available")
+
+    with reactor.lock:
+        stream._sock = Short()  # type: ignore[assignment]
+        reactor.send(peer.link, m.Returned([1]))
+        reactor.flush()
+        assert stream.unsent
+    assert peer.hear(1) == [m.Returned([1])]
 
 
 def test_finalizers_work_is_done_before_each_round_of_flushes(peers: Any) -> None:

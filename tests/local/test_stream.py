@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 import socket
-import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,27 +115,112 @@ def test_raw_frames_keep_their_place_between_messages(pair: Pair) -> None:
     assert exchange(sender, receiver) == [reply(1), reply(2), reply(3)]
 
 
-def test_send_all_waits_while_the_socket_is_full(pair: Pair) -> None:
+# -- sends that fail
+
+
+class Failing:
+    """A socket whose next sends fail with these numbers, and which otherwise is the one it stands for."""
+
+    def __init__(self, sock: socket.socket, *numbers: int) -> None:
+        self.sock, self.numbers = sock, list(numbers)
+
+    def send(self, data: Any) -> int:
+        return self._fail_or(self.sock.send, data)
+
+    def sendmsg(self, parts: Any, rights: Any) -> int:
+        return self._fail_or(self.sock.sendmsg, parts, rights)
+
+    def recv(self, size: int) -> bytes:
+        return self._fail_or(self.sock.recv, size)
+
+    def _fail_or(self, call: Any, *args: Any) -> Any:
+        if self.numbers:
+            raise OSError(self.numbers[0], os.strerror(self.numbers.pop(0)))
+        return call(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.sock, name)
+
+
+def fail_next(stream: Stream, *numbers: int) -> None:
+    stream._sock = Failing(stream._sock, *numbers)  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS])
+@pytest.mark.parametrize("with_descriptor", [False, True])
+def test_a_send_for_which_the_kernel_lacks_something_is_tried_again(
+    pair: Pair, number: int, with_descriptor: bool
+) -> None:
     sender, receiver = pair
-    got: list[Any] = []
-
-    def read() -> None:
-        while not got:
-            got.extend(receiver.receive() or [])
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    items = frames.encode_one(reply(1, 3 << 20))
-    sender.send_all([frames.join(1, items), items])
-    reader.join()
-    assert got == [reply(1, 3 << 20)]
+    fail_next(sender, number, number)
+    sent = m.Returned([7])
+    sender.queue(sent, [numbered(7)] if with_descriptor else [])
+    for _ in range(2):
+        assert not sender.flush() and sender.short and sender.unsent
+    assert sender.flush() and receiver.receive() == [sent]
+    if with_descriptor:
+        assert number_of(receiver.take_fd()) == 7
 
 
-def test_send_all_to_a_peer_that_is_gone_returns(pair: Pair) -> None:
+def test_a_full_socket_is_not_short_of_anything(pair: Pair) -> None:
     sender, receiver = pair
-    receiver.close()
-    sender.send_all([bytes(frames.encode([reply(1, 3 << 20)]))])
-    assert not sender.unsent
+    fail_next(sender, errno.ENOBUFS)
+    sender.queue(reply(1, 3 << 20))
+    assert not sender.flush() and sender.short
+    assert not sender.flush() and not sender.short
+    assert not sender.flush() and not sender.short
+    assert exchange(sender, receiver) == [reply(1, 3 << 20)]
+
+
+@pytest.mark.parametrize("before", [0, 3 << 20])
+def test_a_send_that_can_never_succeed_ends_the_stream_for_both_and_says_why(
+    pair: Pair, caplog: pytest.LogCaptureFixture, before: int
+) -> None:
+    sender, receiver = pair
+    if before:
+        sender.queue(reply(0, before))
+        assert not sender.flush()
+    fail_next(sender, errno.EMSGSIZE)
+    sender.queue(reply(1))
+    assert sender.flush() and not sender.unsent
+    assert "could not be sent" in caplog.text and "too long" in caplog.text
+    while (got := receiver.receive()) is not None:
+        assert got == []
+    assert sender.receive() is None
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ECONNRESET])
+def test_a_peer_that_is_gone_is_not_worth_a_word(pair: Pair, caplog: pytest.LogCaptureFixture, number: int) -> None:
+    fail_next(pair[0], number)
+    pair[0].queue(reply(1))
+    assert pair[0].flush() and not pair[0].unsent and not caplog.text
+
+
+def test_a_read_for_which_the_kernel_lacks_memory_is_no_end(pair: Pair) -> None:
+    receiver, sender = pair
+    sender.queue(reply(1))
+    assert sender.flush()
+    fail_next(receiver, errno.ENOMEM)
+    assert receiver.receive() == []
+    assert receiver.receive() == [reply(1)]
+
+
+def test_a_descriptor_for_which_there_was_no_room_is_said_to_be_lost_for_that(pair: Pair) -> None:
+    sender, receiver = pair
+    sender.queue(m.Returned([7]), [numbered(7)])
+    assert sender.flush()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, os.listdir("/proc/self/fd")))
+    fillers = [os.dup(0) for _ in range(used)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(fillers) + 1, hard))
+    try:
+        assert receiver.receive() == [m.Returned([7])]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in fillers:
+            os.close(fd)
+    with pytest.raises(RemoteProtocolError, match="too many files open"):
+        receiver.take_fd()
 
 
 # -- descriptors
