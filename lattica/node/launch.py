@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from lattica.node.spawn import BOOT, ROOT
 
@@ -20,10 +20,12 @@ def spawn_embedded(
     resources: Mapping[str, float],
     object_store_memory: int | None,
     preload: Iterable[str] = (),
+    hide: Sequence[str] = (),
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Start a node that serves this process alone and ends with it: (the connection to it, the process).
 
     None: let the node count or decide. preload: modules that this program has loaded and workers will want ("numpy").
+    hide: folders that workers may not see, for a node that has secrets.
     The process's `stderr` is a file in memory: it says why the node failed, should the connection end before `Welcome`.
     """
     ours, theirs = socket.socketpair()
@@ -36,6 +38,7 @@ def spawn_embedded(
         ("--resources", json.dumps(dict(resources)) if resources else None),
         ("--object-store-memory", object_store_memory),
         ("--preload", ",".join(preload) or None),
+        ("--hide", json.dumps(list(hide)) if hide else None),
     ):
         if value is not None:
             command += [option, str(value)]

@@ -62,6 +62,7 @@ class Zygotes:
         self._zygotes: dict[str, Zygote] = {}  # by interpreter; the most recently used last
         self._failures: dict[str, int] = {}
         self._last_reason = ""
+        self._said_last: tuple[str, Confined | None] = sys.executable, None
         self._closed: Callable[[], None] | None = None
         self._confined: Callable[[], None] | None = None
 
@@ -113,19 +114,20 @@ class Zygotes:
         self._look_confined()
 
     def protection(self) -> dict[str, Any]:
-        """What keeps tasks from the node's key: {"mounts", "landlock", "reason"}; that of the worst zygote."""
+        """What keeps tasks from the node's key: {"mounts", "landlock", "reason"}; that of the worst zygote, or of the
+        last if none runs."""
         if self._hidden == NOTHING_HIDDEN:
             return {"mounts": False, "landlock": False, "reason": "this node has no key on disk"}
-        said = [(zygote.python, zygote.confined) for zygote in self._zygotes.values()]
+        said = [(zygote.python, zygote.confined) for zygote in self._zygotes.values()] or [self._said_last]
         reasons = [
             f"workers of {python}: {confined.reason}" if confined is not None else f"{python} has not said yet"
             for python, confined in said
             if confined is None or confined.reason
         ]
         return {
-            "mounts": bool(said) and all(confined is not None and confined.mounts for _, confined in said),
-            "landlock": bool(said) and all(confined is not None and confined.landlock for _, confined in said),
-            "reason": "; ".join(reasons) if said else "no worker has been asked for yet",
+            "mounts": all(confined is not None and confined.mounts for _, confined in said),
+            "landlock": all(confined is not None and confined.landlock for _, confined in said),
+            "reason": "; ".join(reasons),
         }
 
     def hider_of(self, path: str) -> str:
@@ -167,6 +169,7 @@ class Zygotes:
                     self._exited(pid, status)
                 case Confined():
                     zygote.confined = message
+                    self._said_last = zygote.python, message
                     if message.reason:
                         log.warning("tasks of %s may read this node's key: %s", zygote.python, message.reason)
                     self._look_confined()

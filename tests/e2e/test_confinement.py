@@ -238,3 +238,18 @@ def test_a_second_zygote_hides_no_decoy_in_the_place_of_a_folder_that_was_moved(
     finally:
         shutil.rmtree(protected.data_dir)
         real.rename(protected.data_dir)
+
+
+def test_a_node_of_one_program_hides_the_folders_that_it_is_given(protected: Place) -> None:
+    secret = protected.home / "work" / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("mine")
+    os.chown(secret, protected.user, protected.user)
+    program = f"""
+import functools, os, lattica, lattica.session
+lattica.session.spawn_embedded = functools.partial(lattica.session.spawn_embedded, hide=[{str(secret)!r}])
+lattica.init("local", num_cpus=1)
+print(os.listdir({str(secret)!r}), lattica.get(lattica.remote(os.listdir).remote({str(secret)!r})))
+"""
+    done = protected.run(protected.python, "-c", program)
+    assert done.stdout == b"['key'] []\n", done.stderr

@@ -376,6 +376,10 @@ def test_a_node_is_as_protected_as_its_worst_zygote() -> None:
     silent = zygotes(WHOLE, None).protection()
     assert not silent["mounts"] and "python1" in silent["reason"]
     assert zygotes().protection()["reason"] and zygotes(hidden="[]").protection()["reason"]
+    made = zygotes(WHOLE)
+    made._received(made._zygotes["python0"], [HALF])
+    del made._zygotes["python0"]
+    assert made.protection() == {"mounts": True, "landlock": False, "reason": "workers of python0: Landlock: none"}
 
 
 def test_a_node_knows_which_paths_its_workers_cannot_see() -> None:
