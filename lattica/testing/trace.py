@@ -103,8 +103,10 @@ def _show(value: object) -> str:
     """As `repr`, but of a buffer its content, and no address in memory."""
     if isinstance(value, memoryview):
         return f"<{len(value)} bytes: {bytes(value[:16])!r}>"
-    if isinstance(value, list | tuple):
+    if isinstance(value, list):
         return f"[{', '.join(map(_show, value))}]"
+    if type(value) is tuple:
+        return f"({', '.join(map(_show, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, msgspec.Struct):
         shown = (f"{name}={_show(getattr(value, name))}" for name in value.__struct_fields__)
         return f"{type(value).__name__}({', '.join(shown)})"

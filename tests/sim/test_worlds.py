@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 
 from lattica.testing import sim
 from lattica.testing.sim import main, scenario, world_names
+from lattica.testing.world import World
 
 SEEDS = range(1, 51)  # a race of one in twenty turns up in 92 of 100 such runs
+SEEDS_OF = {"sessions": range(1, 101)}  # where more is at stake
 FAILED_ONCE: dict[str, tuple[int, ...]] = {}  # seeds that ever found a bug, kept
 
 
 @pytest.mark.parametrize("name", world_names())
 def test_a_world_holds_for_many_seeds(name: str) -> None:
     play = scenario(name)[1]
-    for seed in (*FAILED_ONCE.get(name, ()), *SEEDS):
+    for seed in (*FAILED_ONCE.get(name, ()), *SEEDS_OF.get(name, SEEDS)):
         play(seed, False)
 
 
@@ -24,7 +29,17 @@ def test_a_world_holds_for_many_seeds(name: str) -> None:
 def test_a_world_is_the_same_for_the_same_seed(name: str) -> None:
     play = scenario(name)[1]
     one, two = play(7, False), play(7, False)
-    assert (one.tally, one.now, list(one.trace)) == (two.tally, two.now, list(two.trace))
+    assert (one.tally, one.now, one.trace_hash()) == (two.tally, two.now, two.trace_hash())
+
+
+def test_every_world_has_the_same_hash_in_two_processes_that_hash_strings_differently() -> None:
+    def hashes(hash_seed: str) -> list[str]:
+        command = [sys.executable, "-m", "lattica.testing.sim", "--seed", "5"]
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return re.findall(r"^(\w+ +seed 5: [0-9a-f]{16}),", ran.stdout, re.MULTILINE)
+
+    assert hashes("1") == hashes("2") and len(hashes("1")) == len(world_names())
 
 
 def test_the_command_lists_each_world_with_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,6 +63,50 @@ def test_a_world_that_fails_ends_the_command_with_1_and_says_how_to_replay_it(
     assert main(["--seed", "9", "--world", world_names()[0]]) == 1
     out = capsys.readouterr().out
     assert "the roof is gone" in out and f"make sim SEED=9 ARGS='--world {world_names()[0]}'" in out
+
+
+def test_a_sweep_plays_each_seed_in_several_processes_and_sums_them_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seeds", "1-6", "--jobs", "2", "--world", "submission"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("submission   seeds 1-6: all held; ") and re.search(r"[\d,]+ steps, [\d,]+ a second$", line)
+
+
+def test_a_sweep_names_the_seeds_that_failed_and_shows_how_the_first_ones_did(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(seed: int, long: bool) -> World:
+        assert seed % 2, "the roof is gone"
+        return World(seed)
+
+    monkeypatch.setattr(sim, "scenario", lambda name: ("", broken))
+    monkeypatch.setattr(sim, "PROGRESS_S", -1.0)
+    assert main(["--seeds", "1-20", "--world", world_names()[0]]) == 1
+    out = capsys.readouterr().out
+    assert out.count("the roof is gone") == 2 * sim.FAILURES_SHOWN, "in the source line and in the message"
+    assert f"{world_names()[0]:12} 20 of 20 seeds, 10 failed" in out
+    assert "10 FAILED: 2, 4, 6, 8, 10, 12, 14, 16, 18, 20;" in out
+
+
+def test_a_long_world_that_fails_is_replayed_as_a_long_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(seed: int, long: bool) -> World:
+        assert not long, "too long"
+        return World(seed)
+
+    monkeypatch.setattr(sim, "scenario", lambda name: ("", broken))
+    assert main(["--seed", "4", "--long", "--world", world_names()[0]]) == 1
+    out = capsys.readouterr().out
+    assert f"--seeds 4-4 --long --world {world_names()[0]}" in out and f"seeds 4-{3 + sim.LONG_SEEDS}: " in out
+
+
+@pytest.mark.parametrize("text", ["a-b", "5-1", ""])
+def test_a_range_of_seeds_that_is_none_is_refused_with_an_example(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--seeds", text])
+    assert "write" in capsys.readouterr().err
 
 
 @pytest.mark.slow
