@@ -364,7 +364,8 @@ def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> No
     """Stop the task or actor call that makes `ref`; `get(ref)` then raises TaskCancelledError.
 
     A running task gets a KeyboardInterrupt raised inside it; with `force` its worker is killed. What has ended stays.
-    recursive: what the task itself submitted is cancelled too.
+    recursive: what the task itself submitted is cancelled too. A ref that came from another process is cancelled by the
+    process that made it, in its own time; `force` then means nothing for an actor call, which is no error there.
     """
     if not isinstance(ref, ObjectRef):
         raise TypeError(f"cancel() takes a ref, not a {type(ref).__name__}")

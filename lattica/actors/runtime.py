@@ -20,7 +20,7 @@ from lattica.actors import values
 from lattica.actors.calls import Calls
 from lattica.actors.context import Place
 from lattica.actors.objects import INLINE_MAX, Objects
-from lattica.actors.refs import InPlace, Nested, ObjectRef, Releases
+from lattica.actors.refs import BORROWED, InPlace, Nested, ObjectRef, Releases
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.codec import messages as m
 from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, OwnerDiedError, TaskError
@@ -89,6 +89,7 @@ class Runtime:
             m.ActorFound: self._answer,
             m.State: self._answer,
             m.ClientGone: lambda g: self.tasks.gone(g.client),
+            m.CancelWanted: self._cancel_for_another,
         }
         releases.poke = self._poke
         self._stream = Stream(node, m.FromNode, takes_fds=True)
@@ -439,17 +440,25 @@ class Runtime:
     # -- cancel
 
     def cancel(self, ref: ObjectRef, *, force: bool, recursive: bool) -> None:
-        """Stop what makes this ref, if it has not ended."""
+        """Stop what makes this ref, if it has not ended. One that another process owns is cancelled there, soon."""
         with self.lock:
             record = ref._task
-            if record is None:
-                return
             if isinstance(record, TaskRecord):
                 self.tasks.cancel(record, force=force, recursive=recursive)
-            else:
+            elif record is not None:
                 if force:
                     raise ValueError("force=True is not possible for actor calls; lattica.kill(actor) ends the actor")
                 record.peer.cancel(record, recursive)
+            elif ref._value is None and ref._flags & BORROWED:
+                self.tell_node(m.CancelObject(ref.id, force, recursive))
+                self.reactor.flush()
+
+    def _cancel_for_another(self, message: m.CancelWanted) -> None:
+        """Somebody whom we gave this ref wants it cancelled. Who asked for force could not know what it is."""
+        ref = self.objects.table.get(message.object)
+        if ref is not None and ref._task is not None:
+            force = message.force and isinstance(ref._task, TaskRecord)
+            self.cancel(ref, force=force, recursive=message.recursive)
 
     # -- the end
 

@@ -267,6 +267,14 @@ class Owes(msgspec.Struct, array_like=True, tag=25):
     owes: bool
 
 
+class CancelObject(msgspec.Struct, array_like=True, tag=26):
+    """Stop what makes this object, which another process owns: that one hears `CancelWanted`, if it lives."""
+
+    object: bytes
+    force: bool = False
+    recursive: bool = True
+
+
 # -- node -> client --------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +507,14 @@ class ClientGone(msgspec.Struct, array_like=True, tag=65):
     client: int
 
 
+class CancelWanted(msgspec.Struct, array_like=True, tag=66):
+    """Somebody to whom you gave this object wants it cancelled; fields as in `lattica.cancel`."""
+
+    object: bytes
+    force: bool = False
+    recursive: bool = True
+
+
 # -- node <-> zygote -------------------------------------------------------------------------------------------------
 
 
@@ -608,12 +624,12 @@ class Returned(msgspec.Struct, array_like=True, tag=106):
 FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
-    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes
+    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied
     | LeaseWanted | LeaseLost | ActorAccepted | ActorRefused | ActorConnected | ActorDown | ActorFound | State
-    | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone
+    | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone | CancelWanted
 )  # fmt: skip
 ToZygote = Fork | Import
 FromZygote = Forked | Exited | Confined

@@ -118,6 +118,7 @@ class Node:
             m.Drop: (RUNNERS, store.drop),
             m.Promise: (RUNNERS, store.promise),
             m.Resolve: (RUNNERS, store.resolve),
+            m.CancelObject: (RUNNERS, store.cancel),
             m.SpanRequest: (RUNNERS, store.span),
             m.SpanReturn: (RUNNERS, store.span_back),
             m.LeaseRequest: (RUNNERS, leases.request),

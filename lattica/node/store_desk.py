@@ -109,6 +109,12 @@ class StoreDesk:
     def resolve(self, client: Client, message: m.Resolve) -> None:
         self._perform(self.ledger.resolve(client.number, message.objects))
 
+    def cancel(self, _: Client, message: m.CancelObject) -> None:
+        """Only the owner of an object knows what makes it."""
+        owner = self.ledger.owner(message.object)
+        if owner is not None:
+            self._node.tell(owner, m.CancelWanted(message.object, message.force, message.recursive))
+
     # -- for the actor desk
 
     def track(self, client: int, actor: bytes) -> None:

@@ -147,6 +147,10 @@ class Ledger:
         """Answers owed: pairs of a client and an object that it waits for."""
         return sum(len(client.waits) for client in self._clients.values())
 
+    def owner(self, object: bytes) -> int | None:
+        """The client that made this id, if it still lives."""
+        return self._owners.get(object[:TOKEN_BYTES])
+
     def client_joined(self, client: int, token: bytes = b"") -> None:
         """Client `client` may speak, and be spoken of, from now on; it owns the ids that begin with `token`, if any.
 
@@ -245,7 +249,7 @@ class Ledger:
         for object in objects:
             entry = self._entries.get(object)
             state = None if entry is None else entry.state
-            owner = self._owners.get(object[:TOKEN_BYTES]) if state is None else NODE
+            owner = self.owner(object) if state is None else NODE
             match state:
                 case _Sealed():
                     effects.append(Tell(client, Located(object, state.offset, state.size, state.failed)))
@@ -409,7 +413,7 @@ class Ledger:
         """The client in whose `answers_for` this id is."""
         if isinstance(entry.state, _Promised):
             return entry.state.owner
-        return self._owners.get(object[:TOKEN_BYTES]) if entry.state is None and entry.waiters else None
+        return self.owner(object) if entry.state is None and entry.waiters else None
 
     def _attempts(self, object: bytes) -> Iterator[_Sealed]:
         entry = self._entries.get(object)

@@ -50,6 +50,7 @@ EXAMPLES: list[Any] = [
     m.StateRequest(7, "status"),
     m.Shutdown(True),
     m.Owes(True),
+    m.CancelObject(OBJECT, True, False),
     m.Welcome(3, 1, b"n" * 16, "/run/session", 1 << 36, {"inline_max": 102400}, b"12345678"),
     m.Refused("another release"),
     m.Located(OBJECT, 4096, 200, True),
@@ -78,6 +79,7 @@ EXAMPLES: list[Any] = [
         3, 1, b"n" * 16, "/run/session", 1 << 36, ["/lib"], "/home/u", "train.py", "space", {"num_cpus": 4}, b"12345678"
     ),
     m.ClientGone(3),
+    m.CancelWanted(OBJECT, True, False),
     m.Fork(3, "step"),
     m.Forked(3, 4711),
     m.Exited(4711, 9),

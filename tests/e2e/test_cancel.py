@@ -276,3 +276,72 @@ except lattica.exceptions.TaskCancelledError:
     )
     out, err = process.communicate(timeout=20)
     assert out == "canceled\n", err
+
+
+# -- refs of other processes
+
+
+@lattica.remote(num_cpus=0)
+def cancel_in_a_task(refs: list[Any], force: bool = False) -> None:
+    for ref in refs:
+        lattica.cancel(ref, force=force)
+
+
+@lattica.remote(num_cpus=0)
+def submit(path: str) -> list[Any]:
+    """The ref of a task that this worker submitted: whoever gets it borrows it."""
+    return [sleep.remote(30, path)]
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize("force", [False, True])
+def test_a_task_cancels_a_ref_that_it_was_given(tmp_path: Path, force: bool) -> None:
+    running = sleep.options(max_retries=0).remote(30, str(tmp_path / "a"))
+    begun(tmp_path / "a")
+    lattica.get(cancel_in_a_task.remote([running], force), timeout=5)
+    assert_canceled(running)
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_driver_cancels_what_a_worker_submitted(tmp_path: Path) -> None:
+    [running] = lattica.get(submit.remote(str(tmp_path / "a")), timeout=5)
+    begun(tmp_path / "a")
+    lattica.cancel(running)
+    assert_canceled(running)
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_ref_is_cancelled_from_two_processes_away(tmp_path: Path) -> None:
+    [running] = lattica.get(submit.remote(str(tmp_path / "a")), timeout=5)
+    begun(tmp_path / "a")
+    lattica.get(cancel_in_a_task.remote([running]), timeout=5)
+    assert_canceled(running)
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_call_is_cancelled_by_another_process_and_its_actor_goes_on(tmp_path: Path) -> None:
+    @lattica.remote
+    class Sleeper:
+        def sleep(self, path: str) -> None:
+            Path(path).touch()
+            time.sleep(30)
+
+        def name(self) -> str:
+            return "sleeper"
+
+    sleeper = Sleeper.remote()
+    for force in (False, True):
+        path = tmp_path / str(force)
+        running, queued = sleeper.sleep.remote(str(path)), sleeper.sleep.remote(str(path))
+        begun(path)
+        lattica.get(cancel_in_a_task.remote([queued, running], force), timeout=5)
+        assert_canceled(queued, running)
+    assert lattica.get(sleeper.name.remote(), timeout=5) == "sleeper"
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_what_has_ended_stays_though_another_process_cancels_it() -> None:
+    ended, put = echo.remote("done"), lattica.put("put")
+    lattica.get(ended)
+    lattica.get(cancel_in_a_task.remote([ended, put]), timeout=5)
+    assert lattica.get([ended, put, echo.remote(1)], timeout=5) == ["done", "put", 1]
