@@ -2,6 +2,7 @@
 
     LatticaError
     ├── ConfigError                    this call can never work; change it (also a ValueError)
+    │   ├── AlreadyInitializedError      init was called twice; leave one out (also a RuntimeError)
     │   ├── ActorAlreadyExistsError      take another name, or ask with get_if_exists
     │   └── ActorHandleNotFoundError     the handle is of an earlier session; make a new one
     ├── SerializationError             a value cannot travel; says which attribute (also a TypeError)
@@ -160,6 +161,13 @@ class ConfigError(LatticaError, ValueError):
     """This call can never work as written; change it. Also a ValueError, which is what Ray raises in these places."""
 
     summary = "this call can never work as written"
+
+
+class AlreadyInitializedError(ConfigError, RuntimeError):
+    """`init` in a process that has a session. Ray raises a RuntimeError here."""
+
+    summary = "lattica.init() was called already in this process"
+    advice = "leave it out, pass ignore_reinit_error=True, or call lattica.shutdown() first"
 
 
 class ActorAlreadyExistsError(ConfigError):

@@ -19,7 +19,7 @@ from lattica.actors import current
 from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
-from lattica.errors import ConfigError, LocalNodeDiedError
+from lattica.errors import AlreadyInitializedError, ConfigError, LocalNodeDiedError
 from lattica.node.launch import spawn_embedded
 from lattica.node.paths import data_dir, running_node
 from lattica.objectstore.arena import ArenaMap
@@ -52,8 +52,7 @@ class Session:
 class Context:
     """What `init` returns: facts about the session, and a context manager that shuts it down."""
 
-    def __init__(self, session: Session) -> None:
-        runtime = session.runtime
+    def __init__(self, runtime: Runtime) -> None:
         self.address_info: dict[str, Any] = {
             "node_id": runtime.node_id.hex(),
             "session_dir": runtime.session_dir,
@@ -108,19 +107,21 @@ def init(
     preload: modules that workers should have imported before they start, such as ["torch"].
     Ray's other arguments are accepted; those without a meaning here are named once in a log line.
 
-    Raises ConfigError (a ValueError): called twice, unknown argument, resources given for an existing node.
+    Raises ConfigError (a ValueError): unknown argument, resources given for an existing node. AlreadyInitializedError
+    (also a RuntimeError): called twice, or in a worker, which has a session from the start.
     """
     global _session
     with _starting:
-        if _session is not None:
+        present = current.peek()
+        if present is not None:
             if ignore_reinit_error:
-                return Context(_session)
-            raise ConfigError(
-                "lattica.init() was called already",
-                do_next="call lattica.shutdown() first, or pass ignore_reinit_error=True",
-            )
-        if current.peek() is not None:
-            raise ConfigError("lattica.init() was called in a worker, which belongs to a session already")
+                return Context(present)
+            if _session is None:
+                raise AlreadyInitializedError(
+                    "lattica.init() was called in a worker, which has a session from the start",
+                    do_next="leave it out there, or pass ignore_reinit_error=True",
+                )
+            raise AlreadyInitializedError()
         _say_ignored(others)
         if runtime_env:
             raise ConfigError(
@@ -149,7 +150,7 @@ def init(
         }
         _session = _begin(Runtime(connection), process, job)
         current.put(_session.runtime)
-        return Context(_session)
+        return Context(_session.runtime)
 
 
 def _refuse_given(connection: socket.socket, **given: object) -> None:

@@ -19,6 +19,7 @@ from lattica import errors
 from lattica.errors import (
     ActorDiedError,
     ActorUnavailableError,
+    AlreadyInitializedError,
     ConfigError,
     GetTimeoutError,
     LatticaError,
@@ -65,6 +66,7 @@ def test_a_fact_that_a_class_does_not_have_is_refused() -> None:
 
 def test_config_and_serialization_and_timeouts_are_also_python_s_own_kind() -> None:
     assert isinstance(ConfigError(), ValueError)
+    assert isinstance(AlreadyInitializedError(), ConfigError) and isinstance(AlreadyInitializedError(), RuntimeError)
     assert isinstance(SerializationError(), TypeError)
     assert isinstance(GetTimeoutError(), TimeoutError)
 
