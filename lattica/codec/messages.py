@@ -275,6 +275,15 @@ class CancelObject(msgspec.Struct, array_like=True, tag=26):
     recursive: bool = True
 
 
+class MeshRequest(msgspec.Struct, array_like=True, tag=26):
+    """I, a command, ask for something of the mesh; answered by `MeshAnswer`, maybe seconds later. verb: as in
+    `node.mesh_desk`."""
+
+    request: int
+    verb: str
+    data: dict[str, object] = {}
+
+
 # -- node -> client --------------------------------------------------------------------------------------------------
 
 
@@ -513,6 +522,14 @@ class CancelWanted(msgspec.Struct, array_like=True, tag=66):
     object: bytes
     force: bool = False
     recursive: bool = True
+
+
+class MeshAnswer(msgspec.Struct, array_like=True, tag=66):
+    """Answer to `MeshRequest`: plain data; or `error`, as of `LatticaError.to_data`."""
+
+    request: int
+    data: object = None
+    error: dict[str, object] | None = None
 
 
 # -- node <-> zygote -------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ EXAMPLES: list[Any] = [
     m.StateRequest(7, "status"),
     m.Shutdown(True),
     m.Owes(True),
+    m.MeshRequest(7, "ticket", {"ttl_s": 3600.0}),
     m.CancelObject(OBJECT, True, False),
     m.Welcome(3, 1, b"n" * 16, "/run/session", 1 << 36, {"inline_max": 102400}, b"12345678"),
     m.Refused("another release"),
@@ -79,6 +80,7 @@ EXAMPLES: list[Any] = [
         3, 1, b"n" * 16, "/run/session", 1 << 36, ["/lib"], "/home/u", "train.py", "space", {"num_cpus": 4}, b"12345678"
     ),
     m.ClientGone(3),
+    m.MeshAnswer(7, {"peer_id": "abc"}, {"error": "ConfigError"}),
     m.CancelWanted(OBJECT, True, False),
     m.Fork(3, "step"),
     m.Forked(3, 4711),
