@@ -56,6 +56,11 @@ NEIGHBOURS = {
 
 # Protocol cores: they are told the time and the dice, and answer with effects.
 PURE_CORES = [
+    "mesh/papers.py",
+    "mesh/trust.py",
+    "mesh/admission.py",
+    "mesh/renewal.py",
+    "mesh/tokens.py",
     "objectstore/spans.py",
     "objectstore/ledger.py",
     "scheduler/resources.py",
