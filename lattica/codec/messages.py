@@ -275,7 +275,7 @@ class CancelObject(msgspec.Struct, array_like=True, tag=26):
     recursive: bool = True
 
 
-class MeshRequest(msgspec.Struct, array_like=True, tag=26):
+class MeshRequest(msgspec.Struct, array_like=True, tag=27):
     """I, a command, ask for something of the mesh; answered by `MeshAnswer`, maybe seconds later. verb: as in
     `node.mesh_desk`."""
 
@@ -524,12 +524,12 @@ class CancelWanted(msgspec.Struct, array_like=True, tag=66):
     recursive: bool = True
 
 
-class MeshAnswer(msgspec.Struct, array_like=True, tag=66):
-    """Answer to `MeshRequest`: plain data; or `error`, as of `LatticaError.to_data`."""
+class MeshAnswer(msgspec.Struct, array_like=True, tag=67):
+    """Answer to `MeshRequest`: plain data; or `error`, as of `LatticaError.to_data` (empty: none)."""
 
     request: int
     data: object = None
-    error: dict[str, object] | None = None
+    error: dict[str, object] = {}
 
 
 # -- node <-> zygote -------------------------------------------------------------------------------------------------
@@ -641,12 +641,13 @@ class Returned(msgspec.Struct, array_like=True, tag=106):
 FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
-    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject
+    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied
     | LeaseWanted | LeaseLost | ActorAccepted | ActorRefused | ActorConnected | ActorDown | ActorFound | State
     | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone | CancelWanted
+    | MeshAnswer
 )  # fmt: skip
 ToZygote = Fork | Import
 FromZygote = Forked | Exited | Confined
