@@ -46,6 +46,10 @@ class TextStream(Protocol):
     def read(self, size: int, /) -> str: ...
 
 
+class _Version(msgspec.Struct, array_like=True, frozen=True):
+    version: int
+
+
 class _Payload(msgspec.Struct, array_like=True, frozen=True):
     version: int
     root: bytes
@@ -120,7 +124,7 @@ def make_ticket(invite: Authority, peers: Sequence[tuple[PeerId, Sequence[str]]]
 def parse_ticket(text: str) -> Ticket:
     """The ticket that was pasted. Raises ConfigError if it is none, cut, mistyped, or of a later release."""
     joined = "".join(text[: TICKET_MAX_CHARS + 1].split())
-    found = re.match(r"lat(\d{1,4})", joined)
+    found = re.match(r"lat(\d{1,4})", joined)  # the base64 of an array of up to 15 begins with a letter
     if found is None:
         raise ConfigError("that is not a ticket", do_next=f"paste all of it: a ticket begins with {PREFIX}")
     _require_version(int(found[1]))
@@ -142,22 +146,12 @@ def parse_ticket(text: str) -> Ticket:
 def _read(data: bytes) -> Ticket:
     """From what the checksum covers; whoever wrote it may still have written anything."""
     try:
-        (version, *_) = msgspec.msgpack.decode(data, type=list)
-        _require_version(version if isinstance(version, int) else 0)
-        payload = msgspec.msgpack.decode(data, type=_Payload)
-        sizes_hold = (
-            len(payload.secret) == SECRET_BYTES
-            and 2 <= len(payload.chain) < CHAIN_MAX
-            and all(len(der) <= CERTIFICATE_MAX_BYTES for der in (payload.root, *payload.chain))
-            and len(payload.peers) <= PEERS_MAX
-            and all(len(peer) == PEER_ID_BYTES and _are_addresses(texts) for peer, texts in payload.peers)
-            and 0 <= payload.expires <= NO_END_S
-            and len(payload.label) <= LABEL_MAX_CHARS
-            and payload.roles >= 0
-        )
+        version = msgspec.msgpack.decode(data, type=_Version).version
+        payload = msgspec.msgpack.decode(data, type=_Payload) if version == VERSION else None
     except DAMAGED:
-        sizes_hold = False
-    if not sizes_hold:
+        version, payload = VERSION, None
+    _require_version(version)
+    if payload is None or not _holds(payload):
         raise ConfigError("the ticket is damaged", do_next=_ASK)
     return Ticket(
         root=payload.root,
@@ -167,6 +161,19 @@ def _read(data: bytes) -> Ticket:
         roles=roles_of(payload.roles),
         expires=payload.expires,
         label=payload.label,
+    )
+
+
+def _holds(payload: _Payload) -> bool:
+    return (
+        len(payload.secret) == SECRET_BYTES
+        and 2 <= len(payload.chain) < CHAIN_MAX
+        and all(len(der) <= CERTIFICATE_MAX_BYTES for der in (payload.root, *payload.chain))
+        and len(payload.peers) <= PEERS_MAX
+        and all(len(peer) == PEER_ID_BYTES and _are_addresses(texts) for peer, texts in payload.peers)
+        and payload.roles >= 0
+        and 0 <= payload.expires <= NO_END_S
+        and len(payload.label) <= LABEL_MAX_CHARS
     )
 
 
