@@ -11,6 +11,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextvars import Context
 from typing import Any
 
 from lattica.errors import CallFailedError, ConfigError, LatticaError, PeerUnreachableError, PermissionDeniedError
@@ -128,15 +129,16 @@ class Talk:
         conversation: Conversation,
         methods: Mapping[str, Method],
         dirty: Callable[[Talk], None],
+        context: Context,
     ) -> None:
-        """roles: the peer's; the shell sets them again when its certificates are renewed."""
+        """roles: the peer's; the shell sets them again when its certificates are renewed. context: of methods."""
         self.peer, self.roles, self.conversation = peer, roles, conversation
         self.futures: dict[int, asyncio.Future[Buffer]] = {}
         self.inboxes: dict[tuple[int, int], Inbox] = {}
         self.over: str | None = None  # why the session is over
         self.packer: Packer | None = None
         self.bulk_acked = 0  # bytes, as the packer knows
-        self._methods, self._dirty = methods, dirty
+        self._methods, self._dirty, self._context = methods, dirty, context
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._writable: dict[int, list[asyncio.Future[None]]] = {}  # stream, or 0 for calls -> who waits
@@ -195,12 +197,11 @@ class Talk:
     def handle(self, events: list[rpc.Event]) -> None:
         """Events of the conversation, in order."""
         for event in events:
-            kind = type(event)
-            if kind is rpc.Answered:
-                future = self.futures.pop(event.id, None)  # type: ignore[union-attr]
+            if isinstance(event, rpc.Answered):
+                future = self.futures.pop(event.id, None)
                 if future is not None and not future.done():
-                    future.set_result(event.body)  # type: ignore[union-attr]
-            elif kind is rpc.Started:
+                    future.set_result(event.body)
+            elif isinstance(event, rpc.Started):
                 self._start(event)
             else:
                 self._rare(event)
@@ -289,7 +290,8 @@ class Talk:
             if method.declared.takes_stream:  # now: its first items may be in the same batch
                 kwargs = {**kwargs, "incoming": Inbox(self, event.id, FROM_CALLER)}
                 self.inboxes[FROM_CALLER, event.id] = kwargs["incoming"]
-            self._tasks[event.id] = self._loop.create_task(self._run(event.id, method, who, args, kwargs))
+            running = self._run(event.id, method, who, args, kwargs)
+            self._tasks[event.id] = self._loop.create_task(running, context=self._context.copy())
             return
         token = caller.set(who)
         try:

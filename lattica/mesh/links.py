@@ -110,6 +110,7 @@ class Connection:
     __slots__ = (
         "asked_at",
         "dialed",
+        "generation",
         "heard_at",
         "member",
         "mine",
@@ -122,9 +123,11 @@ class Connection:
         "theirs",
     )
 
-    def __init__(self, number: int, member: Member, dialed: bool, plane: int, now: float) -> None:
+    def __init__(self, number: int, member: Member, dialed: bool, plane: int, now: float, generation: int = 0) -> None:
+        """generation: of our own certificates that it was made with."""
         self.number, self.member, self.peer, self.dialed, self.plane = number, member, member.peer, dialed, plane
         self.state = State.GREETING
+        self.generation = generation
         self.mine: Hello | None = None
         self.theirs: Hello | None = None
         self.since = self.heard_at = now

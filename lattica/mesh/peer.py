@@ -16,17 +16,19 @@ import logging
 import os
 import platform
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar, Token, copy_context
 from random import Random
+from tempfile import TemporaryDirectory
 from time import perf_counter, time
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from lattica._version import __version__
 from lattica.errors import ConfigError, PeerUnreachableError, RemoteProtocolError
-from lattica.mesh import values
+from lattica.mesh import credentials, values
 from lattica.mesh.addresses import own_addresses, split_host
 from lattica.mesh.calls import Stream, Talk
 from lattica.mesh.compression import Packer
+from lattica.mesh.credentials import Credentials
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId, parse_peer, peer_text
 from lattica.mesh.links import (
@@ -45,12 +47,10 @@ from lattica.mesh.rpc import STREAMS_IN, STREAMS_OUT, Conversation
 from lattica.mesh.services import Method, caller, methods_of
 from lattica.mesh.sessions import Effect, Sessions
 from lattica.mesh.stewardship import Steward
+from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.transport.interface import Owner, Transport
 from lattica.mesh.transport.tcp import Tcp
 from lattica.mesh.wire import BULK, Hello, Received
-
-if TYPE_CHECKING:
-    from lattica.mesh.credentials import Credentials
 
 log = logging.getLogger(__name__)
 TIMER_SLACK_S = 0.005
@@ -76,26 +76,26 @@ class Peer:
 
     def __init__(
         self,
-        credentials: Credentials,
+        membership: Credentials,
         *,
         listen: str | None = None,
         name: str = "",
         rng: Random | None = None,
         transport: Callable[[Owner], Transport] | None = None,
-        ephemeral: bool = False,
+        steward: Callable[[Peer], Steward] = Steward,
     ) -> None:
         """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
-        name: for people, by default the machine's. transport: another way than TCP, for tests."""
-        self.credentials = credentials
-        self.id = credentials.identity.peer
+        name: for people, by default the machine's. transport, steward: others than TCP and the real one, for tests."""
+        self.credentials = membership
+        self.id = membership.identity.peer
         self.name = name or platform.node()
         self.listening: list[str] = []
         self.refusals: list[tuple[float, str, str]] = []  # (unix time, from where, why), the latest last
         self.resolver: Resolver | None = None
         self.stopped_by: str | None = None  # why it stopped by itself
         self.on_stop: Callable[[str], None] | None = None
-        self._listen, self._transport_of, self._ephemeral = listen, transport, ephemeral
-        self._rng = rng or Random(os.urandom(16))
+        self._listen, self._transport_of = listen, transport
+        self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
         self._talks: dict[PeerId, Talk] = {}
         self._waiting: dict[PeerId, list[asyncio.Future[Talk]]] = {}
@@ -105,27 +105,65 @@ class Peer:
         self._timer: asyncio.TimerHandle | None = None
         self._arming: asyncio.TimerHandle | None = None
         self._token: Token[Peer] | None = None
-        self.steward = Steward(self)
+        self._temporary: TemporaryDirectory[str] | None = None
+        self._first: Sequence[tuple[PeerId, Sequence[str]]] = ()  # whom to have a session with from the start
+        self.steward = steward(self)
 
     def __repr__(self) -> str:
         return (
             f"<Peer {peer_text(self.id)[:8]}: {len(self._talks)} sessions, at {', '.join(self.listening) or 'no port'}>"
         )
 
+    # -- ways to be one
+
+    @classmethod
+    def found(cls, folder: str | None = None, **options: Any) -> Self:
+        """A peer that founds a mesh of its own. folder: where its identity is kept; None: a temporary one, which is
+        deleted when the peer stops. The recovery file lies in it: move it away. options: of the constructor."""
+        return cls._in_folder(folder, lambda where: credentials.found(where, time(), None), options)
+
+    @classmethod
+    def join(cls, ticket: str, folder: str | None = None, **options: Any) -> Self:
+        """A peer that joins the mesh of this ticket, and has a session with those that the ticket names.
+
+        Raises ConfigError or AdmissionError for a ticket that is none, has expired, or is not of the mesh of `folder`.
+        """
+        parsed = parse_ticket(ticket)
+        peer = cls._in_folder(folder, lambda where: credentials.join(where, parsed, time()), options)
+        peer._first = parsed.peers
+        return peer
+
+    @classmethod
+    def at(cls, folder: str, **options: Any) -> Self:
+        """The peer that is kept in this folder. Raises ConfigError if it is a member of no mesh."""
+        found = credentials.load(folder, time())
+        if found is None:
+            raise ConfigError(f"{folder} holds no membership of a mesh", do_next="use Peer.join(ticket, folder)")
+        return cls(found, **options)
+
+    @classmethod
+    def _in_folder(cls, folder: str | None, make: Callable[[str], Credentials], options: dict[str, Any]) -> Self:
+        temporary = None if folder is not None else TemporaryDirectory(prefix="lattica-peer-")
+        peer = cls(make(folder if folder is not None else temporary.name), **options)  # type: ignore[union-attr]
+        peer._temporary = temporary
+        return peer
+
     # -- life
 
     async def start(self) -> Self:
         """Listen, and be there. Raises ConfigError if the address cannot be listened at."""
         self._loop = asyncio.get_running_loop()
+        self._context = copy_context()
+        self._context.run(current.set, self)
         me = Hello(
             boot=self.credentials.boot,
-            instance=self._rng.randbytes(8),
+            instance=self.rng.randbytes(8),
             name=self.name,
             version=__version__,
             packs=["zstd"],
         )
         self._me = me
-        self.sessions = Sessions(me, self.id, self._rng, self.steward.objection, wall_offset=time() - self._loop.time())
+        self.sessions = Sessions(me, self.id, self.rng, self.steward.objection, wall_offset=time() - self._loop.time())
         make = self._transport_of or (lambda owner: Tcp(owner, self.steward.contexts, self.steward.serve_renewal))
         self._transport = make(_Verbs(self))
         if self._listen is not None:
@@ -134,6 +172,10 @@ class Peer:
             self._say_hello_with(addresses=self.listening)
         self.serve(self.steward.service())
         self.steward.start()
+        for other, addresses in self._first:
+            if other != self.id and addresses:
+                self.know(other, addresses)
+                self._perform(self.sessions.connect(other, addresses, self._loop.time()))
         self._arm()
         return self
 
@@ -152,6 +194,8 @@ class Peer:
         self._timer = self._arming = None
         self._transport.flush()
         await self._transport.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -288,6 +332,10 @@ class Peer:
         """Who may talk to us has changed."""
         self._perform(self.sessions.recheck(self._loop.time()))
 
+    def reconnect(self) -> None:
+        """Our certificates are new: have every session carried by connections that show them."""
+        self._perform(self.sessions.reconnect("its certificates were renewed", self._loop.time()))
+
     def correct_clock(self, correction_s: float) -> None:
         """What to add to the wall clock from now on."""
         self.sessions.correction_s = correction_s
@@ -403,7 +451,7 @@ class Peer:
 
     def _up(self, peer: PeerId, hello: Hello) -> None:
         packer = Packer(perf_counter) if "zstd" in hello.packs else None
-        talk = Talk(peer, self.steward.no_roles, Conversation(packer), self._methods, self._mark)
+        talk = Talk(peer, self.steward.no_roles, Conversation(packer), self._methods, self._mark, self._context)
         talk.packer = packer
         self._talks[peer] = talk
         for waiter in self._waiting.pop(peer, ()):

@@ -81,9 +81,10 @@ class Sessions:
         self._rng, self._objection = rng, objection
         self._links: dict[PeerId, Link] = {}
         self._connections: dict[int, Connection] = {}
-        self._attempts: dict[int, tuple[PeerId, int]] = {}
+        self._attempts: dict[int, tuple[PeerId, int, int]] = {}  # attempt -> (peer, plane, generation)
         self._ended: OrderedDict[PeerId, deque[int]] = OrderedDict()
         self._last_attempt = 0
+        self._generation = 0  # of our own certificates
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -168,11 +169,26 @@ class Sessions:
         """Who may talk to us has changed: end what may no longer be."""
         effects: list[Effect] = []
         for peer, link in list(self._links.items()):
+            why = self._objection(link.member, self._unix(now)) if link.member is not None else ""
             for connection in list(link.connections.values()):
-                if why := self._objection(connection.member, self._unix(now)):
+                if why:
                     effects += self._hang_up(connection, wire.REFUSED, why)
-                    effects += self._end(peer, link, now, why)
-                    effects += self._refused(peer, link, why, now)
+                elif self._objection(connection.member, self._unix(now)):  # an old one: the peer has a better chain now
+                    effects += self._hang_up(connection, wire.STALE, "an older certificate of yours is not accepted")
+                    effects += self._lost(connection, now)
+            if why:
+                effects += self._end(peer, link, now, why)
+                effects += self._refused(peer, link, why, now)
+        return effects
+
+    def reconnect(self, reason: str, now: float) -> list[Effect]:
+        """Let every session go on over new connections, which show new certificates."""
+        effects: list[Effect] = []
+        self._generation += 1
+        for connection in list(self._connections.values()):
+            if connection.number in self._connections:
+                effects += self._hang_up(connection, wire.STALE, reason)
+                effects += self._lost(connection, now)
         return effects
 
     def stop(self, reason: str, now: float) -> list[Effect]:
@@ -191,8 +207,8 @@ class Sessions:
 
     def dialed(self, attempt: int, number: int, member: Member, now: float) -> list[Effect]:
         """A dial of ours is connected, and this is who answered."""
-        peer, plane = self._attempts.pop(attempt, (None, CONTROL))
-        connection = Connection(number, member, True, plane, now)
+        peer, plane, generation = self._attempts.pop(attempt, (None, CONTROL, 0))
+        connection = Connection(number, member, True, plane, now, generation)
         self._connections[number] = connection
         link = self._links.get(peer) if peer is not None else None
         if link is None or self._stopped:
@@ -209,18 +225,18 @@ class Sessions:
 
     def dial_failed(self, attempt: int, reason: str, now: float, *, final: bool = False) -> list[Effect]:
         """A dial of ours came to nothing. final: the other side refuses us, by its certificate check."""
-        peer, plane = self._attempts.pop(attempt, (None, CONTROL))
+        peer, plane, generation = self._attempts.pop(attempt, (None, CONTROL, 0))
         link = self._links.get(peer) if peer is not None else None
         if link is None or peer is None:
             return []
         link.attempts.pop(plane, None)
-        if final:
+        if final and generation == self._generation:  # else we have better certificates by now
             return self._refused(peer, link, reason, now)
         return self._failed(peer, link, plane, reason, now)
 
     def accepted(self, number: int, member: Member, now: float) -> list[Effect]:
         """Somebody has connected."""
-        connection = Connection(number, member, False, CONTROL, now)
+        connection = Connection(number, member, False, CONTROL, now, self._generation)
         self._connections[number] = connection
         if self._stopped:
             return self._hang_up(connection, wire.LEAVING, "this node is stopping")
@@ -338,7 +354,7 @@ class Sessions:
     def _dial(self, peer: PeerId, link: Link, plane: int) -> Dial:
         self._last_attempt += 1
         link.attempts[plane] = self._last_attempt
-        self._attempts[self._last_attempt] = peer, plane
+        self._attempts[self._last_attempt] = peer, plane, self._generation
         return Dial(self._last_attempt, peer, link.addresses)
 
     def _dial_if_needed(self, peer: PeerId, link: Link, now: float) -> list[Effect]:
@@ -657,7 +673,7 @@ class Sessions:
                 effects += self._end(peer, link, now, "the other side had given the session up")
         if bye.code in (wire.LEAVING, wire.BROKEN):
             effects += self._end(peer, link, now, bye.text or "it left")
-        if bye.code == wire.REFUSED:
+        if bye.code == wire.REFUSED and connection.generation == self._generation:
             effects += self._lost(connection, now)
             return effects + self._refused(peer, link, f"{short_peer(peer)} refuses this node: {bye.text}", now)
         return effects + self._lost(connection, now)

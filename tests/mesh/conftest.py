@@ -88,8 +88,8 @@ class Network:
             rng=Random(self._numbers),
             transport=lambda owner: self.memory.transport(owner, member),
             name=f"peer {self._numbers}",
+            steward=PlainSteward,  # type: ignore[arg-type]
         )
-        made.steward = PlainSteward(made)  # type: ignore[assignment]
         for each in services:
             made.serve(each)
         return await made.start()

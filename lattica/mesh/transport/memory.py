@@ -1,8 +1,8 @@
 """Connections inside one process, for tests and examples: bytes go through the event loop, and nobody is verified.
 
-    network = MemoryNetwork()
-    one = Peer(credentials, transport=lambda owner: network.transport(owner, member))
-    network.sever()          # every connection breaks, and both ends hear of it
+network = MemoryNetwork()
+one = Peer(credentials, transport=lambda owner: network.transport(owner, member))
+network.sever()          # every connection breaks, and both ends hear of it
 """
 
 from __future__ import annotations

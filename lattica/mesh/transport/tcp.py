@@ -1,30 +1,28 @@
 """TCP with mutual TLS 1.3 on asyncio or uvloop: connections, batched writes, and reading in place.
 
-The server looks at the name in the ClientHello before it answers (`tls.server_name`): the name `renew` gets a context
-that asks for no certificate and a handler of its own, every other name the mesh's, which requires one. A connection is
-told to the owner only after the chain of the other end was verified by OpenSSL and read.
+The server name `renew` gets a context that asks for no certificate and a handler of its own, every other name the
+mesh's, which requires one. A connection is told to the owner only after the chain of the other end was verified by
+OpenSSL and read.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import cast
 
-from lattica.errors import ConfigError, LatticaError, RemoteProtocolError
+from lattica.errors import ConfigError, LatticaError
 from lattica.mesh import tls
 from lattica.mesh.addresses import host_text, resolve, split_host
 from lattica.mesh.effects import Dial
 from lattica.mesh.identity import short_peer
 from lattica.mesh.links import Member
 from lattica.mesh.transport.interface import Owner
-from lattica.mesh.wire import Buffer, Decoder, Frame, Received
+from lattica.mesh.transport.tls_connection import TlsConnection
+from lattica.mesh.wire import Frame, Received
 
 log = logging.getLogger(__name__)
 DIAL_S = 6.0
@@ -33,92 +31,7 @@ ACCEPT_S = 10.0  # from the first byte to a verified chain
 BACKLOG = 256
 PENDING_MAX = 128
 """Handshakes at once: each costs 2 ms of CPU, and is made with somebody who has proved nothing yet."""
-HELLO_POLL_S = 0.005  # while a ClientHello that came in pieces is not whole
-JOIN_BELOW_BYTES = 8 << 10  # buffers shorter than this are joined: a TLS record costs more than copying them
-WRITE_AHEAD_BYTES = 1 << 20  # encrypted and not taken by the kernel; more waits here, as references
 HAPPY_EYEBALLS_S = 0.25  # RFC 8305 §8: the pause between attempts at different addresses
-
-
-class _Connection(asyncio.BufferedProtocol):
-    """One connection after its handshake."""
-
-    def __init__(self, owner: Tcp, number: int) -> None:
-        self._owner, self.number = owner, number
-        self.decoder = Decoder()
-        self.transport: asyncio.Transport | None = None
-        self.remote = ""
-        self._queue: deque[Buffer] = deque()
-        self._small: list[Buffer] = []
-        self._paused = False
-        self._ending = False
-        self.told = False  # the owner knows it
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast("asyncio.Transport", transport)  # uvloop's is of no class of asyncio's
-        transport.set_write_buffer_limits(high=WRITE_AHEAD_BYTES)
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.remote = host_text(*transport.get_extra_info("peername")[:2])
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self.decoder.window()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        try:
-            frames = self.decoder.advance(nbytes)
-        except RemoteProtocolError as error:
-            self._owner.broken(self, str(error).partition("\n")[0])
-            return
-        if frames:
-            self._owner.received(self, frames)
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._owner.lost(self, tls.words(exc) if exc is not None else "the other side closed it")
-
-    def pause_writing(self) -> None:
-        self._paused = True
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        self._send()
-
-    def write(self, frame: Frame) -> None:
-        for buffer in frame:
-            if len(buffer) < JOIN_BELOW_BYTES:
-                self._small.append(buffer)
-            else:
-                self._join()
-                self._queue.append(buffer)
-
-    def flush(self) -> None:
-        self._join()
-        self._send()
-
-    def finish(self) -> None:
-        """Close when everything is written."""
-        self._ending = True
-        self.flush()
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-    def _join(self) -> None:
-        if self._small:
-            self._queue.append(self._small[0] if len(self._small) == 1 else b"".join(self._small))
-            self._small.clear()
-
-    def _send(self) -> None:
-        if self.transport is None or self.transport.is_closing():
-            self._queue.clear()
-            return
-        while self._queue and not self._paused:
-            self.transport.write(self._queue.popleft())
-        if self._ending and not self._queue:
-            self.transport.close()
 
 
 class Tcp:
@@ -128,15 +41,15 @@ class Tcp:
         self,
         owner: Owner,
         contexts: tls.Contexts,
-        renew: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]] | None = None,
+        renew: Callable[[asyncio.StreamReader, Callable[[bytes], None]], Awaitable[None]] | None = None,
     ) -> None:
         """contexts: of our own certificates, asked for at each handshake, since they are renewed.
         renew: serves a connection that was made under the name `renew`."""
         self._owner, self._contexts, self._renew = owner, contexts, renew
         self._loop = asyncio.get_running_loop()
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, TlsConnection] = {}
         self._numbers = count(1)
-        self._dirty: set[_Connection] = set()
+        self._dirty: set[TlsConnection] = set()
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._pending = 0
@@ -218,19 +131,19 @@ class Tcp:
 
     # -- what connections say
 
-    def received(self, connection: _Connection, frames: list[Received]) -> None:
-        if connection.number in self._connections and connection.told:
+    def received(self, connection: TlsConnection, frames: list[Received]) -> None:
+        if connection.number in self._connections:
             connection.decoder.trust()
             self._owner.received(connection.number, frames)
 
-    def broken(self, connection: _Connection, reason: str) -> None:
+    def broken(self, connection: TlsConnection, reason: str) -> None:
         if connection.number in self._connections:
             self._owner.broken(connection.number, reason)
         else:
             connection.abort()
 
-    def lost(self, connection: _Connection, reason: str) -> None:
-        if self._connections.pop(connection.number, None) is not None and connection.told:
+    def lost(self, connection: TlsConnection, reason: str) -> None:
+        if self._connections.pop(connection.number, None) is not None:
             self._owner.closed(connection.number, reason)
 
     # -- dialing
@@ -253,6 +166,7 @@ class Tcp:
                         continue
                     self._tell(connection)
                     self._owner.dialed(dial.attempt, connection.number, member)
+                    connection.release()
                     return
         except TimeoutError:
             reasons.append(f"no answer within {DIAL_S:g} s")
@@ -262,7 +176,7 @@ class Tcp:
         if not self._closed:
             self._owner.dial_failed(dial.attempt, "; ".join(reasons) or "no address is known", final)
 
-    async def _connect(self, address: str) -> tuple[_Connection, Member]:
+    async def _connect(self, address: str) -> tuple[TlsConnection, Member]:
         from aiohappyeyeballs import start_connection
 
         host, port = split_host(address)
@@ -271,15 +185,24 @@ class Tcp:
             for family, where in await resolve(self._loop, host, port)
         ]
         sock = await start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_S, loop=self._loop)
+        connection = self._connection(self._contexts.client())
         try:
-            connection = _Connection(self, next(self._numbers))
-            transport, _ = await self._loop.create_connection(
-                lambda: connection, sock=sock, ssl=self._contexts.client(), server_hostname=tls.MESH_NAME
-            )
+            await self._loop.create_connection(lambda: connection, sock=sock)
         except BaseException:
             sock.close()
             raise
-        return connection, self._contexts.member_of(transport.get_extra_info("ssl_object"))
+        return connection, await self._proved(connection)
+
+    def _connection(self, context: Callable[[str], ssl.SSLContext] | ssl.SSLContext) -> TlsConnection:
+        return TlsConnection(next(self._numbers), context, self.received, self.broken, self.lost)
+
+    async def _proved(self, connection: TlsConnection) -> Member:
+        """Who is at the other end, once the handshake is over. Raises what went wrong, and then it is closed."""
+        try:
+            return self._contexts.member_of(await connection.up)
+        except BaseException:
+            connection.finish()
+            raise
 
     # -- accepting
 
@@ -305,70 +228,47 @@ class Tcp:
 
     async def _accept(self, sock: socket.socket, remote: str) -> None:
         self._pending += 1
+        connection: TlsConnection | None = None
         try:
             async with asyncio.timeout(ACCEPT_S):
-                name = await self._server_name(sock)
-                if name == tls.RENEW_NAME and self._renew is not None:
-                    await self._serve_renewal(sock)
+                connection = self._connection(self._context_for)
+                await self._loop.connect_accepted_socket(lambda: connection, sock)
+                if await self._is_renewal(connection):
                     return
-                connection = _Connection(self, next(self._numbers))
-                transport, _ = await self._loop.connect_accepted_socket(
-                    lambda: connection, sock, ssl=self._contexts.server()
-                )
-                sock = None  # type: ignore[assignment]
-                try:
-                    member = self._contexts.member_of(transport.get_extra_info("ssl_object"))
-                except LatticaError:
-                    transport.abort()
-                    raise
+                member = await self._proved(connection)
                 self._tell(connection)
                 self._owner.accepted(connection.number, member)
+                connection.release()
         except (OSError, LatticaError, ssl.SSLError, TimeoutError) as error:
             self._owner.refused(remote, tls.words(error))
+            if connection is not None:
+                connection.abort_soon()
         finally:
             self._pending -= 1
-            if sock is not None:
-                sock.close()
 
-    async def _server_name(self, sock: socket.socket) -> str:
-        """The name in the ClientHello, which stays unread."""
-        while True:
-            await self._readable(sock)
-            data = sock.recv(tls.CLIENT_HELLO_MAX_BYTES, socket.MSG_PEEK)
-            if not data:
-                raise ConnectionResetError("it connected and said nothing")
-            name = tls.server_name(data)
-            if name is not None:
-                return name
-            await asyncio.sleep(HELLO_POLL_S)
+    def _context_for(self, name: str) -> ssl.SSLContext:
+        wants_renewal = name == tls.RENEW_NAME and self._renew is not None
+        return self._contexts.renewal_server() if wants_renewal else self._contexts.server()
 
-    async def _readable(self, sock: socket.socket) -> None:
-        readable = asyncio.Event()
-        self._loop.add_reader(sock.fileno(), readable.set)
+    async def _is_renewal(self, connection: TlsConnection) -> bool:
+        """Serve it, if it came by the name `renew`."""
         try:
-            await readable.wait()
-        finally:
-            self._loop.remove_reader(sock.fileno())
-
-    async def _serve_renewal(self, sock: socket.socket) -> None:
-        assert self._renew is not None
-        reader = asyncio.StreamReader(limit=tls.RENEWAL_MAX_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await self._loop.connect_accepted_socket(
-            lambda: protocol, sock, ssl=self._contexts.renewal_server()
-        )
-        writer = asyncio.StreamWriter(transport, protocol, reader, self._loop)
+            await connection.up
+        except (OSError, ssl.SSLError):
+            return False  # `_proved` says the same, with words
+        if connection.server_name != tls.RENEW_NAME or self._renew is None:
+            return False
+        connection.reader = asyncio.StreamReader(limit=tls.RENEWAL_MAX_BYTES)
+        connection.release()
         try:
-            await self._renew(reader, writer)
+            await self._renew(connection.reader, connection.say)
         finally:
-            writer.close()
-            with contextlib.suppress(OSError, ssl.SSLError):
-                await writer.wait_closed()
+            connection.finish()
+        return True
 
-    def _tell(self, connection: _Connection) -> None:
+    def _tell(self, connection: TlsConnection) -> None:
         """The owner hears of it in this same turn: what it sends must not come before."""
         self._connections[connection.number] = connection
-        connection.told = True
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
