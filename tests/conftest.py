@@ -18,6 +18,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 # Variables that point a driver or a command at a mesh or node of the user's.
 NODE_VARIABLES = ("LATTICA_DATA_DIR", "LATTICA_TICKET")
+LISTEN = "127.0.0.1:0"
+"""Where nodes begun by `lattica start` listen in a test run (LATTICA_LISTEN): no test opens a port to the network."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -27,4 +29,5 @@ def home_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
         for name in NODE_VARIABLES:
             patch.delenv(name, raising=False)
+        patch.setenv("LATTICA_LISTEN", LISTEN)
         yield

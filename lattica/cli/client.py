@@ -14,13 +14,26 @@ import click
 import msgspec
 
 from lattica.codec import frames
-from lattica.codec.messages import PROTOCOL, FromNode, Hello, Refused, Shutdown, State, StateRequest, Welcome
-from lattica.errors import ConfigError, PeerUnreachableError, RemoteProtocolError
+from lattica.codec.messages import (
+    PROTOCOL,
+    FromNode,
+    Hello,
+    MeshAnswer,
+    MeshRequest,
+    Refused,
+    Shutdown,
+    State,
+    StateRequest,
+    Welcome,
+)
+from lattica.errors import ConfigError, LatticaError, PeerUnreachableError, RemoteProtocolError
 from lattica.node import paths
 from lattica.node.paths import NodeFile
 
 ANSWER_WAIT_S = 5.0
 """How long a node may take to answer; one that serves answers in milliseconds, unless its machine is swapping."""
+MESH_WAIT_S = 40.0
+"""How long a question may take that the node must ask other machines: they are given 15 s each, two in turn."""
 READ_BYTES = 64 << 10
 FDS_MAX = 4  # one comes with `Welcome`
 
@@ -72,6 +85,19 @@ class NodeConnection:
         self._send(StateRequest(1, what))
         while not isinstance(answer := self._next(), State):
             pass
+        return answer.data
+
+    def mesh(self, verb: str, *, answer_wait_s: float = MESH_WAIT_S, **data: object) -> Any:
+        """What the node answers of its mesh: plain data. verb: as in `lattica.node.mesh_desk`.
+
+        Raises what the node raised, too.
+        """
+        self._sock.settimeout(answer_wait_s)
+        self._send(MeshRequest(1, verb, data))
+        while not isinstance(answer := self._next(), MeshAnswer):
+            pass
+        if answer.error:
+            raise LatticaError.from_data(answer.error)
         return answer.data
 
     def shutdown(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from lattica.errors import ConfigError, LatticaError, NodeDiedError
 from lattica.node.launch import NODE_BOOT
 from lattica.node.paths import NodeFile, process_birth
-from lattica.node.spawn import ROOT
+from lattica.node.spawn import ROOT, SECRET_VARIABLES
 
 READY_WAIT_S = 10.0
 """How long a node may take to serve. It takes 0.2 s; a machine that swaps or has a cold disk takes seconds."""
@@ -47,11 +47,18 @@ class Daemon:
             self.process.returncode = 0  # it lives on, which Popen would warn of
 
 
-def spawn(options: Sequence[str], data_dir: str) -> Daemon:
-    """Start the node. options: of lattica.node.main, but --ready-fd. What it says goes to its log."""
+def spawn(options: Sequence[str], data_dir: str, ticket: str = "") -> Daemon:
+    """Start the node. options: of lattica.node.main, but --ready-fd and --ticket-fd. What it says goes to its log.
+
+    ticket: handed over by a pipe, for arguments can be seen by everybody.
+    """
     ready, theirs = os.pipe()
+    passed = [theirs]
     paths = json.dumps([ROOT])
     command = [sys.executable, "-P", "-c", NODE_BOOT, paths, *options, "--ready-fd", str(theirs)]
+    if ticket:
+        passed.append(_pipe_with(ticket))
+        command += ["--ticket-fd", str(passed[-1])]
     output = _open_log(data_dir)
     try:
         process = subprocess.Popen(
@@ -60,13 +67,22 @@ def spawn(options: Sequence[str], data_dir: str) -> Daemon:
             stdout=output,
             stderr=output,
             cwd=data_dir,  # not the user's: a folder that somebody stands in cannot be unmounted
-            pass_fds=(theirs,),
+            pass_fds=passed,
+            env={name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES},
             start_new_session=True,  # neither Ctrl-C nor a closed terminal reaches it
         )
     finally:
-        os.close(theirs)
-        os.close(output)
+        for fd in (*passed, output):
+            os.close(fd)
     return Daemon(process, ready, os.pidfd_open(process.pid))
+
+
+def _pipe_with(text: str) -> int:
+    """The reading end of a pipe that holds this, and ends. A ticket is shorter than what a pipe takes."""
+    read, write = os.pipe()
+    with open(write, "wb") as file:
+        file.write(text.encode())
+    return read
 
 
 def _open_log(data_dir: str) -> int:
@@ -96,13 +112,14 @@ def await_ready(ready: int, pidfd: int, log: str, wait_s: float = READY_WAIT_S) 
         data = os.read(ready, 4096) if ready in events else b""
         said += data
         if not data or len(said) > SAID_BYTES_MAX:
-            raise NodeDiedError("the node ended while it started", do_next=f"read {log}{_last_words(log)}")
+            raise NodeDiedError("the node ended while it started", do_next=f"read {log}{last_words(log)}")
     error = json.loads(said).get("error")
     if error:
         raise LatticaError(str(error))
 
 
-def _last_words(log: str) -> str:
+def last_words(log: str) -> str:
+    """The end of a log, for an error's next step: "; it ends with:" and some lines."""
     try:
         with open(log, "rb") as file:
             file.seek(max(os.path.getsize(log) - LOG_TAIL_BYTES, 0))

@@ -18,6 +18,14 @@ VERBS = {
     "start": "Start this machine's node.",
     "stop": "End the node.",
     "status": "Show what the node has and does.",
+    "join": "Start this machine's node, in the mesh of a ticket.",
+    "ticket": "Make a ticket, by which others join.",
+    "peers": "List the nodes that this one is connected to.",
+    "whoami": "Show who this node is in its mesh.",
+    "revoke": "Put a peer or an issuer out of the mesh.",
+    "issuer": "List the nodes that admit others; make one.",
+    "leave": "Forget the mesh.",
+    "doctor": "Look for what is wrong, and say what to do.",
 }
 """Verb -> its line in `lattica --help`; the verb is `command` in the file of its name."""
 
@@ -52,6 +60,9 @@ def main() -> None:
     lattica start                      start this machine's node
     python my_program.py               whose lattica.init() finds it
     lattica status                     see what it does
+    lattica ticket                     make a ticket, for another machine to
+    lattica join TICKET                join the mesh of this one
+    lattica peers                      see who is there
 
     A program that only calls lattica.init() needs no command: it starts a node of its own, which ends with it.
 

@@ -1,7 +1,8 @@
 """The node process: read the command line, start the zygote, then everything else.
 
     embedded  --attach-fd FD           one driver, connected already; the node ends with it
-    daemon    --data-dir DIR           listens on a unix socket; says on --ready-fd how it went; ends on SIGTERM
+    daemon    --data-dir DIR           listens on a unix socket, and to other nodes; says on --ready-fd how it went;
+                                       reads a ticket from --ticket-fd; ends on SIGTERM
 
 Either takes --hide '["DIR", ...]', folders that its workers may not see; a daemon hides its own in any case.
 An embedded node starts its zygote before anything slow is imported, so that it imports what workers need while the node
@@ -20,7 +21,7 @@ def main(argv: list[str], paths: str = "") -> None:
     """Run a node until it ends. argv: pairs of option and value. paths: JSON list of import paths for zygotes."""
     paths = paths or f'["{ROOT}"]'
     zygote = None
-    for option in ("--attach-fd", "--ready-fd"):
+    for option in ("--attach-fd", "--ready-fd", "--ticket-fd"):
         if option in argv:
             os.set_inheritable(int(argv[argv.index(option) + 1]), False)
     if "--attach-fd" in argv:

@@ -60,6 +60,11 @@ def make_data_dir(path: str) -> None:
         raise ConfigError(f"others may write in the data directory {path}", do_next=f"chmod go-w {path}")
 
 
+def identity_dir(data_dir: str) -> str:
+    """Where keys and certificates lie: no task sees it."""
+    return os.path.join(data_dir, "identity")
+
+
 def runtime_dir(environ: Mapping[str, str] = os.environ) -> str:
     """The folder for sockets, made and checked: $XDG_RUNTIME_DIR/lattica if that is ours, else a temporary one."""
     base = environ.get("XDG_RUNTIME_DIR", "")
@@ -134,7 +139,7 @@ def secret_folders(home: str, socket: str, needed: Iterable[str], environ: Mappi
     reals = [os.path.realpath(path) for path in needed if path]
     folders = []
     for place in dict.fromkeys(map(os.path.realpath, (home, usual))):
-        folders.append(os.path.join(place, "identity") if any(within(path, place) for path in reals) else place)
+        folders.append(identity_dir(place) if any(within(path, place) for path in reals) else place)
     return [folder for folder in (*folders, os.path.realpath(os.path.dirname(socket))) if os.path.isdir(folder)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -16,8 +17,9 @@ import msgspec
 
 from lattica._version import __version__
 from lattica.codec.messages import PROTOCOL
-from lattica.errors import ConfigError
+from lattica.errors import ConfigError, LatticaError
 from lattica.node import gpus, paths
+from lattica.node.last_words import NODE_LOG, last_words
 from lattica.node.loop import EpollLoop, Loop
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
@@ -34,8 +36,11 @@ MEMORY_SHARE_KEPT = 0.05
 """Part of the machine's memory that the object store never touches: below it Linux begins to thrash or to kill."""
 THRESHOLD_VARIABLE = "LATTICA_MEMORY_THRESHOLD"
 """Environment variable: share of memory (0 to 1) at which the monitor ends workers; more than 1 switches it off."""
+LISTEN_VARIABLE = "LATTICA_LISTEN"
+"""Environment variable: what --listen is by default."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
+TICKET_MAX_BYTES = 64 << 10  # ours have 3 KB; a pipe holds no more
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -50,13 +55,17 @@ class Options(msgspec.Struct, frozen=True):
     object_store_memory: int | None
     preload: list[str]
     hide: list[str]
+    listen: str = ""  # as of `mesh_desk.Wish`
+    ticket_fd: int | None = None  # reads the ticket: an argument could be seen by every user of the machine
+    name: str = ""
+    labels: Mapping[str, str] = {}
 
 
 def parse_options(argv: list[str]) -> Options:
     """Pairs of option and value. Raises ConfigError for one that cannot be."""
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
-        "--preload", "--hide",
+        "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -68,6 +77,9 @@ def parse_options(argv: list[str]) -> Options:
         hide = json.loads(given.get("--hide", "[]"))
         if not isinstance(hide, list) or not all(isinstance(folder, str) for folder in hide):
             raise ValueError("--hide is no JSON list of folders")
+        labels = json.loads(given.get("--labels", "{}"))
+        if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+            raise ValueError("--labels is no JSON object of texts")
         return Options(
             attach_fd=int(given["--attach-fd"]) if "--attach-fd" in given else None,
             ready_fd=int(given["--ready-fd"]) if "--ready-fd" in given else None,
@@ -80,6 +92,10 @@ def parse_options(argv: list[str]) -> Options:
             else None,
             preload=[name for name in given.get("--preload", "").split(",") if name],
             hide=hide,
+            listen=given.get("--listen", os.environ.get(LISTEN_VARIABLE, "")),
+            ticket_fd=int(given["--ticket-fd"]) if "--ticket-fd" in given else None,
+            name=given.get("--name", ""),
+            labels=labels,
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -91,7 +107,7 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, in
     session = paths.open_session(paths.embedded_sessions(), keep=0)
     said = os.dup(2)
     try:
-        _log_to(os.path.join(session.path, "node.log"))
+        _log_to(os.path.join(session.path, NODE_LOG))
         driver = socket.socket(fileno=options.attach_fd)
         loop = EpollLoop()
         hidden = _fingerprints(options.hide)
@@ -106,48 +122,71 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, in
         os.dup2(said, 2)  # the driver reads there why its node did not start; node.log goes with the session
         raise
     finally:
+        os.write(said, last_words(session.path))
         session.close(remove=True)
 
 
 def run_daemon(options: Options, import_paths: str) -> None:
-    """Serve whoever of this user connects, until SIGTERM or `lattica stop`; exit code 1 if it cannot be begun."""
+    """Serve whoever of this user connects, until SIGTERM or `lattica stop`; exit code 1 if it cannot be begun, or must
+    not go on."""
+    starter = _Starter(options.ready_fd)
     try:
         paths.make_data_dir(options.data_dir)
         lock = paths.lock_data_dir(options.data_dir)
         session = paths.open_session(paths.sessions_of(options.data_dir))
         where = paths.socket_path(options.data_dir)
         try:
-            _serve(options, import_paths, session, where)
+            _serve(options, import_paths, session, where, starter)
         finally:
             paths.remove_node_file(options.data_dir)
             if os.path.exists(where):
                 os.unlink(where)
             session.close(remove=False)
             os.close(lock)
-    except ConfigError as error:
-        _say_ready(options.ready_fd, {"error": str(error)})
+    except LatticaError as error:
+        starter.say({"error": str(error)})
         sys.exit(str(error))
     except BaseException as error:
-        _say_ready(options.ready_fd, {"error": f"{type(error).__name__}: {error}"})
+        starter.say({"error": f"{type(error).__name__}: {error}"})
         raise
 
 
-def _serve(options: Options, import_paths: str, session: paths.Session, where: str) -> None:
-    """Begin, say so, and serve until the end. The zygote starts while `cryptography` is imported (60 ms)."""
-    from lattica.mesh.identity import load_or_create  # imports cryptography, which embedded nodes never do
+def _serve(options: Options, import_paths: str, session: paths.Session, where: str, starter: _Starter) -> None:
+    """Begin, say so, and serve until the end. The zygote starts while uvloop and the mesh are imported (0.2 s).
+
+    Raises LatticaError if the node has no place in its mesh, or has lost it to another with the same key.
+    """
     from lattica.node.confine import hide_memory
 
-    hide_memory()  # before the key is in it
-    identity = os.path.join(options.data_dir, "identity")
+    hide_memory()  # before a key or a ticket is in it
+    ticket = _read_ticket(options.ticket_fd)
+    identity = paths.identity_dir(options.data_dir)
     with contextlib.suppress(OSError):  # `load_or_create` says what is wrong
         os.makedirs(identity, mode=0o700, exist_ok=True)  # what is hidden must be there first
     _log_to(os.path.join(options.data_dir, "node.log"))
     gpus.make_device_files()
     hidden = _fingerprints([*_secret_folders(options, import_paths, where), *options.hide])
     zygote = spawn_zygote(sys.executable, import_paths, options.preload, hidden)
-    peer = load_or_create(identity).peer
-    loop = EpollLoop()
-    node, arena = _compose(loop, options, peer, session.path, import_paths, hidden, embedded=False)
+
+    import uvloop  # embedded nodes import neither it nor the mesh, nor `cryptography`
+
+    from lattica.node.mesh_desk import MeshDesk, Wish
+
+    loop = uvloop.new_event_loop()
+    nodes: list[Node] = []
+    ends: list[LatticaError] = []
+
+    def ended(error: LatticaError) -> None:
+        log.critical("%s: %s", type(error).__name__, error)
+        ends.append(error)
+        for node in nodes:
+            node.close(signal.SIGTERM)
+
+    wish = Wish(ticket, options.listen, options.name, options.labels)
+    mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
+    node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
+    node.mesh = mesh
+    nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)
@@ -156,16 +195,28 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
 
     def ready() -> None:
         pid = os.getpid()
-        about = paths.NodeFile(pid, paths.process_birth(pid), where, peer.hex(), __version__, session.path)
+        about = paths.NodeFile(pid, paths.process_birth(pid), where, mesh.peer_id, __version__, session.path)
         paths.write_node_file(options.data_dir, about)
-        _say_ready(options.ready_fd, {"pid": pid, "socket": where, "node": peer.hex(), "protocol": PROTOCOL})
-        log.info("node %s (pid %d) serves %s", peer.hex()[:8], pid, options.data_dir)
+        starter.say({"pid": pid, "socket": where, "node": mesh.peer_id, "protocol": PROTOCOL})
+        log.info("node %s (pid %d) serves %s", mesh.peer_id[:8], pid, options.data_dir)
 
     node.workers.zygotes.when_confined(ready)  # so that whoever started us can be told of it
-    loop.run_forever()
+    if not ends:
+        loop.run_forever()
+    loop.run_until_complete(mesh.stop())
     loop.remove_reader(listener.fileno())
     listener.close()
     arena.close()
+    if ends:
+        raise ends[0]
+
+
+def _read_ticket(fd: int | None) -> str:
+    """What whoever started us wrote there, to its end; "" if nothing."""
+    if fd is None:
+        return ""
+    with open(fd, "rb") as file:
+        return file.read(TICKET_MAX_BYTES).decode("ascii", "replace")
 
 
 def _secret_folders(options: Options, import_paths: str, socket: str) -> list[str]:
@@ -251,14 +302,21 @@ def _log_to(path: str) -> None:
     os.dup2(fd, 1)
     os.dup2(fd, 2)
     os.close(fd)
+    faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
-def _say_ready(fd: int | None, data: Mapping[str, object]) -> None:
-    """Tell whoever started us, once: one line of JSON."""
-    if fd is not None:
-        try:
-            os.write(fd, json.dumps(data).encode() + b"\n")
+class _Starter:
+    """Whoever started us, and is told once how it went: by one line of JSON."""
+
+    def __init__(self, fd: int | None) -> None:
+        self._fd = fd
+        self.told = False
+
+    def say(self, data: Mapping[str, object]) -> None:
+        """Only the first time."""
+        fd, self._fd, self.told = self._fd, None, True
+        if fd is not None:
+            with contextlib.suppress(OSError):  # it has gone away
+                os.write(fd, json.dumps(data).encode() + b"\n")
             os.close(fd)
-        except OSError:
-            pass  # it has been told, or has gone away

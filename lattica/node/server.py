@@ -14,10 +14,10 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import count
 from time import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -43,6 +43,9 @@ from lattica.objectstore.arena import Arena
 from lattica.scheduler.leases import LeaseBook
 from lattica.scheduler.resources import ResourcePool, ResourceSet
 
+if TYPE_CHECKING:
+    from lattica.node.mesh_desk import MeshDesk
+
 log = logging.getLogger(__name__)
 TOKEN_BYTES = 8
 INLINE_MAX_BYTES = 100 << 10
@@ -53,6 +56,7 @@ CLOSE_S = 1.8
 ANYONE = frozenset({DRIVER, WORKER, COMMAND})
 RUNNERS = frozenset({DRIVER, WORKER})
 WORKERS = frozenset({WORKER})
+COMMANDS = frozenset({COMMAND})
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -66,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True):
     data_dir: str = ""  # "": embedded
     memory_threshold: float = THRESHOLD
     hidden: str = NOTHING_HIDDEN  # folders that workers may not see, as of `confine.fingerprints`
+    labels: Mapping[str, str] = {}
     gpus: tuple[str, ...] = ()  # what CUDA_VISIBLE_DEVICES calls them; one beyond is called by its index
 
 
@@ -100,6 +105,7 @@ class Node:
         self.memory = MemoryDesk(self, memory, settings.memory_threshold)
         self.clients: dict[int, Client] = {}
         self.jobs: dict[int, Job] = {}
+        self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
         self.closing = False
         self._numbers, self._job_numbers = count(1), count(1)
         self._timer: Timer | None = None
@@ -136,6 +142,7 @@ class Node:
             m.ActorFailed: (WORKERS, actors.failed),
             m.ActorExit: (WORKERS, actors.leaving),
             m.StateRequest: (ANYONE, self.state.request),
+            m.MeshRequest: (COMMANDS, self._mesh_request),
             m.Shutdown: (ANYONE, self.job_desk.shutdown),
         }
 
@@ -179,6 +186,7 @@ class Node:
         )  # fmt: skip
         client.send(welcome, [os.dup(self.store.arena.fd)])
         if job:
+            wire.last_word = m.Refused
             self._watch(client)
             self.job_desk.prepare(job)
         return client
@@ -189,7 +197,7 @@ class Node:
             driver.pidfd = os.pidfd_open(driver.wire.stream.peer_credentials()[0])
         except OSError:
             return  # of another pid namespace, or dead: then its socket says so
-        self.loop.add_reader(driver.pidfd, driver.wire.close_for, "")
+        self.loop.add_reader(driver.pidfd, driver.wire.close_for, "its process has ended")
 
     def _objection(self, hello: m.Hello) -> str:
         """Why this client cannot be served; "" if it can."""
@@ -239,6 +247,11 @@ class Node:
             except Exception as error:  # a bug of ours, or a message that nobody foresaw: it ends one client, not all
                 log.exception("%s of %r", type(message).__name__, client)
                 raise RemoteProtocolError(f"its {type(message).__name__} could not be handled: {error!r}") from error
+
+    def _mesh_request(self, client: Client, message: m.MeshRequest) -> None:
+        if self.mesh is None:
+            raise RemoteProtocolError("this node is in no mesh")
+        self.mesh.request(client, message)
 
     def tell(self, client: int, message: msgspec.Struct) -> None:
         """Send to a client by number, if it still lives."""
@@ -369,6 +382,8 @@ class Node:
             self._timer.cancel()
         self.memory.close()
         for client in self.clients.values():
+            if client.kind == DRIVER and last_signal == signal.SIGTERM:
+                client.send(m.Refused("it was told to end, by `lattica stop` or SIGTERM"))
             if client.kind != WORKER:
                 client.wire.close()  # first: whose worker dies next shall blame the node
         for worker in list(self.workers.processes):

@@ -49,6 +49,7 @@ class StateDesk:
         node = self._node
         about = {
             "id": node.settings.node.hex(),
+            "peer_id": node.mesh.peer_id if node.mesh is not None else "",
             "pid": os.getpid(),
             "version": __version__,
             "uptime_s": round(time() - node.started_at, 1),
@@ -83,7 +84,7 @@ class StateDesk:
                 "NodeManagerAddress": "127.0.0.1",
                 "NodeManagerHostname": socket.gethostname(),
                 "Resources": self.resources()["total"],
-                "Labels": {},
+                "Labels": dict(node.settings.labels),
             }
         ]
 

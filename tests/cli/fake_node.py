@@ -11,15 +11,19 @@ from typing import Any
 
 from lattica.codec import frames
 from lattica.codec import messages as m
+from lattica.errors import LatticaError
 from lattica.node import paths
 from lattica.node.paths import NodeFile
 
 
 class FakeNode:
-    """Listens in `folder`, welcomes commands, answers StateRequest from `states`, and notes what it was told."""
+    """Listens in `folder`, welcomes commands, answers StateRequest from `states` and MeshRequest from `mesh` (an error
+    is raised by the command), and notes what it was told."""
 
     def __init__(self, folder: Path, *, pid: int | None = None, refusal: str = "") -> None:
         self.states: dict[str, Any] = {}
+        self.mesh: dict[str, Any] = {}
+        self.hangs_up_at = ""  # a verb at which it closes the connection
         self.heard: list[Any] = []
         self.refusal = refusal
         self.told_to_end: Callable[[], None] = lambda: None
@@ -58,8 +62,23 @@ class FakeNode:
                         self._welcome(sock)
                     case m.StateRequest(request=request, what=what):
                         sock.sendall(frames.encode([m.LogLines("x", 1, 1, ["noise"]), self._state(request, what)]))
+                    case m.MeshRequest(verb=verb) if verb == self.hangs_up_at:
+                        return
+                    case m.MeshRequest(request=request, verb=verb):
+                        sock.sendall(frames.encode([m.LogLines("x", 1, 1, ["noise"]), self._answer(request, verb)]))
                     case m.Shutdown(node=True):
                         self.told_to_end()
+
+    def asked(self, verb: str) -> dict[str, Any]:
+        """What came with the last request of this verb."""
+        found: dict[str, Any] = [one.data for one in self.heard if getattr(one, "verb", "") == verb][-1]
+        return found
+
+    def _answer(self, request: int, verb: str) -> m.MeshAnswer:
+        answer = self.mesh.get(verb)
+        if isinstance(answer, LatticaError):
+            return m.MeshAnswer(request, None, dict(answer.to_data()))
+        return m.MeshAnswer(request, answer)
 
     def _state(self, request: int, what: str) -> m.State:
         return m.State(request, self.states.get(what))

@@ -31,8 +31,8 @@ def test_status_warns_under_its_first_line() -> None:
 def test_start_warns_in_its_last_line(lattica: Lattica, stage: Stage) -> None:  # noqa: F811
     spawn = stage.spawn
 
-    def spawn_bare(options: list[str], data_dir: str) -> object:
-        begun = spawn(options, data_dir)
+    def spawn_bare(options: list[str], data_dir: str, ticket: str) -> object:
+        begun = spawn(options, data_dir, ticket)
         assert stage.node is not None
         stage.node.states["protection"] = NOTHING
         return begun

@@ -6,12 +6,13 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lattica.cli import daemon
+from lattica.cli.begin import exit_text, options_of
 from lattica.cli.daemon import Daemon, await_ready
-from lattica.cli.start import exit_text, node_options
 from lattica.errors import LatticaError, NodeDiedError
 from lattica.node import paths
 from tests.cli.conftest import Lattica
@@ -40,16 +41,21 @@ class Stage:
         self.data_dir = data_dir
         self.words = READY
         self.options: Sequence[str] = ()
+        self.ticket = ""
+        self.mesh: dict[str, Any] = {}
+        self.hangs_up_at = ""
         self.node: FakeNode | None = None
         self.begun: Staged | None = None
 
-    def spawn(self, options: Sequence[str], data_dir: str) -> Daemon:
-        self.options = options
+    def spawn(self, options: Sequence[str], data_dir: str, ticket: str = "") -> Daemon:
+        self.options, self.ticket = options, ticket
         ready, theirs = os.pipe()
         os.write(theirs, self.words)
         os.close(theirs)
         if self.words == READY:
             self.node = FakeNode(self.data_dir)
+            self.node.mesh = self.mesh
+            self.node.hangs_up_at = self.hangs_up_at
             self.node.states["resources"] = {
                 "total": {"CPU": 8, "memory": 1e10, "object_store_memory": float(3 << 30), "tpu": 2}
             }
@@ -93,7 +99,7 @@ def test_options_are_handed_on_and_those_not_given_are_the_nodes_to_decide(latti
         "--resources": '{"tpu": 2}',
         "--object-store-memory": str(4 << 30),
     }
-    assert node_options("/d", None, 0, None, None) == ["--data-dir", "/d", "--num-gpus", "0"]
+    assert options_of("/d", num_cpus=None, num_gpus=0) == ["--data-dir", "/d", "--num-gpus", "0"]
 
 
 @pytest.mark.parametrize(

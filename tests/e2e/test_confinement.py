@@ -31,7 +31,6 @@ from tests.e2e.conftest import eventually
 COMMAND = "from lattica.cli.main import main; main()"
 STRANGER = 12345
 """A user id that nobody has: for a node that is not root's."""
-TICKET = "lat1secret"
 DRIVER = """
 import pickle, sys, lattica
 lattica.init("auto")
@@ -53,7 +52,7 @@ class Place:
         home.chmod(0o700)
         self.environ = os.environ | {
             "HOME": str(home), "TMPDIR": f"{home}/tmp", "XDG_RUNTIME_DIR": f"{home}/run",
-            "XDG_DATA_HOME": f"{home}/share", "LATTICA_DATA_DIR": f"{home}/data", "LATTICA_TICKET": TICKET,
+            "XDG_DATA_HOME": f"{home}/share", "LATTICA_DATA_DIR": f"{home}/data",
         }  # fmt: skip
 
     def find_python(self) -> None:
@@ -76,6 +75,18 @@ class Place:
 
     def lattica(self, *words: str) -> subprocess.CompletedProcess[bytes]:
         return self.run(self.python, "-c", COMMAND, *words)
+
+    def begin(self) -> None:
+        """Start the node."""
+        begun = self.lattica("start", "--num-cpus", "2", "--object-store-memory", "64MiB")
+        assert begun.returncode == 0, begun.stderr
+
+    def begin_with_a_ticket(self) -> None:
+        """The same, with a ticket of its mesh in the environment, as on a machine that is set up by a script."""
+        self.begin()
+        self.ticket = self.environ["LATTICA_TICKET"] = self.lattica("ticket").stdout.decode().strip()
+        assert self.lattica("stop").returncode == 0 and self.ticket.startswith("lat1")
+        self.begin()
 
     def status(self) -> Any:
         done = self.lattica("status", "--json")
@@ -101,8 +112,7 @@ def place(request: pytest.FixtureRequest, home: Path) -> Iterator[Place]:
     place = Place(folder, user)
     try:
         place.find_python()
-        begun = place.lattica("start", "--num-cpus", "2", "--object-store-memory", "64MiB")
-        assert begun.returncode == 0, begun.stderr
+        place.begin_with_a_ticket()
         yield place
         stopped = place.lattica("stop")
         assert stopped.returncode == 0, stopped.stderr
@@ -183,7 +193,7 @@ def test_the_ticket_is_neither_in_a_worker_nor_in_its_zygote(protected: Place) -
         return [*mine, *(Path(f"/proc/{pid}/environ").read_bytes() for pid in (os.getpid(), os.getppid()))]
 
     found = protected.task(environments)
-    assert not [text for text in found if TICKET.encode() in text] and any(b"HOME=" in text for text in found)
+    assert not [text for text in found if protected.ticket.encode() in text] and any(b"HOME=" in text for text in found)
 
 
 def test_a_task_does_all_that_tasks_do(place: Place) -> None:

@@ -1,0 +1,286 @@
+"""What `lattica start` and `lattica join` have in common: the node's options, its start, and what is said of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+
+from lattica.cli import daemon, protection
+from lattica.cli.client import NodeConnection, data_dir_option
+from lattica.cli.sizes import parse_size, size_text
+from lattica.errors import LatticaError, NodeDiedError, PeerUnreachableError
+from lattica.node import paths
+from lattica.node.paths import NodeFile
+from lattica.scheduler.resources import parse_request
+
+SHORT = 8  # characters of an id for people
+ADDRESSES_SHOWN = 3
+MET_WAIT_S = {"joined": 6.0, "returned": 2.0}
+"""How long the command waits for another peer to answer: who joins wants to know, who returns may be the first."""
+LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
+Command = Callable[..., None]
+
+
+def parse_amounts(text: str) -> dict[str, float]:
+    """An option's value as a JSON object of names and amounts."""
+    try:
+        amounts = json.loads(text)
+    except ValueError:
+        amounts = None
+    if not isinstance(amounts, dict):
+        raise click.BadParameter(f"""{text!r} is no JSON object like '{{"tpu": 2}}'""")
+    return amounts
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """An option's value as labels: `site=home,gpu=3090`."""
+    labels = {}
+    for part in text.split(","):
+        found = re.fullmatch(rf"\s*({LABEL})\s*=\s*({LABEL})?\s*", part)
+        if found is None:
+            raise click.BadParameter(f"{part!r} is no label; write them like site=home,gpu=3090")
+        labels[found[1]] = found[2] or ""
+    return labels
+
+
+def node_options(command: Command) -> Command:
+    """The options of a command that starts a node."""
+    for option in reversed(
+        (
+            click.option("--block", is_flag=True, help="Stay in the foreground until SIGTERM or Ctrl-C."),
+            data_dir_option,
+            click.option(
+                "--listen",
+                metavar="HOST:PORT",
+                help="Where other nodes reach this one; HOST empty for all interfaces, `none` for no port. "
+                "[default: $LATTICA_LISTEN, else :7411, or a free port if that is taken]",
+            ),
+            click.option("--name", metavar="NAME", help="What people call this node. [default: the machine's name]"),
+            click.option("--labels", type=parse_labels, metavar="K=V,…", help="Labels, like site=home,gpu=3090."),
+            click.option("--num-cpus", type=float, metavar="N", help="CPUs to offer. [default: those of this machine]"),
+            click.option("--num-gpus", type=float, metavar="N", help="GPUs to offer. [default: those of this machine]"),
+            click.option(
+                "--resources", type=parse_amounts, metavar="JSON", help="""Your own resources, like '{"tpu": 2}'."""
+            ),
+            click.option(
+                "--object-store-memory",
+                type=parse_size,
+                metavar="BYTES",
+                help="Shared memory for objects, like 4GiB. [default: 30 % of RAM]",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="For machines: what is said, as one JSON object."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def ticket_text(given: str | None) -> str:
+    """The ticket that the user means by an argument, a file, "-" or LATTICA_TICKET; "" if by nothing.
+
+    Raises ConfigError if it is none.
+    """
+    from lattica.mesh.tickets import read_ticket  # a start without a ticket waits for no cryptography
+
+    if given is None and not os.environ.get("LATTICA_TICKET", "").strip():
+        return ""
+    ticket = read_ticket(given, os.environ, sys.stdin)
+    return ticket.text() if ticket is not None else ""
+
+
+def begin(
+    ticket: str,
+    *,
+    block: bool,
+    data_dir: str | None,
+    listen: str | None,
+    name: str | None,
+    labels: dict[str, str] | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: dict[str, float] | None,
+    object_store_memory: int | None,
+    as_json: bool,
+) -> None:
+    """Start a node, say how that went, and with `block` wait for its end. ticket: its text; "": found or return.
+
+    Raises LatticaError with what the node says if it cannot serve, or cannot go on.
+    """
+    # Whatever the node would refuse is refused here, before anything starts.
+    parse_request(num_cpus=num_cpus, num_gpus=num_gpus, resources=resources)
+    if listen not in (None, "", "none"):
+        from lattica.mesh.addresses import split_host
+
+        split_host(str(listen))
+    where = paths.data_dir(data_dir)
+    paths.make_data_dir(where)
+    os.close(paths.lock_data_dir(where))  # the node itself takes it again
+    paths.socket_path(where)
+    options = options_of(
+        where,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=json.dumps(resources) if resources else None,
+        object_store_memory=object_store_memory,
+        listen=listen or None,
+        name=name,
+        labels=json.dumps(labels) if labels else None,
+    )
+    begun = daemon.spawn(options, where, ticket)
+    log = os.path.join(where, daemon.LOG_FILE)
+    try:
+        try:
+            daemon.await_ready(begun.ready, begun.pidfd, log)
+        except BaseException:
+            begun.kill()
+            raise
+        node = paths.running_node(where)
+        if node is None:
+            raise _ended(log, "the node served, and has ended again")
+        mesh = _meet(node, log)
+        if as_json:
+            click.echo(json.dumps(_facts(node, mesh), indent=2))
+        else:
+            click.echo("\n".join(greeting(node, where, mesh, named=data_dir is not None, block=block)))
+        if block and (code := daemon.serve_until_told(begun.process)):
+            raise _ended(log, f"the node ended by itself ({exit_text(code)})")
+    finally:
+        begun.close()
+
+
+def options_of(where: str, **given: object) -> list[str]:
+    """Options of the node process: pairs of name and value; what is None is left out, for the node to decide."""
+    words = ["--data-dir", where]
+    for name, value in given.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words
+
+
+def _ended(log: str, what: str) -> NodeDiedError:
+    return NodeDiedError(what, do_next=f"read {log}{daemon.last_words(log)}")
+
+
+def _meet(node: NodeFile, log: str) -> dict[str, Any]:
+    """What the node says of its mesh, once it has met another peer or not; {} if it says nothing.
+
+    A node that has no place in its mesh ends within this time, and then this raises NodeDiedError.
+    """
+    try:
+        with NodeConnection(node) as connection:
+            first = connection.mesh("whoami")
+            if not first:
+                return {}
+            wait_s = MET_WAIT_S.get(first.get("how", ""), 0.0)
+            met: dict[str, Any] = connection.mesh("met", wait_s=wait_s)
+            return met
+    except PeerUnreachableError:
+        if not _lives_on(node):
+            raise _ended(log, "the node ended soon after its start") from None
+        return {}
+    except LatticaError:
+        return {}  # of another release: it serves, which is what matters
+
+
+def _lives_on(node: NodeFile) -> bool:
+    """Whether a node that closed our connection goes on; it needs a moment to end."""
+    pidfd = daemon.open_pidfd(node)
+    if pidfd is None:
+        return False
+    try:
+        return not daemon.ended_within(pidfd, daemon.KILL_WAIT_S)
+    finally:
+        os.close(pidfd)
+
+
+def _facts(node: NodeFile, mesh: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "node": node.node,
+        "pid": node.pid,
+        "socket": node.socket,
+        "version": node.version,
+        "mesh": dict(mesh),
+        "key_protection": _ask(node, "protection"),
+    }
+
+
+def greeting(node: NodeFile, where: str, mesh: Mapping[str, Any], *, named: bool, block: bool) -> list[str]:
+    """What to say of a node that serves. named: the user named its data directory, and must do so again."""
+    option = f" --data-dir {shlex.quote(where)}" if named else ""
+    variable = f"{paths.DATA_DIR_VARIABLE}={shlex.quote(where)} " if named else ""
+    lines = [
+        f"node {node.node[:SHORT]} serves (pid {node.pid}, lattica {node.version}){_offer(node)}",
+        *_mesh_lines(mesh),
+        f"  attach    {variable}python my_program.py, which calls lattica.init()",
+        f"  look      lattica status{option}" + (f", lattica peers{option}" if mesh else ""),
+    ]
+    if mesh.get("issuer"):
+        lines.append(f"  invite    lattica ticket{option}, and on another machine: lattica join TICKET")
+    lines.append(f"  stop      {'Ctrl-C' if block else f'lattica stop{option}'}")
+    logs = [os.path.join(where, daemon.LOG_FILE)]
+    if node.session_dir:
+        logs.append(f"{os.path.join(node.session_dir, 'logs')} (workers)")
+    lines.append(f"  logs      {', '.join(logs)}")
+    if recovery := mesh.get("recovery_file"):
+        lines.append(f"  recovery  {recovery}")
+        lines.append("            whoever has this file rules the mesh: move it off this machine, to a safe place")
+    warnings = [*mesh.get("warnings", ()), protection.warning(_ask(node, "protection") or {})]
+    return [*lines, *(f"  warning   {text}" for text in warnings if text)]
+
+
+def _mesh_lines(mesh: Mapping[str, Any]) -> list[str]:
+    """Which mesh, where it listens, whom it has met."""
+    if not mesh:
+        return []
+    how = {"founded": "founded", "joined": "joined", "returned": "back in"}.get(mesh.get("how", ""), "in")
+    lines = [f"  mesh      {how} {str(mesh.get('mesh', '?'))[:SHORT]}, with the roles {mesh.get('roles', '?')}"]
+    addresses = mesh.get("addresses", [])
+    more = f" and {len(addresses) - ADDRESSES_SHOWN} more" if len(addresses) > ADDRESSES_SHOWN else ""
+    lines.append(
+        f"  listens   {', '.join(addresses[:ADDRESSES_SHOWN]) + more if addresses else 'nowhere: it only dials'}"
+    )
+    lines += [f"            {note}" for note in mesh.get("notes", ())]
+    peers = [f"{peer.get('peer_id', '?')[:SHORT]} {peer.get('name', '')}".strip() for peer in mesh.get("peers", ())]
+    if peers:
+        lines.append(f"  peers     {', '.join(peers[:ADDRESSES_SHOWN])}")
+    else:
+        troubles = [f"            {one.get('why', '?')}" for one in mesh.get("troubles", ())[:ADDRESSES_SHOWN]]
+        if troubles or mesh.get("how") == "joined":
+            lines += ["  peers     none has answered yet; the node keeps trying (lattica doctor)", *troubles]
+    return lines
+
+
+def exit_text(code: int) -> str:
+    """Words for a return code as of subprocess."""
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _offer(node: NodeFile) -> str:
+    """Words for what it offers; nothing if it does not say, which is no reason to fail."""
+    try:
+        total = (_ask(node, "resources") or {})["total"]
+        amounts = [
+            size_text(amount) + " of shared memory" if name == "object_store_memory" else f"{amount:g} {name}"
+            for name, amount in total.items()
+            if name != "memory" and not name.startswith("node:")
+        ]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return ""
+    return f" with {', '.join(amounts)}"
+
+
+def _ask(node: NodeFile, what: str) -> Any:
+    """What the node says of itself; None if it does not."""
+    try:
+        with NodeConnection(node) as connection:
+            return connection.state(what)
+    except LatticaError:
+        return None

@@ -1,0 +1,409 @@
+"""The node's place in its mesh: it hosts the peer, keeps in touch with those it knows, and answers the commands.
+
+    command ──MeshRequest(verb, data)──► MeshDesk ──► Peer and its steward ──► MeshAnswer
+
+    whoami, peers, issuers, doctor          what is so
+    met                                     as `whoami`, once a session is up or all dials have come to nothing
+    ticket, revoke, revoke_issuer, add_issuer, recover_issuer        what only commands may ask for
+
+Only a node begun by `lattica start` has one; it is imported when such a node begins. Secrets go into answers to
+commands, which are this user's, and nowhere else: not into the log, nor into any error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from lattica._version import __version__
+from lattica.codec import messages as m
+from lattica.errors import ConfigError, InternalError, LatticaError, NodeDiedError
+from lattica.mesh import credentials
+from lattica.mesh.addresses import DEFAULT_PORT
+from lattica.mesh.identity import PEER_ID_BYTES, PEER_ID_CHARS, PeerId, parse_peer, peer_text, short_peer
+from lattica.mesh.peer import Peer
+from lattica.mesh.roles import parse_roles, roles_text
+from lattica.mesh.tickets import parse_ticket
+from lattica.mesh.trust import PeerRevoked
+from lattica.node.contacts import Contact, Contacts, contacts_path, write_contacts
+from lattica.node.dial_back import CONNECT_S, DialBack, told_of
+
+if TYPE_CHECKING:
+    from lattica.mesh.credentials import Credentials
+    from lattica.node.clients import Client
+
+log = logging.getLogger(__name__)
+NO_PORT = "none"  # as an address to listen at: only dial
+LOOK_S = 1.0
+"""How often contacts are compared with sessions. More often: a lost peer is dialed sooner; more wake-ups of an idle
+node."""
+DIAL_S = 10.0  # for a contact to be reached
+MET_MAX_S = 30.0  # longest that `met` waits
+STOP_S = 1.0  # for sessions to end politely
+HOW = {"founded": "founds", "joined": "joins", "returned": "returns to"}
+SHORT_MIN_CHARS = 4  # of a peer id, where it tells one from all others that are known
+REQUESTS_MAX = 64  # of commands, at once
+REACHED_BY_MAX = 2  # peers that are asked whether they reach us
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the command line says of the mesh. ticket: its text, a secret; listen: HOST:PORT, "none", or "" for the
+    default port."""
+
+    ticket: str = ""
+    listen: str = ""
+    name: str = ""
+    labels: Mapping[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Wish: {'a ticket, ' if self.ticket else ''}listen {self.listen or 'by default'}>"
+
+
+def admit(folder: str, ticket: str, unix_s: float) -> tuple[Credentials, str]:
+    """The node's credentials, and how it came by them: "joined", "returned" or "founded".
+
+    Raises ConfigError or AdmissionError if the ticket is none, has expired, or is another mesh's than this node's.
+    """
+    if ticket:
+        known = os.path.exists(os.path.join(folder, "mesh", "membership"))
+        parsed = parse_ticket(ticket)
+        member = credentials.join(folder, parsed, unix_s)
+        if parsed.peers:
+            member.peers = parsed.peers  # newer than those of the ticket it came by
+        return member, "returned" if known and not member.member.via_invite else "joined"
+    found = credentials.load(folder, unix_s)
+    return (found, "returned") if found is not None else (credentials.found(folder, unix_s), "founded")
+
+
+class MeshDesk:
+    """See the module."""
+
+    def __init__(
+        self, peer: Peer, contacts: Contacts, wish: Wish, how: str, ended: Callable[[LatticaError], None]
+    ) -> None:
+        """ended: is told why the node must not go on."""
+        self.peer, self.contacts, self.how = peer, contacts, how
+        self.peer_id = peer_text(peer.id)
+        self.labels = dict(wish.labels or {})
+        self.notes: list[str] = []  # for whoever started the node
+        self._ended = ended
+        self._loop = asyncio.get_running_loop()
+        self._rng = Random(os.urandom(8))
+        self._dialing: dict[PeerId, asyncio.Task[None]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._writing = self._stale = False
+        self._verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
+            "whoami": self._whoami,
+            "peers": self._peers,
+            "issuers": self._issuers,
+            "met": self._met,
+            "doctor": self._doctor,
+            "ticket": self._ticket,
+            "revoke": self._revoke,
+            "revoke_issuer": self._revoke_issuer,
+            "add_issuer": self._add_issuer,
+            "recover_issuer": self._recover_issuer,
+        }
+
+    def __repr__(self) -> str:
+        return f"<MeshDesk: {self.peer!r}, {self.contacts!r}, {len(self._dialing)} dials>"
+
+    # -- life
+
+    @classmethod
+    async def begin(cls, folder: str, wish: Wish, ended: Callable[[LatticaError], None]) -> MeshDesk:
+        """Found, join or return to a mesh, and listen. folder: the node's identity.
+
+        Raises ConfigError or AdmissionError as `admit` does, and ConfigError if the address cannot be listened at.
+        """
+        member, how = admit(folder, wish.ticket, time())
+        contacts = Contacts(contacts_path(folder), member.mesh)
+        contacts.add(member.peers)
+        peer, note = await _start(member, wish)
+        desk = cls(peer, contacts, wish, how, ended)
+        if note:
+            desk.notes.append(note)
+            log.warning("%s", note)
+        peer.serve(DialBack(peer))
+        peer.on_stop = desk.stopped_by_itself
+        log.info(
+            "peer %s %s mesh %s (%s), at %s", peer_text(peer.id), HOW[how], short_peer(PeerId(member.mesh)),
+            roles_text(member.member.roles), ", ".join(peer.listening) or "no port",
+        )  # fmt: skip
+        desk._look()
+        return desk
+
+    async def stop(self) -> None:
+        """End all sessions, and what is under way."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        tasks = [*self._dialing.values(), *self._answering]
+        for task in tasks:
+            task.cancel()
+        self.contacts.met(self._sessions(), time())
+        write_contacts(self.contacts.path, self.contacts.data())
+        try:
+            async with asyncio.timeout(STOP_S):
+                if tasks:
+                    await asyncio.wait(tasks)
+                if self.peer.stopped_by is None:
+                    await self.peer.stop("its node ends")
+        except TimeoutError:
+            log.warning("sessions did not end within %g s", STOP_S)
+
+    def stopped_by_itself(self, reason: str) -> None:
+        """The peer must not go on: nor must the node."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._ended(
+            NodeDiedError(
+                f"this node stops: {reason}",
+                do_next="one of the two is a copy: delete the folder `identity` in its data directory, "
+                "and let it join with a ticket of its own",
+            )
+        )
+
+    # -- contacts
+
+    def _sessions(self) -> dict[PeerId, list[str]]:
+        return {parse_peer(row["peer_id"]): list(row["addresses"]) for row in self.peer.peers()}
+
+    def _look(self) -> None:
+        """Compare whom we know with whom we have a session: keep those, dial the others."""
+        self._timer = self._loop.call_later(LOOK_S, self._look)
+        sessions, now = self._sessions(), self._loop.time()
+        changed = self.contacts.met(sessions, time())
+        said = [statement.says for statement in self.peer.credentials.trust.revocations()]
+        changed |= self.contacts.forget([PeerId(one.peer) for one in said if isinstance(one, PeerRevoked)])
+        if changed:
+            self._keep()
+        for contact in self.contacts.due(now):
+            if contact.peer not in sessions and contact.peer not in self._dialing and contact.peer != self.peer.id:
+                self._dialing[contact.peer] = self._loop.create_task(self._dial(contact))
+
+    async def _dial(self, contact: Contact) -> None:
+        try:
+            await self.peer.connect(contact.peer, contact.addresses, timeout_s=DIAL_S)
+        except LatticaError as error:
+            if not contact.failures:
+                log.info("%s", error.message)
+            self.contacts.failed(contact, error.message, self._loop.time(), self._rng)
+        finally:
+            del self._dialing[contact.peer]
+
+    def _keep(self) -> None:
+        """Write the contacts, in a thread: the disk may be slow."""
+        if self._writing:
+            self._stale = True
+            return
+        self._writing, self._stale = True, False
+        done = self._loop.run_in_executor(None, write_contacts, self.contacts.path, self.contacts.data())
+        done.add_done_callback(self._kept)
+
+    def _kept(self, _: object) -> None:
+        self._writing = False
+        if self._stale:
+            self._keep()
+
+    # -- commands
+
+    def request(self, client: Client, message: m.MeshRequest) -> None:
+        """Answer it, now or later."""
+        if len(self._answering) >= REQUESTS_MAX:
+            client.send(
+                _error(message.request, LatticaError("the node answers too many commands", do_next="try again"))
+            )
+            return
+        task = self._loop.create_task(self._answer(client, message))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, client: Client, message: m.MeshRequest) -> None:
+        verb = self._verbs.get(message.verb)
+        try:
+            if verb is None:
+                raise ConfigError(
+                    f"the node does not know {message.verb[:40]!r}",
+                    do_next="restart the node: it is of another release",
+                )
+            answer = m.MeshAnswer(message.request, await verb(message.data))
+        except LatticaError as error:
+            answer = _error(message.request, error)
+        except TimeoutError:
+            answer = _error(message.request, LatticaError(f"{message.verb} took too long", do_next="try again"))
+        except Exception as error:  # a bug of ours: the command must hear of it, and the node goes on
+            log.exception("%s of a command", message.verb)
+            answer = _error(message.request, InternalError(f"{message.verb} failed: {type(error).__name__}"))
+        client.send(answer)
+
+    async def _whoami(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """Also what whoever started the node wants to say."""
+        return self.peer.steward.state() | {
+            "version": __version__,
+            "labels": self.labels,
+            "how": self.how,
+            "notes": self.notes,
+            "recovery_file": self._recovery_file(),
+        }
+
+    def _recovery_file(self) -> str:
+        """Where the root key still lies; "" if it was moved away, or was never here."""
+        kept = self.peer.credentials
+        path = kept.recovery_file or credentials.recovery_path(kept.folder, kept.mesh)
+        return path if os.path.lexists(path) else ""
+
+    async def _peers(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self.peer.peers()
+
+    async def _issuers(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return self.peer.steward.issuers()
+
+    async def _met(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"wait_s": seconds}."""
+        deadline = self._loop.time() + min(float(data.get("wait_s", 0.0)), MET_MAX_S)
+        while not self.peer.peers() and self._dialing:
+            left = deadline - self._loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait(self._dialing.values(), timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return await self._whoami(data) | {"peers": self.peer.peers(), "troubles": self._troubles()}
+
+    def _troubles(self) -> list[dict[str, Any]]:
+        return [
+            {"peer_id": peer_text(contact.peer), "addresses": list(contact.addresses), "why": contact.trouble}
+            for contact in self.contacts.known.values()
+            if contact.trouble
+        ]
+
+    async def _doctor(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        refusals = [{"at": at, "from": address, "why": why} for at, address, why in self.peer.refusals]
+        return {
+            "whoami": await self._whoami(data),
+            "peers": self.peer.peers(),
+            "issuers": self.peer.steward.issuers(),
+            "troubles": self._troubles(),
+            "refusals": refusals,
+            "reached": await self._reached(),
+        }
+
+    async def _reached(self) -> list[dict[str, Any]]:
+        """Who reaches us where, as peers find when they are asked: {peer_id, addresses: {address: "" or why not}}."""
+        asked = list(self._sessions())[:REACHED_BY_MAX] if self.peer.listening else []
+        answers = await asyncio.gather(*map(self._ask_whether_it_reaches_us, asked))
+        found = []
+        for peer, answer in zip(asked, answers):
+            if answer is not None:
+                shown = {address: answer[address] for address in told_of(list(answer))}
+                found.append({"peer_id": peer_text(peer), "addresses": shown})
+        return found
+
+    async def _ask_whether_it_reaches_us(self, peer: PeerId) -> dict[str, str] | None:
+        try:
+            answer = await self.peer.call(peer, "node.dial_back", timeout_s=2 * CONNECT_S)
+            return {str(address): str(why) for address, why in dict(answer).items()}
+        except (LatticaError, TimeoutError, TypeError, ValueError) as error:
+            log.info("%s does not say whether it reaches us: %s", short_peer(peer), str(error).partition("\n")[0])
+            return None
+
+    async def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"roles": words, "ttl_s": seconds, "label": words}."""
+        roles = parse_roles(str(data.get("roles", "")))
+        ttl_s = float(data.get("ttl_s", 0.0))
+        label = str(data.get("label", ""))
+        text = self.peer.steward.ticket(roles, ttl_s, label)
+        made = parse_ticket(text)
+        return {
+            "ticket": text,
+            "roles": roles_text(made.roles),
+            "expires": made.expires,
+            "label": label,
+            "addresses": [address for _, addresses in made.peers for address in addresses],
+        }
+
+    async def _revoke(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"peer": id or what tells it apart, "reason": words}."""
+        peer = self._peer_of(str(data.get("peer", "")))
+        told = await self.peer.steward.revoke(peer, str(data.get("reason", "")))
+        return {"peer_id": peer_text(peer), "told": told}
+
+    async def _revoke_issuer(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"issuer": id or what tells it apart, "since": unix seconds, "reason": words}."""
+        issuer = self._issuer_of(str(data.get("issuer", "")))
+        since = float(data.get("since", time()))
+        told = await self.peer.steward.revoke_issuer(issuer, since, str(data.get("reason", "")))
+        return {"issuer_id": issuer.hex(), "since": since, "told": told}
+
+    async def _add_issuer(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"peer": id or what tells it apart, "label": words}."""
+        peer = self._peer_of(str(data.get("peer", "")))
+        await self.peer.steward.add_issuer(peer, str(data.get("label", "")))
+        return {"peer_id": peer_text(peer), "issuers": self.peer.steward.issuers()}
+
+    async def _recover_issuer(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"file": absolute path of the recovery file, "label": words}."""
+        await self.peer.steward.recover_issuer(str(data.get("file", "")), str(data.get("label", "")))
+        return {"peer_id": peer_text(self.peer.id), "issuers": self.peer.steward.issuers()}
+
+    # -- which one is meant
+
+    def _peer_of(self, text: str) -> PeerId:
+        """By its whole id; or by the beginning of it or its name, where that tells one from all others we know."""
+        given = text.strip().lower()
+        if len(given) == PEER_ID_CHARS:
+            return parse_peer(given)
+        names = {row["peer_id"]: row["name"] for row in self.peer.peers()}
+        known = {*names, *map(peer_text, self.contacts.known), *(row["peer_id"] for row in self.peer.steward.issuers())}
+        found = [peer for peer in known if len(given) >= SHORT_MIN_CHARS and peer.startswith(given)]
+        found = found or [peer for peer, name in names.items() if name and name == text.strip()]
+        if len(found) != 1:
+            what = "several peers are" if found else "no peer that this node knows is"
+            raise ConfigError(f"{what} called {text!r:.80}", do_next=f"give all {PEER_ID_CHARS} characters of its id")
+        return parse_peer(found[0])
+
+    def _issuer_of(self, text: str) -> bytes:
+        given = text.strip().lower()
+        known = [row["issuer_id"] for row in self.peer.steward.issuers()]
+        found = [issuer for issuer in known if len(given) >= SHORT_MIN_CHARS and issuer.startswith(given)]
+        try:
+            issuer = bytes.fromhex(found[0] if len(found) == 1 else given)
+        except ValueError:
+            issuer = b""
+        if len(issuer) != PEER_ID_BYTES:
+            raise ConfigError(f"{text!r:.80} is no issuer", do_next="take its id from `lattica issuer`")
+        return issuer
+
+
+async def _start(member: Credentials, wish: Wish) -> tuple[Peer, str]:
+    """The peer, listening, and a note for people if that is not where they may expect it."""
+    if wish.listen:
+        peer = Peer(member, listen=None if wish.listen == NO_PORT else wish.listen, name=wish.name)
+        return await _started(peer), ""
+    try:
+        return await _started(Peer(member, listen=f":{DEFAULT_PORT}", name=wish.name)), ""
+    except ConfigError as error:
+        peer = await _started(Peer(member, listen=":0", name=wish.name))
+        port = peer.listening[0].rpartition(":")[2] if peer.listening else "?"
+        why = error.message.rpartition(": ")[2].lower()
+        return peer, f"port {DEFAULT_PORT} is not to be had ({why}): this node listens on port {port}"
+
+
+async def _started(peer: Peer) -> Peer:
+    try:
+        return await peer.start()
+    except BaseException:
+        await peer.stop()
+        raise
+
+
+def _error(request: int, error: LatticaError) -> m.MeshAnswer:
+    return m.MeshAnswer(request, None, dict(error.to_data()))
