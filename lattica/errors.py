@@ -75,6 +75,12 @@ def _ago(since_s: float | None) -> str:
     return "" if since_s is None else f" {since_s:.1f} s ago"
 
 
+def _quoted(title: str, lines: str) -> str:
+    """What follows a message: lines of somebody else's, set in, under a title; nothing if there are none."""
+    tail = "\n".join(f"    {line}" for line in lines.rstrip().splitlines())
+    return f"\n  {title}:\n{tail}" if tail else ""
+
+
 class LatticaError(Exception):
     """Base of all; catch it to catch whatever lattica itself has to say.
 
@@ -408,10 +414,7 @@ class WorkerCrashedError(LatticaError):
         return f"task {self.task or '?'} did not finish: its worker{f', {where},' if where else ''} {how}."
 
     def __str__(self) -> str:
-        if not self.stderr_tail:
-            return super().__str__()
-        tail = "\n".join(f"    {line}" for line in self.stderr_tail.rstrip().splitlines())
-        return f"{super().__str__()}\n  last words on its stderr:\n{tail}"
+        return super().__str__() + _quoted("last words on its stderr", self.stderr_tail)
 
 
 class OutOfMemoryError(LatticaError):
@@ -436,8 +439,13 @@ class LocalNodeDiedError(NodeDiedError):
 
     advice = "read the node's log, then lattica.shutdown() and lattica.init() again"
 
+    last_words: str = ""
+
     def _describe(self) -> str:
         return f"this machine's node{f' {_short(self.node)}' if self.node else ''} died{_ago(self.since_s)}."
+
+    def __str__(self) -> str:
+        return super().__str__() + _quoted("the last lines of its log", self.last_words)
 
 
 class RuntimeEnvSetupError(LatticaError):

@@ -211,13 +211,14 @@ def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[
         answers.append(message)
 
     runtime.extra[m.Welcome] = welcomed
-    runtime.extra[m.Refused] = answers.append
     printer = _Printer()
     runtime.extra[m.LogLines] = lambda lines: runtime.reactor.after_dispatch.append(printer.take(lines))
     runtime.listen()
     with runtime.lock:
         runtime.tell_node(m.Hello(m.PROTOCOL, os.getpid(), "driver", sys.executable, job))
-    runtime.wait_until(lambda: bool(answers) or runtime.node_died_at is not None, START_TIMEOUT_S)
+    runtime.wait_until(lambda: bool(answers or runtime.refusal) or runtime.node_died_at is not None, START_TIMEOUT_S)
+    if runtime.refusal:
+        raise ConfigError(f"the node refused this program: {runtime.refusal}")
     if not answers:
         said = ""
         if process is not None and process.stderr is not None and runtime.node_died_at is not None:
@@ -230,9 +231,15 @@ def _greet(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[
             else f"the node did not answer within {START_TIMEOUT_S:g} s",
             do_next=f"it said:\n{said}" if said else "look at its log, or try again",
         )
-    if isinstance(answers[0], m.Refused):
-        raise ConfigError(f"the node refused this program: {answers[0].reason}")
     welcome: m.Welcome = answers[0]
+    folder = welcome.session_dir if process is not None else os.path.dirname(os.path.dirname(welcome.session_dir))
+
+    def inquest() -> tuple[str, str]:
+        from lattica.node import last_words
+
+        return last_words.inquest(process, folder)
+
+    runtime.inquest = inquest
     return welcome
 
 

@@ -65,6 +65,9 @@ class Runtime:
         self.answers: dict[int, Any] = {}
         self._expected: dict[int, Callable[[Any], None]] = {}
         self.node_died_at: float | None = None
+        self.refusal = ""  # why the node let us go, if it said so
+        self.inquest: Callable[[], tuple[str, str]] = lambda: ("", "")  # how the node ended, and the end of its log
+        self._node_death: tuple[str, str] = "", ""  # what is known of that, in words; the end of its log
         self.closing = False
         self.waiting: set[object] = set()  # tasks and actors whose arguments are to come: nobody else may hold them
         self.place: Place | None = None  # worker: what it holds and hosts
@@ -90,6 +93,7 @@ class Runtime:
             m.State: self._answer,
             m.ClientGone: lambda g: self.tasks.gone(g.client),
             m.CancelWanted: self._cancel_for_another,
+            m.Refused: self._refused,
         }
         releases.poke = self._poke
         self._stream = Stream(node, m.FromNode, takes_fds=True)
@@ -143,11 +147,14 @@ class Runtime:
         """The node is gone: everything that waits for it ends in NodeDiedError."""
         self.node_died_at = time.monotonic()
         self.reactor.node_link = None
+        if not self.closing:
+            self._node_death = self._how_the_node_died()
         self.tasks.died()
         self.calls.died()
+        failure = self.failure(self.node_died_error())
         for ref in list(self.objects.table.values()):
             if ref._value is None:
-                self.objects.settle(ref, self.failure(self.node_died_error()))
+                self.objects.settle(ref, failure)
         hook = self.extra.get(type(None))
         if hook is not None:
             hook(None)
@@ -158,7 +165,19 @@ class Runtime:
             return LocalNodeDiedError(
                 "lattica was shut down before this had a result", do_next="get results before lattica.shutdown()"
             )
-        return LocalNodeDiedError("this machine's node ended; its workers, actors and objects are gone")
+        how, last_words = self._node_death
+        return LocalNodeDiedError(f"{how}; its workers, actors and objects are gone", last_words=last_words)
+
+    def _refused(self, message: m.Refused) -> None:
+        self.refusal = message.reason
+
+    def _how_the_node_died(self) -> tuple[str, str]:
+        if self.node.why:
+            return f"the connection to this machine's node was closed here, for {self.node.why}", ""
+        how, last_words = self.inquest()
+        if self.refusal:
+            return f"this machine's node let this program go: {self.refusal}", last_words
+        return f"this machine's node ended{f' ({how})' if how else ''}", last_words
 
     def ask_node(self, message: Any, timeout: float | None = None) -> Any:
         """Send a request (it has a `request` number) and wait for its answer. Without the lock."""

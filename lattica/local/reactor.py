@@ -69,7 +69,7 @@ class Handler(Protocol):
 class Link:
     """A stream in the reactor's care, and who hears it."""
 
-    __slots__ = ("dirty", "drained", "flushed_at", "handler", "stream", "writable")
+    __slots__ = ("dirty", "drained", "flushed_at", "handler", "stream", "why", "writable")
 
     def __init__(self, stream: Stream, handler: Handler) -> None:
         self.stream, self.handler = stream, handler
@@ -77,6 +77,7 @@ class Link:
         self.writable = True  # False: the socket is full, and the set tells when it is not
         self.drained: Callable[[], None] | None = None  # called once when all is sent, or will never be; lock held
         self.flushed_at = 0.0
+        self.why = ""  # why we closed it, if it was us
 
 
 class _Follower:
@@ -369,10 +370,10 @@ class Reactor:
                 link.handler.received(messages)
         except RemoteProtocolError as error:
             log.error("a connection is closed: %s", error)
-            messages = None
-        except Exception:  # a bug of ours: whoever waits for this connection must not wait for ever
+            messages, link.why = None, error.message
+        except Exception as error:  # a bug of ours: whoever waits for this connection must not wait for ever
             log.exception("a message could not be handled; its connection is closed")
-            messages = None
+            messages, link.why = None, f"a message could not be handled: {error!r}"
         if messages is None:
             self.remove(link)
             link.handler.ended()

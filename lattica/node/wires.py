@@ -45,7 +45,8 @@ class Wire:
     """One stream in the loop's care. `received` hears each batch of messages, `ended` hears once that it is over."""
 
     __slots__ = (
-        "_ended", "_last", "_over", "_received", "_retry", "_unsent", "_wires", "drained", "full", "name", "stream",
+        "_ended", "_last", "_over", "_received", "_retry", "_unsent", "_wires", "drained", "full", "last_word", "name",
+        "stream",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +65,7 @@ class Wire:
         self._wires, self._received, self._ended = wires, received, ended
         self.full = False  # the socket takes no more, and what is sent waits here
         self.drained: Callable[[], None] | None = None  # called when it takes more again
+        self.last_word: Callable[[str], msgspec.Struct] | None = None  # for a peer that is dropped: why
         self._over = self._last = False
         self._retry: Timer | None = None
         self._unsent = 0
@@ -152,6 +154,8 @@ class Wire:
             return
         if reason:
             log.warning("%s is dropped: %s", self.name, reason)
+        if self.last_word is not None:
+            self.stream.queue(self.last_word(reason or "its connection had ended, as far as the node could see"))
         self.close()
         self._ended(reason)
 
