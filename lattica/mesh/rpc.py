@@ -17,23 +17,52 @@ Source: credit as in RFC 9113 §5.2 (HTTP/2 flow control), in bytes of bodies, a
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-import msgspec
-
 from lattica.errors import RemoteProtocolError
+from lattica.mesh.bodies import Announcing, Incoming, Outgoing, Unary
 from lattica.mesh.compression import LEAST_BYTES, Packer, unpack
+from lattica.mesh.messages import (
+    BODY_MAX_BYTES,
+    FROM_CALLEE,
+    FROM_CALLER,
+    INLINE_MAX_BYTES,
+    METHOD_MAX_CHARS,
+    STREAMS_IN,
+    STREAMS_OUT,
+    Answered,
+    Body,
+    Call,
+    Came,
+    Cancel,
+    Canceled,
+    Credit,
+    End,
+    Ended,
+    Event,
+    Failed,
+    Failure,
+    Grant,
+    Item,
+    Large,
+    Message,
+    Packed,
+    Result,
+    Started,
+    Writable,
+    decode,
+    encode,
+)
 from lattica.mesh.wire import BULK, CONTROL, Buffer, Frame
 
-INLINE_MAX_BYTES = 16 << 10
-"""Longest body inside a control message: the most that one call can delay the next one by."""
-CHUNK_BYTES = 256 << 10
-"""Of bulk. Shorter ones cost more per byte, longer ones make others wait: 25 ms at 10 MB/s."""
-BODY_MAX_BYTES = 256 << 20
-"""Longest body of a call or item; longer values belong into a stream or the object store."""
+__all__ = [
+    "BODY_MAX_BYTES", "CALLS_MAX", "FROM_CALLEE", "FROM_CALLER", "INLINE_MAX_BYTES", "STREAMS_IN", "STREAMS_OUT",
+    "Answered", "Came", "Canceled", "Conversation", "Ended", "Event", "Failed", "Started", "Writable",
+]  # fmt: skip
+
 CALLS_MAX = 4096
 """Calls that may be unanswered at once, each way; more wait here. Each holds memory on both sides."""
 WINDOW_BYTES = 16 << 20  # credit for bodies of calls: bandwidth x delay of 100 MB/s over 150 ms
@@ -42,165 +71,6 @@ STREAMS_WINDOW_BYTES = 48 << 20  # of all streams of a session together; beyond 
 ITEM_COST_BYTES = 64  # what an item costs besides its bytes, so that empty ones have a bound as well
 BATCH_BYTES = 512 << 10  # of control messages in one frame
 MESSAGE_BYTES = 64  # of a message without its body, about
-METHOD_MAX_CHARS = 256
-FROM_CALLER, FROM_CALLEE = 0, 1
-STREAMS_IN, STREAMS_OUT = 1, 2  # flags of a call: the caller sends items, the callee does
-_CHUNK_HEAD = 13
-_PACKED, _ABANDONED = 1, 2
-
-
-class Packed(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """A compressed body. size: of the original."""
-
-    data: bytes
-    size: int
-
-
-class Large(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    """A body that comes on the bulk plane under this number."""
-
-    body: int
-    size: int
-
-
-Body = bytes | Packed | Large
-
-
-class Call(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    id: int
-    method: str
-    timeout_ms: int  # 0: none
-    flags: int
-    body: Body
-
-
-class Result(msgspec.Struct, array_like=True, tag=2, frozen=True):
-    id: int
-    body: Body
-
-
-class Failure(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    id: int
-    error: dict[str, Any]
-
-
-class Cancel(msgspec.Struct, array_like=True, tag=4, frozen=True):
-    id: int
-
-
-class Item(msgspec.Struct, array_like=True, tag=5, frozen=True):
-    id: int
-    side: int
-    body: Body
-
-
-class End(msgspec.Struct, array_like=True, tag=6, frozen=True):
-    id: int
-    side: int
-
-
-class Credit(msgspec.Struct, array_like=True, tag=7, frozen=True):
-    id: int
-    side: int  # of who gives it
-    bytes: int
-
-
-class Grant(msgspec.Struct, array_like=True, tag=8, frozen=True):
-    bytes: int
-
-
-Message = Call | Result | Failure | Cancel | Item | End | Credit | Grant
-_decode = msgspec.msgpack.Decoder(list[Message]).decode
-_encoder = msgspec.msgpack.Encoder()
-
-# -- events ------------------------------------------------------------------------------------------------------------
-
-
-class Started(msgspec.Struct, frozen=True):
-    """A call of the other side is here with its arguments: run it, then `result` or `fail`."""
-
-    id: int
-    method: str
-    timeout_s: float | None
-    flags: int
-    body: Buffer
-
-
-class Answered(msgspec.Struct, frozen=True):
-    id: int
-    body: Buffer
-
-
-class Failed(msgspec.Struct, frozen=True):
-    id: int
-    error: Mapping[str, Any]
-
-
-class Came(msgspec.Struct, frozen=True):
-    """An item of a stream. side: who sent it. Say `consumed` when its reader has taken it."""
-
-    id: int
-    side: int
-    body: Buffer
-
-
-class Ended(msgspec.Struct, frozen=True):
-    id: int
-    side: int
-
-
-class Canceled(msgspec.Struct, frozen=True):
-    """The other side no longer wants this call of its own, or its deadline has passed: stop it; do not answer."""
-
-    id: int
-    reason: str
-
-
-class Writable(msgspec.Struct, frozen=True):
-    """The stream has credit again, or there is room for another call (id 0)."""
-
-    id: int
-
-
-Event = Started | Answered | Failed | Came | Ended | Canceled | Writable
-
-
-class _Outgoing:
-    """A body on its way out over bulk."""
-
-    __slots__ = ("body", "call", "parts", "side")
-
-    def __init__(self, body: int, call: int, side: int, parts: Sequence[Buffer]) -> None:
-        self.body, self.call, self.side = body, call, side
-        self.parts = deque(memoryview(part).cast("B") for part in parts if len(part))
-
-    def take(self, count: int) -> list[memoryview]:
-        """The next bytes, at most `count`, as buffers."""
-        taken: list[memoryview] = []
-        while count and self.parts:
-            part = self.parts[0]
-            taken.append(part[:count])
-            if len(part) > count:
-                self.parts[0] = part[count:]
-            else:
-                self.parts.popleft()
-            count -= len(taken[-1])
-        return taken
-
-
-class _Incoming:
-    """A body on its way in. `message` announced it; chunks may come first."""
-
-    __slots__ = ("arrived", "chunks", "message", "size")
-
-    def __init__(self) -> None:
-        self.message: Call | Result | Item | None = None
-        self.size = -1
-        self.arrived = 0
-        self.chunks: list[Buffer] = []
-
-    def joined(self) -> Buffer:
-        return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
 
 
 class _Stream:
@@ -242,23 +112,21 @@ class Conversation:
         self._packer = packer
         self._mine: dict[int, _Open] = {}  # calls that we made
         self._theirs: dict[int, _Open] = {}  # calls that the other side made
-        self._last_mine = self._last_theirs = self._last_body = 0
+        self._last_mine = self._last_theirs = 0
         self._outbox: list[Message] = []
         self._outbox_bytes = 0  # of the bodies in it
-        self._unary: deque[tuple[Call | Result, Sequence[Buffer], int]] = deque()  # wait for credit, in order
-        self._bulk: deque[_Outgoing] = deque()
-        self._abandoned: list[int] = []
-        self._bodies: OrderedDict[int, _Incoming] = OrderedDict()
-        self._given_up: set[int] = set()  # bodies of theirs whose announcement has not come
+        self._unary: deque[tuple[Unary, Sequence[Buffer], int]] = deque()  # wait for credit, in order
+        self._going = Outgoing(packer)
+        held_max = 2 * (self.window_bytes + self.streams_window_bytes + BODY_MAX_BYTES)
+        self._coming = Incoming(held_max, 2 * CALLS_MAX)
         self._credit = self.window_bytes  # for bodies of calls that we send
         self._consumed = 0  # bytes of their bodies taken by our users, and not granted again yet
-        self._held = 0  # bytes of their bodies that wait here
         self._stream_windows = 0
         self._deadlines: list[tuple[float, bool, int]] = []
         self._want_calls = False
 
     def __repr__(self) -> str:
-        return f"<Conversation: {len(self._mine)} calls out, {len(self._theirs)} in, {len(self._bulk)} bodies going>"
+        return f"<Conversation: {len(self._mine)} calls out, {len(self._theirs)} in, {len(self._going)} bodies going>"
 
     # -- what is known
 
@@ -271,7 +139,7 @@ class Conversation:
     @property
     def dirty(self) -> bool:
         """Whether `flush` has something to send, room permitting."""
-        return bool(self._outbox or self._bulk or self._abandoned)
+        return bool(self._outbox) or self._going.dirty
 
     def may_send(self, id: int, side: int) -> bool:
         """Whether the stream has credit; if not, `Writable` will say when."""
@@ -368,7 +236,7 @@ class Conversation:
         left = room(CONTROL)
         while self._outbox and left > 0:
             if self._outbox_bytes + len(self._outbox) * MESSAGE_BYTES <= BATCH_BYTES:  # the rule: all in one frame
-                data = _encoder.encode(self._outbox)
+                data = encode(self._outbox)
                 self._outbox.clear()
                 self._outbox_bytes = 0
             else:
@@ -377,35 +245,19 @@ class Conversation:
                 self._outbox_bytes = max(self._outbox_bytes - len(data), 0) if self._outbox else 0
             out.append((CONTROL, (data,), len(data)))
             left -= len(data)
-        left = room(BULK)
-        for body in self._abandoned:
-            out.append((BULK, (self._chunk_head(body, _ABANDONED, 0),), _CHUNK_HEAD))
-        self._abandoned.clear()
-        while self._bulk and left > 0:
-            outgoing = self._bulk.popleft()
-            taken = outgoing.take(CHUNK_BYTES)
-            if outgoing.parts:
-                self._bulk.append(outgoing)  # the others take their turns
-            size, flags, payload = sum(map(len, taken)), 0, list[Buffer](taken)
-            if self._packer is not None and (packed := self._packer.pack(taken, size)) is not None:
-                flags, payload = _PACKED, [packed]
-            length = _CHUNK_HEAD + sum(map(len, payload))
-            out.append((BULK, (self._chunk_head(outgoing.body, flags, size), *payload), length))
-            left -= length
-        return out
+        return out + self._going.flush(room(BULK)) if self._going.dirty else out
 
     def receive(self, plane: int, payload: Buffer, now: float) -> list[Event]:
         """A payload of the session. Raises RemoteProtocolError; the caller then drops the peer."""
         events: list[Event] = []
         if plane == BULK:
-            self._chunk(memoryview(payload), now, events)
+            if (whole := self._coming.receive(memoryview(payload))) is not None:
+                self._arrived(*whole, now, events)
         else:
-            try:
-                messages = _decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-                raise RemoteProtocolError(f"undecodable messages of {len(payload)} bytes: {error}") from error
-            for message in messages:
+            for message in decode(payload):
                 self._message(message, now, events)
+        self._consumed += self._coming.returned
+        self._coming.returned = 0
         if self._consumed >= self.window_bytes // 16:
             self._outbox.append(Grant(self._consumed))
             self._consumed = 0
@@ -443,7 +295,7 @@ class Conversation:
 
     def validate(self) -> None:
         assert len(self._mine) <= CALLS_MAX and len(self._theirs) <= CALLS_MAX, f"too many calls: {self!r}"
-        assert self._held == sum(body.arrived for body in self._bodies.values()), "bytes of bodies do not add up"
+        self._coming.validate()
 
     # -- out
 
@@ -451,7 +303,7 @@ class Conversation:
         """The calls in which our side is this one."""
         return self._mine if side == FROM_CALLER else self._theirs
 
-    def _unary_out(self, message: Call | Result, parts: Sequence[Buffer], size: int) -> None:
+    def _unary_out(self, message: Unary, parts: Sequence[Buffer], size: int) -> None:
         if self._credit <= 0 or self._unary:
             self._unary.append((message, parts, size))
             if type(message) is Call:
@@ -459,7 +311,7 @@ class Conversation:
         else:
             self._unary_send(message, parts, size)
 
-    def _unary_send(self, message: Call | Result, parts: Sequence[Buffer], size: int) -> None:
+    def _unary_send(self, message: Unary, parts: Sequence[Buffer], size: int) -> None:
         self._credit -= size
         side = FROM_CALLER if type(message) is Call else FROM_CALLEE
         body = self._body_out(message.id, side, parts, size)
@@ -479,28 +331,20 @@ class Conversation:
                 if packed is not None:
                     return Packed(packed, size)
             return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
-        self._last_body += 1
-        self._bulk.append(_Outgoing(self._last_body, call, side, parts))
-        return Large(self._last_body, size)
+        return self._going.add(call, side, parts, size)
 
     def _drop_outgoing(self, call: int, side: int) -> None:
         """Whatever of this call has not been sent is not sent."""
-        if self._bulk:
-            for outgoing in [body for body in self._bulk if body.call == call and body.side == side]:
-                self._bulk.remove(outgoing)
-                self._abandoned.append(outgoing.body)
+        self._going.drop(call, side)
         kind = Call if side == FROM_CALLER else Result
         if self._unary:
             self._unary = deque(entry for entry in self._unary if type(entry[0]) is not kind or entry[0].id != call)
-
-    def _chunk_head(self, body: int, flags: int, size: int) -> bytes:
-        return body.to_bytes(8, "little") + bytes([flags]) + size.to_bytes(4, "little")
 
     def _batch(self) -> tuple[bytes, int]:
         """As many messages as make a batch, encoded, and how many."""
         items, size = list[bytes](), 0
         for message in self._outbox:
-            items.append(_encoder.encode(message))
+            items.append(encode(message))
             size += len(items[-1])
             if size >= BATCH_BYTES:
                 break
@@ -518,17 +362,11 @@ class Conversation:
                 self._theirs[id] = _Open(flags, deadline, self.stream_window_bytes[0])
                 if deadline is not None:
                     heappush(self._deadlines, (deadline, False, id))
-                if type(body) is Large:
-                    self._announced(message, body, now, events)
-                else:
-                    self._arrived(message, self._inline(body), now, events)
+                self._body_of(message, body, now, events)
             case Result(_, body) | Item(_, _, body):
                 if type(message) is Item:
                     self._item_slot(message)
-                if type(body) is Large:
-                    self._announced(message, body, now, events)
-                else:
-                    self._arrived(message, self._inline(body), now, events)
+                self._body_of(message, body, now, events)
             case Failure(id, error):
                 if (over := self._mine.pop(id, None)) is not None:
                     self._drop_outgoing(id, FROM_CALLER)
@@ -562,6 +400,12 @@ class Conversation:
                 while self._unary and self._credit > 0:
                     self._unary_send(*self._unary.popleft())
 
+    def _body_of(self, message: Announcing, body: Body, now: float, events: list[Event]) -> None:
+        if type(body) is not Large:
+            self._arrived(message, self._inline(body), now, events)
+        elif (whole := self._coming.announced(message, body)) is not None:
+            self._arrived(*whole, now, events)
+
     def _inline(self, body: bytes | Packed | Large) -> Buffer:
         if type(body) is Packed:
             if not 0 <= body.size <= INLINE_MAX_BYTES:
@@ -588,70 +432,7 @@ class Conversation:
             raise RemoteProtocolError(f"stream {item.id} was sent more than it has credit for")
         stream.slots.append([None, item])
 
-    def _announced(self, message: Call | Result | Item, large: Large, now: float, events: list[Event]) -> None:
-        if not INLINE_MAX_BYTES < large.size <= BODY_MAX_BYTES:
-            raise RemoteProtocolError(f"a body of {large.size} bytes was announced; {BODY_MAX_BYTES} are allowed")
-        if large.body in self._given_up:
-            self._given_up.discard(large.body)
-            if type(message) is not Item:
-                self._consumed += large.size
-            return
-        incoming = self._bodies.get(large.body)
-        if incoming is None:
-            incoming = self._bodies[large.body] = _Incoming()
-        if incoming.message is not None:
-            raise RemoteProtocolError(f"body {large.body} was announced twice")
-        incoming.message, incoming.size = message, large.size
-        self._body_step(large.body, incoming, now, events)
-
-    def _chunk(self, frame: memoryview, now: float, events: list[Event]) -> None:
-        if len(frame) < _CHUNK_HEAD:
-            raise RemoteProtocolError(f"a chunk of {len(frame)} bytes")
-        body, flags = int.from_bytes(frame[:8], "little"), frame[8]
-        size, payload = int.from_bytes(frame[9:13], "little"), frame[13:]
-        if flags & _ABANDONED:
-            self._abandon(body, self._bodies.pop(body, None))
-            return
-        if flags & _PACKED:
-            if size > CHUNK_BYTES:
-                raise RemoteProtocolError(f"a chunk unpacks to {size} bytes")
-            payload = memoryview(unpack(payload, size))
-        if len(payload) != size or not size:
-            raise RemoteProtocolError(f"a chunk has {len(payload)} bytes, and said {size}")
-        incoming = self._bodies.get(body)
-        if incoming is None:
-            incoming = self._bodies[body] = _Incoming()
-        incoming.chunks.append(payload)
-        incoming.arrived += size
-        self._held += size
-        if (
-            self._held > 2 * (self.window_bytes + self.streams_window_bytes + BODY_MAX_BYTES)
-            or len(self._bodies) > 2 * CALLS_MAX
-        ):
-            raise RemoteProtocolError("more bulk than it has credit for")
-        self._body_step(body, incoming, now, events)
-
-    def _body_step(self, body: int, incoming: _Incoming, now: float, events: list[Event]) -> None:
-        if incoming.message is None or incoming.arrived < incoming.size:
-            return
-        if incoming.arrived > incoming.size:
-            raise RemoteProtocolError(f"body {body} has {incoming.arrived} bytes, and {incoming.size} were announced")
-        del self._bodies[body]
-        self._held -= incoming.arrived
-        self._arrived(incoming.message, incoming.joined(), now, events)
-
-    def _abandon(self, body: int, incoming: _Incoming | None) -> None:
-        """The sender gave this body up, since its call is over: only the books are set right."""
-        if incoming is not None:
-            self._held -= incoming.arrived
-        if incoming is None or incoming.message is None:
-            self._given_up.add(body)  # its announcement is still on its way, on the other plane
-            if len(self._given_up) > 2 * CALLS_MAX:
-                raise RemoteProtocolError("it gave up more bodies than it announced")
-        elif type(incoming.message) is not Item:
-            self._consumed += incoming.size
-
-    def _arrived(self, message: Call | Result | Item, body: Buffer, now: float, events: list[Event]) -> None:
+    def _arrived(self, message: Announcing, body: Buffer, now: float, events: list[Event]) -> None:
         """A body is whole."""
         match message:
             case Call(id, method, timeout_ms, flags, _):

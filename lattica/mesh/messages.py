@@ -1,0 +1,148 @@
+"""What two conversations say to each other, and what they tell their shells: see `rpc`.
+
+Messages travel in arrays of them on the control plane; their numbers are only ever appended, and unknown fields at
+their ends are ignored. A body is msgpack's `bin` in its message, or compressed, or announced to come over bulk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from lattica.errors import RemoteProtocolError
+from lattica.mesh.wire import Buffer
+
+INLINE_MAX_BYTES = 16 << 10
+"""Longest body inside a control message: the most that one call can delay the next one by."""
+BODY_MAX_BYTES = 256 << 20
+"""Longest body of a call or item; longer values belong into a stream or the object store."""
+METHOD_MAX_CHARS = 256
+FROM_CALLER, FROM_CALLEE = 0, 1
+STREAMS_IN, STREAMS_OUT = 1, 2  # flags of a call: the caller sends items, the callee does
+
+
+class Packed(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """A compressed body. size: of the original."""
+
+    data: bytes
+    size: int
+
+
+class Large(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """A body that comes on the bulk plane under this number."""
+
+    body: int
+    size: int
+
+
+Body = bytes | Packed | Large
+
+
+class Call(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    id: int
+    method: str
+    timeout_ms: int  # 0: none
+    flags: int
+    body: Body
+
+
+class Result(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    id: int
+    body: Body
+
+
+class Failure(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    id: int
+    error: dict[str, Any]
+
+
+class Cancel(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    id: int
+
+
+class Item(msgspec.Struct, array_like=True, tag=5, frozen=True):
+    id: int
+    side: int
+    body: Body
+
+
+class End(msgspec.Struct, array_like=True, tag=6, frozen=True):
+    id: int
+    side: int
+
+
+class Credit(msgspec.Struct, array_like=True, tag=7, frozen=True):
+    id: int
+    side: int  # of who gives it
+    bytes: int
+
+
+class Grant(msgspec.Struct, array_like=True, tag=8, frozen=True):
+    bytes: int
+
+
+Message = Call | Result | Failure | Cancel | Item | End | Credit | Grant
+encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Message]).decode
+
+
+def decode(payload: Buffer) -> list[Message]:
+    """The messages of one frame. Raises RemoteProtocolError."""
+    try:
+        return _decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"undecodable messages of {len(payload)} bytes: {error}") from error
+
+
+# -- events ------------------------------------------------------------------------------------------------------------
+
+
+class Started(msgspec.Struct, frozen=True):
+    """A call of the other side is here with its arguments: run it, then `result` or `fail`."""
+
+    id: int
+    method: str
+    timeout_s: float | None
+    flags: int
+    body: Buffer
+
+
+class Answered(msgspec.Struct, frozen=True):
+    id: int
+    body: Buffer
+
+
+class Failed(msgspec.Struct, frozen=True):
+    id: int
+    error: Mapping[str, Any]
+
+
+class Came(msgspec.Struct, frozen=True):
+    """An item of a stream. side: who sent it. Say `consumed` when its reader has taken it."""
+
+    id: int
+    side: int
+    body: Buffer
+
+
+class Ended(msgspec.Struct, frozen=True):
+    id: int
+    side: int
+
+
+class Canceled(msgspec.Struct, frozen=True):
+    """The other side no longer wants this call of its own, or its deadline has passed: stop it; do not answer."""
+
+    id: int
+    reason: str
+
+
+class Writable(msgspec.Struct, frozen=True):
+    """The stream has credit again, or there is room for another call (id 0)."""
+
+    id: int
+
+
+Event = Started | Answered | Failed | Came | Ended | Canceled | Writable
