@@ -118,8 +118,14 @@ class Objects:
 
     def span_granted(self, message: m.SpanGrant) -> None:
         """A span is ours; values that waited for it move in."""
+        try:
+            self.arena.open_span(message.offset, message.size)
+        except OSError as error:  # no page tables to be had, or the like: that is no end of the session
+            self.arena.close_span(message.offset)
+            self._runtime.tell_node(m.SpanReturn(message.offset, message.size))
+            self.span_denied(m.SpanDenied(message.request, f"{message.size} bytes cannot be mapped here: {error}"))
+            return
         self._spans_asked.pop(message.request, None)
-        self.arena.open_span(message.offset, message.size)
         self._regions.add_span(message.offset, message.size)
         waiting, self._promotions = self._promotions, []
         for ref in waiting:

@@ -43,6 +43,8 @@ FUNCTIONS_MAX = 10_000
 """Functions that a worker keeps unpickled."""
 FAILURE_BYTES_MAX = 16 << 20
 """An exception travels inside its message, which has a bound; a larger one arrives as its text."""
+OOM_SCORE = "1000"
+"""If the kernel must end something, then a worker, whose task is retried, and neither the driver nor the node."""
 SEED_MODULES = ("random", "numpy.random", "torch")
 """Those that a fork may have inherited; numpy imports its `random` when it is first used, which takes 20 ms, and one
 that is imported here draws its seed from the system itself."""
@@ -545,6 +547,8 @@ def main(sock_fd: int, page_fd: int, client: int) -> None:
 
     _main_thread = threading.main_thread().ident or 0
     faulthandler.enable()
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write(OOM_SCORE)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]

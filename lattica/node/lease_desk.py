@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections import deque
 from typing import TYPE_CHECKING
 
 from lattica.codec import frames
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FORKS_PER_LEASE_MAX = 3
 """Workers tried for one lease when forks fail; then it is denied, with the reason."""
+NO_ROOM = "the node has too many files open for one more worker; raise its limit (`ulimit -Hn`), or have fewer actors"
 
 
 class LeaseDesk:
@@ -84,10 +86,11 @@ class LeaseDesk:
 
     def perform(self, effects: list[Effect]) -> None:
         """Carry out what the book decided."""
-        for effect in effects:
-            match effect:
+        left = deque(effects)
+        while left:
+            match left.popleft():
                 case Granted(lease):
-                    self._place(lease)
+                    left.extend(self._place(lease))
                 case Denied(holder, number, reason):
                     self._deny(holder, number, reason)
                 case Asked(holder):
@@ -102,9 +105,13 @@ class LeaseDesk:
                     self._node.end_worker(lease.worker, "its caller ended")
         self._node.set_timers()
 
-    def _place(self, lease: Lease) -> None:
+    def _place(self, lease: Lease) -> list[Effect]:
+        """Find it a worker; what the book wants after that."""
         job, now = lease.request.job, self._node.now()
         worker = self._node.pool.take(job, now, for_actor=lease.holder == NODE)
+        if worker is None and not self._node.workers.room():
+            self._deny(lease.holder, lease.request.number, NO_ROOM)
+            return self._node.book.returned(lease.lease, lease.holder, now)
         if worker is None:
             worker = self._node.fork(job, free=False)
         self._node.book.placed(lease.lease, worker)
@@ -112,6 +119,7 @@ class LeaseDesk:
             self._tell(lease, worker)
         else:
             self._unborn[worker] = lease
+        return []
 
     def _tell(self, lease: Lease, worker: int) -> None:
         node, request = self._node, lease.request
@@ -149,7 +157,7 @@ class LeaseDesk:
             return
         tries = self._tries[lease.lease] = self._tries.get(lease.lease, 0) + 1
         if tries < FORKS_PER_LEASE_MAX:
-            self._place(lease)
+            self.perform([Granted(lease)])
             return
         del self._tries[lease.lease]
         self._deny(lease.holder, lease.request.number, f"no worker could be started for it: {reason}")

@@ -33,6 +33,8 @@ STATUS_WAIT_S = 1.0
 """How long an exit status is waited for after a connection's end: the zygote reaps in milliseconds, or imports."""
 OUTPUT_WAIT_S = 0.2
 """How long the end of a dead worker's output is waited for: a subprocess in another session may hold the pipe open."""
+DESCRIPTORS = 12
+"""Files that a worker's beginning opens here; five stay open."""
 PIPE_READ_BYTES = 64 << 10  # a pipe's whole capacity
 SIGNAL_WORDS = {signal.SIGSEGV: " (segmentation fault)", signal.SIGABRT: " (abort)", signal.SIGBUS: " (bus error)"}
 
@@ -106,6 +108,20 @@ class Workers:
         self.zygotes = Zygotes(wires, paths, self._forked, self._exited, self._not_forked, hidden)
         self.processes: dict[int, Process] = {}
         self._by_pid: dict[int, Process] = {}
+
+    @staticmethod
+    def room() -> bool:
+        """Whether this process may open as many more files as a worker takes, for a while or for its life."""
+        spare: list[int] = []
+        try:
+            for _ in range(DESCRIPTORS):
+                spare.append(os.eventfd(0, os.EFD_CLOEXEC))
+        except OSError:
+            return False
+        finally:
+            for fd in spare:
+                os.close(fd)
+        return True
 
     def fork(self, client: int, job: int, python: str, sys_path: list[str]) -> Wire:
         """Begin worker `client`: messages may be sent to it at once, it finds them when it is up.

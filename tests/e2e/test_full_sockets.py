@@ -135,3 +135,49 @@ assert lattica.get([actor.echo.remote(k) for k, actor in enumerate(actors)], tim
 
 def test_a_program_may_talk_to_more_actors_than_its_shell_lets_it_open_files(script: Script) -> None:
     script(MANY_ACTORS)
+
+
+NO_ROOM = """
+import resource, time
+resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))  # the node's as well: ten workers or so
+import lattica
+lattica.init(address="local", num_cpus=1)
+
+@lattica.remote(num_cpus=0)
+class Echo:
+    def echo(self, k):
+        return k
+
+actors, words = [], ""
+for k in range(60):
+    actor = Echo.remote()
+    try:
+        assert lattica.get(actor.echo.remote(k), timeout=10) == k
+    except lattica.exceptions.ActorDiedError as error:
+        words = str(error)
+        break
+    actors.append(actor)
+assert "ulimit" in words, words
+assert lattica.get([actor.echo.remote(1) for actor in actors], timeout=10) == [1] * len(actors)
+
+waiting = [Echo.options(num_cpus=1).remote() for _ in range(2000)]  # each is refused when the one before it is
+for actor in waiting:
+    try:
+        lattica.get(actor.echo.remote(1), timeout=10)
+    except lattica.exceptions.ActorDiedError:
+        pass
+actors.clear()
+del waiting, actor
+deadline = time.monotonic() + 10
+while True:  # until those have ended
+    actor = Echo.remote()
+    try:
+        assert lattica.get(actor.echo.remote(7), timeout=10) == 7
+        break
+    except lattica.exceptions.ActorDiedError:
+        assert time.monotonic() < deadline
+"""
+
+
+def test_a_node_that_may_open_no_more_files_refuses_one_worker_and_goes_on(script: Script) -> None:
+    script(NO_ROOM)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +106,13 @@ def test_the_end_of_a_machines_node_is_told_to_its_programs(script: Script, sign
     finally:
         script("import sys\nfrom lattica.cli.main import main\nmain(['stop'])")
         assert eventually(lambda: running_node(data_dir()) is None)
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_the_kernel_would_end_a_worker_before_the_node_or_the_program() -> None:
+    @lattica.remote
+    def score() -> int:
+        return int(Path("/proc/self/oom_score_adj").read_text())
+
+    mine, node = (int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in ("self", node_pid()))
+    assert lattica.get(score.remote()) == 1000 > max(mine, node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import copy
+import errno
 import gc
 import os
 import pickle
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 import lattica
+from lattica.actors import current
 from lattica.errors import GetTimeoutError, ObjectStoreFullError, OutOfBandRefError
 from tests.e2e.conftest import eventually
 
@@ -442,3 +444,21 @@ def test_tensors_alias_as_they_did_and_writes_are_local(fresh: Callable[..., Any
     assert float(part.sum()) == 0.0
     parameter = torch.nn.Parameter(torch.ones(100_000))
     assert lattica.get(echo.remote(parameter)).requires_grad
+
+
+def test_memory_that_cannot_be_mapped_is_a_full_store_and_not_the_end(
+    fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh(num_cpus=1)
+    arena = current.get().objects.arena
+    open_span = arena.open_span
+
+    def refuse(offset: int, size: int) -> None:
+        open_span(offset, size)
+        raise OSError(errno.ENOMEM, "no memory for page tables")
+
+    monkeypatch.setattr(arena, "open_span", refuse)
+    with pytest.raises(ObjectStoreFullError, match="cannot be mapped"):
+        lattica.put(bytes(1 << 20))
+    monkeypatch.undo()
+    assert lattica.get(lattica.put(bytes(1 << 20))) == bytes(1 << 20)
