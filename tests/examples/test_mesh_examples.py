@@ -66,6 +66,31 @@ def test_one_end_prints_a_ticket_with_which_the_other_one_joins(tmp_path):
         assert serving.wait(TIMEOUT_S) == 0, serving.stderr.read()
 
 
+def test_the_programs_of_the_guide_do_what_it_says(tmp_path):
+    text = (MESH.parents[1] / "docs" / "guide" / "mesh.md").read_text()
+    store, ask = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "store.py").write_text(
+        store.replace('":7412"', '"127.0.0.1:0"').replace(")\n        await", ", flush=True)\n        await")
+    )
+    (tmp_path / "ask.py").write_text(ask)
+
+    def begin(*command):
+        return subprocess.Popen([sys.executable, *map(str, command)], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+
+    with begin(MESH / "metadata.py", "--listen", "127.0.0.1:0") as founder:  # its ticket gives `submit` and `store`
+        try:
+            (tmp_path / "ticket.txt").write_text(founder.stdout.readline())
+            with begin("store.py") as serving:
+                try:
+                    printed = serving.stdout.readline().split()
+                    with begin("ask.py", *printed) as asking:
+                        assert asking.communicate(timeout=TIMEOUT_S)[0] == "1000000.0\n"
+                finally:
+                    serving.kill()
+        finally:
+            founder.terminate()
+
+
 def test_a_cut_ticket_is_said_in_words():
     done = run("metadata.py", "--ticket", "lat1AAAA")
     assert done.returncode == 1
