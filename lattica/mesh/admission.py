@@ -4,8 +4,9 @@
     issuer -> member   a chain, or `Refusal`
 
 Rules of this file. Who has come by an invite asks at once, a member at two thirds of its membership's life. Issuers are
-asked one after another, those with a session first; after a round without success comes a pause, which grows. Any
-issuer will do, and no particular machine is needed. What the new membership allows is what the old one did.
+asked one after another, those with a session first and those that did not help last; after a round without success
+comes a pause, which grows. Any issuer will do, and no particular machine is needed. If one says that this peer is
+out, and no other certifies it until the round is over, it is out. The new membership allows what the old one did.
 `now` is unix seconds, corrected by what others say the time is.
 """
 
@@ -97,7 +98,7 @@ class Admission:
         self._issuers: list[PeerId] = []  # known ones, in the order in which they are asked
         self._connected: set[PeerId] = set()
         self._tried: set[PeerId] = set()  # in this round
-        self._refusals: dict[PeerId, str] = {}  # final ones
+        self._outcast = ""  # why, as an issuer said since the last membership
         self._asked: tuple[PeerId, float] | None = None  # whom, and until when we wait
         self._pause_s = ROUND_PAUSE_S[0]
         self._next_at = 0.0
@@ -113,7 +114,7 @@ class Admission:
         """These nodes certify members, as far as is known (`Trust.issuers`); ourselves maybe among them."""
         new = [peer for peer in known if peer not in self._issuers]
         self._rng.shuffle(new)  # else every member asks the same one first
-        self._issuers = [peer for peer in self._issuers if peer in known] + new
+        self._issuers = new + [peer for peer in self._issuers if peer in known]
         if new:
             self._hurry(now)
         return self.tick(now)
@@ -137,12 +138,12 @@ class Admission:
             return self.refused(issuer, f"its answer is no membership: {error.message}", False, now)
         if member.peer != self.member.peer or member.via_invite:
             return self.refused(issuer, "its answer is not a membership of ours", False, now)
-        if not self.member.via_invite and member.expires <= self.member.expires:
-            return self.tick(now)  # a late answer: there is a newer one
+        if now < self._due:
+            return []  # a late answer: another issuer was faster
         expired_for_s = max(0.0, now - self.member.expires)
         self.member, self._asked, self._lost = member, None, False
         self._tried.clear()
-        self._refusals.clear()
+        self._outcast = ""
         self._pause_s, self._next_at = ROUND_PAUSE_S[0], 0.0
         return [MembershipRenewed(tuple(chain), member, expired_for_s)]
 
@@ -152,12 +153,9 @@ class Admission:
             return []
         if self._asked is not None and self._asked[0] == issuer:
             self._asked = None
-        effects: list[Effect] = [MembershipRefused(issuer, reason)]
         if final:
-            self._refusals[issuer] = reason
-            if self._refusals.keys() >= set(self._issuers):
-                return effects + self._lose(reason, ASK_AN_ADMIN)
-        return effects + self.tick(now)
+            self._outcast = reason
+        return [self._unhelpful(issuer, reason), *self.tick(now)]
 
     def tick(self, now: float) -> list[Effect]:
         """Ask whoever is to be asked by now."""
@@ -172,13 +170,22 @@ class Admission:
         if self._asked is not None:
             if now < self._asked[1]:
                 return []
-            effects.append(MembershipRefused(self._asked[0], f"it did not answer within {ANSWER_S:.0f} s"))
+            effects.append(self._unhelpful(self._asked[0], f"it did not answer within {ANSWER_S:.0f} s"))
             self._asked = None
-        issuer = self._choose(now) if now >= self._next_at else None
-        if issuer is not None:
+        if now < self._next_at:
+            return effects
+        everybody = {*self._issuers, *self._connected}
+        if untried := everybody - self._tried:
+            issuer = min(untried, key=self._rank)
             self._tried.add(issuer)
             self._asked = issuer, now + ANSWER_S
-            effects.append(AskMembership(issuer, expired=now >= self.member.expires))
+            return [*effects, AskMembership(issuer, expired=now >= self.member.expires)]
+        if self._outcast:
+            return effects + self._lose(self._outcast, ASK_AN_ADMIN)
+        if everybody:  # and all were tried
+            self._tried.clear()
+            self._next_at = now + self._pause_s * self._rng.uniform(0.5, 1.0)
+            self._pause_s = min(2 * self._pause_s, ROUND_PAUSE_S[1])
         return effects
 
     def next_deadline(self) -> float | None:
@@ -209,21 +216,17 @@ class Admission:
         """When nobody can help any more. An invite's end is that of joining by it."""
         return self.member.expires + (0.0 if self.member.via_invite else RENEWABLE_S)
 
-    def _choose(self, now: float) -> PeerId | None:
-        """Whom to ask now; None: nobody, or not before `_next_at`."""
-        everybody = {*self._issuers, *self._connected}
-        untried = sorted(everybody - self._tried, key=self._rank)
-        if untried or not everybody:
-            return untried[0] if untried else None
-        self._tried.clear()
-        self._next_at = now + self._pause_s * self._rng.uniform(0.5, 1.0)
-        self._pause_s = min(2 * self._pause_s, ROUND_PAUSE_S[1])
-        return None
-
     def _rank(self, issuer: PeerId) -> tuple[bool, bool, int, PeerId]:
         """Ourselves, then those with a session, then the others."""
         place = self._issuers.index(issuer) if issuer in self._issuers else len(self._issuers)
         return issuer != self.member.peer, issuer not in self._connected, place, issuer
+
+    def _unhelpful(self, issuer: PeerId, reason: str) -> MembershipRefused:
+        """It is asked after the others from now on."""
+        if issuer in self._issuers:
+            self._issuers.remove(issuer)
+            self._issuers.append(issuer)
+        return MembershipRefused(issuer, reason)
 
     def _hurry(self, now: float) -> None:
         """There is somebody new to ask."""

@@ -15,6 +15,7 @@ import msgspec
 
 from lattica.errors import AdmissionError, PermissionDeniedError, RemoteProtocolError
 from lattica.ids import ID_BYTES, JobId
+from lattica.mesh.certificates import BACKDATED_S
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.papers import DAMAGED, Signs, read_paper, signer_of, write_paper
 from lattica.mesh.roles import Role
@@ -26,7 +27,7 @@ TOKEN_MAX_S = 86400.0
 asleep or cut off loses its job sooner."""
 LIMITS_MAX = 32  # names in a job's limits
 LIMIT_MAX_CHARS = 64
-AHEAD_MAX_S = 900.0  # how far the submitter's clock may be ahead of ours
+AHEAD_MAX_S = BACKDATED_S  # of the submitter's clock, as for certificates
 PURPOSE = "job token"
 
 

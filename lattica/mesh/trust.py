@@ -23,7 +23,7 @@ from math import inf
 import msgspec
 
 from lattica.errors import AdmissionError, RemoteProtocolError
-from lattica.mesh.certificates import CERTIFICATE_MAX_BYTES, ISSUERS_MAX, NO_END_S, Checks, Member
+from lattica.mesh.certificates import BACKDATED_S, CERTIFICATE_MAX_BYTES, ISSUERS_MAX, NO_END_S, Checks, Member
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, peer_id_of, short_peer
 from lattica.mesh.papers import DAMAGED, Paper, Signs, read_paper, signer_of, write_paper
 from lattica.mesh.roles import Role
@@ -33,7 +33,7 @@ STATEMENTS_MAX = 10_000
 """Of a mesh: 30 MB, and a second to count them anew. The latest are left out, the root's never."""
 REASON_MAX_CHARS = 200
 LABEL_MAX_CHARS = 64
-AHEAD_MAX_S = 900.0  # a statement that is further ahead of our clock waits until it is not
+AHEAD_MAX_S = BACKDATED_S  # a statement that is further ahead of our clock waits until it is not
 PURPOSE = "statement"
 
 
