@@ -1,4 +1,4 @@
-"""What `sessions` knows of each other peer: the link to it, its connections, and the events that come of them."""
+"""Connections to other peers as sessions see them, and the events that come of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Protocol
 
 from lattica.mesh import wire
 from lattica.mesh.identity import PeerId, short_peer
-from lattica.mesh.session import Session
-from lattica.mesh.wire import CONTROL, Hello
+from lattica.mesh.wire import Hello
 
 
 class Member(Protocol):
@@ -136,39 +135,3 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"<connection {self.number} of {short_peer(self.peer)}, {self.state.name.lower()}, plane {self.plane}>"
-
-
-class Link:
-    """Everything about one other peer."""
-
-    __slots__ = (
-        "addresses", "attempts", "bulk_used_at", "connections", "down_since", "failures", "member", "process",
-        "proposal", "redial_at", "rtt_s", "session", "told_unreachable", "twin_due", "waits_since",
-        "wanted_since",
-    )  # fmt: skip
-
-    def __init__(self, proposal: int) -> None:
-        self.addresses: tuple[str, ...] = ()
-        self.wanted_since: float | None = None  # somebody here wants a session
-        self.told_unreachable = False
-        self.session: Session | None = None
-        self.proposal = proposal
-        self.process: tuple[int, bytes] | None = None  # (boot, instance) of the other side
-        self.member: Member | None = None
-        self.connections: dict[int, Connection] = {}
-        self.attempts: dict[int, int] = {}  # plane -> number of the dial under way
-        self.failures = 0  # dials in a row
-        self.redial_at: dict[int, float] = {}  # plane -> when to dial it
-        self.down_since = 0.0  # since when the session has no control connection
-        self.bulk_used_at = 0.0
-        self.twin_due: float | None = None
-        self.waits_since = [0.0, 0.0]  # plane -> since when an acknowledgement is due
-        self.rtt_s: float | None = None  # of the last ping over the control plane
-
-    def of_plane(self, plane: int, *states: State) -> list[Connection]:
-        return [c for c in self.connections.values() if c.plane == plane and c.state in (states or (State.ATTACHED,))]
-
-    @property
-    def control(self) -> Connection | None:
-        """The connection that carries the control plane."""
-        return next(iter(self.of_plane(CONTROL)), None)
