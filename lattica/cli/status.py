@@ -47,7 +47,8 @@ def page(state: Mapping[str, Any], unix_s: float) -> list[str]:
     """The lines for people. Tolerates what a node of another release leaves out."""
     node = state.get("node", {})
     lines = [
-        f"node {node.get('peer_id', '')[:8] or _id(node)}  pid {node.get('pid', '?')}  up {duration_text(node.get('uptime_s', 0))}"
+        f"node {node.get('peer_id', '')[:8] or _id(node)}  pid {node.get('pid', '?')}"
+        f"  up {duration_text(node.get('uptime_s', 0))}"
         f"  lattica {node.get('version', '?')}  {node.get('data_dir', '')}".rstrip()
     ]
     if missing := protection.warning(state.get("key_protection", {})):

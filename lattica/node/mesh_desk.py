@@ -119,15 +119,17 @@ class MeshDesk:
     # -- life
 
     @classmethod
-    async def begin(cls, folder: str, wish: Wish, ended: Callable[[LatticaError], None]) -> MeshDesk:
-        """Found, join or return to a mesh, and listen. folder: the node's identity.
+    async def begin(
+        cls, folder: str, wish: Wish, ended: Callable[[LatticaError], None], make: Callable[..., Peer] = Peer
+    ) -> MeshDesk:
+        """Found, join or return to a mesh, and listen. folder: the node's identity; make: the peer, for tests.
 
         Raises ConfigError or AdmissionError as `admit` does, and ConfigError if the address cannot be listened at.
         """
         member, how = admit(folder, wish.ticket, time())
         contacts = Contacts(contacts_path(folder), member.mesh)
         contacts.add(member.peers)
-        peer, note = await _start(member, wish)
+        peer, note = await _start(member, wish, make)
         desk = cls(peer, contacts, wish, how, ended)
         if note:
             desk.notes.append(note)
@@ -383,15 +385,15 @@ class MeshDesk:
         return issuer
 
 
-async def _start(member: Credentials, wish: Wish) -> tuple[Peer, str]:
+async def _start(member: Credentials, wish: Wish, make: Callable[..., Peer]) -> tuple[Peer, str]:
     """The peer, listening, and a note for people if that is not where they may expect it."""
     if wish.listen:
-        peer = Peer(member, listen=None if wish.listen == NO_PORT else wish.listen, name=wish.name)
+        peer = make(member, listen=None if wish.listen == NO_PORT else wish.listen, name=wish.name)
         return await _started(peer), ""
     try:
-        return await _started(Peer(member, listen=f":{DEFAULT_PORT}", name=wish.name)), ""
+        return await _started(make(member, listen=f":{DEFAULT_PORT}", name=wish.name)), ""
     except ConfigError as error:
-        peer = await _started(Peer(member, listen=":0", name=wish.name))
+        peer = await _started(make(member, listen=":0", name=wish.name))
         port = peer.listening[0].rpartition(":")[2] if peer.listening else "?"
         why = error.message.rpartition(": ")[2].lower()
         return peer, f"port {DEFAULT_PORT} is not to be had ({why}): this node listens on port {port}"
