@@ -213,7 +213,7 @@ def _octets(value: bytes, size: int) -> bytes:
 
 
 class OpenSSL:
-    """`Checks` by OpenSSL and `cryptography`. A chain takes 2 ms, a signature 0.15."""
+    """`Checks` by OpenSSL and `cryptography`. A chain takes a millisecond, a signature 0.15."""
 
     def member(self, chain: Sequence[bytes], root: bytes, at: float | None) -> Member:
         return read_chain(chain, root) if at is None else verify_chain(chain, root, at)

@@ -65,7 +65,7 @@ def sign_token(
 
 
 def verify_token(token: bytes, root: bytes, trust: Trust, now: float) -> Submission:
-    """What the token allows. It takes 2 ms: keep the answer until it expires, or `trust` changes.
+    """What the token allows. It takes a millisecond: keep the answer until it expires, or `trust` changes.
 
     Raises RemoteProtocolError if it is damaged, AdmissionError if it has expired or its signer is not, or no longer, a
     member, PermissionDeniedError if the signer lacks the role `submit`.
