@@ -6,8 +6,8 @@
     chain = issuer.certify_member(key.public_key, MEMBER, now)
     FAKE_CHECKS.member(chain, root.root, now).roles
 
-A chain costs some 20 µs here, and a millisecond for real. Keys come from names, so the same world has the same keys. Nothing
-here keeps a forger out: worlds with forgers take the real checks (`certificates.CHECKS`).
+A chain costs some 20 µs here, and a millisecond for real. Keys come from names, so the same world has the same keys.
+Nothing here keeps a forger out: worlds with forgers take the real checks (`certificates.CHECKS`).
 """
 
 from __future__ import annotations
