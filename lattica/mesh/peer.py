@@ -107,6 +107,7 @@ class Peer:
         self._token: Token[Peer] | None = None
         self._temporary: TemporaryDirectory[str] | None = None
         self._first: Sequence[tuple[PeerId, Sequence[str]]] = ()  # whom to have a session with from the start
+        self._stopping = False
         self.steward = steward(self)
 
     def __repr__(self) -> str:
@@ -183,6 +184,7 @@ class Peer:
         """End every session, politely, and close every socket."""
         if not hasattr(self, "sessions"):
             return
+        self._stopping = True
         self.steward.stop()
         self._perform(self.sessions.stop(reason, self._loop.time()))
         for talk in list(self._talks.values()):
@@ -523,7 +525,7 @@ class Peer:
     # -- time
 
     def _arm_soon(self) -> None:
-        if self._arming is None:
+        if self._arming is None and not self._stopping:
             self._arming = self._loop.call_later(TIMER_SLACK_S, self._arm)
 
     def _arm(self) -> None:
@@ -553,8 +555,9 @@ class Peer:
     # -- the verbs of a transport's owner
 
     def verb(self, effects: Sequence[Effect]) -> None:
-        """Carry out what a verb of the sessions answered."""
+        """Carry out what a verb of the sessions answered; a verb without effects may have set a deadline too."""
         self._perform(effects)
+        self._arm_soon()
 
     def refused(self, address: str, reason: str) -> None:
         """A handshake here came to nothing."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -73,5 +75,11 @@ async def main(folder: str, listen: str) -> None:
         await asyncio.Event().wait()
 
 
+def die_with_parent() -> None:
+    """However the test ends, this process does not stay (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    die_with_parent()
     uvloop.run(main(*sys.argv[1:]))

@@ -166,6 +166,7 @@ class Tcp:
                         continue
                     self._tell(connection)
                     self._owner.dialed(dial.attempt, connection.number, member)
+                    connection.decoder.trust()  # behind its hello may come what we lack
                     connection.release()
                     return
         except TimeoutError:
