@@ -8,9 +8,11 @@ from pathlib import Path
 import click.testing
 import pytest
 
+from lattica.cli import daemon
 from lattica.cli.main import main
 from lattica.node import paths
 from tests.cli.fake_node import FakeNode
+from tests.cli.stage import Stage
 
 Lattica = Callable[..., click.testing.Result]
 
@@ -35,3 +37,13 @@ def node(data_dir: Path) -> Iterator[FakeNode]:
     paths.write_node_file(str(data_dir), node.file)
     yield node
     node.close()
+
+
+@pytest.fixture
+def stage(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    """What `lattica start` starts."""
+    stage = Stage(data_dir)
+    monkeypatch.setattr(daemon, "spawn", stage.spawn)
+    yield stage
+    if stage.node:
+        stage.node.close()

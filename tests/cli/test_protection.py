@@ -7,7 +7,7 @@ import pytest
 from lattica.cli import status
 from lattica.cli.protection import warning
 from tests.cli.conftest import Lattica
-from tests.cli.test_start import Stage, stage  # noqa: F401  # a fixture
+from tests.cli.stage import Stage
 
 NOTHING = {"mounts": False, "landlock": False, "reason": "mounts: no; Landlock: none"}
 
@@ -28,7 +28,7 @@ def test_status_warns_under_its_first_line() -> None:
     assert not [line for line in status.page({}, 0.0) if "warning" in line]
 
 
-def test_start_warns_in_its_last_line(lattica: Lattica, stage: Stage) -> None:  # noqa: F811
+def test_start_warns_in_its_last_line(lattica: Lattica, stage: Stage) -> None:
     spawn = stage.spawn
 
     def spawn_bare(options: list[str], data_dir: str, ticket: str) -> object:

@@ -4,73 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lattica.cli import daemon
 from lattica.cli.begin import exit_text, options_of
-from lattica.cli.daemon import Daemon, await_ready
+from lattica.cli.daemon import await_ready
 from lattica.errors import LatticaError, NodeDiedError
 from lattica.node import paths
 from tests.cli.conftest import Lattica
 from tests.cli.fake_node import FakeNode
-
-READY = b'{"pid": 1}\n'
-
-
-class Staged(Daemon):
-    """A node that is no process of ours, so nobody is killed."""
-
-    killed = False
-
-    def kill(self) -> None:
-        self.killed = True
-
-    def close(self) -> None:
-        os.close(self.ready)
-        os.close(self.pidfd)
-
-
-class Stage:
-    """What `spawn` is replaced by: the node says `words`, and is dead if it said nothing."""
-
-    def __init__(self, data_dir: Path) -> None:
-        self.data_dir = data_dir
-        self.words = READY
-        self.options: Sequence[str] = ()
-        self.ticket = ""
-        self.mesh: dict[str, Any] = {}
-        self.hangs_up_at = ""
-        self.node: FakeNode | None = None
-        self.begun: Staged | None = None
-
-    def spawn(self, options: Sequence[str], data_dir: str, ticket: str = "") -> Daemon:
-        self.options, self.ticket = options, ticket
-        ready, theirs = os.pipe()
-        os.write(theirs, self.words)
-        os.close(theirs)
-        if self.words == READY:
-            self.node = FakeNode(self.data_dir)
-            self.node.mesh = self.mesh
-            self.node.hangs_up_at = self.hangs_up_at
-            self.node.states["resources"] = {
-                "total": {"CPU": 8, "memory": 1e10, "object_store_memory": float(3 << 30), "tpu": 2}
-            }
-            paths.write_node_file(data_dir, self.node.file)
-        self.begun = Staged(None, ready, os.dup(ready))  # type: ignore[arg-type]
-        return self.begun
-
-
-@pytest.fixture
-def stage(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
-    stage = Stage(data_dir)
-    monkeypatch.setattr(daemon, "spawn", stage.spawn)
-    yield stage
-    if stage.node:
-        stage.node.close()
+from tests.cli.stage import Stage
 
 
 def test_a_node_that_serves_is_greeted_with_what_to_do_next(lattica: Lattica, stage: Stage) -> None:
