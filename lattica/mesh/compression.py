@@ -39,6 +39,8 @@ class Packer:
     def acknowledged(self, count: int, busy: bool, now: float) -> None:
         """The other side has `count` more bytes of bulk. busy: more were waiting, so the link was the limit."""
         began, total = self._window
+        if not count:
+            return  # a new connection, or news of the other plane: says nothing of the link
         if not busy or not began:
             self._window = now, 0
             return

@@ -516,7 +516,13 @@ class Peer:
             session = self.sessions.session(talk.peer)
             if session is None or talk.over is not None:
                 continue
-            for plane, frame, size in talk.conversation.flush(session.room):
+            try:
+                batch = talk.conversation.flush(session.room)
+            except Exception:  # a bug of ours: what it took out is lost, so this session is, and no other
+                log.exception("what was to be sent to %s", peer_text(talk.peer)[:8])
+                self._perform(self.sessions.disconnect(talk.peer, "an internal error on the other side", now))
+                continue
+            for plane, frame, size in batch:
                 self._perform(self.sessions.send(talk.peer, plane, frame, size, now))
         self._flushing = False
         self._transport.flush()
