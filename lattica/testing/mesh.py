@@ -174,8 +174,8 @@ class MeshPeer:
     def dialed(self, attempt: int, connection: int, peer: Any, now: float) -> Sequence[object]:
         return self._carry_out(self.sessions.dialed(attempt, connection, peer, now), now)
 
-    def dial_failed(self, attempt: int, reason: str, now: float) -> Sequence[object]:
-        return self._carry_out(self.sessions.dial_failed(attempt, reason, now), now)
+    def dial_failed(self, attempt: int, reason: str, now: float, *, final: bool = False) -> Sequence[object]:
+        return self._carry_out(self.sessions.dial_failed(attempt, reason, now, final=final), now)
 
     def accepted(self, connection: int, peer: Any, now: float) -> Sequence[object]:
         return self._carry_out(self.sessions.accepted(connection, peer, now), now)
@@ -232,8 +232,8 @@ class MeshPeer:
         match event:
             case SessionUp(peer, _):
                 talk = self.talks[peer] = _Talk(SmallConversation())
-                for waiting in self.waiting.pop(peer, ()):
-                    self._begin(talk, *waiting, now)
+                for tag, size, timeout_s, flags in self.waiting.pop(peer, ()):
+                    self._begin(talk, tag, size, timeout_s, flags, now)
             case SessionDown(peer, reason):
                 for tag in self.talks.pop(peer).mine.values():
                     self.history.answered(tag, f"lost: {reason}")
