@@ -139,7 +139,8 @@ def of_membership(state: Mapping[str, Any], unix_s: float) -> Iterator[Finding]:
     """Certificates, roles, and the root key's file."""
     peer, mesh = str(state.get("peer_id", "?"))[:SHORT], str(state.get("mesh", "?"))[:SHORT]
     what = f"peer {peer} of mesh {mesh}, with the roles {state.get('roles', '?')}"
-    left = state.get("expires", unix_s) - unix_s
+    expires = state.get("expires", unix_s + RENEWABLE_S)
+    left = expires - unix_s
     lost = [text for text in state.get("warnings", ()) if "no member" in text]
     if lost:
         yield from (Finding(BAD, text, "ask an admin of the mesh") for text in lost)
@@ -164,7 +165,7 @@ def of_membership(state: Mapping[str, Any], unix_s: float) -> Iterator[Finding]:
             "see that an issuer is reachable (`lattica issuer` lists them)",
         )
     else:
-        yield Finding(OK, f"{what}, until {moment_text(state['expires'])}")
+        yield Finding(OK, f"{what}, until {moment_text(expires)}")
     if recovery := state.get("recovery_file"):
         yield Finding(
             WARN,

@@ -249,6 +249,7 @@ def _compose(
         paths=import_paths,
         data_dir="" if embedded else options.data_dir,
         hidden=hidden,
+        labels=options.labels,
         gpus=gpus.detect() or (gpus.believed() if options.num_gpus else ()),
         memory_threshold=float(os.environ.get(THRESHOLD_VARIABLE, THRESHOLD)),
     )
