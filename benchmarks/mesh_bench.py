@@ -115,8 +115,8 @@ async def load(ticket: Ticket) -> list[Measure]:
                 if sum(took) > 10:
                     break  # over a slow link
             took.sort()
-            found.append(Measure(CALL_P50, statistics.median(took) * 1e3, "ms"))
-            found.append(Measure(CALL_P99, took[int(len(took) * 0.99)] * 1e3, "ms"))
+            found.append(Measure(CALL_P50, statistics.median(took) * 1e6, "us"))
+            found.append(Measure(CALL_P99, took[int(len(took) * 0.99)] * 1e6, "us"))
             for in_flight in IN_FLIGHT:
                 value = await rate(lambda: peer.call(other, "bench.echo", small), in_flight)
                 found.append(Measure(small_calls(in_flight), value, "1/s"))
