@@ -109,6 +109,7 @@ class EpollLoop:
         self._signals: dict[int, tuple[Callback, tuple[Any, ...]]] = {}
         self._stopping = False
         self._wake, self._waker = os.pipe()
+        self._closing = threading.Lock()  # nobody writes to a descriptor that has become another's
         os.set_blocking(self._wake, False)
         os.set_blocking(self._waker, False)
         self.add_reader(self._wake, self._woken)
@@ -124,8 +125,10 @@ class EpollLoop:
 
     def call_soon_threadsafe(self, callback: Callback, *args: Any) -> None:
         self._ready.append((callback, args))  # atomic
-        with contextlib.suppress(BlockingIOError):  # full: it will wake up anyway
-            os.write(self._waker, b"\0")
+        with self._closing:  # the loop may take this at once, and be closed before we wake it
+            if self._waker >= 0:
+                with contextlib.suppress(BlockingIOError):  # full: it will wake up anyway
+                    os.write(self._waker, b"\0")
 
     def call_later(self, delay: float, callback: Callback, *args: Any) -> _Timer:
         return self.call_at(monotonic() + delay, callback, *args)
@@ -173,7 +176,9 @@ class EpollLoop:
         """Close the loop's own descriptors."""
         self._epoll.close()
         os.close(self._wake)
-        os.close(self._waker)
+        with self._closing:
+            os.close(self._waker)
+            self._waker = -1
 
     def _turn(self) -> None:
         timers = self._timers

@@ -194,6 +194,13 @@ def test_work_in_a_thread_is_told_on_the_loop_with_what_it_raised(loop: Any) -> 
     assert errors == ["NoneType", "ValueError"] and {thread for _, thread in told} == {threading.get_ident()}
 
 
+def test_work_that_ends_after_its_loop_was_closed_writes_to_no_descriptor() -> None:
+    """The loop takes the result and ends before the thread has woken it; the descriptor may be another's by then."""
+    loop = EpollLoop()
+    loop.close()
+    loop.call_soon_threadsafe(int)
+
+
 def test_a_signal_wakes_the_loop_and_calls_its_handler(loop: Any) -> None:
     before = signal.getsignal(signal.SIGUSR1)
     loop.add_signal_handler(signal.SIGUSR1, loop.stop)
