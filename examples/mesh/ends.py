@@ -90,7 +90,10 @@ async def both(use: Use) -> None:
 @contextlib.asynccontextmanager
 async def another(*options: str) -> AsyncIterator[tuple[Process, str]]:
     """This script in another process, and the first line that it prints. It ends with the block."""
-    process = await asyncio.create_subprocess_exec(sys.executable, sys.argv[0], *options, stdin=DEVNULL, stdout=PIPE)
+    one_thread = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # several ends share the cores of one machine
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, sys.argv[0], *options, stdin=DEVNULL, stdout=PIPE, env=os.environ | one_thread
+    )
     assert process.stdout is not None
     try:
         async with asyncio.timeout(READY_S):
