@@ -128,6 +128,9 @@ def test_three_machines_of_which_one_is_revoked(machine: Callable[[str], Machine
     two.start("start", env={"LATTICA_TICKET": ticket})
     three.start("join", "-", said=ticket)
     see((one, ["three", "two"]), (two, ["one"]), (three, ["one"]))
+    for node in (two, three):
+        shown = Path(f"/proc/{node.pid}/cmdline").read_text() + node.log() + node.ok("status", "--json")
+        assert "lat1" not in shown
     assert eventually(lambda: not two.whoami()["via_invite"] and not three.whoami()["via_invite"])
     denied = three.run("revoke", two.whoami()["peer_id"])
     assert denied.returncode == 1 and "admin" in denied.stderr

@@ -21,6 +21,9 @@ def loop(request: pytest.FixtureRequest) -> Iterator[Any]:
     """The loop of embedded nodes, and that of nodes with a mesh: to the node they are alike."""
     loop: Any = EpollLoop() if request.param == "epoll" else uvloop.new_event_loop()
     yield loop
+    for thread in threading.enumerate():
+        if thread.name == "lattica-work":
+            thread.join()  # it wakes the loop up with its last breath
     loop.close()
 
 
