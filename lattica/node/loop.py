@@ -175,9 +175,9 @@ class EpollLoop:
     def close(self) -> None:
         """Close the loop's own descriptors."""
         self._epoll.close()
-        os.close(self._wake)
         with self._closing:
             os.close(self._waker)
+            os.close(self._wake)
             self._waker = -1
 
     def _turn(self) -> None:
