@@ -135,7 +135,8 @@ class Credentials:
 def found(folder: str, unix_s: float, recovery_file: str | None = None) -> Credentials:
     """A new mesh with this node as its first member, admin and issuer; its root key goes into the recovery file.
 
-    recovery_file: by default beside `folder`. Raises ConfigError if it exists, or if this node has a mesh already.
+    recovery_file: by default in `folder`, which workers cannot see. Raises ConfigError if it exists, or if this node has
+    a mesh already.
     """
     if _read_membership(folder) is not None:
         raise ConfigError("this node is in a mesh already", do_next="`lattica leave` it first")
@@ -237,8 +238,7 @@ _OTHER_COPY = "look for another copy of it: nothing else can make it again"
 
 def recovery_path(folder: str, mesh: bytes) -> str:
     """Where the root key of a mesh founded by this node goes unless the user says otherwise."""
-    data_dir = os.path.dirname(os.path.abspath(folder))
-    return os.path.join(data_dir, f"lattica-recovery-{short_peer(PeerId(mesh))}.key")
+    return os.path.join(os.path.abspath(folder), f"lattica-recovery-{short_peer(PeerId(mesh))}.key")
 
 
 def load_recovery(path: str) -> Authority:

@@ -26,6 +26,7 @@ from lattica._version import __version__
 from lattica.errors import ConfigError, PeerUnreachableError, RemoteProtocolError
 from lattica.mesh import credentials, values
 from lattica.mesh.addresses import own_addresses, split_host
+from lattica.mesh.authority import INVITE_S
 from lattica.mesh.calls import Stream, Talk
 from lattica.mesh.compression import Packer
 from lattica.mesh.credentials import Credentials
@@ -42,7 +43,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.roles import roles_text
+from lattica.mesh.roles import MEMBER, Role, roles_text
 from lattica.mesh.rpc import STREAMS_IN, STREAMS_OUT, Conversation
 from lattica.mesh.services import Method, caller, methods_of
 from lattica.mesh.sessions import Effect, Sessions
@@ -294,6 +295,10 @@ class Peer:
         await talk.room()
         id = talk.begin(method, encoded, self._left(deadline), STREAMS_IN * sends | STREAMS_OUT * receives)
         return Stream(talk, id)
+
+    def ticket(self, roles: Role = MEMBER, *, ttl_s: float = INVITE_S, label: str = "") -> str:
+        """A ticket with which others join, for `ttl_s` seconds: a secret. Raises ConfigError if it is no issuer."""
+        return self.steward.ticket(roles, ttl_s, label)
 
     def peers(self) -> list[dict[str, Any]]:
         """All with whom a session is up, as plain data for `lattica peers`."""

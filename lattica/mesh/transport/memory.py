@@ -8,7 +8,9 @@ network.sever()          # every connection breaks, and both ends hear of it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 
 from lattica.errors import ConfigError, RemoteProtocolError
@@ -26,6 +28,7 @@ class MemoryNetwork:
         self.listeners: dict[str, MemoryTransport] = {}
         self._transports: list[MemoryTransport] = []
         self._ports = count(1)
+        self._under_way: deque[Callable[[], object]] = deque()
 
     def transport(self, owner: Owner, member: Member) -> MemoryTransport:
         """A transport whose other ends will see `member`."""
@@ -37,6 +40,17 @@ class MemoryNetwork:
         """The address that listening at `wanted` takes: port 0 becomes one that is free."""
         host, _, port = wanted.rpartition(":")
         return f"{host or 'memory'}:{next(self._ports) if port == '0' else port}"
+
+    def later(self, loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+        """Call it when what is sent now arrives, after what was sent before: equal times have no order in a heap."""
+        self._under_way.append(call)
+        if self.delay_s:
+            loop.call_later(self.delay_s, self._arrive)
+        else:
+            loop.call_soon(self._arrive)
+
+    def _arrive(self) -> None:
+        self._under_way.popleft()()
 
     def sever(self) -> int:
         """Break all connections, as a router that restarts does; how many."""
@@ -155,8 +169,5 @@ class MemoryTransport:
             end.unsent.clear()
             self._later(end.other.transport.arrived, end.other, data)
 
-    def _later(self, call: object, *args: object) -> None:
-        if self._network.delay_s:
-            self._loop.call_later(self._network.delay_s, call, *args)  # type: ignore[arg-type]
-        else:
-            self._loop.call_soon(call, *args)  # type: ignore[arg-type]
+    def _later(self, call: Callable[..., object], *args: object) -> None:
+        self._network.later(self._loop, partial(call, *args))

@@ -8,11 +8,13 @@ OpenSSL and read.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
+from typing import Any
 
 from lattica.errors import ConfigError, LatticaError
 from lattica.mesh import tls
@@ -63,25 +65,22 @@ class Tcp:
     async def listen(self, address: str) -> Sequence[str]:
         host, port = split_host(address)
         bound: list[str] = []
+        missed: OSError | None = None
         for family, where in await resolve(self._loop, host, port, passive=True):
-            sock = socket.socket(family, socket.SOCK_STREAM)
             try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                sock.bind(where)
-                sock.listen(BACKLOG)
+                sock = _listener(family, (where[0], port, *where[2:]))
             except OSError as error:
-                sock.close()
-                raise ConfigError(
-                    f"cannot listen on {host_text(host, port)}: {error.strerror}",
-                    do_next="choose another address with --listen HOST:PORT, or port 0 for any that is free",
-                ) from error
-            sock.setblocking(False)
+                missed = error  # IPv6 may be switched off on this machine; then IPv4 is enough
+                continue
             self._listeners.append(sock)
             port = sock.getsockname()[1]  # the same one for the other family
             bound.append(host_text(*sock.getsockname()[:2]))
             self._loop.add_reader(sock.fileno(), self._acceptable, sock)
+        if missed is not None and (not bound or missed.errno == errno.EADDRINUSE):
+            raise ConfigError(
+                f"cannot listen on {host_text(host, port)}: {missed.strerror}",
+                do_next="choose another address with --listen HOST:PORT, or port 0 for any that is free",
+            ) from missed
         return bound
 
     def dial(self, dial: Dial) -> None:
@@ -280,3 +279,19 @@ class Tcp:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a handshake failed in an unforeseen way", exc_info=task.exception())
+
+
+def _listener(family: int, where: tuple[Any, ...]) -> socket.socket:
+    """A socket that listens there. Raises OSError."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(where)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError:
+        sock.close()
+        raise
+    return sock
