@@ -14,6 +14,7 @@ Source: RFC 5280 (§4.2.1.9 path lengths, §4.1.2.5 no well-defined end), RFC 84
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -272,4 +273,9 @@ def _verify(chain: Sequence[bytes], root: bytes, at: float) -> None:
 def _load(der: bytes) -> Certificate:
     from cryptography import x509
 
-    return x509.load_der_x509_certificate(der)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what cryptography only warns of (a serial number below 1) is none of ours
+        try:
+            return x509.load_der_x509_certificate(der)
+        except Warning as warning:
+            raise ValueError(str(warning)) from warning

@@ -135,8 +135,9 @@ class Credentials:
 def found(folder: str, unix_s: float, recovery_file: str | None = None) -> Credentials:
     """A new mesh with this node as its first member, admin and issuer; its root key goes into the recovery file.
 
-    recovery_file: by default in `folder`, which workers cannot see. Raises ConfigError if it exists, or if this node has
-    a mesh already.
+    recovery_file: by default in `folder`, which workers cannot see.
+
+    Raises ConfigError if it exists, or if this node has a mesh already.
     """
     if _read_membership(folder) is not None:
         raise ConfigError("this node is in a mesh already", do_next="`lattica leave` it first")
