@@ -177,7 +177,7 @@ def read_certificate(der: bytes) -> Facts:
     _require(len(der) <= CERTIFICATE_MAX_BYTES, f"a certificate is longer than {CERTIFICATE_MAX_BYTES} bytes")
     path_length, roles, invite = NO_CA, b"", b""
     try:
-        found = x509.load_der_x509_certificate(der)
+        found = _load(der)
         subject, issuer = (
             [str(name.value) for name in whole.get_attributes_for_oid(NameOID.COMMON_NAME)]
             for whole in (found.subject, found.issuer)
