@@ -136,6 +136,7 @@ class Talk:
         self.futures: dict[int, asyncio.Future[Buffer]] = {}
         self.inboxes: dict[tuple[int, int], Inbox] = {}
         self.over: str | None = None  # why the session is over
+        self.doubts: set[asyncio.Future[None]] = set()  # of calls that could be made elsewhere
         self.packer: Packer | None = None
         self.bulk_acked = 0  # bytes, as the packer knows
         self._methods, self._dirty, self._context = methods, dirty, context
@@ -233,6 +234,12 @@ class Talk:
                     task.cancel(reason)
             case rpc.Writable(id):
                 self._wake(id)
+
+    def falter(self) -> None:
+        """There is no connection, and none can be made: calls that may go elsewhere do."""
+        for doubt in self.doubts:
+            if not doubt.done():
+                doubt.set_result(None)
 
     def end(self, reason: str) -> None:
         """The session is over: whoever waits is told, whatever runs for the other side is cancelled."""

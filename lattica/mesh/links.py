@@ -73,6 +73,13 @@ class Unreachable:
 
 
 @dataclass(frozen=True, slots=True)
+class Faltering:
+    """The session has no connection, and dialing again failed: what may be asked elsewhere had better be."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
 class ClockSample:
     """The peer's wall clock minus ours, by its hello; older by the time that the hello was under way."""
 
@@ -95,7 +102,9 @@ class WeAreTwin:
     reason: str
 
 
-Event = SessionUp | SessionDown | Attached | Delivered | Room | Unreachable | ClockSample | TwinSeen | WeAreTwin
+Event = (
+    SessionUp | SessionDown | Attached | Delivered | Room | Unreachable | Faltering | ClockSample | TwinSeen | WeAreTwin
+)
 
 
 class State(Enum):

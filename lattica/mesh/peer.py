@@ -36,6 +36,7 @@ from lattica.mesh.links import (
     Attached,
     ClockSample,
     Delivered,
+    Faltering,
     Room,
     SessionDown,
     SessionUp,
@@ -264,8 +265,10 @@ class Peer:
                 id = talk.begin(method, encoded, self._left(deadline), 0)
                 future = talk.futures[id]
                 try:
+                    if idempotent and position + 1 < len(targets):
+                        await self._doubting(talk, future, peer)
                     return values.decode(await future)
-                except asyncio.CancelledError:
+                except (asyncio.CancelledError, PeerUnreachableError):
                     talk.cancel(id)
                     raise
             except PeerUnreachableError as error:
@@ -386,6 +389,19 @@ class Peer:
         async with asyncio.timeout_at(deadline):
             return await waiter
 
+    async def _doubting(self, talk: Talk, future: asyncio.Future[Any], peer: PeerId) -> None:
+        """Wait for the answer, unless the session falters: then raise, for somebody else may answer."""
+        doubt: asyncio.Future[None] = self._loop.create_future()
+        talk.doubts.add(doubt)
+        try:
+            await asyncio.wait((future, doubt), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            talk.doubts.discard(doubt)
+        if not future.done():
+            raise PeerUnreachableError(
+                f"peer {peer_text(peer)[:8]} does not answer any more", peer=peer_text(peer), may_have_run=True
+            )
+
     async def _targets(self, target: Target, method: str) -> list[PeerId]:
         if target is None:
             if self.resolver is None:
@@ -447,6 +463,9 @@ class Peer:
                     self._dirty.pop(talk, None)
             case Unreachable(peer, reason, final):
                 self._unreachable(peer, reason, final)
+            case Faltering(peer):
+                if peer in self._talks:
+                    self._talks[peer].falter()
             case ClockSample(peer, offset_s):
                 self.steward.clock_sample(peer, offset_s)
             case TwinSeen(_, reason):

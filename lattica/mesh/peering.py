@@ -26,6 +26,7 @@ from lattica.mesh.links import (
     Connection,
     Delivered,
     Event,
+    Faltering,
     Member,
     Room,
     SessionDown,
@@ -338,7 +339,7 @@ class Peering:
         pause_s = min(first * 2 ** min(self.failures, 16), longest)
         self.failures += 1
         self.redial_at[plane] = now + pause_s * self.us.rng.uniform(0.5, 1.5)
-        return []
+        return [Faltering(self.peer)] if self.session is not None and self.control is None else []
 
     def refused(self, reason: str, now: float) -> list[Effect]:
         """They do not talk to us, or we not to them: dialing again changes nothing."""

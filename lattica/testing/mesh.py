@@ -21,7 +21,17 @@ from lattica.errors import RemoteProtocolError
 from lattica.mesh import rpc
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId
-from lattica.mesh.links import Attached, Delivered, Room, SessionDown, SessionUp, TwinSeen, Unreachable, WeAreTwin
+from lattica.mesh.links import (
+    Attached,
+    Delivered,
+    Faltering,
+    Room,
+    SessionDown,
+    SessionUp,
+    TwinSeen,
+    Unreachable,
+    WeAreTwin,
+)
 from lattica.mesh.rpc import FROM_CALLEE, FROM_CALLER, STREAMS_IN, STREAMS_OUT
 from lattica.mesh.sessions import Sessions
 from lattica.mesh.wire import Hello
@@ -258,7 +268,7 @@ class MeshPeer:
                 return [event, *self._carry_out(self.sessions.stop("a twin stops", now), now)]
             case TwinSeen():
                 return [event]
-            case Attached() | Room():
+            case Attached() | Room() | Faltering():
                 pass
         return []
 

@@ -326,3 +326,19 @@ async def test_more_calls_than_may_be_open_wait_their_turn(network: Networks, mo
     one, two = await network().pair(shop)
     assert await asyncio.gather(*[one.call(two.id, "shop.slow", 0.1) for _ in range(100)]) == ["done"] * 100
     await one.stop(), await two.stop()
+
+
+@virtual
+async def test_an_idempotent_call_to_a_peer_that_was_killed_goes_elsewhere_within_seconds(network: Networks) -> None:
+    net, last = network(), Shop()
+    one, two = await net.pair(Shop())
+    three = await net.peer(last)
+    one.know(three.id, three.listening)
+    call = asyncio.ensure_future(one.call([two.id, three.id], "shop.slow", 1.0, idempotent=True))
+    await settle(0.1)
+    began = asyncio.get_running_loop().time()
+    assert isinstance(two._transport, MemoryTransport)
+    two._transport.vanish()
+    assert await call == "done" and last.ran == [1.0]
+    assert asyncio.get_running_loop().time() - began < 3
+    await one.stop(), await three.stop()
