@@ -333,7 +333,7 @@ def test_a_bent_certificate_proves_no_other_member(data: st.DataObject) -> None:
     mesh = the_mesh()
     chain = mesh.far_invite.certify_member(KEY, MEMBER, NOW)
     which = data.draw(st.integers(0, len(chain) - 1))
-    place = data.draw(st.integers(0, len(chain[which]) - 1))
+    place = data.draw(st.integers(0, 1 << 16)) % len(chain[which])  # serial numbers vary in length
     bent = bytearray(chain[which])
     bent[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(AdmissionError):
