@@ -419,7 +419,7 @@ class Peering:
             return [*effects, *self._close(connection, wire.OVER, "that session is over here", now)]
         if connection.plane == BULK and (not current or agreed != current):
             return [*effects, *self._close(connection, wire.STALE, "bulk of a session that is not", now)]
-        if agreed != current and connection.dialed and mine.session != current:
+        if current and agreed != current and connection.dialed and mine.session != current:
             return [*effects, *self._close(connection, wire.STALE, "another session began meanwhile", now)]
         fresh = agreed != current
         if fresh:

@@ -15,7 +15,7 @@ from lattica.testing.world import World
 
 SEEDS = range(1, 51)  # a race of one in twenty turns up in 92 of 100 such runs
 SEEDS_OF = {"sessions": range(1, 101), "membership": range(1, 11)}  # where more is at stake; of years, fewer
-FAILED_ONCE: dict[str, tuple[int, ...]] = {}  # seeds that ever found a bug, kept
+FAILED_ONCE: dict[str, tuple[int, ...]] = {"sessions": (1023,)}  # seeds that ever found a bug, kept
 
 
 @pytest.mark.parametrize("name", world_names())
