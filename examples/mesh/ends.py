@@ -72,7 +72,7 @@ async def serve(listen: str, service: object, roles: mesh.Role) -> None:
     """Found a mesh, serve, and let others join."""
     async with mesh.Peer.found(listen=listen) as peer:
         peer.serve(service)
-        await until_told(peer.steward.ticket(roles, TICKET_S))
+        await until_told(peer.ticket(roles, ttl_s=TICKET_S))
 
 
 async def there(use: Use, ticket: str) -> None:

@@ -3,7 +3,7 @@
     python examples/mesh/sharded_inference.py
 
 Two machines have the head of the model, one its tail. Requests go to a head, which calls the tail itself. In the middle
-of them a head is ended: calls of idempotent methods that it had not answered are made again at the other one. On
+of them a head is killed: calls that it had not answered are made again at the other one, since they are idempotent. On
 several machines: see README.md.
 """
 
@@ -60,7 +60,8 @@ class Directory:
     @mesh.method(idempotent=True)
     def who(self, shard: str) -> list[tuple[bytes, list[str]]]:
         """Providers that are there, a different one first each time."""
-        here = {self._peer.id, *(mesh.parse_peer(each["peer_id"]) for each in self._peer.peers())}
+        alive = [mesh.parse_peer(each["peer_id"]) for each in self._peer.peers() if each["state"] == "alive"]
+        here = {self._peer.id, *alive}
         found = [each for each in self._shards.get(shard, ()) if each[0] in here]
         first = next(self._turn) % max(len(found), 1)
         return found[first:] + found[:first]
@@ -83,7 +84,7 @@ async def tail(listen: str) -> None:
     async with mesh.Peer.found(listen=listen) as peer:
         peer.serve(Tail())
         peer.serve(Directory(peer))
-        await until_told(peer.steward.ticket(mesh.Role.SUBMIT | mesh.Role.EXECUTE, TICKET_S))
+        await until_told(peer.ticket(mesh.Role.SUBMIT | mesh.Role.EXECUTE, ttl_s=TICKET_S))
 
 
 async def head(listen: str, ticket: str) -> None:
@@ -125,12 +126,12 @@ async def all_here() -> None:
         os.environ[VARIABLE] = ticket
         heads = [await ends.enter_async_context(another("--shard", "head", "--listen", HERE)) for _ in range(2)]
 
-        def end_one() -> None:
+        def kill_one() -> None:
             process, pid = heads[0]
-            print(f"the head of process {pid} is ended")
-            process.terminate()
+            print(f"the head of process {pid} is killed")
+            process.kill()
 
-        await infer(ticket, end_one)
+        await infer(ticket, kill_one)
 
 
 def main(options: Namespace) -> int:

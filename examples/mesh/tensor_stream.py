@@ -3,7 +3,7 @@
     python examples/mesh/tensor_stream.py
 
 An async generator is a stream. Its writer stands still at a `yield` while the reader is behind, so neither side ever
-holds more than a window of tensors, 16 MiB at the most. On two machines: see README.md.
+holds more than a window of tensors, 16 MiB at the most, and one. On two machines: see README.md.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def test_requests_in_flight_at_a_lost_shard_are_answered_by_the_other_one():
     ended, summary = done.stdout.splitlines()
     counts = {pid: int(count) for count, pid in re.findall(r"(\d+) by the head of process (\d+)", summary)}
     assert summary.startswith("400 of 400 requests answered, all as by the whole model") and sum(counts.values()) == 400
-    (lost,) = re.findall(r"process (\d+) is ended", ended)
+    (lost,) = re.findall(r"process (\d+) is killed", ended)
     assert 50 < counts.pop(lost) < 200 and all(count > 200 for count in counts.values())
 
 
