@@ -2,22 +2,23 @@
 
     u64 body | u8 flags | u32 size | bytes        one chunk; `size` is of the original, if the bytes are compressed
 
-Chunks of different bodies take turns. Bulk may be quicker than control: chunks of a body may come before the message
-that announces it. A body whose call is over is abandoned: whoever knows half of it is told to forget it.
+Chunks of different bodies take turns. A body goes out after the message that announces it; but bulk may be quicker than
+control, so its chunks may come first. A body whose call is over is abandoned: who has half of it is told to forget it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.compression import Packer, unpack
-from lattica.mesh.messages import BODY_MAX_BYTES, INLINE_MAX_BYTES, Call, Item, Large, Result
+from lattica.mesh.messages import BODY_MAX_BYTES, INLINE_MAX_BYTES, Body, Call, Item, Large, Packed, Result
 from lattica.mesh.wire import BULK, Buffer, Frame
 
 CHUNK_BYTES = 256 << 10
 """Of bulk. Shorter ones cost more per byte, longer ones make others wait: 25 ms at 10 MB/s."""
+CHUNK_LEAST_BYTES = 4 << 10  # of a chunk that is not the last of its body: each is kept as an object of its own
 _HEAD = 13
 _PACKED, _ABANDONED = 1, 2
 
@@ -27,10 +28,11 @@ Announcing = Unary | Item
 
 
 class _Outgoing:
-    __slots__ = ("body", "call", "parts", "side")
+    __slots__ = ("body", "call", "parts", "side", "size")
 
-    def __init__(self, body: int, call: int, side: int, parts: Sequence[Buffer]) -> None:
-        self.body, self.call, self.side = body, call, side
+    def __init__(self, body: int, call: int, side: int, parts: Sequence[Buffer], size: int) -> None:
+        """size: bytes that are not sent yet."""
+        self.body, self.call, self.side, self.size = body, call, side, size
         self.parts = deque(memoryview(part).cast("B") for part in parts if len(part))
 
     def take(self, count: int) -> list[memoryview]:
@@ -50,17 +52,19 @@ class _Outgoing:
 class Outgoing:
     """The bodies that one side of a conversation sends."""
 
-    __slots__ = ("_abandoned", "_going", "_last", "_packer")
+    __slots__ = ("_abandoned", "_going", "_held", "_last", "_packer", "bytes")
 
     def __init__(self, packer: Packer | None) -> None:
         """packer: decides which chunks are compressed; None: none."""
         self._packer = packer
         self._last = 0
+        self._held: deque[_Outgoing] = deque()  # their messages wait in the outbox, in the same order
         self._going: deque[_Outgoing] = deque()
         self._abandoned: list[int] = []
+        self.bytes = 0  # not sent yet
 
     def __len__(self) -> int:
-        return len(self._going)
+        return len(self._going) + len(self._held)
 
     @property
     def dirty(self) -> bool:
@@ -68,16 +72,26 @@ class Outgoing:
         return bool(self._going or self._abandoned)
 
     def add(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> Large:
-        """Send this body; what its message says of it."""
+        """Send this body as soon as its message is sent; what that says of it."""
         self._last += 1
-        self._going.append(_Outgoing(self._last, call, side, parts))
+        self._held.append(_Outgoing(self._last, call, side, parts, size))
+        self.bytes += size
         return Large(self._last, size)
 
+    def announced(self, last: int) -> None:
+        """The messages of all bodies up to this one were sent."""
+        while self._held and self._held[0].body <= last:
+            self._going.append(self._held.popleft())
+
     def drop(self, call: int, side: int) -> None:
-        """Send no more of the bodies of this call."""
-        for outgoing in [body for body in self._going if body.call == call and body.side == side]:
-            self._going.remove(outgoing)
-            self._abandoned.append(outgoing.body)
+        """Send no more of the bodies of this call, and tell of those that were announced. The messages of the others
+        must not be sent either."""
+        for bodies in (self._held, self._going):
+            for outgoing in [body for body in bodies if body.call == call and body.side == side]:
+                bodies.remove(outgoing)
+                self.bytes -= outgoing.size
+                if bodies is self._going:
+                    self._abandoned.append(outgoing.body)
 
     def flush(self, room: int) -> list[tuple[int, Frame, int]]:
         """What to send now: (plane, buffers, size), at most about `room` bytes."""
@@ -91,6 +105,8 @@ class Outgoing:
             if outgoing.parts:
                 self._going.append(outgoing)  # the others take their turns
             size, flags, payload = sum(map(len, taken)), 0, list[Buffer](taken)
+            outgoing.size -= size
+            self.bytes -= size
             if self._packer is not None and (packed := self._packer.pack(taken, size)) is not None:
                 flags, payload = _PACKED, [packed]
             length = _HEAD + sum(map(len, payload))
@@ -104,13 +120,14 @@ def _head(body: int, flags: int, size: int) -> bytes:
 
 
 class _Incoming:
-    __slots__ = ("arrived", "chunks", "message", "size")
+    __slots__ = ("arrived", "chunks", "complete", "message", "size")
 
     def __init__(self) -> None:
         self.message: Announcing | None = None
         self.size = -1
         self.arrived = 0
         self.chunks: list[Buffer] = []
+        self.complete = False  # a short chunk came: it was the last
 
     def joined(self) -> Buffer:
         return self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
@@ -119,15 +136,16 @@ class _Incoming:
 class Incoming:
     """The bodies that one side of a conversation receives."""
 
-    __slots__ = ("_bodies", "_bodies_max", "_given_up", "_held", "_held_max", "returned")
+    __slots__ = ("_bodies", "_bodies_max", "_given_up", "_held", "_held_max", "_taken")
 
-    def __init__(self, held_max: int, bodies_max: int) -> None:
-        """held_max: bytes of unfinished bodies, more than their sender has credit for; bodies_max: how many."""
-        self._held_max, self._bodies_max = held_max, bodies_max
+    def __init__(self, held_max: int, taken: Callable[[Announcing, int], None]) -> None:
+        """held_max: bytes of unfinished bodies, more than their sender has credit for. taken: is told of bodies that
+        will not come, and of their size."""
+        self._held_max, self._taken = held_max, taken
+        self._bodies_max = held_max // INLINE_MAX_BYTES  # each is longer
         self._bodies: dict[int, _Incoming] = {}
         self._given_up: set[int] = set()  # bodies of theirs whose announcement has not come
         self._held = 0
-        self.returned = 0  # bytes of abandoned bodies of calls, whose credit is the sender's again
 
     def __len__(self) -> int:
         return len(self._bodies)
@@ -138,7 +156,7 @@ class Incoming:
             raise RemoteProtocolError(f"a body of {large.size} bytes was announced; {BODY_MAX_BYTES} are allowed")
         if large.body in self._given_up:
             self._given_up.discard(large.body)
-            self._return(message, large.size)
+            self._taken(message, large.size)
             return None
         incoming = self._bodies.get(large.body)
         if incoming is None:
@@ -146,6 +164,7 @@ class Incoming:
         if incoming.message is not None:
             raise RemoteProtocolError(f"body {large.body} was announced twice")
         incoming.message, incoming.size = message, large.size
+        self._check()
         return self._whole(large.body, incoming)
 
     def receive(self, frame: memoryview) -> tuple[Announcing, Buffer] | None:
@@ -154,7 +173,9 @@ class Incoming:
             raise RemoteProtocolError(f"a chunk of {len(frame)} bytes")
         body, flags = int.from_bytes(frame[:8], "little"), frame[8]
         size, payload = int.from_bytes(frame[9:_HEAD], "little"), frame[_HEAD:]
-        if flags & _ABANDONED:
+        if flags > _ABANDONED:
+            raise RemoteProtocolError(f"a chunk with flags {flags}")
+        if flags == _ABANDONED:
             self._abandon(body, self._bodies.pop(body, None))
             return None
         if flags & _PACKED:
@@ -166,12 +187,18 @@ class Incoming:
         incoming = self._bodies.get(body)
         if incoming is None:
             incoming = self._bodies[body] = _Incoming()
+        if incoming.complete:
+            raise RemoteProtocolError(f"body {body} goes on after a chunk of less than {CHUNK_LEAST_BYTES} bytes")
+        incoming.complete = size < CHUNK_LEAST_BYTES
         incoming.chunks.append(payload)
         incoming.arrived += size
         self._held += size
+        self._check()
+        return self._whole(body, incoming)
+
+    def _check(self) -> None:
         if self._held > self._held_max or len(self._bodies) > self._bodies_max:
             raise RemoteProtocolError("more bulk than it has credit for")
-        return self._whole(body, incoming)
 
     def validate(self) -> None:
         assert self._held == sum(body.arrived for body in self._bodies.values()), "bytes of bodies do not add up"
@@ -194,8 +221,25 @@ class Incoming:
             if len(self._given_up) > self._bodies_max:
                 raise RemoteProtocolError("it gave up more bodies than it announced")
         else:
-            self._return(incoming.message, incoming.size)
+            self._taken(incoming.message, incoming.size)
 
-    def _return(self, message: Announcing, size: int) -> None:
-        if type(message) is not Item:
-            self.returned += size
+
+def size_of(body: Body) -> int:
+    """Bytes of the original. Raises RemoteProtocolError for a size that cannot be."""
+    if isinstance(body, bytes):
+        return len(body)
+    if not 0 <= body.size <= BODY_MAX_BYTES:
+        raise RemoteProtocolError(f"a body of {body.size} bytes was announced; {BODY_MAX_BYTES} are allowed")
+    return body.size
+
+
+def inline(body: Body) -> Buffer:
+    """The bytes of a body that is in its message. Raises RemoteProtocolError."""
+    if type(body) is Packed:
+        if not 0 <= body.size <= INLINE_MAX_BYTES:
+            raise RemoteProtocolError(f"an inline body unpacks to {body.size} bytes")
+        return unpack(body.data, body.size)
+    assert isinstance(body, bytes)
+    if len(body) > INLINE_MAX_BYTES:
+        raise RemoteProtocolError(f"an inline body of {len(body)} bytes")
+    return body

@@ -181,7 +181,7 @@ class Talk:
     async def send_item(self, id: int, side: int, item: Any) -> None:
         """Send an item of a stream as soon as there is credit."""
         parts, size = values.encode(item)
-        while self.over is None and not self.conversation.may_send(id, side):
+        while self.over is None and not self.conversation.may_send(id, side, size):
             await self._until_writable(id)
         if self.over is not None:
             raise self._lost()

@@ -19,6 +19,9 @@ INLINE_MAX_BYTES = 16 << 10
 BODY_MAX_BYTES = 256 << 20
 """Longest body of a call or item; longer values belong into a stream or the object store."""
 METHOD_MAX_CHARS = 256
+FAILURE_MAX_BYTES = 32 << 10
+"""Longest error: a traceback of 8,192 characters and as much of words. Beyond it, texts are cut."""
+CUT_CHARS = 2000
 FROM_CALLER, FROM_CALLEE = 0, 1
 STREAMS_IN, STREAMS_OUT = 1, 2  # flags of a call: the caller sends items, the callee does
 
@@ -81,6 +84,7 @@ class Credit(msgspec.Struct, array_like=True, tag=7, frozen=True):
 
 class Grant(msgspec.Struct, array_like=True, tag=8, frozen=True):
     bytes: int
+    side: int  # of who gives it: the callee for calls, the caller for answers
 
 
 Message = Call | Result | Failure | Cancel | Item | End | Credit | Grant
@@ -94,6 +98,22 @@ def decode(payload: Buffer) -> list[Message]:
         return _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"undecodable messages of {len(payload)} bytes: {error}") from error
+
+
+def fitting(error: Mapping[str, Any]) -> tuple[dict[str, Any], int]:
+    """An error that fits into a message, and its size: what is too long is cut, what cannot be sent is left out."""
+    data = dict(error)
+    try:
+        if (size := len(encode(data))) <= FAILURE_MAX_BYTES:
+            return data, size
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        pass
+    cut = {name: value[:CUT_CHARS] for name, value in data.items() if type(value) is str and name.isidentifier()}
+    data = {name: cut[name] for name in ("error", "message") if name in cut} | dict(list(cut.items())[:2])
+    try:
+        return data, len(encode(data))
+    except ValueError:  # half a surrogate pair
+        return {"error": "LatticaError", "message": "an error that cannot be sent"}, FAILURE_MAX_BYTES
 
 
 # -- events ------------------------------------------------------------------------------------------------------------

@@ -2,29 +2,36 @@
 
     caller -> callee  Call(id, method, args)        callee -> caller  Result(id, value) | Failure(id, error)
     either way        Item(id, value)* End(id)      a stream of the call; Cancel(id) from the caller
-    either way        Credit(id, bytes) of a stream, Grant(bytes) of bodies of calls
+    either way        Credit(id, bytes) of a stream, Grant(bytes) of bodies of calls or of answers
 
 A body of at most INLINE_MAX_BYTES travels in its message, on the control plane; a longer one is announced there
-(`Large`) and follows on the bulk plane, in chunks that take turns with those of other bodies. So calls start in the
-order in which they were made as far as their bodies are inline, and a long body delays nobody.
+(`Large`) and follows on the bulk plane. So calls start in the order in which they were made as far as their bodies are
+inline, and a long body delays nobody.
 
-Rules of this file. Bodies are opaque: who may call is decided before one is decoded. Every byte of a body costs credit,
-which the receiver gives back when its user has taken the body: a slow reader stops its writer. A sender with credit
-left may send one body of any size up to BODY_MAX_BYTES, so nothing is too long to ever be sent. What is sent waits in
-`_outbox` and `_bulk` until `flush`, which is given the session's room.
-Source: credit as in RFC 9113 §5.2 (HTTP/2 flow control), in bytes of bodies, apart for calls and for each stream.
+Rules of this file. Bodies are opaque: who may call is decided before one is decoded. Every byte of a body costs credit
+(`credit`): a slow reader stops its writer. What is sent waits in `_outbox` and `_going` until `flush`, which is given
+the session's room; and while much waits there, streams may not be written to, whatever their readers would take. Verbs
+return no events: what comes of them is told by the next `receive` or `tick`, which `next_deadline` asks for at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from heapq import heappop, heappush
 from typing import Any
 
 from lattica.errors import RemoteProtocolError
-from lattica.mesh.bodies import Announcing, Incoming, Outgoing, Unary
-from lattica.mesh.compression import LEAST_BYTES, Packer, unpack
+from lattica.mesh.bodies import Announcing, Incoming, Outgoing, inline, size_of
+from lattica.mesh.compression import LEAST_BYTES, Packer
+from lattica.mesh.credit import (
+    CALLS_WINDOW_BYTES,
+    RUNNING_MAX_BYTES,
+    STREAM_WINDOW_BYTES,
+    STREAMS_WINDOW_BYTES,
+    Account,
+    Tally,
+    held_max_bytes,
+)
 from lattica.mesh.messages import (
     BODY_MAX_BYTES,
     FROM_CALLEE,
@@ -54,8 +61,11 @@ from lattica.mesh.messages import (
     Started,
     Writable,
     decode,
-    encode,
-)
+    fitting,
+)  # fmt: skip
+from lattica.mesh.open_calls import Deadlines, OpenCall
+from lattica.mesh.outbox import Outbox
+from lattica.mesh.streams import Streams
 from lattica.mesh.wire import BULK, CONTROL, Buffer, Frame
 
 __all__ = [
@@ -65,65 +75,38 @@ __all__ = [
 
 CALLS_MAX = 4096
 """Calls that may be unanswered at once, each way; more wait here. Each holds memory on both sides."""
-WINDOW_BYTES = 16 << 20  # credit for bodies of calls: bandwidth x delay of 100 MB/s over 150 ms
-STREAM_WINDOW_BYTES = (1 << 20, 16 << 20)  # credit of a stream: at first, and of one whose reader keeps up
-STREAMS_WINDOW_BYTES = 48 << 20  # of all streams of a session together; beyond it windows do not grow
-ITEM_COST_BYTES = 64  # what an item costs besides its bytes, so that empty ones have a bound as well
-BATCH_BYTES = 512 << 10  # of control messages in one frame
-MESSAGE_BYTES = 64  # of a message without its body, about
-
-
-class _Stream:
-    """One direction of a call's stream, as its receiver or its sender sees it."""
-
-    __slots__ = ("credit", "ended", "held", "queue", "returned", "slots", "wants_room", "window")
-
-    def __init__(self, window_bytes: int) -> None:
-        self.credit = window_bytes  # of the sender: what it may send
-        self.window = window_bytes  # of the receiver
-        self.held = 0  # bytes that came and were not consumed
-        self.returned = 0  # consumed, and not given back yet
-        self.ended = False
-        self.wants_room = False
-        self.slots: deque[list[Any]] = deque()  # items in order; one whose body is still on bulk is [None, cost]
-
-
-class _Open:
-    """A call that is not over, on either side."""
-
-    __slots__ = ("answer", "behind", "deadline", "flags", "incoming", "outgoing")
-
-    def __init__(self, flags: int, deadline: float | None, window_bytes: int) -> None:
-        self.flags, self.deadline = flags, deadline
-        self.behind: list[Message] | None = None  # messages of a call that itself still waits for credit
-        self.answer: Buffer | None = None  # came, while items before it are still on their way
-        self.incoming, self.outgoing = _Stream(window_bytes), _Stream(window_bytes)
+BACKLOG_MAX_BYTES = 8 << 20
+"""Of what waits for the session's room; while there is more, no item is taken from a stream's writer. Less would leave
+the connection idle for a turn of the event loop."""
+TIMED_OUT = {"error": "GetTimeoutError", "message": "the call's deadline has passed"}
 
 
 class Conversation:
     """See the module. One per session; a new session begins a new one."""
 
-    window_bytes = WINDOW_BYTES
+    window_bytes = CALLS_WINDOW_BYTES
     stream_window_bytes = STREAM_WINDOW_BYTES
     streams_window_bytes = STREAMS_WINDOW_BYTES
+    running_max_bytes = RUNNING_MAX_BYTES
 
     def __init__(self, packer: Packer | None = None) -> None:
         """packer: decides what is compressed; None: nothing."""
         self._packer = packer
-        self._mine: dict[int, _Open] = {}  # calls that we made
-        self._theirs: dict[int, _Open] = {}  # calls that the other side made
+        self._mine: dict[int, OpenCall] = {}  # calls that we made
+        self._theirs: dict[int, OpenCall] = {}  # calls that the other side made
         self._last_mine = self._last_theirs = 0
-        self._outbox: list[Message] = []
-        self._outbox_bytes = 0  # of the bodies in it
-        self._unary: deque[tuple[Unary, Sequence[Buffer], int]] = deque()  # wait for credit, in order
-        self._going = Outgoing(packer)
-        held_max = 2 * (self.window_bytes + self.streams_window_bytes + BODY_MAX_BYTES)
-        self._coming = Incoming(held_max, 2 * CALLS_MAX)
-        self._credit = self.window_bytes  # for bodies of calls that we send
-        self._consumed = 0  # bytes of their bodies taken by our users, and not granted again yet
-        self._stream_windows = 0
-        self._deadlines: list[tuple[float, bool, int]] = []
+        self._outbox, self._going = Outbox(), Outgoing(packer)
+        windows = self.window_bytes, self.stream_window_bytes[0], self.streams_window_bytes
+        self._coming = Incoming(held_max_bytes(CALLS_MAX, *windows), self._taken)
+        self._calls_out, self._answers_out = Account(self.window_bytes), Account(self.window_bytes)
+        self._calls_in, self._answers_in = Tally(self.window_bytes), Tally(self.window_bytes)
+        self._calls_waiting: deque[tuple[Call, Sequence[Buffer], int, OpenCall]] = deque()  # for credit, in order
+        self._answers_waiting: deque[tuple[Result, Sequence[Buffer], int, OpenCall]] = deque()
+        self._streams = Streams(self.stream_window_bytes, self.streams_window_bytes)
+        self._running = 0  # bytes of arguments of calls that run
+        self._deadlines = Deadlines(self._theirs, self._mine)
         self._want_calls = False
+        self._woken: list[Event] = []
 
     def __repr__(self) -> str:
         return f"<Conversation: {len(self._mine)} calls out, {len(self._theirs)} in, {len(self._going)} bodies going>"
@@ -139,15 +122,16 @@ class Conversation:
     @property
     def dirty(self) -> bool:
         """Whether `flush` has something to send, room permitting."""
-        return bool(self._outbox) or self._going.dirty
+        if len(self._outbox) or self._going.dirty or self._streams.owing:
+            return True
+        return self._calls_in.due(self._withheld) or self._answers_in.due()
 
-    def may_send(self, id: int, side: int) -> bool:
-        """Whether the stream has credit; if not, `Writable` will say when."""
+    def may_send(self, id: int, side: int, size: int) -> bool:
+        """Whether an item of `size` bytes may be sent now; if not, `Writable` will say when to ask again."""
         call = self._side(side).get(id)
-        if call is None:
+        if call is None or call.writing is None:
             return True  # over: the caller finds out by sending
-        call.outgoing.wants_room = call.outgoing.credit <= 0
-        return not call.outgoing.wants_room
+        return self._streams.may_write(call.writing, size, stall=self._backlog > BACKLOG_MAX_BYTES)
 
     def open_calls(self) -> tuple[list[int], list[int]]:
         """Calls that are not over: those that we made, those of the other side."""
@@ -162,321 +146,379 @@ class Conversation:
         assert len(self._mine) < CALLS_MAX, "look at `full` before you call"
         self._last_mine += 1
         id = self._last_mine
-        deadline = None if timeout_s is None else now + max(timeout_s, 0.0)
-        self._mine[id] = _Open(flags, deadline, self.stream_window_bytes[0])
-        if deadline is not None:
-            heappush(self._deadlines, (deadline, True, id))
-        timeout_ms = 0 if timeout_s is None else max(int(timeout_s * 1000), 1)
-        self._unary_out(Call(id, method, timeout_ms, flags, b""), parts, size)
+        call = self._mine[id] = OpenCall(size)
+        if flags:
+            self._open_streams(call, id, flags & STREAMS_OUT, flags & STREAMS_IN)
+        timeout_ms = 0
+        if timeout_s is not None:
+            self._deadlines.add(now + max(timeout_s, 0.0), True, id)
+            timeout_ms = max(int(timeout_s * 1000), 1)
+        message = Call(id, method, timeout_ms, flags, b"")
+        if self._calls_out.credit <= 0 or self._calls_waiting:
+            self._calls_waiting.append((message, parts, size, call))
+            call.behind = []
+        else:
+            self._send_call(message, parts, size)
         return id
 
     def cancel(self, id: int) -> None:
         """The answer is no longer wanted, and will not come."""
         if (call := self._mine.pop(id, None)) is not None:
-            self._drop_outgoing(id, FROM_CALLER)
-            self._outbox.append(Cancel(id))
-            self._over(call)
+            if call.behind is not None:
+                self._calls_waiting = deque(entry for entry in self._calls_waiting if entry[0].id != id)
+            elif self._unsay(id):
+                self._calls_out.credit += call.size
+                self._send_waiting_calls()
+            else:
+                self._outbox.add(Cancel(id))
+            self._over(call, self._woken)
+            self._room_for_calls(self._woken)
 
     # -- verbs of the callee
 
     def result(self, id: int, parts: Sequence[Buffer], size: int) -> None:
         """Answer a call of the other side."""
         if (call := self._theirs.pop(id, None)) is not None:
-            self._over(call)
-            self._unary_out(Result(id, b""), parts, size)
+            self._stop_reading(call)
+            if self._answers_out.credit <= 0 or self._answers_waiting:
+                self._answers_waiting.append((Result(id, b""), parts, size, call))
+            else:
+                self._send_answer(id, parts, size, call, self._woken)
 
     def fail(self, id: int, error: Mapping[str, Any]) -> None:
-        """Answer with an error: plain data."""
+        """Answer with an error: plain data, cut if it is very long. Items that were sent come before it."""
         if (call := self._theirs.pop(id, None)) is not None:
-            self._drop_outgoing(id, FROM_CALLEE)
-            self._over(call)
-            self._outbox.append(Failure(id, dict(error)))
+            data, size = fitting(error)
+            self._outbox.add_answer(Failure(id, data), size, 0)
+            self._over(call, self._woken)
 
     # -- verbs of both
 
     def item(self, id: int, side: int, parts: Sequence[Buffer], size: int) -> bool:
-        """Send an item; side: ours in this call. False if the call is over. Look at `may_send` first."""
+        """Send an item; side: ours in this call. False if our stream in it is over. Look at `may_send` first."""
         call = self._side(side).get(id)
-        if call is None or call.outgoing.ended:
+        if call is None or call.writing is None or call.writing.ended:
             return False
-        call.outgoing.credit -= size + ITEM_COST_BYTES
-        out = self._outbox if call.behind is None else call.behind
-        out.append(Item(id, side, self._body_out(id, side, parts, size)))
+        self._streams.spend(call.writing, size)
+        item = Item(id, side, b"")
+        if call.behind is not None:
+            call.behind.append((item, parts, size))
+        else:
+            self._send_item(item, parts, size)
         return True
 
     def end(self, id: int, side: int) -> None:
         """No more items from this side."""
         call = self._side(side).get(id)
-        if call is not None and not call.outgoing.ended:
-            call.outgoing.ended = True
-            (self._outbox if call.behind is None else call.behind).append(End(id, side))
+        if call is not None and call.writing is not None and not call.writing.ended:
+            call.writing.ended = True
+            if call.behind is not None:
+                call.behind.append((End(id, side), (), 0))
+            else:
+                self._outbox.add(End(id, side))
 
     def consumed(self, id: int, side: int, size: int) -> None:
         """The reader has taken an item of `size` bytes; side: of who sent it."""
         call = self._side(1 - side).get(id)
-        if call is None:
-            return
-        stream, cost = call.incoming, size + ITEM_COST_BYTES
-        stream.held -= cost
-        stream.returned += cost
-        if stream.returned >= stream.window // 4 or (stream.held <= 0 and stream.returned >= stream.window // 8):
-            grown = 0
-            if stream.held <= 0 and self._stream_windows + stream.window <= self.streams_window_bytes:
-                grown = min(
-                    stream.window, self.stream_window_bytes[1] - stream.window
-                )  # the reader waits for the sender
-                stream.window += grown
-                self._stream_windows += grown
-            self._outbox.append(Credit(id, 1 - side, stream.returned + grown))
-            stream.returned = 0
+        if call is not None and call.reading is not None:
+            self._streams.consumed(call.reading, id, 1 - side, size)
 
     def flush(self, room: Callable[[int], int]) -> list[tuple[int, Frame, int]]:
         """What to send now: (plane, buffers, size), at most about as much as there is room for."""
         out: list[tuple[int, Frame, int]] = []
         left = room(CONTROL)
-        while self._outbox and left > 0:
-            if self._outbox_bytes + len(self._outbox) * MESSAGE_BYTES <= BATCH_BYTES:  # the rule: all in one frame
-                data = encode(self._outbox)
-                self._outbox.clear()
-                self._outbox_bytes = 0
-            else:
-                data, count = self._batch()
-                del self._outbox[:count]
-                self._outbox_bytes = max(self._outbox_bytes - len(data), 0) if self._outbox else 0
+        if left > 0:
+            self._give_credit()
+        while len(self._outbox) and left > 0:
+            data, last_body = self._outbox.flush()
+            self._going.announced(last_body)
             out.append((CONTROL, (data,), len(data)))
             left -= len(data)
-        return out + self._going.flush(room(BULK)) if self._going.dirty else out
+        if self._going.dirty:
+            out += self._going.flush(room(BULK))
+        if self._backlog <= BACKLOG_MAX_BYTES:
+            self._streams.less_waits(self._woken)
+        return out
 
     def receive(self, plane: int, payload: Buffer, now: float) -> list[Event]:
         """A payload of the session. Raises RemoteProtocolError; the caller then drops the peer."""
-        events: list[Event] = []
+        events, self._woken = self._woken, []
         if plane == BULK:
             if (whole := self._coming.receive(memoryview(payload))) is not None:
-                self._arrived(*whole, now, events)
+                self._arrived(*whole, events)
         else:
             for message in decode(payload):
                 self._message(message, now, events)
-        self._consumed += self._coming.returned
-        self._coming.returned = 0
-        if self._consumed >= self.window_bytes // 16:
-            self._outbox.append(Grant(self._consumed))
-            self._consumed = 0
         return events
 
     def tick(self, now: float) -> list[Event]:
-        """Calls whose deadline has passed."""
+        """Calls whose deadline has passed, and what came of verbs."""
         events: list[Event] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            due, mine, id = heappop(self._deadlines)
-            calls = self._mine if mine else self._theirs
-            call = calls.get(id)
-            if call is None or call.deadline != due:
-                continue
+        for mine, id in self._deadlines.passed(now):
             if mine:
                 self.cancel(id)
-                events.append(Failed(id, {"error": "GetTimeoutError", "message": "the call's deadline has passed"}))
-                self._room_for_calls(events)
+                events.append(Failed(id, TIMED_OUT))
             else:
-                del self._theirs[id]
-                self._drop_outgoing(id, FROM_CALLEE)
-                self._over(call)
+                self.fail(id, TIMED_OUT)  # its caller's clock may be slower
                 events.append(Canceled(id, "its deadline has passed"))
-        return events
+        woken, self._woken = self._woken, []
+        return woken + events
 
     def next_deadline(self) -> float | None:
-        """When to call `tick`."""
-        while self._deadlines:
-            due, mine, id = self._deadlines[0]
-            call = (self._mine if mine else self._theirs).get(id)
-            if call is not None and call.deadline == due:
-                return due
-            heappop(self._deadlines)
-        return None
+        """When to call `tick`; in the past if there is something to tell."""
+        return 0.0 if self._woken else self._deadlines.next()
 
     def validate(self) -> None:
         assert len(self._mine) <= CALLS_MAX and len(self._theirs) <= CALLS_MAX, f"too many calls: {self!r}"
+        calls = [*self._mine.values(), *self._theirs.values()]
+        answered = [call for *_, call in self._answers_waiting]
+        readings = [call.reading for call in calls if call.reading is not None]
+        self._streams.validate(readings, [c.writing for c in calls + answered if c.writing is not None])
+        assert self._running == sum(call.running for call in self._theirs.values()), "arguments do not add up"
         self._coming.validate()
 
     # -- out
 
-    def _side(self, side: int) -> dict[int, _Open]:
+    @property
+    def _backlog(self) -> int:
+        return self._outbox.bytes + self._going.bytes
+
+    @property
+    def _withheld(self) -> int:
+        """Credit for calls that is given back when those that run have ended."""
+        return max(self._running - self.running_max_bytes, 0)
+
+    def _side(self, side: int) -> dict[int, OpenCall]:
         """The calls in which our side is this one."""
         return self._mine if side == FROM_CALLER else self._theirs
 
-    def _unary_out(self, message: Unary, parts: Sequence[Buffer], size: int) -> None:
-        if self._credit <= 0 or self._unary:
-            self._unary.append((message, parts, size))
-            if type(message) is Call:
-                self._mine[message.id].behind = []
-        else:
-            self._unary_send(message, parts, size)
+    def _open_streams(self, call: OpenCall, id: int, reads: int, writes: int) -> None:
+        if reads:
+            call.reading = self._streams.read()
+        if writes:
+            call.writing = self._streams.write(id)
 
-    def _unary_send(self, message: Unary, parts: Sequence[Buffer], size: int) -> None:
-        self._credit -= size
-        side = FROM_CALLER if type(message) is Call else FROM_CALLEE
-        body = self._body_out(message.id, side, parts, size)
-        if type(message) is Call:
-            self._outbox.append(Call(message.id, message.method, message.timeout_ms, message.flags, body))
-            call = self._mine[message.id]
-            self._outbox += call.behind or ()
-            call.behind = None
-        else:
-            self._outbox.append(Result(message.id, body))
+    def _send_call(self, call: Call, parts: Sequence[Buffer], size: int) -> None:
+        self._calls_out.credit -= size
+        body, inside = self._body_out(call.id, FROM_CALLER, parts, size)
+        self._outbox.add_call(Call(call.id, call.method, call.timeout_ms, call.flags, body), inside)
 
-    def _body_out(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> Body:
-        if size <= INLINE_MAX_BYTES:
-            self._outbox_bytes += size
-            if self._packer is not None and size >= LEAST_BYTES:
-                packed = self._packer.pack(parts, size)
-                if packed is not None:
-                    return Packed(packed, size)
-            return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
-        return self._going.add(call, side, parts, size)
+    def _send_answer(self, id: int, parts: Sequence[Buffer], size: int, call: OpenCall, events: list[Event]) -> None:
+        self._answers_out.credit -= size
+        body, inside = self._body_out(id, FROM_CALLEE, parts, size)
+        self._outbox.add_answer(Result(id, body), inside, size)
+        if call.writing is not None:  # not before: its reader counts what it holds until it has the answer
+            self._stop_writing(call, events)
 
-    def _drop_outgoing(self, call: int, side: int) -> None:
-        """Whatever of this call has not been sent is not sent."""
-        self._going.drop(call, side)
-        kind = Call if side == FROM_CALLER else Result
-        if self._unary:
-            self._unary = deque(entry for entry in self._unary if type(entry[0]) is not kind or entry[0].id != call)
+    def _send_item(self, item: Item, parts: Sequence[Buffer], size: int) -> None:
+        body, inside = self._body_out(item.id, item.side, parts, size)
+        self._outbox.add(Item(item.id, item.side, body), inside)
 
-    def _batch(self) -> tuple[bytes, int]:
-        """As many messages as make a batch, encoded, and how many."""
-        items, size = list[bytes](), 0
-        for message in self._outbox:
-            items.append(encode(message))
-            size += len(items[-1])
-            if size >= BATCH_BYTES:
-                break
-        return b"\xdd" + len(items).to_bytes(4, "big") + b"".join(items), len(items)
+    def _send_waiting_calls(self) -> None:
+        while self._calls_waiting and self._calls_out.credit > 0:
+            message, parts, size, call = self._calls_waiting.popleft()
+            self._send_call(message, parts, size)
+            behind, call.behind = call.behind, None
+            for follows, its_parts, its_size in behind or ():
+                if type(follows) is Item:
+                    self._send_item(follows, its_parts, its_size)
+                else:
+                    self._outbox.add(follows)
+
+    def _send_waiting_answers(self, events: list[Event]) -> None:
+        while self._answers_waiting and self._answers_out.credit > 0:
+            answer, parts, size, call = self._answers_waiting.popleft()
+            self._send_answer(answer.id, parts, size, call, events)
+
+    def _body_out(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> tuple[Body, int]:
+        """A body as its message has it, and how many bytes of it are there."""
+        if size > INLINE_MAX_BYTES:
+            return self._going.add(call, side, parts, size), 0
+        if self._packer is not None and size >= LEAST_BYTES:
+            packed = self._packer.pack(parts, size)
+            if packed is not None:
+                return Packed(packed, size), len(packed)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts), size
+
+    def _unsay(self, id: int) -> bool:
+        """Whatever of a call of ours has not been sent is not sent. Whether nothing was."""
+        self._going.drop(id, FROM_CALLER)
+        return self._outbox.forget_call(id)
+
+    def _give_credit(self) -> None:
+        if self._streams.owing:
+            for credit in self._streams.credits():
+                self._outbox.add(Credit(*credit))
+        if self._calls_in.due(withheld := self._withheld):
+            self._outbox.add(Grant(self._calls_in.grant(withheld), FROM_CALLEE))
+        if self._answers_in.due():
+            self._outbox.add(Grant(self._answers_in.grant(), FROM_CALLER))
 
     # -- in
 
     def _message(self, message: Message, now: float, events: list[Event]) -> None:
         match message:
-            case Call(id, method, timeout_ms, flags, body):
-                if id <= self._last_theirs or len(self._theirs) >= CALLS_MAX or len(method) > METHOD_MAX_CHARS:
-                    raise RemoteProtocolError(f"call {id} after {self._last_theirs} of {len(self._theirs)} open ones")
-                self._last_theirs = id
-                deadline = now + timeout_ms / 1000 if timeout_ms > 0 else None
-                self._theirs[id] = _Open(flags, deadline, self.stream_window_bytes[0])
-                if deadline is not None:
-                    heappush(self._deadlines, (deadline, False, id))
-                self._body_of(message, body, now, events)
-            case Result(_, body) | Item(_, _, body):
-                if type(message) is Item:
-                    self._item_slot(message)
-                self._body_of(message, body, now, events)
+            case Call():
+                self._called(message, now, events)
+            case Result(id, body):
+                call = self._unanswered(id)
+                self._answers_in.came(size_of(body))
+                if call is not None and call.reading is not None:
+                    self._streams.stop_reading(call.reading)
+                self._body_in(message, body, events)
             case Failure(id, error):
-                if (over := self._mine.pop(id, None)) is not None:
-                    self._drop_outgoing(id, FROM_CALLER)
-                    self._over(over)
-                    events.append(Failed(id, error))
-                    self._room_for_calls(events)
-            case Cancel(id):
-                if (over := self._theirs.pop(id, None)) is not None:
-                    self._drop_outgoing(id, FROM_CALLEE)
-                    self._over(over)
-                    events.append(Canceled(id, "its caller canceled it"))
-            case End(id, side):
-                call = self._side(1 - side).get(id)
-                if call is not None and not call.incoming.ended:
-                    call.incoming.ended = True
-                    if not call.incoming.slots:
-                        events.append(Ended(id, side))
-            case Credit(id, side, count):
-                call = self._side(1 - side).get(id)
-                if not 0 < count <= 1 << 40:
-                    raise RemoteProtocolError(f"a credit of {count} bytes")
+                call = self._unanswered(id)
                 if call is not None:
-                    call.outgoing.credit += count
-                    if call.outgoing.wants_room and call.outgoing.credit > 0:
-                        call.outgoing.wants_room = False
-                        events.append(Writable(id))
-            case Grant(count):
-                if not 0 < count <= 1 << 40:
-                    raise RemoteProtocolError(f"a grant of {count} bytes")
-                self._credit += count
-                while self._unary and self._credit > 0:
-                    self._unary_send(*self._unary.popleft())
+                    if call.reading is not None:
+                        self._streams.stop_reading(call.reading)
+                    call.answer = Failed(id, error)
+                    self._pump(id, FROM_CALLEE, call, events)
+            case Item(id, side, body):
+                call = self._written_to(id, side)
+                if call is not None and call.reading is not None:
+                    self._streams.came(call.reading, size_of(body))
+                    if type(body) is not Large and call.started and not call.reading.behind:
+                        events.append(Came(id, side, inline(body)))
+                        return
+                    call.reading.keep_place(message)
+                self._body_in(message, body, events)
+            case End(id, side):
+                call = self._written_to(id, side)
+                if call is not None and call.reading is not None:
+                    call.reading.ended = True
+                    self._pump(id, side, call, events)
+            case Cancel(id):
+                self._canceled(id, events)
+            case Credit(id, side, count):
+                call = self._side(1 - _checked(side)).get(id)
+                if call is not None:
+                    if call.writing is None:
+                        raise RemoteProtocolError(f"credit for a stream that was never opened, in call {id}")
+                    self._streams.give(call.writing, count, events)
+            case Grant(count, side):
+                if _checked(side) == FROM_CALLEE:
+                    self._calls_out.give(count)
+                    self._send_waiting_calls()
+                else:
+                    self._answers_out.give(count)
+                    self._send_waiting_answers(events)
 
-    def _body_of(self, message: Announcing, body: Body, now: float, events: list[Event]) -> None:
+    def _called(self, message: Call, now: float, events: list[Event]) -> None:
+        id, size = message.id, size_of(message.body)
+        unanswered = len(self._theirs) + len(self._outbox.answers) + len(self._answers_waiting)
+        if id <= self._last_theirs or unanswered >= CALLS_MAX or len(message.method) > METHOD_MAX_CHARS:
+            raise RemoteProtocolError(f"call {id} after {self._last_theirs}, while {unanswered} are unanswered")
+        self._last_theirs = id
+        self._calls_in.came(size)
+        call = self._theirs[id] = OpenCall(size)
+        call.started = False
+        if message.flags:
+            self._open_streams(call, id, message.flags & STREAMS_IN, message.flags & STREAMS_OUT)
+        if message.timeout_ms > 0:
+            self._deadlines.add(now + message.timeout_ms / 1000, False, id)
+        self._body_in(message, message.body, events)
+
+    def _canceled(self, id: int, events: list[Event]) -> None:
+        """Whatever of the answer has not been sent is not sent."""
+        self._going.drop(id, FROM_CALLEE)
+        self._answers_out.credit += self._outbox.forget_answer(id)
+        if (call := self._theirs.pop(id, None)) is not None:
+            self._over(call, events)
+            events.append(Canceled(id, "its caller canceled it"))
+        for entry in self._answers_waiting:
+            if entry[0].id == id:
+                self._answers_waiting.remove(entry)
+                self._stop_writing(entry[3], events)
+                break
+        self._send_waiting_answers(events)
+
+    def _unanswered(self, id: int) -> OpenCall | None:
+        """The call that is answered now; None if it is over here."""
+        call = self._mine.get(id)
+        if id > self._last_mine or (call is not None and call.answer is not None):
+            raise RemoteProtocolError(f"an answer to call {id}, which was not made or has one")
+        return call
+
+    def _written_to(self, id: int, side: int) -> OpenCall | None:
+        """The call in whose stream they write; None if it is over here."""
+        call = self._side(1 - _checked(side)).get(id)
+        if call is not None and (call.reading is None or call.reading.ended or call.reading.flow is None):
+            raise RemoteProtocolError(f"the stream in call {id} has ended or was never opened")
+        return call
+
+    def _body_in(self, message: Announcing, body: Body, events: list[Event]) -> None:
         if type(body) is not Large:
-            self._arrived(message, self._inline(body), now, events)
+            self._arrived(message, inline(body), events)
         elif (whole := self._coming.announced(message, body)) is not None:
-            self._arrived(*whole, now, events)
+            self._arrived(*whole, events)
 
-    def _inline(self, body: bytes | Packed | Large) -> Buffer:
-        if type(body) is Packed:
-            if not 0 <= body.size <= INLINE_MAX_BYTES:
-                raise RemoteProtocolError(f"an inline body unpacks to {body.size} bytes")
-            return unpack(body.data, body.size)
-        assert isinstance(body, bytes)
-        if len(body) > INLINE_MAX_BYTES:
-            raise RemoteProtocolError(f"an inline body of {len(body)} bytes")
-        return body
-
-    def _item_slot(self, item: Item) -> None:
-        """Keep the place of an item, whose body may come later than those of its successors."""
-        if item.side not in (FROM_CALLER, FROM_CALLEE):
-            raise RemoteProtocolError(f"an item of side {item.side}")
-        call = self._side(1 - item.side).get(item.id)
-        if call is None:
-            return
-        stream = call.incoming
-        if stream.ended or not call.flags & (STREAMS_IN if item.side == FROM_CALLER else STREAMS_OUT):
-            raise RemoteProtocolError(f"an item of a stream that has ended or was never opened, in call {item.id}")
-        size = len(item.body) if isinstance(item.body, bytes) else item.body.size
-        stream.held += size + ITEM_COST_BYTES
-        if stream.held > self.stream_window_bytes[1] + BODY_MAX_BYTES + ITEM_COST_BYTES:
-            raise RemoteProtocolError(f"stream {item.id} was sent more than it has credit for")
-        stream.slots.append([None, item])
-
-    def _arrived(self, message: Announcing, body: Buffer, now: float, events: list[Event]) -> None:
+    def _arrived(self, message: Announcing, body: Buffer, events: list[Event]) -> None:
         """A body is whole."""
+        self._taken(message, len(body))
         match message:
             case Call(id, method, timeout_ms, flags, _):
-                self._consumed += len(body)
-                if id in self._theirs:  # else it was canceled while its body came
+                call = self._theirs.get(id)
+                if call is not None:  # else it was canceled while its body came
+                    call.started, call.running = True, len(body)
+                    self._running += len(body)
                     events.append(Started(id, method, timeout_ms / 1000 if timeout_ms > 0 else None, flags, body))
+                    if call.reading is not None:
+                        self._pump(id, FROM_CALLER, call, events)
             case Result(id, _):
-                self._consumed += len(body)
-                open_call = self._mine.get(id)
-                if open_call is not None:
-                    open_call.answer = body
-                    if not open_call.incoming.slots:
-                        self._answered(id, open_call, events)
+                call = self._mine.get(id)
+                if call is not None:
+                    call.answer = Answered(id, body)
+                    self._pump(id, FROM_CALLEE, call, events)
             case Item(id, side, _):
                 call = self._side(1 - side).get(id)
-                if call is None:
-                    return
-                slots = call.incoming.slots
-                if slots and slots[0][1] is message:
-                    slots[0][0] = body
-                else:
-                    next(slot for slot in slots if slot[1] is message)[0] = body
-                while slots and slots[0][0] is not None:
-                    events.append(Came(id, side, slots.popleft()[0]))
-                if slots:
-                    return
-                if call.incoming.ended:
-                    events.append(Ended(id, side))
-                if call.answer is not None:
-                    self._answered(id, call, events)
+                if call is not None and call.reading is not None:
+                    call.reading.fill(message, body)
+                    self._pump(id, side, call, events)
 
-    def _answered(self, id: int, call: _Open, events: list[Event]) -> None:
-        assert call.answer is not None
-        del self._mine[id]
-        self._drop_outgoing(id, FROM_CALLER)
-        self._over(call)
-        events.append(Answered(id, call.answer))
-        self._room_for_calls(events)
+    def _pump(self, id: int, side: int, call: OpenCall, events: list[Event]) -> None:
+        """Tell of items in their order, then of the end, then of the answer, as far as they are here."""
+        if not call.started or (call.reading is not None and not call.reading.pump(id, side, events)):
+            return
+        if call.answer is not None:
+            del self._mine[id]
+            if call.writing is not None or type(call.answer) is Failed:
+                self._unsay(id)
+            self._over(call, events)
+            events.append(call.answer)
+            self._room_for_calls(events)
 
-    def _over(self, call: _Open) -> None:
-        """Its stream's window is free for others; bodies that still come for it are counted, and dropped."""
-        self._stream_windows -= call.incoming.window - self.stream_window_bytes[0]
+    def _taken(self, message: Announcing, size: int) -> None:
+        """A body of a call or answer is here, or will not come: its credit is the sender's again."""
+        if type(message) is Call:
+            self._calls_in.owed += size
+        elif type(message) is Result:
+            self._answers_in.owed += size
+
+    # -- ends
+
+    def _over(self, call: OpenCall, events: list[Event]) -> None:
+        """Its credit is free for others; bodies that still come for it are counted, and dropped."""
+        self._stop_reading(call)
+        self._stop_writing(call, events)
+
+    def _stop_reading(self, call: OpenCall) -> None:
+        self._running -= call.running
+        call.running = 0
+        if call.reading is not None:
+            self._streams.stop_reading(call.reading)
+
+    def _stop_writing(self, call: OpenCall, events: list[Event]) -> None:
+        if call.writing is not None:
+            writing, call.writing = call.writing, None
+            self._streams.stop_writing(writing, events)
 
     def _room_for_calls(self, events: list[Event]) -> None:
         if self._want_calls and len(self._mine) < CALLS_MAX:
             self._want_calls = False
             events.append(Writable(0))
+
+
+def _checked(side: int) -> int:
+    if side not in (FROM_CALLER, FROM_CALLEE):
+        raise RemoteProtocolError(f"a stream of side {side}")
+    return side

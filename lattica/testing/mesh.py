@@ -316,8 +316,10 @@ class MeshPeer:
     def _pump(self, talk: _Talk) -> None:
         """Send items as far as there is credit."""
         for (id, side), (tag, index) in list(talk.to_send.items()):
-            while index < STREAM_ITEMS and talk.conversation.may_send(id, side):
+            while index < STREAM_ITEMS:
                 size = self.host.rng.randint(*ITEM_BYTES)
+                if not talk.conversation.may_send(id, side, size):
+                    break
                 if not talk.conversation.item(id, side, [body_of(index, size)], max(size, 8)):
                     index = STREAM_ITEMS + 1
                     break

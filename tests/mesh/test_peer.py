@@ -224,7 +224,7 @@ async def test_a_slow_reader_stops_the_writer(network: Networks) -> None:
 
     sender = asyncio.ensure_future(send())
     await settle(30)
-    assert 5 < sent < 40 and shop.taken < 500
+    assert 0 < sent < 40 and shop.taken < 500
     sender.cancel()
     await stream.close()
     await one.stop(), await two.stop()
