@@ -181,6 +181,9 @@ class ActorPeer:
         owed, self.inflight, self.killed = list(self.inflight.values()), {}, False
         if not message.restarting:
             self.dead = self._death(message)
+        if owed:
+            unheard = [ref.id for call in owed for ref in call.refs]
+            self.runtime.tell_node(m.Unheard(unheard, self.client))
         for call in reversed(owed):
             if message.restarting and call.retries_left and not call.canceled:
                 call.spend_retry()

@@ -284,6 +284,14 @@ class MeshRequest(msgspec.Struct, array_like=True, tag=27):
     data: dict[str, object] = {}
 
 
+class Unheard(msgspec.Struct, array_like=True, tag=28):
+    """Client `maker` died under tasks or calls of mine, which make these objects. If it had sealed one for me, I have
+    not heard of that and never will: its hold is nobody's."""
+
+    objects: list[bytes]
+    maker: int
+
+
 # -- node -> client --------------------------------------------------------------------------------------------------
 
 
@@ -641,7 +649,7 @@ class Returned(msgspec.Struct, array_like=True, tag=106):
 FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
-    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest
+    | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest | Unheard
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied

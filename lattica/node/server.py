@@ -125,6 +125,7 @@ class Node:
             m.Promise: (RUNNERS, store.promise),
             m.Resolve: (RUNNERS, store.resolve),
             m.CancelObject: (RUNNERS, store.cancel),
+            m.Unheard: (RUNNERS, store.unheard),
             m.SpanRequest: (RUNNERS, store.span),
             m.SpanReturn: (RUNNERS, store.span_back),
             m.LeaseRequest: (RUNNERS, leases.request),

@@ -109,6 +109,9 @@ class StoreDesk:
     def resolve(self, client: Client, message: m.Resolve) -> None:
         self._perform(self.ledger.resolve(client.number, message.objects))
 
+    def unheard(self, client: Client, message: m.Unheard) -> None:
+        self._perform(self.ledger.unheard(client.number, message.objects, message.maker))
+
     def cancel(self, _: Client, message: m.CancelObject) -> None:
         """Only the owner of an object knows what makes it."""
         owner = self.ledger.owner(message.object)

@@ -1,6 +1,6 @@
 """Who holds what on one machine: the node's ledger.
 
-    client -> node   Seal, Give, Hold, Drop, Promise, Resolve          node -> client   Located, Lost, Freed
+    client -> node   Seal, Give, Hold, Drop, Promise, Resolve, Unheard          node -> client   Located, Lost, Freed
 
 Rules of this file. Clients tell signed changes, each in its own order; there is no order between two clients. A giver
 tells the node before it tells the receiver, and gives only what it holds. From that follows: once the first hold on an
@@ -68,12 +68,14 @@ Effect = Tell | FreeRegion | Adopt | Unreferenced
 
 
 class _Sealed:
-    """The object lies here. `maker`: client whose span it is, NODE once that is gone; `to`: who was given a hold."""
+    """The object lies here. `maker`: client whose span it is, NODE once that is gone; `author`: who that was; `to`: who
+    was given a hold."""
 
-    __slots__ = ("contains", "earlier", "failed", "maker", "offset", "size", "to")
+    __slots__ = ("author", "contains", "earlier", "failed", "maker", "offset", "size", "to")
 
     def __init__(self, maker: int, offset: int, size: int, to: int, failed: bool, contains: Sequence[bytes]) -> None:
-        self.maker, self.offset, self.size, self.to = maker, offset, size, to
+        self.maker = self.author = maker
+        self.offset, self.size, self.to = offset, size, to
         self.failed, self.contains = failed, contains
         self.earlier: _Sealed | None = None  # by an earlier attempt at the same task: somebody may be reading it
 
@@ -213,9 +215,7 @@ class Ledger:
         """`object` lies in a span of `client`: adds a hold for `to` (0: for `client`), and its own on what it contains.
 
         A task that runs again after its worker died seals its result a second time. The submitter never heard of the
-        first, so the hold that it was given then is now that of the second. (Not if its `Drop` of the second overtakes
-        this `Seal`: then the bytes stay until the submitter ends. Both a death between seal and reply and a drop within
-        microseconds of the reply are needed for that.)
+        first: see `unheard`.
         """
         maker = self._clients.get(client)
         if maker is None:
@@ -233,11 +233,26 @@ class Ledger:
         effects: list[Effect] = [Tell(waiter, Located(object, offset, size, failed)) for waiter in entry.waiters]
         self._answered(object, entry)
         holder = self._clients.get(to)
-        unheard = earlier is not None and earlier.maker == NODE and earlier.to == to and not earlier.failed
-        if holder is not None and not unheard:
+        if holder is not None:
             return effects + self._add(holder, object, 1)
         if not entry.holders:
             self._fall(object, entry, effects)
+        return effects
+
+    def unheard(self, client: int, objects: Sequence[bytes], maker: int) -> list[Effect]:
+        """`maker` has died, and `client` never heard of what it had sealed of these for it: those holds end.
+
+        Whatever overtakes whatever else: the node has read all that `maker` wrote before anybody hears of its death.
+        """
+        holder = self._clients.get(client)
+        effects: list[Effect] = []
+        if holder is None or maker in self._clients:
+            return effects
+        for object in objects:
+            for seal in list(self._attempts(object)):
+                if seal.author == maker and seal.to == client:
+                    seal.to = NODE
+                    effects += self._add(holder, object, -1)
         return effects
 
     def resolve(self, client: int, objects: Sequence[bytes]) -> list[Effect]:

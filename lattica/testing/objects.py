@@ -2,7 +2,8 @@
 
 The node's `Ledger` is the real core. The processes do what `actors.objects` does: they seal what they share, tell a
 `Give` before they send a ref, take a `Hold` when they read a ref inside a value, promise results that they share before
-these exist, and have a task run again when its worker died. A task's second attempt makes what the first one made.
+these exist, and have a task run again when its worker died. What the second attempt makes may be small though the first
+one sealed it, and the other way round.
 """
 
 from __future__ import annotations
@@ -101,6 +102,8 @@ class Node:
                 effects = ledger.promise(client, message.object)
             case m.Resolve():
                 effects = ledger.resolve(client, message.objects)
+            case m.Unheard():
+                effects = ledger.unheard(client, message.objects, message.maker)
             case Create(actor):
                 effects = ledger.track(client, actor)
             case Closed():
@@ -114,6 +117,9 @@ class Node:
                     sends.append(Send(self.names[to], told))
                     if isinstance(told, m.Freed):
                         self._may_go(told.object)
+                case FreeRegion(offset, _) if isinstance(message, m.Unheard):
+                    self._nobody_reads(offset)
+                    del self.arena.regions[offset]
                 case FreeRegion(offset, _):
                     self._may_go(self.arena.regions.pop(offset)[0])
                 case Adopt(gone, live):
@@ -137,6 +143,12 @@ class Node:
             assert object not in inside or other == object or not self._is_held(other), (
                 "a part of a held value is freed"
             )
+
+    def _nobody_reads(self, offset: int) -> None:
+        """Safety: the object lives, and is made or has been made anew; its bytes of an earlier attempt go."""
+        object, _ = self.arena.regions[offset]
+        for name in self.world.living:
+            assert name == NODE or self.world.core(name).where.get(object) != offset, f"{name} reads {object.hex()}"
 
     def _is_held(self, object: bytes) -> bool:
         return any(object in self.world.core(name).refs for name in self.world.living if name != NODE)
@@ -291,7 +303,8 @@ class Process:
         if name not in self.closed & self.dead:
             return []
         again = [(object, args) for object, (to, args) in self.pending.items() if to == name]
-        return [effect for object, args in again for effect in self._run_again(object, args)]
+        unheard = Send(NODE, m.Unheard([object for object, _ in again], int(name.split()[1])))
+        return [unheard] * bool(again) + [effect for object, args in again for effect in self._run_again(object, args)]
 
     def _landed(self, object: bytes) -> None:
         self.refs[object] = self.refs.get(object, 0) + 1
@@ -322,7 +335,7 @@ class Process:
     def _execute(self, submitter: str, step: Run | Reply, now: float) -> list[object]:
         """Seal the result, then reply; it may die in between, and the task runs again elsewhere."""
         match step:
-            case Run(object) if object[-1] % 4:  # a task's second attempt makes what the first one made
+            case Run(object) if self.rng.random() < 0.75:
                 inside, to = self._some_known(2), int(submitter.split()[1])
                 sealed, offset = self._seal(object, inside, to)
                 self.work.append((now + self.rng.uniform(*RUN_S), submitter, Reply(object, offset)))

@@ -52,6 +52,7 @@ EXAMPLES: list[Any] = [
     m.Owes(True),
     m.MeshRequest(7, "ticket", {"ttl_s": 3600.0}),
     m.CancelObject(OBJECT, True, False),
+    m.Unheard([OBJECT], 3),
     m.Welcome(3, 1, b"n" * 16, "/run/session", 1 << 36, {"inline_max": 102400}, b"12345678"),
     m.Refused("another release"),
     m.Located(OBJECT, 4096, 200, True),

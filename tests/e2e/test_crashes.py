@@ -294,3 +294,74 @@ def test_after_the_nodes_death_every_new_wish_fails_at_once(fresh: Callable[...,
     assert lattica.get(kept).sum() == 1_000_000, "what is mapped stays readable"
     assert lattica.get(lattica.get(box)[0]) == "inner"
     fresh(num_cpus=1)  # sweeps away the folder that the dead node left
+
+
+# -- results that nobody hears of
+
+
+def die_between_seal_and_reply() -> None:
+    """In a worker: the next large result lies in the arena, the node knows whose it is, and then nothing more comes."""
+    runtime = current.get()
+    hand_over = runtime.objects.hand_over
+
+    def and_die(*args: Any) -> Any:
+        hand_over(*args)
+        runtime.reactor.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    runtime.objects.hand_over = and_die  # type: ignore[method-assign]
+
+
+def objects_at_the_node() -> int:
+    count: int = current.get().state("status")["memory"]["objects"]
+    return count
+
+
+@lattica.remote
+def large_then_small(path: str, then: Any) -> Any:
+    """`then`: what the second attempt makes."""
+    if os.path.exists(path):
+        return then
+    Path(path).touch()
+    die_between_seal_and_reply()
+    return bytes(1 << 20)
+
+
+@lattica.remote(num_cpus=0)
+def await_it(refs: list[Any]) -> Any:
+    return lattica.get(refs[0])
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize("then", [7, bytes(1 << 20)], ids=["small", "large"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_result_whose_maker_died_before_it_replied_is_not_kept(tmp_path: Path, then: Any, shared: bool) -> None:
+    before = objects_at_the_node()
+    made = large_then_small.remote(str(tmp_path / "ran"), then)
+    waiter = await_it.remote([made]) if shared else None
+    assert lattica.get(made, timeout=10) == then
+    if waiter is not None:
+        assert lattica.get(waiter, timeout=10) in (then, bytes(1 << 20)), "it may have read the first attempt's"
+    del made, waiter
+    assert eventually(lambda: objects_at_the_node() <= before), f"{objects_at_the_node()} objects, {before} before"
+
+
+@pytest.mark.usefixtures("two_cpus")
+def test_a_failed_task_or_call_leaves_nothing_of_what_it_made(tmp_path: Path) -> None:
+    @lattica.remote
+    class Maker:
+        def make(self, die: bool) -> bytes:
+            if die:
+                die_between_seal_and_reply()
+            return bytes(1 << 20)
+
+    before = objects_at_the_node()
+    with pytest.raises(WorkerCrashedError):
+        lattica.get(large_then_small.options(max_retries=0).remote(str(tmp_path / "ran"), None), timeout=10)
+    maker = Maker.remote()
+    kept = lattica.get(maker.make.remote(False), timeout=10)
+    with pytest.raises(RayActorError):
+        lattica.get(maker.make.remote(True), timeout=10)
+    assert kept == bytes(1 << 20)
+    del maker, kept
+    assert eventually(lambda: objects_at_the_node() <= before), f"{objects_at_the_node()} objects, {before} before"

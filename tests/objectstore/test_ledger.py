@@ -238,10 +238,57 @@ def test_a_task_that_ran_twice_leaves_no_hold_behind(ledger: Ledger) -> None:
     """B seals A's result and dies before it replies; C runs the task again. A hears of one and drops one hold."""
     ledger.seal(B, X, 64, 10, to=A)
     assert ledger.client_gone(B, "killed by SIGKILL") == [Adopt(B, [(64, 10)])]
+    assert ledger.unheard(A, [X], B) == [FreeRegion(64, 10)]
     assert ledger.seal(C, X, 4096, 10, to=A) == []
     assert ledger.resolve(A, [X]) == [Tell(A, Located(X, 4096, 10))]
     ledger.validate()
-    assert ledger.drop(A, X) == [Tell(C, Freed(X)), FreeRegion(64, 10)]
+    assert ledger.drop(A, X) == [Tell(C, Freed(X))]
+    assert is_empty(ledger)
+
+
+@pytest.mark.parametrize("order", ["unheard seal drop", "seal unheard drop", "unheard drop seal"])
+def test_of_a_task_that_ran_twice_nothing_is_left_whatever_overtakes_what(ledger: Ledger, order: str) -> None:
+    ledger.seal(B, X, 64, 10, to=A)
+    ledger.client_gone(B, "killed by SIGKILL")
+    for step in order.split():
+        if step == "unheard":
+            ledger.unheard(A, [X], B)
+        elif step == "seal":
+            ledger.seal(C, X, 4096, 10, to=A)
+        else:
+            ledger.drop(A, X)
+        ledger.validate()
+    assert is_empty(ledger)
+
+
+def test_what_no_second_attempt_seals_goes_at_once(ledger: Ledger) -> None:
+    ledger.seal(B, X, 64, 10, to=A)
+    ledger.client_gone(B, "killed by SIGKILL")
+    assert ledger.unheard(A, [Y, X], B) == [FreeRegion(64, 10)]
+    assert is_empty(ledger)
+
+
+def test_only_the_holds_that_the_dead_gave_are_unheard(ledger: Ledger) -> None:
+    ledger.promise(A, X)
+    ledger.seal(B, X, 64, 10, to=A)
+    assert ledger.unheard(A, [X], B) == [], "it lives, and will reply"
+    ledger.client_gone(B, "exit code 0")
+    assert ledger.unheard(A, [X, Y], 98) == [] == ledger.unheard(C, [X], B) == ledger.unheard(99, [X], B)
+    ledger.validate()
+    assert ledger.drop(A, X, 2) == [FreeRegion(64, 10)]
+    assert is_empty(ledger)
+
+
+def test_what_was_shared_and_is_made_anew_is_held_once(ledger: Ledger) -> None:
+    """A shares X before B seals it and dies; C, who borrowed it, has read that; A hears of a small value, and seals."""
+    ledger.promise(A, X)
+    ledger.give(A, X, C)
+    ledger.seal(B, X, 64, 10, to=A)
+    ledger.client_gone(B, "killed by SIGKILL")
+    assert ledger.resolve(C, [X]) == [Tell(C, Located(X, 64, 10))]
+    assert ledger.unheard(A, [X], B) == [] == ledger.seal(A, X, 4096, 5) == ledger.drop(A, X)
+    ledger.validate()
+    assert ledger.drop(A, X) == [] and ledger.drop(C, X) == [Tell(A, Freed(X)), FreeRegion(64, 10)]
     assert is_empty(ledger)
 
 

@@ -66,7 +66,10 @@ class LedgerWorld:
         self.regions: dict[int, Region] = {}  # by offset
         self.born: dict[bytes, int] = {}  # object -> when: values contain only older objects, so there are no rings
         self.tasks: dict[bytes, int] = {}  # results still to come -> submitter
+        self.promised: set[bytes] = set()
+        self.located: dict[tuple[int, bytes], int] = {}  # (client, object) -> where it was told that it lies
         self.rerun: set[bytes] = set()  # of these, sealed once by a worker that died before it replied
+        self.unheard: dict[bytes, int] = {}  # where their first attempts lie
         self.mail: list[tuple[int, bytes]] = []  # (to, object): one hold each, on its way
         self.actors: dict[bytes, bool] = {}  # actor -> the node has heard that nobody holds it
         self.buried: set[int] = set()
@@ -123,6 +126,7 @@ class LedgerWorld:
             client, object = made
             self.tasks[object] = client
             if self.rng.random() < 0.7:  # the ref leaves the submitter before the result is there
+                self.promised.add(object)
                 self.tell(client, "promise", object, "program.py:1")
                 self.clients[client].holds[object] += 1
 
@@ -133,16 +137,27 @@ class LedgerWorld:
             return
         object = self.rng.choice(ready)
         submitter, worker = self.tasks[object], self.rng.choice(self.alive())
+        if object in self.rerun:
+            self.tell(submitter, "unheard", [object], self.regions[self.unheard[object]].maker)
+            if self.rng.random() < 0.5:
+                self.finish_small(submitter, object)
+                return
         self.seal(worker, object, submitter)
         dies = self.rng.random() < 0.3 and worker != submitter and len(self.alive()) > 2 and object not in self.rerun
         if dies:
             self.rerun.add(object)
+            self.unheard[object] = len(self.regions) - 1
             self.kill(worker)
         else:
-            if object in self.rerun:
-                self.read_from(worker)  # the one race that `Ledger.seal` loses; its docstring says what it costs
             del self.tasks[object]
             self.mail.append((submitter, object))
+
+    def finish_small(self, submitter: int, object: bytes) -> None:
+        """The second attempt makes a small value, which the submitter seals itself if it has shared the ref."""
+        del self.tasks[object]
+        if object in self.promised:
+            self.seal(submitter, object, 0)
+            self.tell(submitter, "drop", object, 1)
 
     def first_attempt_is_over(self, object: bytes) -> bool:
         """The submitter hears that the worker is lost after the node has read its last word."""
@@ -172,19 +187,29 @@ class LedgerWorld:
         if not process.holds[object]:
             del process.holds[object]
             process.awaits.discard(object)  # nobody waits for what he has let go
+            self.located.pop((client, object), None)
         self.tell(client, "drop", object, count)
 
     def load(self) -> None:
         """Read a value that the node has located, and take holds on what is inside."""
         if held := self.held():
             client, object = self.rng.choice(held)
-            regions = [region for region in self.regions.values() if region.object == object and region.told]
+            there = self.located.get((client, object))
+            first = self.unheard.get(object)  # nobody knows of it but who was told
+            regions = [
+                region
+                for offset, region in self.regions.items()
+                if region.object == object and region.told and (offset != first or offset == there)
+            ]
             for inner in regions[-1].contains if regions else []:
                 self.tell(client, "hold", inner)
                 self.clients[client].holds[inner] += 1
 
     def resolve(self) -> None:
-        if held := [(client, object) for client, object in self.held() if object not in self.actors]:
+        """Borrowers ask; an owner hears of its values from who makes them."""
+        tokens = {client: process.token for client, process in self.clients.items()}
+        held = [(client, o) for client, o in self.held() if o not in self.actors and o[:8] != tokens[client]]
+        if held:
             client, object = self.rng.choice(held)
             self.tell(client, "resolve", [object])
             self.clients[client].awaits.add(object)
@@ -243,6 +268,8 @@ class LedgerWorld:
                     region = self.regions[offset]
                     assert region.object == object and not region.free and (size, failed) == (1, False)
                     self.clients[client].awaits.discard(object)
+                    if object in self.clients[client].holds:
+                        self.located[client, object] = offset
                 case Tell(client, Lost(object)):
                     owners = [n for n, process in self.clients.items() if process.token == object[:8]]
                     assert not owners, "lost although its owner lives"
@@ -274,7 +301,7 @@ class LedgerWorld:
         while queue:
             object = queue.pop()
             for region in self.regions.values():
-                if region.object == object:
+                if region.object == object and not region.free:
                     queue += [inner for inner in region.contains if inner not in held]
                     held.update(region.contains)
         return held
@@ -282,7 +309,11 @@ class LedgerWorld:
     def check(self) -> None:
         self.ledger.validate()
         held = self.really_held()
-        assert not [region for region in self.regions.values() if region.free and region.object in held]
+        newest = {region.object: region for region in self.regions.values()}  # of an earlier attempt's nobody may know
+        assert not [region for region in newest.values() if region.free and region.object in held]
+        for (client, object), offset in self.located.items():
+            reads = client in self.clients and object in self.clients[client].holds
+            assert not (reads and self.regions[offset].free), f"client {client} reads what is freed"
         assert not [actor for actor, unreferenced in self.actors.items() if unreferenced and actor in held]
 
     def settle(self) -> None:
