@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from lattica.errors import RemoteProtocolError
-from lattica.mesh.compression import Packer, unpack
+from lattica.mesh.compression import LEAST_BYTES, Packer, unpack
 from lattica.mesh.messages import BODY_MAX_BYTES, INLINE_MAX_BYTES, Body, Call, Item, Large, Packed, Result
 from lattica.mesh.wire import BULK, Buffer, Frame
 
@@ -55,7 +55,7 @@ class Outgoing:
     __slots__ = ("_abandoned", "_going", "_held", "_last", "_packer", "bytes")
 
     def __init__(self, packer: Packer | None) -> None:
-        """packer: decides which chunks are compressed; None: none."""
+        """packer: decides what is compressed; None: nothing."""
         self._packer = packer
         self._last = 0
         self._held: deque[_Outgoing] = deque()  # their messages wait in the outbox, in the same order
@@ -71,8 +71,17 @@ class Outgoing:
         """Whether something is to be sent."""
         return bool(self._going or self._abandoned)
 
-    def add(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> Large:
-        """Send this body as soon as its message is sent; what that says of it."""
+    def body(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> tuple[Body, int]:
+        """A body as its message has it, and how many bytes of it are there. A long one follows when that is sent."""
+        if size > INLINE_MAX_BYTES:
+            return self._add(call, side, parts, size), 0
+        if self._packer is not None and size >= LEAST_BYTES:
+            packed = self._packer.pack(parts, size)
+            if packed is not None:
+                return Packed(packed, size), len(packed)
+        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts), size
+
+    def _add(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> Large:
         self._last += 1
         self._held.append(_Outgoing(self._last, call, side, parts, size))
         self.bytes += size
@@ -150,8 +159,11 @@ class Incoming:
     def __len__(self) -> int:
         return len(self._bodies)
 
-    def announced(self, message: Announcing, large: Large) -> tuple[Announcing, Buffer] | None:
-        """A message says that its body comes over bulk; both, if it is whole. Raises RemoteProtocolError."""
+    def body(self, message: Announcing, body: Body) -> tuple[Announcing, Buffer] | None:
+        """The body of a message, or its announcement; both, if it is whole. Raises RemoteProtocolError."""
+        return self._announced(message, body) if type(body) is Large else (message, inline(body))
+
+    def _announced(self, message: Announcing, large: Large) -> tuple[Announcing, Buffer] | None:
         if not INLINE_MAX_BYTES < large.size <= BODY_MAX_BYTES:
             raise RemoteProtocolError(f"a body of {large.size} bytes was announced; {BODY_MAX_BYTES} are allowed")
         if large.body in self._given_up:

@@ -22,7 +22,7 @@ from typing import Any
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.bodies import Announcing, Incoming, Outgoing, inline, size_of
-from lattica.mesh.compression import LEAST_BYTES, Packer
+from lattica.mesh.compression import Packer
 from lattica.mesh.credit import (
     CALLS_WINDOW_BYTES,
     RUNNING_MAX_BYTES,
@@ -56,7 +56,6 @@ from lattica.mesh.messages import (
     Item,
     Large,
     Message,
-    Packed,
     Result,
     Started,
     Writable,
@@ -91,7 +90,6 @@ class Conversation:
 
     def __init__(self, packer: Packer | None = None) -> None:
         """packer: decides what is compressed; None: nothing."""
-        self._packer = packer
         self._mine: dict[int, OpenCall] = {}  # calls that we made
         self._theirs: dict[int, OpenCall] = {}  # calls that the other side made
         self._last_mine = self._last_theirs = 0
@@ -132,10 +130,6 @@ class Conversation:
         if call is None or call.writing is None:
             return True  # over: the caller finds out by sending
         return self._streams.may_write(call.writing, size, stall=self._backlog > BACKLOG_MAX_BYTES)
-
-    def open_calls(self) -> tuple[list[int], list[int]]:
-        """Calls that are not over: those that we made, those of the other side."""
-        return list(self._mine), list(self._theirs)
 
     # -- verbs of the caller
 
@@ -300,18 +294,18 @@ class Conversation:
 
     def _send_call(self, call: Call, parts: Sequence[Buffer], size: int) -> None:
         self._calls_out.credit -= size
-        body, inside = self._body_out(call.id, FROM_CALLER, parts, size)
+        body, inside = self._going.body(call.id, FROM_CALLER, parts, size)
         self._outbox.add_call(Call(call.id, call.method, call.timeout_ms, call.flags, body), inside)
 
     def _send_answer(self, id: int, parts: Sequence[Buffer], size: int, call: OpenCall, events: list[Event]) -> None:
         self._answers_out.credit -= size
-        body, inside = self._body_out(id, FROM_CALLEE, parts, size)
+        body, inside = self._going.body(id, FROM_CALLEE, parts, size)
         self._outbox.add_answer(Result(id, body), inside, size)
         if call.writing is not None:  # not before: its reader counts what it holds until it has the answer
             self._stop_writing(call, events)
 
     def _send_item(self, item: Item, parts: Sequence[Buffer], size: int) -> None:
-        body, inside = self._body_out(item.id, item.side, parts, size)
+        body, inside = self._going.body(item.id, item.side, parts, size)
         self._outbox.add(Item(item.id, item.side, body), inside)
 
     def _send_waiting_calls(self) -> None:
@@ -329,16 +323,6 @@ class Conversation:
         while self._answers_waiting and self._answers_out.credit > 0:
             answer, parts, size, call = self._answers_waiting.popleft()
             self._send_answer(answer.id, parts, size, call, events)
-
-    def _body_out(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> tuple[Body, int]:
-        """A body as its message has it, and how many bytes of it are there."""
-        if size > INLINE_MAX_BYTES:
-            return self._going.add(call, side, parts, size), 0
-        if self._packer is not None and size >= LEAST_BYTES:
-            packed = self._packer.pack(parts, size)
-            if packed is not None:
-                return Packed(packed, size), len(packed)
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts), size
 
     def _unsay(self, id: int) -> bool:
         """Whatever of a call of ours has not been sent is not sent. Whether nothing was."""
@@ -447,9 +431,7 @@ class Conversation:
         return call
 
     def _body_in(self, message: Announcing, body: Body, events: list[Event]) -> None:
-        if type(body) is not Large:
-            self._arrived(message, inline(body), events)
-        elif (whole := self._coming.announced(message, body)) is not None:
+        if (whole := self._coming.body(message, body)) is not None:
             self._arrived(*whole, events)
 
     def _arrived(self, message: Announcing, body: Buffer, events: list[Event]) -> None:
