@@ -126,6 +126,7 @@ class Connection:
         "peer",
         "pinged_at",
         "plane",
+        "proved_at",
         "since",
         "state",
         "theirs",
@@ -141,6 +142,7 @@ class Connection:
         self.since = self.heard_at = now
         self.pinged_at: float | None = None  # a sound is due
         self.asked_at: float | None = None  # of the last ping, for the round trip
+        self.proved_at = float("-inf")  # when we last signed for it
 
     def __repr__(self) -> str:
         return f"<connection {self.number} of {short_peer(self.peer)}, {self.state.name.lower()}, plane {self.plane}>"

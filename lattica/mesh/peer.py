@@ -166,7 +166,14 @@ class Peer:
             packs=["zstd"],
         )
         self._me = me
-        self.sessions = Sessions(me, self.id, self.rng, self.steward.objection, wall_offset=time() - self._loop.time())
+        self.sessions = Sessions(
+            me,
+            self.id,
+            self.rng,
+            self.steward.objection,
+            sign=self.credentials.identity.sign,
+            wall_offset=time() - self._loop.time(),
+        )
         make = self._transport_of or (lambda owner: Tcp(owner, self.steward.contexts, self.steward.serve_renewal))
         self._transport = make(_Verbs(self))
         if self._listen is not None:
@@ -503,10 +510,8 @@ class Peer:
             events = talk.conversation.receive(delivered.plane, delivered.payload, self._loop.time())
             talk.handle(events)
         except RemoteProtocolError as error:
-            number = self.sessions.connection(delivered.peer, delivered.plane)
-            if number is not None:
-                reason = str(error).partition("\n")[0]
-                self._perform(self.sessions.broken(number, reason, self._loop.time()))
+            reason = str(error).partition("\n")[0]
+            self._perform(self.sessions.breach(delivered.peer, reason, self._loop.time()))
             return
         if talk.conversation.dirty:
             self._mark(talk)

@@ -1,6 +1,7 @@
 """Everything between this peer and one other: the session, the connections that carry it, when to dial.
 
-`Sessions` keeps one `Peering` per other peer and hands on what concerns it. What all of them share is in `Us`.
+`Sessions` keeps one `Peering` per other peer and hands on what concerns it. What all of them share is in `Us`. The file
+is long: dialing, silence and twins have rooms of their own, and what is left is one machine.
 
 Rules of this file. A proposal is kept until the other side has been heard in the session that came of it, so that a
 connection that dies between the hellos costs nothing; a session that ended is never taken up again (`Us.ended`), for
@@ -9,15 +10,14 @@ the other side may have executed what it was sent.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
-from random import Random
+from collections.abc import Sequence
 from typing import assert_never
 
 import msgspec
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import wire
+from lattica.mesh.dialing import UNREACHABLE_S, Dialing
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.links import (
@@ -25,7 +25,6 @@ from lattica.mesh.links import (
     ClockSample,
     Connection,
     Delivered,
-    Event,
     Faltering,
     Member,
     Room,
@@ -36,83 +35,36 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.liveness import DEAD_AFTER_S, HELLO_S, PROBE_S, Due, due, verdict
+from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, Due, due, verdict
 from lattica.mesh.session import Session
+from lattica.mesh.twins import Inquiry, Process, is_later_twin, statement
+from lattica.mesh.us import Effect, Us, farewell
 from lattica.mesh.wire import BULK, CONTROL, Bye, Frame, Hello
 
 KEEP_S = 60.0
 """A session without a connection is kept this long: a router restarts within it. Longer holds calls, and what they
 hold, for a peer that is gone."""
-BACKOFF_S = (0.2, 30.0)  # first and longest pause between dials
-UNREACHABLE_S = 10.0  # after which those who wait for a peer are told so; dialing goes on
-ENDED_MAX = 16  # ended sessions remembered of a peer
-PEERS_ENDED_MAX = 4096  # peers of whom some are remembered
-
-Effect = Dial | Transmit | Hangup | Event
-
-
-class Us:
-    """This peer, as all its peerings know it. `now + wall_offset` is this machine's unix time."""
-
-    def __init__(
-        self, me: Hello, peer: PeerId, rng: Random, objection: Callable[[Member, float], str], wall_offset: float
-    ) -> None:
-        self.me, self.peer, self.rng, self.objection, self.wall_offset = me, peer, rng, objection, wall_offset
-        self.correction_s = 0.0  # what others' clocks say that ours lacks
-        self.stopped = False
-        self.connections: dict[int, Connection] = {}
-        self.attempts: dict[int, tuple[Peering, int]] = {}  # dials under way: to whom, for which plane
-        self.ended: OrderedDict[PeerId, deque[int]] = OrderedDict()
-        self._last_attempt = 0
-
-    def unix(self, now: float) -> float:
-        """The wall clock, corrected."""
-        return now + self.wall_offset + self.correction_s
-
-    def propose(self) -> int:
-        """A number for a session that may come."""
-        return self.rng.getrandbits(63) + 1
-
-    def attempt(self, peering: Peering, plane: int) -> int:
-        """A number for a dial."""
-        self._last_attempt += 1
-        self.attempts[self._last_attempt] = peering, plane
-        return self._last_attempt
-
-    def ends(self, peer: PeerId, session: int) -> None:
-        """Remember that this session is over."""
-        ended = self.ended.setdefault(peer, deque(maxlen=ENDED_MAX))
-        ended.append(session)
-        self.ended.move_to_end(peer)
-        if len(self.ended) > PEERS_ENDED_MAX:
-            self.ended.popitem(last=False)
 
 
 class Peering:
     """See the module. Every verb returns effects."""
 
     __slots__ = (
-        "addresses", "attempts", "bulk_used_at", "connections", "down_since", "failures", "member", "peer", "process",
-        "proposal", "redial_at", "rtt_s", "session", "told_unreachable", "twin_due", "us", "waits_since",
-        "wanted_since",
+        "bulk_used_at", "connections", "dialing", "down_since", "inquiry", "member", "peer", "process", "proposal",
+        "rtt_s", "session", "us", "waits_since",
     )  # fmt: skip
 
     def __init__(self, us: Us, peer: PeerId) -> None:
         self.us, self.peer = us, peer
-        self.addresses: tuple[str, ...] = ()
-        self.wanted_since: float | None = None  # somebody here wants a session
-        self.told_unreachable = False
+        self.dialing = Dialing(us.rng)
         self.session: Session | None = None
         self.proposal = us.propose()
-        self.process: tuple[int, bytes] | None = None  # (boot, instance) of the other side
+        self.process: Process | None = None  # of the other side
+        self.inquiry: Inquiry | None = None  # which of its processes lives
         self.member: Member | None = None
         self.connections: dict[int, Connection] = {}
-        self.attempts: dict[int, int] = {}  # plane -> number of the dial under way
-        self.failures = 0  # dials in a row
-        self.redial_at: dict[int, float] = {}  # plane -> when to dial it
         self.down_since = 0.0  # since when the session has no control connection
         self.bulk_used_at = 0.0
-        self.twin_due: float | None = None
         self.waits_since = [0.0, 0.0]  # plane -> since when an acknowledgement is due
         self.rtt_s: float | None = None  # of the last ping over the control plane
 
@@ -133,7 +85,11 @@ class Peering:
     @property
     def idle(self) -> bool:
         """Nothing is left to know."""
-        return self.session is None and self.wanted_since is None and not self.connections and not self.attempts
+        return not self._needed and not self.connections and not self.dialing.attempts
+
+    @property
+    def _needed(self) -> bool:
+        return self.session is not None or self.dialing.wanted_since is not None
 
     def validate(self) -> None:
         for plane in wire.PLANES:
@@ -150,16 +106,12 @@ class Peering:
 
     def connect(self, addresses: Sequence[str], now: float) -> list[Effect]:
         """Have a session, and keep it."""
-        if addresses:
-            self.addresses = tuple(dict.fromkeys(addresses))
-        if self.wanted_since is None:
-            self.wanted_since, self.told_unreachable, self.failures = now, False, 0
-            self.redial_at.pop(CONTROL, None)
+        self.dialing.wish(addresses, now)
         return self._dial_if_needed()
 
     def disconnect(self, reason: str, now: float) -> list[Effect]:
         """No session is wanted any more; the one there is ends now."""
-        self.wanted_since = None
+        self.dialing.wanted_since = None
         effects: list[Effect] = []
         for connection in list(self.connections.values()):
             effects += self.hang_up(connection, wire.LEAVING, reason)
@@ -182,19 +134,19 @@ class Peering:
 
     def dialed(self, plane: int, connection: Connection, now: float) -> list[Effect]:
         """A dial of ours is connected."""
-        self.attempts.pop(plane, None)
-        member = connection.member
-        why = self.us.objection(member, self.us.unix(now))
-        if member.peer != self.peer:
-            why = f"at {', '.join(self.addresses)} answers {short_peer(member.peer)}, not {short_peer(self.peer)}"
-        if why:
+        self.dialing.attempts.pop(plane, None)
+        if connection.peer != self.peer:  # whom we may have a session with: it is not refused
+            return [*self.hang_up(connection, wire.STALE, "another peer was called"), *self.failed(plane, now)]
+        if why := self.us.objection(connection.member, self.us.unix(now)):
             return [*self.hang_up(connection, wire.REFUSED, why), *self.failed(plane, now)]
+        if not self._needed:
+            return self.hang_up(connection, wire.STALE, "it is not wanted any more")
         self.connections[connection.number] = connection
         return [self._greet(connection, now)]
 
     def dial_failed(self, plane: int, reason: str, now: float, final: bool) -> list[Effect]:
         """A dial of ours came to nothing."""
-        self.attempts.pop(plane, None)
+        self.dialing.attempts.pop(plane, None)
         return self.refused(reason, now) if final else self.failed(plane, now)
 
     def frame(self, connection: Connection, frame: wire.Received, now: float, effects: list[Effect]) -> None:
@@ -205,8 +157,9 @@ class Peering:
             return
         match frame:
             case wire.Data():
-                if connection.state is not State.ATTACHED and connection.state is not State.SPARE:
-                    raise RemoteProtocolError("it sent data before the hellos had agreed")
+                if connection.state is State.WAITING:  # it has agreed, and we cannot: it will send this again
+                    effects += self._close(connection, wire.STALE, "another process of this peer is here", now)
+                    return
                 assert session is not None, f"{connection!r} is attached to no session"
                 if connection.plane == BULK:
                     self.bulk_used_at = now
@@ -226,54 +179,52 @@ class Peering:
             case wire.Pong(nonce):
                 if connection.asked_at is not None and connection.plane == CONTROL and nonce == 0:
                     self.rtt_s, connection.asked_at = now - connection.asked_at, None
-                if self.twin_due is not None and nonce == self._twin_nonce():
-                    effects += self._twins(now)
             case wire.Want(plane):
-                idle = BULK not in self.attempts and not self.of_plane(BULK, *State)
-                if plane == BULK and session is not None and idle and self.addresses:
-                    effects.append(self._dial(BULK))
+                self.dialing.bulk_asked = self.dialing.bulk_asked or plane == BULK
+                effects += self._bulk_if_needed(now)
+            case wire.Prove(instance):
+                effects += self._prove(connection, instance, now)
+            case wire.Proof(signature):
+                effects += self._proved(connection, signature, now)
             case Hello():
                 raise RemoteProtocolError("it said hello twice")
             case _:
                 assert_never(frame)
 
-    def breach(self, connection: Connection, reason: str, now: float) -> list[Effect]:
+    def breach(self, reason: str, now: float) -> list[Effect]:
         """The other side broke a rule: drop it, and what was between us."""
-        effects = self._close(connection, wire.BROKEN, reason, now)
-        effects += self.end(now, f"the other side broke a rule: {reason}")
-        return effects + self.failed(CONTROL, now)
+        self.dialing.broke(now)
+        effects: list[Effect] = []
+        for connection in list(self.connections.values()):
+            effects += self.hang_up(connection, wire.BROKEN, reason)
+        return effects + self.end(now, f"the other side broke a rule: {reason}")
 
     # -- time
 
     def tick(self, now: float) -> list[Effect]:
         """Whatever is due, but for connections: see `look_at`."""
         effects: list[Effect] = []
-        if self.twin_due is not None and self.twin_due <= now:
-            effects += self._twin_is_dead(now)
+        if self.inquiry is not None and self.inquiry.due <= now:
+            effects += self._inquired(now)
         if self.session is not None:
             effects += self.session.tick(now)
             if self.control is None and self.down_since + KEEP_S <= now:
                 effects += self.end(now, f"no connection for {KEEP_S:g} s")
-        if self._owed_words and self.wanted_since is not None and self.wanted_since + UNREACHABLE_S <= now:
-            self.told_unreachable = True
+        if self.dialing.tick(now, up=self.session is not None):
             effects.append(Unreachable(self.peer, f"nobody answered for {UNREACHABLE_S:g} s", final=False))
-        for plane in [plane for plane, at in self.redial_at.items() if at <= now]:
-            del self.redial_at[plane]
         effects += self._dial_if_needed()
         return effects + self._bulk_if_needed(now)
 
     def deadlines(self) -> list[float]:
         """When to call `tick`."""
-        found = [*self.redial_at.values()]
-        if self.twin_due is not None:
-            found.append(self.twin_due)
+        found = self.dialing.deadlines(up=self.session is not None)
+        if self.inquiry is not None:
+            found.append(self.inquiry.due)
         if self.session is not None:
             if (ack_due := self.session.next_deadline()) is not None:
                 found.append(ack_due)
             if self.control is None:
                 found.append(self.down_since + KEEP_S)
-        if self._owed_words and self.wanted_since is not None:
-            found.append(self.wanted_since + UNREACHABLE_S)
         return found
 
     def look_at(self, connection: Connection, now: float) -> list[Effect]:
@@ -287,7 +238,7 @@ class Peering:
             return [Transmit(connection.number, wire.encode(wire.Ping(0)))]
         effects = self._close(connection, *farewell, now)
         if farewell[0] == wire.IDLE:
-            self.redial_at.pop(BULK, None)
+            self.dialing.not_needed(BULK)
         return effects
 
     def due(self, connection: Connection) -> float:
@@ -300,20 +251,15 @@ class Peering:
         expires_at = connection.member.expires - self.us.wall_offset - self.us.correction_s
         return Due(expires_at, self.waits_since[plane] if waits else None, self.bulk_used_at)
 
-    @property
-    def _owed_words(self) -> bool:
-        return self.wanted_since is not None and self.session is None and not self.told_unreachable
-
     # -- dialing
 
     def _dial(self, plane: int) -> Dial:
-        self.attempts[plane] = self.us.attempt(self, plane)
-        return Dial(self.attempts[plane], self.peer, self.addresses)
+        number = self.dialing.attempts[plane] = self.us.attempt(self, plane)
+        return Dial(number, self.peer, self.dialing.addresses)
 
     def _dial_if_needed(self) -> list[Effect]:
         """Dial the control plane, if a session is wanted or one waits for a connection, and nothing is under way."""
-        needed = self.wanted_since is not None or self.session is not None
-        if not needed or not self.addresses or CONTROL in self.attempts or CONTROL in self.redial_at or self.us.stopped:
+        if not self._needed or not self.dialing.may(CONTROL) or self.us.stopped:
             return []
         if any(connection.plane == CONTROL for connection in self.connections.values()):
             return []
@@ -322,30 +268,24 @@ class Peering:
     def _bulk_if_needed(self, now: float) -> list[Effect]:
         """Dial the bulk plane, or ask the other side to, if something waits for it."""
         session, control = self.session, self.control
-        if session is None or control is None:
+        if session is None or control is None or self.dialing.pauses(BULK) or self.of_plane(BULK, *State):
             return []
-        if not session.unacked_bytes(BULK) or session.connection(BULK) is not None:
-            return []
-        if BULK in self.attempts or BULK in self.redial_at or self.of_plane(BULK, *State):
-            return []
-        if control.dialed and self.addresses:
+        waits = session.unacked_bytes(BULK) > 0
+        if (self.dialing.bulk_asked or (waits and control.dialed)) and self.dialing.may(BULK):
             return [self._dial(BULK)]
-        self.redial_at[BULK] = now + HELLO_S  # asks again then
+        if not waits:
+            return []
+        self.dialing.asked(now)
         return [Transmit(control.number, wire.encode(wire.Want(BULK)))]
 
     def failed(self, plane: int, now: float) -> list[Effect]:
         """Dialing failed: pause, longer each time, and not in step with others."""
-        first, longest = BACKOFF_S
-        pause_s = min(first * 2 ** min(self.failures, 16), longest)
-        self.failures += 1
-        self.redial_at[plane] = now + pause_s * self.us.rng.uniform(0.5, 1.5)
+        self.dialing.failed(plane, now)
         return [Faltering(self.peer)] if self.session is not None and self.control is None else []
 
     def refused(self, reason: str, now: float) -> list[Effect]:
         """They do not talk to us, or we not to them: dialing again changes nothing."""
-        self.redial_at.clear()
-        wanted, self.wanted_since = self.wanted_since is not None, None
-        told = [Unreachable(self.peer, reason, final=True)] if wanted else []
+        told = [Unreachable(self.peer, reason, final=True)] if self.dialing.refused() else []
         return [*self.end(now, reason), *told]
 
     # -- hellos
@@ -370,6 +310,8 @@ class Peering:
             effects += self._heard_bye(connection, frame, now)
         elif isinstance(frame, Hello):
             effects += self._greeted(connection, frame, now)
+        elif isinstance(frame, wire.Prove) and connection.dialed:  # another process of our key is known there
+            effects += self._prove(connection, frame.instance, now)
         else:
             raise RemoteProtocolError(f"its first frame was {type(frame).__name__}, not Hello")
 
@@ -381,6 +323,8 @@ class Peering:
         connection.theirs = hello
         if not connection.dialed:
             connection.plane = hello.plane
+        elif connection.plane != hello.plane:
+            raise RemoteProtocolError(f"plane {connection.plane} was dialed, and plane {hello.plane} answers")
         if hello.oldest > wire.PROTOCOL or hello.protocol < self.us.me.oldest:
             side = "update this node" if hello.oldest > wire.PROTOCOL else "it must be updated"
             why = f"it speaks protocol {hello.protocol} (lattica {hello.version}), we {wire.PROTOCOL}: {side}"
@@ -390,13 +334,9 @@ class Peering:
         effects: list[Effect] = [ClockSample(self.peer, hello.unix_s - (now + self.us.wall_offset))]
         process = (hello.boot, hello.instance)
         if self.process is not None and self.process != process:
-            others = [c for c in self.connections.values() if c.state in (State.ATTACHED, State.SPARE)]
-            if others:
+            if self._former():
                 connection.state = State.WAITING
-                if self.twin_due is None:
-                    self.twin_due = now + PROBE_S
-                nonce = wire.encode(wire.Ping(self._twin_nonce()))
-                return [*effects, *(Transmit(other.number, nonce) for other in others)]
+                return effects + self._inquire(connection, self.process, process, now)
             effects += self.end(now, "its process was restarted")
         self.process = process
         return effects + self._agree(connection, now)
@@ -425,7 +365,7 @@ class Peering:
         if fresh:
             effects += self.end(now, "the other side does not know it any more")
             self.session = Session(agreed)
-            self.told_unreachable = False
+            self.dialing.wait_anew(now)
             effects.append(SessionUp(self.peer, hello))
         return effects + self._attach(connection, now, resumed=not fresh)
 
@@ -450,8 +390,8 @@ class Peering:
                 return self._probe(now)
             effects += self.hang_up(other, wire.STALE, "a newer connection carries the session")
         connection.state = State.ATTACHED
-        self.member, self.failures = connection.member, 0
-        self.redial_at.pop(plane, None)
+        self.member = connection.member
+        self.dialing.carried(plane)
         if plane == CONTROL:
             effects.append(Attached(self.peer, connection.member, hello, resumed))
             connection.asked_at = now
@@ -475,7 +415,7 @@ class Peering:
 
     def _met_ourselves(self, connection: Connection, hello: Hello, now: float) -> list[Effect]:
         """Somebody with our own key: ourselves, by a roundabout address, or a node started from a copy."""
-        theirs, ours = (hello.boot, hello.instance), (self.us.me.boot, self.us.me.instance)
+        theirs, ours = (hello.boot, hello.instance), self.us.process
         text = f"two live nodes have the key of peer {short_peer(self.peer)}: its directory was copied"
         code = wire.STALE if theirs == ours else wire.TWIN
         # With STALE, and from the later one, the bye is only words; the later one stops by what it sees itself.
@@ -485,38 +425,65 @@ class Peering:
             effects.append(WeAreTwin(text) if theirs < ours else TwinSeen(self.peer, text))
         return effects
 
-    def _twin_nonce(self) -> int:
-        """Only a process that lives now can say it: made of when we asked."""
-        assert self.twin_due is not None
-        return int(self.twin_due * 1e6) & ((1 << 63) - 1) | 1
+    def _former(self) -> list[Connection]:
+        """Connections of the process that we know."""
+        return [c for c in self.connections.values() if c.state in (State.ATTACHED, State.SPARE)]
 
-    def _twins(self, now: float) -> list[Effect]:
-        """The older connections answered: both processes live, and the later one must stop."""
-        self.twin_due = None
-        waiting = [c for c in self.connections.values() if c.state is State.WAITING]
-        if not waiting or self.process is None:
+    def _waiting(self) -> list[Connection]:
+        """Connections of a process that we do not know yet."""
+        return [c for c in self.connections.values() if c.state is State.WAITING]
+
+    def _prove(self, connection: Connection, instance: bytes, now: float) -> list[Effect]:
+        """Say that we live, to whoever has met another process of our key. A signature costs, so not too often."""
+        if instance == self.us.me.instance or now - connection.proved_at < PROBE_S:
             return []
-        theirs = waiting[0].theirs
-        assert theirs is not None
+        connection.proved_at = now
+        signature = self.us.sign(statement(self.us.process, instance))
+        return [Transmit(connection.number, wire.encode(wire.Proof(signature)))]
+
+    def _inquire(self, connection: Connection, former: Process, new: Process, now: float) -> list[Effect]:
+        """Ask both processes whether they live."""
+        if self.inquiry is None:
+            self.inquiry = Inquiry(former, new, now + PROBE_S)
+        elif self.inquiry.new != new:
+            return self._close(connection, wire.STALE, "a third process of this peer", now)
+        effects: list[Effect] = [Transmit(connection.number, wire.encode(wire.Prove(former[1])))]
+        return effects + [Transmit(each.number, wire.encode(wire.Prove(new[1]))) for each in self._former()]
+
+    def _proved(self, connection: Connection, signature: bytes, now: float) -> list[Effect]:
+        if self.inquiry is None:
+            return []
+        self.inquiry.proved(signature, new=connection.state is State.WAITING)
+        return self._inquired(now) if self.inquiry.verdict is not None else []
+
+    def _inquired(self, now: float) -> list[Effect]:
+        """It is known which processes live: both, and the later one must stop; or only the new one."""
+        assert self.inquiry is not None
+        inquiry, known = self.inquiry, self.inquiry.verdict
+        if known is None and not inquiry.former_lives:
+            return self._restarted(now)
+        self.inquiry = None
+        waiting, effects = self._waiting(), list[Effect]()
+        if known is None or not waiting:
+            for connection in waiting:
+                effects += self.hang_up(connection, wire.STALE, "an earlier process of this peer lives")
+            return effects
+        new_stops, (boot, instance), proof = known
         text = f"two live nodes have the key of peer {short_peer(self.peer)}: its directory was copied"
         text += "; the later one stops"
-        effects: list[Effect] = [TwinSeen(self.peer, text)]
-        if (theirs.boot, theirs.instance) > self.process:
-            for connection in waiting:
-                effects += self.hang_up(connection, wire.TWIN, text)
-            return effects
-        for connection in [c for c in self.connections.values() if c.state is not State.WAITING]:
-            effects += self.hang_up(connection, wire.TWIN, text)
-        return effects + self._twin_is_dead(now)
+        effects.append(TwinSeen(self.peer, text))
+        for connection in waiting if new_stops else self._former():
+            effects += self.hang_up(connection, wire.TWIN, text, boot, instance, proof)
+        return effects if new_stops else effects + self._restarted(now)
 
-    def _twin_is_dead(self, now: float) -> list[Effect]:
-        """The older connections are silent or closed: the process was restarted."""
-        self.twin_due = None
+    def _restarted(self, now: float) -> list[Effect]:
+        """The former process is silent, closed or told to stop: the new one takes its place."""
+        self.inquiry = None
         effects: list[Effect] = []
-        waiting = [c for c in self.connections.values() if c.state is State.WAITING]
+        waiting = self._waiting()
         if not waiting:
             return effects
-        for connection in [c for c in self.connections.values() if c.state in (State.ATTACHED, State.SPARE)]:
+        for connection in self._former():
             effects += self.hang_up(connection, wire.STALE, "your process was restarted")
         effects += self.end(now, "its process was restarted")
         for connection in waiting:
@@ -528,13 +495,15 @@ class Peering:
 
     # -- ends
 
-    def hang_up(self, connection: Connection, code: str, text: str) -> list[Effect]:
+    def hang_up(
+        self, connection: Connection, code: str, text: str, boot: int = 0, instance: bytes = b"", proof: bytes = b""
+    ) -> list[Effect]:
         """Say why, and close. The caller sees to what the connection carried, unless a successor does."""
         self.us.connections.pop(connection.number, None)
         self.connections.pop(connection.number, None)
         if self.session is not None:
             self.session.detach(connection.number)
-        return farewell(connection, code, text)
+        return farewell(connection, Bye(code, text[: wire.WORDS_MAX], boot, instance, proof))
 
     def _close(self, connection: Connection, code: str, text: str, now: float) -> list[Effect]:
         """Say why, and close; what the connection carried waits for the next one."""
@@ -544,32 +513,29 @@ class Peering:
         """A connection is gone. What it carried waits for the next one."""
         self.us.connections.pop(connection.number, None)
         was_there = self.connections.pop(connection.number, None) is not None
-        carried = connection.state is State.ATTACHED
+        plane, carried = connection.plane, connection.state is State.ATTACHED
         if self.session is not None:
             self.session.detach(connection.number)
         effects: list[Effect] = []
-        if connection.plane == CONTROL and self.session is not None and self.control is None and carried:
-            self.down_since = now
-            spares = self.of_plane(CONTROL, State.SPARE)
-            if spares:
+        if self.session is not None and carried and not self.of_plane(plane):
+            if plane == CONTROL:
+                self.down_since = now
+            if spares := self.of_plane(plane, State.SPARE):
                 return self._attach(spares[0], now, resumed=True)
-        others = [c for c in self.connections.values() if c.state in (State.ATTACHED, State.SPARE)]
-        if self.twin_due is not None and not others:
-            effects += self._twin_is_dead(now)
+        if self.inquiry is not None and not self._former():
+            effects += self._restarted(now)
         if carried and was_there:
-            self.redial_at[connection.plane] = now + self.us.rng.uniform(0, BACKOFF_S[0] / 2)
-        elif connection.dialed and connection.plane not in self.redial_at:
-            effects += self.failed(connection.plane, now)
+            self.dialing.died(plane, now)
+        elif connection.dialed and not self.dialing.pauses(plane):
+            effects += self.failed(plane, now)
         return effects + self._dial_if_needed()
 
     def _heard_bye(self, connection: Connection, bye: Bye, now: float) -> list[Effect]:
         effects = list[Effect]()
         if bye.code == wire.TWIN:
-            self.connections.pop(connection.number, None)
-            if self.session is not None:
-                self.session.detach(connection.number)
-            words = f"another node has this key, and was first (we are boot {self.us.me.boot})"
-            return [WeAreTwin(bye.text or words)]
+            first = (bye.boot, bye.instance)
+            if is_later_twin(self.us.sign, self.us.process, first, bye.proof):
+                effects.append(WeAreTwin(bye.text or f"another node has this key, and was first (boot {bye.boot})"))
         if bye.code == wire.OVER and self.session is not None and connection.mine is not None:
             ours = (connection.mine.session, connection.mine.proposal)
             if self.session.id in ours:
@@ -592,12 +558,5 @@ class Peering:
         for connection in list(self.connections.values()):
             if connection.state in (State.ATTACHED, State.SPARE):
                 effects += self.hang_up(connection, wire.STALE, reason)
-        if self.wanted_since is not None:
-            self.wanted_since, self.told_unreachable = now, False
+        self.dialing.wait_anew(now)
         return effects
-
-
-def farewell(connection: Connection, code: str, text: str) -> list[Effect]:
-    """Say why, and close."""
-    bye = wire.encode(Bye(code, text[: wire.WORDS_MAX]))
-    return [Transmit(connection.number, bye), Hangup(connection.number, text)]

@@ -17,13 +17,16 @@ from random import Random
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import wire
+from lattica.mesh.dialing import BACKOFF_S, UNREACHABLE_S
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.links import Connection, Event, Member
 from lattica.mesh.liveness import BULK_IDLE_S, DEAD_AFTER_S, HELLO_S, PING_AFTER_S, PROBE_S, SPARE_S, WAIT_S
-from lattica.mesh.peering import BACKOFF_S, KEEP_S, UNREACHABLE_S, Effect, Peering, Us, farewell
+from lattica.mesh.peering import KEEP_S, Peering
 from lattica.mesh.session import Session
-from lattica.mesh.wire import CONTROL, Frame, Hello
+from lattica.mesh.twins import Sign
+from lattica.mesh.us import Effect, Us, farewell
+from lattica.mesh.wire import CONTROL, Bye, Frame, Hello
 
 __all__ = [
     "BACKOFF_S", "BULK_IDLE_S", "CONNECTIONS_MAX", "DEAD_AFTER_S", "HELLO_S", "KEEP_S", "PING_AFTER_S", "PROBE_S",
@@ -43,11 +46,13 @@ class Sessions:
         rng: Random,
         objection: Callable[[Member, float], str],
         *,
+        sign: Sign,
         wall_offset: float = 0.0,
     ) -> None:
-        """me: our hello's constant part. objection(member, unix_s): "" or why we do not talk to it."""
+        """me: our hello's constant part. objection(member, unix_s): "" or why we do not talk to it. sign: by the key
+        that `peer` is made of."""
         self.peer = peer
-        self._us = Us(me, peer, rng, objection, wall_offset)
+        self._us = Us(me, peer, rng, objection, sign, wall_offset)
         self._connections = self._us.connections
         self._peerings: dict[PeerId, Peering] = {}
 
@@ -163,7 +168,7 @@ class Sessions:
         peering, plane = self._us.attempts.pop(attempt, (None, CONTROL))
         connection = Connection(number, member, True, plane, now)
         if peering is None or self._us.stopped:
-            return farewell(connection, wire.STALE, "it is not wanted any more")
+            return farewell(connection, Bye(wire.STALE, "it is not wanted any more"))
         self._connections[number] = connection
         return peering.dialed(plane, connection, now)
 
@@ -176,12 +181,12 @@ class Sessions:
         """Somebody has connected."""
         connection = Connection(number, member, False, CONTROL, now)
         if self._us.stopped:
-            return farewell(connection, wire.LEAVING, "this node is stopping")
+            return farewell(connection, Bye(wire.LEAVING, "this node is stopping"))
         if why := self._us.objection(member, self._us.unix(now)):
-            return farewell(connection, wire.REFUSED, why)
+            return farewell(connection, Bye(wire.REFUSED, why[: wire.WORDS_MAX]))
         peering = self._peering(member.peer)
         if len(peering.connections) >= CONNECTIONS_MAX:
-            return farewell(connection, wire.STALE, f"you have {CONNECTIONS_MAX} connections here already")
+            return farewell(connection, Bye(wire.STALE, f"you have {CONNECTIONS_MAX} connections here already"))
         self._connections[number] = peering.connections[number] = connection
         return []
 
@@ -199,16 +204,18 @@ class Sessions:
                 if number not in self._connections:  # this frame has ended it
                     break
         except RemoteProtocolError as error:
-            effects += peering.breach(connection, str(error).partition("\n")[0], now)
+            effects += peering.breach(str(error).partition("\n")[0], now)
         return self._settle(peering, effects)
 
     def broken(self, number: int, reason: str, now: float) -> list[Effect]:
-        """The other side broke a rule, in a frame or in a payload: drop it, and what was between us."""
+        """The other side broke a rule, by what came over this connection: drop it, and what was between us."""
         connection = self._connections.get(number)
-        if connection is None:
-            return []
-        peering = self._peerings[connection.peer]
-        return self._settle(peering, peering.breach(connection, reason, now))
+        return self.breach(connection.peer, reason, now) if connection is not None else []
+
+    def breach(self, peer: PeerId, reason: str, now: float) -> list[Effect]:
+        """The other side broke a rule, in a payload: drop it, and what was between us."""
+        peering = self._peerings.get(peer)
+        return self._settle(peering, peering.breach(reason, now)) if peering is not None else []
 
     def closed(self, number: int, reason: str, now: float) -> list[Effect]:
         """A connection is no more, and not by our `Hangup`."""

@@ -8,9 +8,10 @@
     PING   u64 nonce      PONG  u64 nonce
     WANT   u8 plane                         "dial this plane for me": only one side may be able to dial
     BYE    msgpack map of `Bye`             why this connection ends; nothing follows
+    PROVE  bytes      PROOF  64 bytes       that a process of this key lives: see `twins`
 
-The decoder distrusts: a length is checked before memory is taken for it, and until the other side's hello has been
-accepted (`trust`) nothing longer than a hello is taken at all.
+The decoder distrusts: a length is checked before memory is taken for it, and before the other side's hello nothing
+longer than a hello is taken at all.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ PROTOCOL = 1
 CONTROL, BULK = 0, 1
 PLANES = (CONTROL, BULK)
 
-HELLO, DATA, ACK, PING, PONG, WANT, BYE = range(1, 8)
+HELLO, DATA, ACK, PING, PONG, WANT, BYE, PROVE, PROOF = range(1, 10)
 LENGTH = 4
 HEAD = 5  # length and kind
 DATA_HEAD = HEAD + 16
 FRAME_MAX_BYTES = (1 << 20) + 4096
 """Longest frame: a full batch of control messages, or one chunk of bulk. Longer ones would keep others waiting."""
 HELLO_MAX_BYTES = 16 << 10
-"""Longest frame from a peer whose hello has not been accepted: forty addresses of a node with many interfaces fit."""
+"""Longest frame from a peer whose hello has not come: forty addresses of a node with many interfaces fit."""
 WINDOW_BYTES = 256 << 10
 """What is read at once. A frame that is longer is read into memory of its own, so that its payload is never copied."""
 OWN_MEMORY_FROM_BYTES = 32 << 10  # copying less costs less than a second read
+INSTANCE_MAX_BYTES, SIGNATURE_BYTES = 32, 64
 WORDS_MAX = 256  # characters of a reason or a name that came from a peer
 
 Buffer = bytes | bytearray | memoryview
@@ -70,10 +72,14 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Bye(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why the sender ends this connection. code: one of the words below; text: for people."""
+    """Why the sender ends this connection. code: one of the words below; text: for people. The rest is said to the
+    later one of two twins: which process was first, and its proof."""
 
     code: str
     text: str = ""
+    boot: int = 0
+    instance: bytes = b""
+    proof: bytes = b""
 
 
 REFUSED = "refused"  # by certificate, revocation or version: dialing again changes nothing
@@ -109,7 +115,17 @@ class Want(msgspec.Struct, frozen=True):
     plane: int
 
 
-Received = Hello | Data | Ack | Ping | Pong | Want | Bye
+class Prove(msgspec.Struct, frozen=True):
+    """Sign this instance of another process."""
+
+    instance: bytes
+
+
+class Proof(msgspec.Struct, frozen=True):
+    signature: bytes
+
+
+Received = Hello | Data | Ack | Ping | Pong | Want | Bye | Prove | Proof
 _hello = msgspec.msgpack.Decoder(Hello)
 _bye = msgspec.msgpack.Decoder(Bye)
 _encoder = msgspec.msgpack.Encoder()
@@ -125,7 +141,7 @@ def data_head(size: int, seq: int, ack: int) -> bytes:
     )
 
 
-def encode(frame: Hello | Ack | Ping | Pong | Want | Bye) -> Frame:
+def encode(frame: Hello | Ack | Ping | Pong | Want | Bye | Prove | Proof) -> Frame:
     """A frame without payload, as one buffer."""
     match frame:
         case Hello():
@@ -140,6 +156,10 @@ def encode(frame: Hello | Ack | Ping | Pong | Want | Bye) -> Frame:
             kind, body = PONG, number.to_bytes(8, "little")
         case Want(plane):
             kind, body = WANT, bytes([plane])
+        case Prove(instance):
+            kind, body = PROVE, instance
+        case Proof(signature):
+            kind, body = PROOF, signature
     return ((1 + len(body)).to_bytes(4, "little") + bytes([kind]) + body,)
 
 
@@ -164,12 +184,18 @@ def _parse(kind: int, body: memoryview) -> Received:
         if size != 1 or body[0] not in PLANES:
             raise RemoteProtocolError("it wants a plane that does not exist")
         return Want(body[0])
+    if kind in (PROVE, PROOF):
+        if not size <= (INSTANCE_MAX_BYTES if kind == PROVE else SIGNATURE_BYTES):
+            raise RemoteProtocolError(f"a frame of kind {kind} has {size} bytes")
+        return Prove(bytes(body)) if kind == PROVE else Proof(bytes(body))
     try:
         if kind == HELLO:
             return _checked(_hello.decode(body))
         if kind == BYE:
             bye = _bye.decode(body)
-            return Bye(bye.code[:WORDS_MAX], bye.text[:WORDS_MAX])
+            if not 0 <= bye.boot < 1 << 64 or len(bye.instance) > INSTANCE_MAX_BYTES:
+                raise RemoteProtocolError("its farewell names a process that cannot be")
+            return Bye(bye.code[:WORDS_MAX], bye.text[:WORDS_MAX], bye.boot, bye.instance, bye.proof[:SIGNATURE_BYTES])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"its {'hello' if kind == HELLO else 'farewell'} is undecodable: {error}") from error
     raise RemoteProtocolError(f"it sent a frame of kind {kind}, which does not exist")
@@ -177,7 +203,11 @@ def _parse(kind: int, body: memoryview) -> Received:
 
 def _checked(hello: Hello) -> Hello:
     numbers = (hello.boot, hello.session, hello.proposal, hello.received)
-    if any(not 0 <= number < 1 << 64 for number in numbers) or hello.plane not in PLANES or len(hello.instance) > 32:
+    if (
+        any(not 0 <= number < 1 << 64 for number in numbers)
+        or hello.plane not in PLANES
+        or len(hello.instance) > INSTANCE_MAX_BYTES
+    ):
         raise RemoteProtocolError("its hello has a number out of range")
     if len(hello.trust) > 64 or not abs(hello.unix_s) < 1e12:  # also refuses nan
         raise RemoteProtocolError("its hello has a field out of range")
@@ -207,7 +237,7 @@ class Decoder:
         return f"<Decoder: {self._end - self._start} bytes wait, {self._filled} of a long frame>"
 
     def trust(self) -> None:
-        """The hello was accepted: frames may be long from now on."""
+        """Frames may be long from now on, as they may after a hello."""
         self._limit = FRAME_MAX_BYTES
 
     def window(self) -> memoryview:
@@ -235,6 +265,8 @@ class Decoder:
                 body = view[start + HEAD : stop]
                 frames.append(_parse(kind, memoryview(bytes(body)) if kind == DATA else body))
                 start = stop
+                if kind == HELLO:  # what follows it at once may be long already
+                    self._limit = FRAME_MAX_BYTES
             elif size >= OWN_MEMORY_FROM_BYTES:
                 if kind != DATA:
                     raise RemoteProtocolError(f"a frame of kind {kind} has {size} bytes")

@@ -17,6 +17,8 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any
 
+from blake3 import blake3
+
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import rpc
 from lattica.mesh.effects import Dial, Hangup, Transmit
@@ -130,7 +132,14 @@ class MeshPeer:
         host.disk.write("boot", boot.to_bytes(8, "little"))
         hello = Hello(boot=boot, instance=host.rng.randbytes(8), addresses=[host.name])
         wall = host.clock.unix_s() - host.clock.now()
-        self.sessions = Sessions(hello, self.id, host.rng, self._objection, wall_offset=wall)
+        self.sessions = Sessions(
+            hello,
+            self.id,
+            host.rng,
+            self._objection,
+            sign=lambda data: blake3(self.id + data).digest(),
+            wall_offset=wall,
+        )
         self.talks: dict[PeerId, _Talk] = {}
         self.waiting: dict[PeerId, list[tuple[Any, ...]]] = defaultdict(list)
         self.revoked: set[PeerId] = set()
