@@ -82,7 +82,7 @@ class ActorHost:
         try:
             self._construct()
         except BaseException as error:
-            failed = self.worker.failed(error, f"{self.spec.class_name}.__init__")
+            failed = self.worker.marshal.failed(error, f"{self.spec.class_name}.__init__")
             with self.runtime.lock:
                 self.runtime.tell_node(m.ActorFailed(self.message.actor, failed.data))
                 self.runtime.reactor.flush()
@@ -104,9 +104,9 @@ class ActorHost:
 
     def _construct(self) -> None:
         spec, worker = self.spec, self.worker
-        cls = worker.load(spec.code)
+        cls = worker.marshal.load(spec.code)
         call = m.Call(0, self.message.actor, "__init__", spec.args, 1, spec.deps, spec.at)
-        args, kwargs = worker.arguments(call)
+        args, kwargs = worker.marshal.arguments(call)
         now = context.Running(self.message.actor, f"{spec.class_name}.__init__", 0)
 
         def make() -> None:
@@ -205,7 +205,7 @@ class ActorHost:
 
     def _canceled(self, call: m.Call) -> m.Failed:
         name = f"{self.spec.class_name}.{call.method}"
-        return self.worker.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
+        return self.worker.marshal.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
 
     def _given_up(self, call: m.Call) -> m.Value:
         """It was cancelled before it began."""
@@ -253,7 +253,7 @@ class ActorHost:
         except ExitActor:
             out = [self._exited()]
         except BaseException as error:
-            out = [self.worker.failed(error, f"{self.spec.class_name}.{call.method}")]
+            out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}")]
         finally:
             context.running.reset(token)
             self._running.pop(key, None)
@@ -267,11 +267,11 @@ class ActorHost:
         """The user's code, with signals let through; arguments and result end with this frame."""
         if call.method in TERMINATE:
             self._ending = "it was asked to terminate"
-            return self.worker.results(None, 1, call.object, client, call.method)
+            return self.worker.marshal.results(None, 1, call.object, client, call.method)
         guard = self.runtime.guard
         mine = guard.in_main_thread
         method = getattr(self.instance, call.method)
-        args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
+        args, kwargs = self.worker.marshal.arguments(call) if call.args or call.deps else ((), {})
         try:
             if mine:
                 guard.open()
@@ -279,12 +279,12 @@ class ActorHost:
         finally:
             if mine:
                 guard.on = True
-        return self.worker.results(result, call.returns, call.object, client, call.method)
+        return self.worker.marshal.results(result, call.returns, call.object, client, call.method)
 
     def _exited(self) -> m.Failed:
         self._ending = "it called exit_actor()"
         error = ActorDiedError(actor=self.spec.class_name, actor_id=self.message.actor.hex(), reason=self._ending)
-        return self.worker.failed_by_us(error)
+        return self.worker.marshal.failed_by_us(error)
 
     def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
         caller = self.worker.callers.get(client)
@@ -353,20 +353,20 @@ class ActorHost:
                 out: list[m.Value] = [self._given_up(call)]
             elif call.method in TERMINATE:
                 self._ending = "it was asked to terminate"
-                out = self.worker.results(None, 1, call.object, client, call.method)
+                out = self.worker.marshal.results(None, 1, call.object, client, call.method)
             else:
                 method = getattr(self.instance, call.method)
-                args, kwargs = self.worker.arguments(call) if call.args or call.deps else ((), {})
+                args, kwargs = self.worker.marshal.arguments(call) if call.args or call.deps else ((), {})
                 result = method(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
-                out = self.worker.results(result, call.returns, call.object, client, call.method)
+                out = self.worker.marshal.results(result, call.returns, call.object, client, call.method)
         except ExitActor:
             out = [self._exited()]
         except self._coroutine_canceled:
             out = [self._canceled(call)]
         except BaseException as error:
-            out = [self.worker.failed(error, f"{self.spec.class_name}.{call.method}")]
+            out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}")]
         finally:
             self._running.pop(key, None)
             self._coroutines.pop(key, None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import resource
 import signal
 import socket
 import time
@@ -24,6 +23,7 @@ from lattica.actors.refs import BORROWED, InPlace, Nested, ObjectRef, Releases
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.codec import messages as m
 from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, OwnerDiedError, TaskError
+from lattica.local.descriptors import allow_descriptors
 from lattica.local.guard import Guard
 from lattica.local.reactor import Link, Reactor
 from lattica.local.stream import Stream
@@ -35,9 +35,6 @@ if TYPE_CHECKING:  # each costs a start 10 to 50 ms, and most programs never awa
 STATE_TIMEOUT_S = 10.0
 """The node answers questions about itself in milliseconds; after this it hangs, and the error says so."""
 
-DESCRIPTORS_WANTED = 65_536
-"""One for each worker and actor that this process talks to; the usual limit of 1,024 is the kernel's least. As Ray."""
-
 
 class Runtime:
     """Everything one process has of lattica; see the rooms: `objects`, `tasks`, `calls`, `reactor`."""
@@ -48,7 +45,7 @@ class Runtime:
         self.next_request = itertools.count(1).__next__
         self.next_seq = itertools.count(1).__next__
         self.pid = os.getpid()
-        _allow_descriptors()
+        allow_descriptors()
         self.client = 0
         self.job = 0
         self.node_id = b""
@@ -496,14 +493,6 @@ class Runtime:
         """In a forked child: nothing of this is ours any more."""
         self.objects.releases.poke = None
         self.reactor.abandon()
-
-
-def _allow_descriptors() -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS_WANTED)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -23,14 +23,13 @@ import time
 from collections import deque
 from typing import Any
 
-from lattica.actors import context, current, values
+from lattica.actors import context, current, equipment
 from lattica.actors.actor_host import ActorHost
-from lattica.actors.objects import INLINE_MAX
-from lattica.actors.refs import Nested
+from lattica.actors.marshal import Marshal
 from lattica.actors.runtime import Runtime
 from lattica.codec import frames
 from lattica.codec import messages as m
-from lattica.errors import LatticaError, TaskCancelledError, TaskError, is_ours
+from lattica.errors import TaskCancelledError
 from lattica.local.page import Page
 from lattica.objectstore.arena import ArenaMap
 
@@ -41,13 +40,8 @@ FLUSH_S = 0.5e-3
 """Replies leave after this many or this long, whichever comes first; and always before the worker waits."""
 FUNCTIONS_MAX = 10_000
 """Functions that a worker keeps unpickled."""
-FAILURE_BYTES_MAX = 16 << 20
-"""An exception travels inside its message, which has a bound; a larger one arrives as its text."""
 OOM_SCORE = "1000"
 """If the kernel must end something, then a worker, whose task is retried, and neither the driver nor the node."""
-SEED_MODULES = ("random", "numpy.random", "torch")
-"""Those that a fork may have inherited; numpy imports its `random` when it is first used, which takes 20 ms, and one
-that is imported here draws its seed from the system itself."""
 
 
 class Caller:
@@ -96,6 +90,7 @@ class Worker:
         self.runtime = Runtime(socket.socket(fileno=sock_fd))
         self.runtime.client = client
         self.runtime.place = self.place = context.Place()
+        self.marshal = Marshal(self.runtime, self.place)
         self.page = Page(page_fd)
         os.close(page_fd)
         self.queue: deque[tuple[Caller, m.Task]] = deque()
@@ -112,6 +107,7 @@ class Worker:
         self._sending = False  # replies are on their way to the kernel
         self._flushed_at = 0.0
         self._io_guards = False
+        self._threads = 1  # of numeric libraries that the fork brought along
         self._ran = 0  # tasks since the last wait: after a single one, another single one may follow at once
         extra = self.runtime.extra
         extra[m.JobSetup] = self._job_setup
@@ -152,13 +148,7 @@ class Worker:
         known = self.runtime.config.get("gpus", ())
         self.place.gpu_names = [known[gpu] if gpu < len(known) else str(gpu) for gpu in gpus]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(self.place.gpu_names)
-        threads = max(1, int(resources.get("CPU", 1)))
-        ours = os.environ.get("LATTICA_SINGLE_THREADED", "").split()
-        for name in ours:
-            os.environ[name] = str(threads)
-        torch = sys.modules.get("torch")
-        if torch is not None and "OMP_NUM_THREADS" in ours:
-            torch.set_num_threads(threads)
+        self._threads = equipment.use_threads(max(1, int(resources.get("CPU", 1))), self._threads)
 
     def _become_actor(self, message: m.BecomeActor) -> None:
         self._equip(message.resources, message.gpus)
@@ -259,7 +249,7 @@ class Worker:
         try:
             out = self._execute(caller, task)
         except BaseException as error:
-            out = [self.failed(error, task.name)]
+            out = [self.marshal.failed(error, task.name)]
         finally:
             self._now = None
             context.running.reset(token)
@@ -296,107 +286,23 @@ class Worker:
         """The user's code, with signals let through; arguments and result end with this frame."""
         guard = self.runtime.guard
         function = self._functions.get(task.function) or self._load_function(task.function)
-        args, kwargs = self.arguments(task) if task.args or task.deps else ((), {})
+        args, kwargs = self.marshal.arguments(task) if task.args or task.deps else ((), {})
         try:
             guard.open()
             result = function(*args, **kwargs)
         finally:
             guard.on = True
-        return self.results(result, task.returns, task.object, caller.client, task.name)
+        return self.marshal.results(result, task.returns, task.object, caller.client, task.name)
 
     def _load_function(self, key: bytes) -> Any:
         value = self.exports[key]
-        function = self.load(value)
+        function = self.marshal.load(value)
         if len(self._functions) >= FUNCTIONS_MAX:
             self._functions.clear()
         self._functions[key] = function
         with self.runtime.lock:
             self.runtime.tasks.exports.setdefault(key, self.runtime.objects.from_wire(value))
         return function
-
-    # -- values
-
-    def load(self, value: m.Value) -> Any:
-        """A value that came with a message, as the user's object."""
-        if type(value) is bytes:
-            return values.loads(value, self.runtime)
-        with self.runtime.lock:
-            kept = self.runtime.objects.from_wire(value)
-        return self.runtime.load(kept)
-
-    def arguments(self, task: m.Task | m.Call) -> tuple[Any, dict[str, Any]]:
-        """(args, kwargs) of a task or call, the refs at their top level replaced by values."""
-        try:
-            args, kwargs = self.load(task.args) if task.args else ([], {})
-        except Exception as error:
-            error.add_note("It was raised while the arguments of this call were unpickled.")
-            raise
-        if task.deps:
-            args = list(args)
-            for place, value in zip(task.at, task.deps, strict=True):
-                loaded = self.load(value)
-                if isinstance(place, str):
-                    kwargs[place] = loaded
-                elif place < len(args):
-                    args[place] = loaded
-                else:
-                    args.append(loaded)
-        return args, kwargs
-
-    def results(self, result: Any, returns: int, object: bytes, to: int, name: str) -> list[m.Value]:
-        """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it."""
-        if returns == 1:
-            if result is None:
-                return [values.NONE]
-            return [self._result(result, object, to, f"the result of {name}")]
-        if returns == 0:
-            return [values.NONE]
-        if not isinstance(result, tuple | list) or len(result) != returns:
-            many = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
-            raise ValueError(f"{name} has num_returns={returns} but returned {many}")
-        first = int.from_bytes(object[8:], "big")
-        ids = [object[:8] + (first + k).to_bytes(8, "big") for k in range(returns)]
-        return [
-            self._result(each, id, to, f"result {k} of {name}")
-            for k, (each, id) in enumerate(zip(result, ids, strict=True))
-        ]
-
-    def _result(self, result: Any, object: bytes, to: int, name: str) -> m.Value:
-        data = values.dumps(result, name)
-        runtime = self.runtime
-        if data.size <= INLINE_MAX:
-            if not data.refs:
-                return data.join()
-            for ref in data.refs:
-                runtime.objects.prepare(ref)
-            with runtime.lock:
-                return runtime.objects.to_wire(Nested(data.join(), data.refs), to)
-        for ref in data.refs:
-            runtime.objects.prepare(ref)
-        hold = runtime.objects.store(data, object)
-        with runtime.lock:
-            return runtime.objects.hand_over(hold, to, [ref.id for ref in data.refs])
-
-    def failed(self, error: BaseException, name: str) -> m.Failed:
-        """What user code raised, as it travels."""
-        if isinstance(error, context.Canceled):
-            return self.failed_by_us(TaskCancelledError(name=name, task_id=error.task_id), ours=False)
-        if isinstance(error, TaskCancelledError) or (isinstance(error, LatticaError) and is_ours(error)):
-            return self.failed_by_us(error, ours=False)
-        failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
-        data = values.dumps(failure)
-        if data.refs:  # they would outlive every count: the text must do
-            data = values.dumps(failure.without_cause("it holds refs"))
-        elif data.size > FAILURE_BYTES_MAX:
-            data = values.dumps(failure.without_cause(f"it has {data.size >> 20} MiB"))
-        elif failure.cause_lost and failure.cause is not None:
-            culprit = values.culprit(failure.cause, type(failure.cause).__name__)
-            data = values.dumps(failure.without_cause(f"{culprit}: {failure.cause_lost}"))
-        return m.Failed(data.join())
-
-    def failed_by_us(self, error: LatticaError, *, ours: bool = True) -> m.Failed:
-        """An error of lattica's own, as it travels. ours: it was not the user's code that ended in it."""
-        return m.Failed(values.dumps(error).join(), [], ours)
 
     # -- replies, cancel, give back (lock held)
 
@@ -466,7 +372,9 @@ class Worker:
                 self.queue.remove(entry)
                 self._discard(entry[1])
                 error = TaskCancelledError(name=entry[1].name, task_id=entry[1].object.hex())
-                self.runtime.reactor.send(caller.link, m.Reply(message.seq, [self.failed(error, entry[1].name)]))
+                self.runtime.reactor.send(
+                    caller.link, m.Reply(message.seq, [self.marshal.failed(error, entry[1].name)])
+                )
                 self.runtime.reactor.flush()
                 return
         now = self._now
@@ -522,21 +430,6 @@ def _die() -> None:
     os._exit(1)
 
 
-def _reseed() -> None:
-    """Every fork draws its own random numbers; a zygote's children would all draw the same."""
-    seed = int.from_bytes(os.urandom(8), "big")
-    for name in SEED_MODULES:
-        module = sys.modules.get(name)
-        if module is None:
-            continue
-        if name == "random":
-            module.seed(seed)
-        elif name == "numpy.random":
-            module.seed(seed & 0xFFFFFFFF)
-        else:
-            module.manual_seed(seed & 0x7FFFFFFFFFFFFFFF)
-
-
 _main_thread = 0
 
 
@@ -552,7 +445,7 @@ def main(sock_fd: int, page_fd: int, client: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    _reseed()
+    equipment.reseed()
     worker = Worker(sock_fd, page_fd, client)
     try:
         worker.run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import glob
 import os
 import random
 import subprocess
@@ -389,6 +390,38 @@ def test_two_workers_draw_different_numbers_and_the_same_after_the_users_own_see
 
 
 # -- programs
+
+
+BLAS_THREADS = """
+import ctypes, os, sys
+import numpy  # so the zygote has loaded it, with one thread
+import lattica
+
+@lattica.remote
+def threads():
+    import numpy
+    path = [line.split()[-1] for line in open("/proc/self/maps") if "openblas" in line][0]
+    return ctypes.CDLL(path).scipy_openblas_get_num_threads64_(), os.environ["OPENBLAS_NUM_THREADS"]
+
+lattica.init(address="local", num_cpus=2)
+print([lattica.get(threads.options(num_cpus=cpus).remote()) for cpus in (1, 2, 0, 2)])
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "then"),
+    [({}, [1, 2, 1, 2]), ({"OMP_NUM_THREADS": "2"}, [2, 2, 2, 2]), ({"OPENBLAS_NUM_THREADS": "2"}, [2, 2, 2, 2])],
+    ids=["nothing given", "for all libraries", "for one"],
+)
+def test_numeric_libraries_use_the_tasks_cpus_where_the_user_did_not_say_otherwise(
+    script: Script, given: dict[str, str], then: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not glob.glob(os.path.join(os.path.dirname(np.__file__), "../numpy.libs/*scipy_openblas64_*")):
+        pytest.skip("this numpy has no OpenBLAS of its own")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    said = script(BLAS_THREADS, env=given)
+    assert eval(said) == [(count, str(count)) for count in then]
 
 
 def test_functions_and_classes_of_main_and_modules_beside_the_script_reach_workers(script: Script) -> None:

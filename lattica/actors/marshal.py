@@ -1,0 +1,105 @@
+"""Values on their way into a worker's user code, and out of it: arguments, results, and what the code raised."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from lattica.actors import context, values
+from lattica.actors.objects import INLINE_MAX
+from lattica.actors.refs import Nested
+from lattica.actors.runtime import Runtime
+from lattica.codec import messages as m
+from lattica.errors import LatticaError, TaskCancelledError, TaskError, is_ours
+
+FAILURE_BYTES_MAX = 16 << 20
+"""An exception travels inside its message, which has a bound; a larger one arrives as its text."""
+
+
+class Marshal:
+    """Between messages and the user's objects, in one worker. Without the lock."""
+
+    def __init__(self, runtime: Runtime, place: context.Place) -> None:
+        self.runtime, self.place = runtime, place
+
+    def load(self, value: m.Value) -> Any:
+        """A value that came with a message, as the user's object."""
+        if type(value) is bytes:
+            return values.loads(value, self.runtime)
+        with self.runtime.lock:
+            kept = self.runtime.objects.from_wire(value)
+        return self.runtime.load(kept)
+
+    def arguments(self, task: m.Task | m.Call) -> tuple[Any, dict[str, Any]]:
+        """(args, kwargs) of a task or call, the refs at their top level replaced by values."""
+        try:
+            args, kwargs = self.load(task.args) if task.args else ([], {})
+        except Exception as error:
+            error.add_note("It was raised while the arguments of this call were unpickled.")
+            raise
+        if task.deps:
+            args = list(args)
+            for place, value in zip(task.at, task.deps, strict=True):
+                loaded = self.load(value)
+                if isinstance(place, str):
+                    kwargs[place] = loaded
+                elif place < len(args):
+                    args[place] = loaded
+                else:
+                    args.append(loaded)
+        return args, kwargs
+
+    def results(self, result: Any, returns: int, object: bytes, to: int, name: str) -> list[m.Value]:
+        """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it."""
+        if returns == 1:
+            if result is None:
+                return [values.NONE]
+            return [self._result(result, object, to, f"the result of {name}")]
+        if returns == 0:
+            return [values.NONE]
+        if not isinstance(result, tuple | list) or len(result) != returns:
+            many = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
+            raise ValueError(f"{name} has num_returns={returns} but returned {many}")
+        first = int.from_bytes(object[8:], "big")
+        ids = [object[:8] + (first + k).to_bytes(8, "big") for k in range(returns)]
+        return [
+            self._result(each, id, to, f"result {k} of {name}")
+            for k, (each, id) in enumerate(zip(result, ids, strict=True))
+        ]
+
+    def _result(self, result: Any, object: bytes, to: int, name: str) -> m.Value:
+        data = values.dumps(result, name)
+        runtime = self.runtime
+        if data.size <= INLINE_MAX:
+            if not data.refs:
+                return data.join()
+            for ref in data.refs:
+                runtime.objects.prepare(ref)
+            with runtime.lock:
+                return runtime.objects.to_wire(Nested(data.join(), data.refs), to)
+        for ref in data.refs:
+            runtime.objects.prepare(ref)
+        hold = runtime.objects.store(data, object)
+        with runtime.lock:
+            return runtime.objects.hand_over(hold, to, [ref.id for ref in data.refs])
+
+    def failed(self, error: BaseException, name: str) -> m.Failed:
+        """What user code raised, as it travels."""
+        if isinstance(error, context.Canceled):
+            return self.failed_by_us(TaskCancelledError(name=name, task_id=error.task_id), ours=False)
+        if isinstance(error, TaskCancelledError) or (isinstance(error, LatticaError) and is_ours(error)):
+            return self.failed_by_us(error, ours=False)
+        failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
+        data = values.dumps(failure)
+        if data.refs:  # they would outlive every count: the text must do
+            data = values.dumps(failure.without_cause("it holds refs"))
+        elif data.size > FAILURE_BYTES_MAX:
+            data = values.dumps(failure.without_cause(f"it has {data.size >> 20} MiB"))
+        elif failure.cause_lost and failure.cause is not None:
+            culprit = values.culprit(failure.cause, type(failure.cause).__name__)
+            data = values.dumps(failure.without_cause(f"{culprit}: {failure.cause_lost}"))
+        return m.Failed(data.join())
+
+    def failed_by_us(self, error: LatticaError, *, ours: bool = True) -> m.Failed:
+        """An error of lattica's own, as it travels. ours: it was not the user's code that ended in it."""
+        return m.Failed(values.dumps(error).join(), [], ours)
