@@ -3,6 +3,7 @@
 It carries out what `admission` and `trust` decide, and offers to other peers the service `mesh`:
 
     mesh.statements(theirs)   signed revocations and issuers: exchanged where digests differ, passed on when new
+    mesh.contacts()           where the issuers are that it has a session with
     mesh.certify()            a membership, from an issuer, for whoever asks: its key is its name
     mesh.invite_of(peer)      by which invite a peer came, so that revoking it can close that
     mesh.issuing_key()        the key under which this node would certify, for an admin that makes it an issuer
@@ -14,15 +15,23 @@ Until there is a replicated table, statements are exchanged at hello and forward
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any
 
-from lattica.errors import AdmissionError, ConfigError, LatticaError, PermissionDeniedError, RemoteProtocolError
+from lattica.errors import (
+    AdmissionError,
+    ConfigError,
+    LatticaError,
+    PeerUnreachableError,
+    PermissionDeniedError,
+    RemoteProtocolError,
+)
 from lattica.mesh import admission, tls
-from lattica.mesh.addresses import split_host
+from lattica.mesh.addresses import TEXT_MAX_CHARS, split_host
 from lattica.mesh.admission import Admission, Refusal
 from lattica.mesh.certificates import Member
 from lattica.mesh.credentials import load_recovery
@@ -42,6 +51,8 @@ log = logging.getLogger(__name__)
 ASK_S = 15.0  # for another peer to answer a question of the service `mesh`
 RENEW_S = 10.0  # for the whole conversation at the `renew` door
 ISSUERS_WANTED = 2  # fewer living ones, and one lost disk ends admission
+CONTACTS_MAX = 16  # issuers that another may name at once
+ADDRESSES_MAX = 8  # of each
 TICKET_PEERS = 8  # in a ticket, besides ourselves
 LENGTH_BYTES = 4
 
@@ -99,6 +110,8 @@ class Steward:
             self._spawn(self._exchange(peer))
         if peer in self._issuer_peers():
             self._admitted(self._admission.connected(peer, self.unix_s()))
+        if self._issuers_missing():
+            self._spawn(self._look_for_issuers(peer))
         roles: Role = member.roles
         return roles
 
@@ -237,6 +250,8 @@ class Steward:
         if why := self._trust.revoked(self._credentials.member):
             self.lost = f"this node is no member of its mesh any more: {why}"
             log.error("%s", self.lost)
+        if source is not None and self._issuers_missing() > 0:
+            self._spawn(self._look_for_issuers(source))
         data = [statement.data for statement in fresh]
         for other in list(self._peer.sessions.peers()):
             if other != source:
@@ -278,6 +293,32 @@ class Steward:
             return None
 
     # -- memberships
+
+    def contacts(self) -> list[tuple[bytes, list[str]]]:
+        """The issuers that this peer has a session with, and where they can be reached; itself among them."""
+        here = [(other, list(self._peer.addresses_of(other))) for other in self._peer.sessions.peers()]
+        known = [(self._peer.id, self._peer.listening), *here]
+        issuers = set(self._issuer_peers())
+        return [(bytes(other), addresses) for other, addresses in known if other in issuers and addresses]
+
+    def _issuers_missing(self) -> int:
+        """How many more issuers to have a session with: one that knows only the founder is stuck when that is gone."""
+        here = set(self._peer.sessions.peers()) | {self._peer.id}
+        issuers = self._issuer_peers()
+        return min(ISSUERS_WANTED, len(issuers)) - sum(issuer in here for issuer in issuers)
+
+    async def _look_for_issuers(self, peer: PeerId) -> None:
+        """Ask a peer where the issuers are, and have sessions with as many as are wanted."""
+        answer = await self._quietly(peer, "mesh.contacts")
+        issuers, here = set(self._issuer_peers()), set(self._peer.sessions.peers())
+        for other, addresses in list(answer or ())[:CONTACTS_MAX]:
+            found, texts = (
+                PeerId(bytes(other)),
+                [str(address)[:TEXT_MAX_CHARS] for address in addresses[:ADDRESSES_MAX]],
+            )
+            if found in issuers and found not in here and found != self._peer.id and self._issuers_missing() > 0:
+                with contextlib.suppress(PeerUnreachableError):
+                    await self._peer.connect(found, texts, timeout_s=ASK_S)
 
     def certify(self, member: Member) -> list[bytes] | Refusal:
         """As an issuer: a membership for this member."""
@@ -423,6 +464,11 @@ class _MeshService:
         known = {bytes(data) for data in theirs}
         steward.take(list(known), caller.get().peer)
         return [data for data in steward._trust.statements() if data not in known]
+
+    @method(role=None, idempotent=True)
+    def contacts(self) -> list[tuple[bytes, list[str]]]:
+        """Where the issuers are that this peer has a session with."""
+        return self._steward.contacts()
 
     @method(role=None, idempotent=True)
     def certify(self) -> dict[str, Any]:

@@ -245,3 +245,17 @@ async def test_noise_and_silence_do_not_hold_a_listener(mesh: Mesh) -> None:
     assert await eventually(lambda: len(founder.refusals) >= 20)
     for sock in noisy + silent:
         sock.close()
+
+
+async def test_a_member_that_knew_only_the_founder_finds_the_second_issuer_before_the_founder_dies(mesh: Mesh) -> None:
+    founder = await mesh.found()
+    ticket = founder.steward.ticket(MEMBER, 3600.0)
+    second = await mesh.join(ticket, listen="127.0.0.1:0")
+    await second.connect(founder.id, founder.listening, timeout_s=10)
+    await founder.steward.add_issuer(second.id)
+    member = await mesh.join(ticket)
+    await member.connect(founder.id, founder.listening, timeout_s=10)
+    assert await eventually(lambda: second.id in set(member.sessions.peers()))
+    await founder.stop()
+    answer = await member.call(second.id, "mesh.certify", timeout_s=10)
+    assert answer["chain"], answer
