@@ -21,9 +21,10 @@ def split_host(address: str) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host:
         colon = ""
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535 or len(address) > TEXT_MAX_CHARS:
+    number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
+    if not colon or not 0 <= number <= 65535 or len(address) > TEXT_MAX_CHARS:
         raise ConfigError(f"{address!r:.80} is no address", do_next='write it as HOST:PORT, like "192.0.2.7:7411"')
-    return host, int(port)
+    return host, number
 
 
 def host_text(host: str, port: int) -> str:
@@ -41,7 +42,10 @@ async def resolve(
         flags |= socket.AI_NUMERICHOST
     except ValueError:
         pass
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    try:
+        found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=flags)
+    except ValueError as error:  # a label of more than 63 characters, or a zero byte
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r:.80} is no name of a host") from error
     return [(family, where) for family, _, _, _, where in found]
 
 

@@ -14,7 +14,14 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import Context
 from typing import Any
 
-from lattica.errors import CallFailedError, ConfigError, LatticaError, PeerUnreachableError, PermissionDeniedError
+from lattica.errors import (
+    CallFailedError,
+    ConfigError,
+    LatticaError,
+    PeerUnreachableError,
+    PermissionDeniedError,
+    RemoteProtocolError,
+)
 from lattica.mesh import rpc, values
 from lattica.mesh.compression import Packer
 from lattica.mesh.identity import PeerId, peer_text
@@ -288,6 +295,8 @@ class Talk:
                 how = "stream" if wanted else "call"
                 raise ConfigError(f"{event.method} is to be called by `{how}`")
             args, kwargs = values.decode(event.body)
+            if type(args) is not list or type(kwargs) is not dict:
+                raise RemoteProtocolError(f"the arguments of {event.method!r:.80} are none")
         except (LatticaError, ValueError, TypeError) as error:
             self._fail(event.id, error)
             return

@@ -21,6 +21,7 @@ from lattica.mesh.wire import CONTROL, PLANES, Ack, Data, Frame, data_head, enco
 UNACKED_MAX_BYTES = 16 << 20
 """Of each direction of a plane. Covers bandwidth x delay of 100 MB/s over 150 ms; more is memory that a dead peer
 holds, less throttles far peers."""
+FRAME_COST_BYTES = 256  # that a frame takes besides its payload, while it is kept: tiny ones have a bound as well
 ACK_EVERY_BYTES = 1 << 20  # 1/16 of the window: the sender never waits for an acknowledgement that waits for it
 ACK_DELAY_S = 0.02
 """How long a frame may be unacknowledged while nothing goes the other way; answers mostly do, and carry it."""
@@ -68,7 +69,8 @@ class Session:
 
     def room(self, plane: int) -> int:
         """Bytes that may be sent before the other side must acknowledge some."""
-        return UNACKED_MAX_BYTES - self._planes[plane].unacked_bytes
+        flow = self._planes[plane]
+        return UNACKED_MAX_BYTES - flow.unacked_bytes - FRAME_COST_BYTES * len(flow.unacked)
 
     def unacked_bytes(self, plane: int) -> int:
         """Bytes sent that the other side has not acknowledged."""
@@ -101,7 +103,7 @@ class Session:
         """Whether this frame is new and to be delivered. Raises RemoteProtocolError for one that breaks the order."""
         flow = self._planes[plane]
         self.acknowledged(plane, data.ack)
-        if data.seq > flow.received + 1:
+        if not 0 < data.seq <= flow.received + 1:
             raise RemoteProtocolError(f"frame {data.seq} came after frame {flow.received}")
         if flow.ack_due is None:
             flow.ack_due = now + ACK_DELAY_S

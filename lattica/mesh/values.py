@@ -10,6 +10,7 @@ the call has been answered.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,9 +23,12 @@ BESIDE_FROM_BYTES = 4096
 BUFFERS_MAX = 255
 DEPTH_NOTE = "numbers, strings, bytes, lists, dicts and numpy arrays can be sent to a service"
 ALIGN = 64
+PLAIN_MAX_BYTES = 16 << 20
+"""Of the msgpack of a value: an empty list of one byte takes 64 in memory. Long bytes and arrays do not count."""
 _BYTES, _ARRAY = 1, 2
 _HEAD = 5
 _KINDS = "biufc"  # numpy's booleans, integers, floats and complex numbers
+_DTYPE = re.compile(r"[<>|=][biufc][0-9]{1,2}")
 
 
 class _Beside:
@@ -45,7 +49,10 @@ def encode(value: Any) -> tuple[list[Buffer], int]:
             raise SerializationError(
                 f"a value holds more than {BUFFERS_MAX} large buffers", do_next="send them as a stream"
             )
-        buffers.append(memoryview(data).cast("B"))
+        try:
+            buffers.append(memoryview(data).cast("B"))
+        except TypeError as error:
+            raise SerializationError("a view with gaps cannot be sent", do_next="send bytes(view)") from error
         return _Beside(len(buffers) - 1)
 
     def hook(item: Any) -> Any:
@@ -67,18 +74,26 @@ def encode(value: Any) -> tuple[list[Buffer], int]:
             return beside(item) if size >= BESIDE_FROM_BYTES else bytes(item)
         return item
 
+    def inside(item: Any) -> Any:
+        if type(item) in (list, tuple):
+            return [lift(inner) for inner in item]
+        return {key: lift(inner) for key, inner in item.items()} if type(item) is dict else lift(item)
+
     if type(value) in (list, tuple):
-        value = [lift(item) if type(item) not in (list, tuple) else [lift(inner) for inner in item] for item in value]
-    elif type(value) is dict:
-        value = {key: lift(item) for key, item in value.items()}
+        value = [inside(item) for item in value]  # arguments by position and by name, or a plain list
     else:
-        value = lift(value)
+        value = inside(value)
     try:
         data = msgspec.msgpack.encode(value, enc_hook=hook)
     except (TypeError, ValueError, OverflowError, RecursionError, BufferError) as error:
         if isinstance(error, SerializationError):
             raise
         raise SerializationError(f"a value cannot be sent: {error}", do_next=DEPTH_NOTE) from error
+    if len(data) > PLAIN_MAX_BYTES:
+        raise SerializationError(
+            f"a value of {len(data)} bytes besides its arrays; {PLAIN_MAX_BYTES} can be sent",
+            do_next="put its numbers into numpy arrays, or send it in parts, as a stream",
+        )
     if not buffers:
         return [b"\0" + len(data).to_bytes(4, "little") + data], _HEAD + len(data)
     sizes = b"".join(len(buffer).to_bytes(8, "little") for buffer in buffers)
@@ -102,6 +117,8 @@ def decode(body: Buffer) -> Any:
     count, length = view[0], int.from_bytes(view[1:_HEAD], "little")
     start = _HEAD + 8 * count
     at = start + length
+    if length > PLAIN_MAX_BYTES:
+        raise RemoteProtocolError(f"a value of {length} bytes besides its arrays; {PLAIN_MAX_BYTES} are allowed")
     if at > len(view):
         raise RemoteProtocolError(f"a value of {len(view)} bytes announced {at}")
     buffers: list[memoryview] = []
@@ -119,14 +136,25 @@ def decode(body: Buffer) -> Any:
 
 
 def _hook(buffers: Sequence[memoryview]) -> Callable[[int, memoryview], Any]:
+    left = len(buffers)  # each is named once
+
     def hook(code: int, data: memoryview) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise RemoteProtocolError("a value names more buffers than it has")
         if code == _BYTES:
             if len(data) != 1 or data[0] >= len(buffers):
                 raise RemoteProtocolError("a value names a buffer that it does not have")
             return buffers[data[0]]
         if code == _ARRAY:
             index, kind, shape = msgspec.msgpack.decode(data, type=tuple[int, str, list[int]])
-            if not 0 <= index < len(buffers) or kind[1:2] not in _KINDS or len(kind) > 8 or len(shape) > 32:
+            if (
+                not 0 <= index < len(buffers)
+                or not _DTYPE.fullmatch(kind)
+                or len(shape) > 32
+                or min(shape, default=0) < 0
+            ):
                 raise RemoteProtocolError("a value holds an array that is none")
             return _array(buffers[index], kind, shape)
         raise RemoteProtocolError(f"a value holds an extension {code}, which does not exist")

@@ -23,6 +23,9 @@ READ_BYTES = 256 << 10  # of ciphertext at once
 JOIN_BELOW_BYTES = 8 << 10  # buffers shorter than this are joined: a TLS record costs more than copying them
 ENCRYPT_BYTES = 1 << 20  # at once: what is encrypted lies in memory twice until the kernel has it
 WRITE_AHEAD_BYTES = 1 << 20  # encrypted and not taken by the kernel; more waits here, as references
+QUEUE_MAX_BYTES = 34 << 20
+"""Of frames that the other side does not read: twice what a session may have unacknowledged. More has only one who
+acknowledges what it did not read, or asks for answers and does not take them."""
 CLOSED = "the other side closed it"
 
 
@@ -53,6 +56,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._hello = b""
         self._queue: deque[Buffer] = deque()
         self._small: list[Buffer] = []
+        self._queued = 0  # bytes in both
         self._paused = self._ending = self._over = False
 
     def __repr__(self) -> str:
@@ -100,6 +104,7 @@ class TlsConnection(asyncio.BufferedProtocol):
     def write(self, frame: Frame) -> None:
         """Queue a frame; `flush` sends."""
         for buffer in frame:
+            self._queued += len(buffer)
             if len(buffer) < JOIN_BELOW_BYTES:
                 self._small.append(buffer)
             else:
@@ -110,6 +115,11 @@ class TlsConnection(asyncio.BufferedProtocol):
         """Send what is queued, as far as the kernel takes it."""
         self._join()
         self._send()
+        if self._queued > QUEUE_MAX_BYTES and not self._ending:
+            self._ending = True
+            self._queue.clear()
+            self._queued = 0
+            self._broken(self, f"it did not read {QUEUE_MAX_BYTES} bytes that it was sent")
 
     def finish(self) -> None:
         """Close when everything is written."""
@@ -244,6 +254,7 @@ class TlsConnection(asyncio.BufferedProtocol):
                 buffer = self._queue.popleft()
                 self._tls.write(buffer)
                 size += len(buffer)
+            self._queued -= size
             self._say()
         if self._ending and not self._queue:
             self._goodbye()
