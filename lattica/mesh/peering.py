@@ -391,6 +391,8 @@ class Peering:
             effects += self.hang_up(other, wire.STALE, "a newer connection carries the session")
         connection.state = State.ATTACHED
         self.member = connection.member
+        if not self.dialing.addresses:  # it dialed us: where it says it listens is where to look for it
+            self.dialing.addresses = tuple(hello.addresses)
         self.dialing.carried(plane)
         if plane == CONTROL:
             effects.append(Attached(self.peer, connection.member, hello, resumed))
@@ -542,7 +544,7 @@ class Peering:
                 effects += self.end(now, "the other side had given the session up")
         if bye.code in (wire.LEAVING, wire.BROKEN):
             effects += self.end(now, bye.text or "it left")
-        if bye.code == wire.REFUSED:
+        if bye.code == wire.REFUSED and connection.generation == self.us.generation:
             effects += self.lost(connection, now)
             return effects + self.refused(f"{short_peer(self.peer)} refuses this node: {bye.text}", now)
         return effects + self.lost(connection, now)

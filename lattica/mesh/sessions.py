@@ -134,16 +134,24 @@ class Sessions:
     def recheck(self, now: float) -> list[Effect]:
         """Who may talk to us has changed: end what may no longer be."""
         effects: list[Effect] = []
+        unix_s = self._us.unix(now)
         for peering in list(self._peerings.values()):
+            # Also a peer that is just reconnecting: it is what its latest certificates say, without a connection too.
+            why = self._us.objection(peering.member, unix_s) if peering.member is not None else ""
             for connection in list(peering.connections.values()):
-                if why := self._us.objection(connection.member, self._us.unix(now)):
+                if why:
                     effects += peering.hang_up(connection, wire.REFUSED, why)
-                    effects += self._settle(peering, peering.refused(why, now))
+                elif self._us.objection(connection.member, unix_s):  # an older chain of a peer that has a better one
+                    effects += peering.hang_up(connection, wire.STALE, "an older certificate of yours is not accepted")
+                    effects += self._settle(peering, peering.lost(connection, now))
+            if why:
+                effects += self._settle(peering, peering.refused(why, now))
         return effects
 
     def reconnect(self, reason: str, now: float) -> list[Effect]:
         """Let every session go on over new connections, which show new certificates."""
         effects: list[Effect] = []
+        self._us.generation += 1
         for connection in list(self._connections.values()):
             if connection.number in self._connections:
                 peering = self._peerings[connection.peer]
@@ -165,8 +173,8 @@ class Sessions:
 
     def dialed(self, attempt: int, number: int, member: Member, now: float) -> list[Effect]:
         """A dial of ours is connected, and this is who answered."""
-        peering, plane = self._us.attempts.pop(attempt, (None, CONTROL))
-        connection = Connection(number, member, True, plane, now)
+        peering, plane, generation = self._us.attempts.pop(attempt, (None, CONTROL, 0))
+        connection = Connection(number, member, True, plane, now, generation)
         if peering is None or self._us.stopped:
             return farewell(connection, Bye(wire.STALE, "it is not wanted any more"))
         self._connections[number] = connection
@@ -174,12 +182,13 @@ class Sessions:
 
     def dial_failed(self, attempt: int, reason: str, now: float, *, final: bool = False) -> list[Effect]:
         """A dial of ours came to nothing. final: the other side refuses us, by its certificate check."""
-        peering, plane = self._us.attempts.pop(attempt, (None, CONTROL))
+        peering, plane, generation = self._us.attempts.pop(attempt, (None, CONTROL, 0))
+        final = final and generation == self._us.generation  # else we have better certificates by now
         return self._settle(peering, peering.dial_failed(plane, reason, now, final)) if peering is not None else []
 
     def accepted(self, number: int, member: Member, now: float) -> list[Effect]:
         """Somebody has connected."""
-        connection = Connection(number, member, False, CONTROL, now)
+        connection = Connection(number, member, False, CONTROL, now, self._us.generation)
         if self._us.stopped:
             return farewell(connection, Bye(wire.LEAVING, "this node is stopping"))
         if why := self._us.objection(member, self._us.unix(now)):

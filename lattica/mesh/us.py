@@ -40,7 +40,8 @@ class Us:
         self.correction_s = 0.0  # what others' clocks say that ours lacks
         self.stopped = False
         self.connections: dict[int, Connection] = {}
-        self.attempts: dict[int, tuple[Peering, int]] = {}  # dials under way: to whom, for which plane
+        self.generation = 0  # of our own certificates: how often they were renewed
+        self.attempts: dict[int, tuple[Peering, int, int]] = {}  # dials under way: to whom, for which plane, with which
         self.ended: OrderedDict[PeerId, deque[int]] = OrderedDict()
         self._last_attempt = 0
 
@@ -60,7 +61,7 @@ class Us:
     def attempt(self, peering: Peering, plane: int) -> int:
         """A number for a dial."""
         self._last_attempt += 1
-        self.attempts[self._last_attempt] = peering, plane
+        self.attempts[self._last_attempt] = peering, plane, self.generation
         return self._last_attempt
 
     def ends(self, peer: PeerId, session: int) -> None:
