@@ -8,6 +8,7 @@ lock held.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ from lattica.errors import (
 if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
     from lattica.local.reactor import Link
+
+SILENCE_S = 3.0
+"""As for workers (`tasks`): how long the node's word is waited for when a connection has ended."""
 
 
 class CallRecord(Record):
@@ -67,7 +71,7 @@ class ActorPeer:
 
     __slots__ = (
         "calls", "class_name", "client", "dead", "held", "hold", "id", "incarnation", "inflight", "killed", "link",
-        "max_pending", "queue", "runtime",
+        "max_pending", "queue", "runtime", "silent",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
@@ -76,6 +80,7 @@ class ActorPeer:
         self.link: Link | None = None
         self.client = 0
         self.incarnation = 0
+        self.silent = False  # its connection has ended, and the node has not said why
         self.killed = False  # by us: this incarnation shall take no more calls
         self.queue: deque[CallRecord] = deque()
         self.inflight: dict[int, CallRecord] = {}
@@ -155,8 +160,27 @@ class ActorPeer:
                     finish(self.runtime, call, message.values)
 
     def ended(self) -> None:
-        """End of stream: what it means is the node's to say (`ActorDown`)."""
-        self.link = None
+        """End of stream: what it means is the node's to say (`ActorDown`). If that says nothing the actor lives, and
+        only the connection broke, which should not be: what was sent may have run, and another one is asked for."""
+        broken, self.link = self.link, None
+        self.silent = True
+
+        def silent() -> None:
+            if self.silent and self.calls.peers.get(self.id) is self:
+                self._reconnect(broken.why if broken is not None else "")
+
+        self.runtime.reactor.call_at(time.monotonic() + SILENCE_S, silent)
+
+    def _reconnect(self, why: str) -> None:
+        owed, self.inflight, self.silent = list(self.inflight.values()), {}, False
+        for call in reversed(owed):
+            if call.retries_left and not call.canceled:
+                call.spend_retry()
+                self.queue.appendleft(call)
+            else:
+                reason = f"the connection to it broke ({why or 'it ended'}), and this call may have run"
+                fail(self.runtime, call, self._unavailable(reason))
+        self.runtime.tell_node(m.ActorConnect(self.id))
 
     # -- the actor's life
 
@@ -169,6 +193,7 @@ class ActorPeer:
     def connected(self, message: m.ActorConnected, fd: int) -> None:
         """An incarnation takes our calls."""
         self.incarnation, self.client, self.killed = message.incarnation, message.client, False
+        self.silent = False
         self.link = self.runtime.connect(fd, m.FromWorker, self)
         self.pump()
 
@@ -179,6 +204,7 @@ class ActorPeer:
             self.runtime.reactor.remove(self.link)
             self.link = None
         owed, self.inflight, self.killed = list(self.inflight.values()), {}, False
+        self.silent = False
         if not message.restarting:
             self.dead = self._death(message)
         if owed:
@@ -193,7 +219,8 @@ class ActorPeer:
             elif message.out_of_memory:
                 fail(self.runtime, call, OutOfMemoryError(f"actor {self.class_name}: {message.how}"))
             else:
-                fail(self.runtime, call, self.dead or self._unavailable(message))
+                words = f"{message.how}; it is being restarted, and this call may have run"
+                fail(self.runtime, call, self.dead or self._unavailable(words))
         if self.dead is not None:
             while self.queue:
                 fail(self.runtime, self.queue.popleft(), self.dead)
@@ -215,12 +242,8 @@ class ActorPeer:
             error.do_next = "make a new actor; this one was ended on purpose"
         return error
 
-    def _unavailable(self, message: m.ActorDown) -> LatticaError:
-        return ActorUnavailableError(
-            actor=self.class_name,
-            actor_id=self.id.hex(),
-            reason=f"{message.how}; it is being restarted, and this call may have run",
-        )
+    def _unavailable(self, reason: str) -> LatticaError:
+        return ActorUnavailableError(actor=self.class_name, actor_id=self.id.hex(), reason=reason)
 
     def cancel(self, call: CallRecord, recursive: bool) -> None:
         """Stop a call that has not ended."""

@@ -69,6 +69,7 @@ class Runtime:
         self.waiting: set[object] = set()  # tasks and actors whose arguments are to come: nobody else may hold them
         self.place: Place | None = None  # worker: what it holds and hosts
         self.on_submit: Callable[[ObjectRef], None] | None = None  # worker: remembers children, for recursive cancel
+        self.on_client_gone: Callable[[int], None] | None = None  # worker: one of its callers has ended
         self.on_block: Callable[[bool], None] | None = None  # worker: tells the node that it waits
         self.extra: dict[type, Callable[[Any], None]] = {}  # messages that only workers or drivers understand
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -88,7 +89,7 @@ class Runtime:
             m.ActorRefused: self._answer,
             m.ActorFound: self._answer,
             m.State: self._answer,
-            m.ClientGone: lambda g: self.tasks.gone(g.client),
+            m.ClientGone: self._client_gone,
             m.CancelWanted: self._cancel_for_another,
             m.Refused: self._refused,
         }
@@ -216,6 +217,11 @@ class Runtime:
         peer = self.calls.peers.get(message.actor)
         if peer is not None:
             peer.down(message)
+
+    def _client_gone(self, message: m.ClientGone) -> None:
+        self.tasks.gone(message.client)
+        if self.on_client_gone is not None:
+            self.on_client_gone(message.client)
 
     def _lost(self, message: m.Lost) -> None:
         ref = self.objects.table.get(message.object)

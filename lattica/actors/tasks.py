@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
     from lattica.local.reactor import Link
 
+SILENCE_S = 3.0
+"""How long the node's word is waited for when a connection has ended: a death is told within one and a half."""
 LEASE_MARGIN_S = 0.001
 """Timers fire this much late, so that what is due at the same time is done in one go."""
 
@@ -102,8 +104,21 @@ class Target:
             lane.arm(now + LEASE_IDLE_S)
 
     def ended(self) -> None:
-        """End of stream: what it means is the node's to say (`LeaseLost`)."""
+        """End of stream: what it means is the node's to say (`LeaseLost`). If that says nothing the worker lives, and
+        only the connection broke, which should not be: then it is of no use to us."""
         self.eof = True
+        if self.lease is not None:
+            self.doubt(self.lease)
+
+    def doubt(self, lease: Lease) -> None:
+        """Have the worker ended if we still hold it by then."""
+
+        def silent() -> None:
+            if self.lease is lease:
+                why = f"killed by its caller, whose connection to it broke ({self.link.why or 'it ended'})"
+                self.tasks.runtime.tell_node(m.WorkerKill(lease.id, 0, why))
+
+        self.tasks.runtime.reactor.call_at(time.monotonic() + SILENCE_S, silent)
 
 
 class Lane:
@@ -283,6 +298,8 @@ class Tasks:
         lease = lane.core.granted(message.lease, target, now)
         self.leases[message.lease] = lane, lease
         target.lane, target.lease = lane, lease
+        if target.eof:
+            target.doubt(lease)
         lane.pump(now)
 
     def denied(self, message: m.LeaseDenied) -> None:
@@ -387,7 +404,7 @@ class Tasks:
             fail(self.runtime, record, error)
             self.runtime.reactor.changed()
         elif force and next(iter(lease.inflight)) == record.seq:
-            self.runtime.tell_node(m.WorkerKill(lease.id, record.seq))
+            self.runtime.tell_node(m.WorkerKill(lease.id, record.seq, "killed by lattica.cancel(force=True)"))
         else:
             target: Any = lease.worker
             self.runtime.reactor.send(target.link, m.Cancel(record.seq, recursive))

@@ -119,6 +119,7 @@ class Worker:
         extra[type(None)] = lambda _: _die()
         self.runtime.on_block = self._on_block
         self.runtime.on_submit = _remember_child
+        self.runtime.on_client_gone = self._caller_gone
         self.runtime.reactor.idle_hook = self._guard_replies
         self.runtime.listen()
 
@@ -136,6 +137,14 @@ class Worker:
     def _new_caller(self, message: m.NewCaller) -> None:
         caller = self.callers[message.client] = Caller(self, message.client)
         caller.link = self.runtime.connect(self.runtime.node.stream.take_fd(), m.ToWorker, caller)
+
+    def _caller_gone(self, client: int) -> None:
+        """It has ended, and perhaps a process that it forked holds its connection open: the end of that never comes."""
+        caller = self.callers.get(client)
+        if caller is not None:
+            caller.received(caller.link.stream.drain())
+            self.runtime.reactor.remove(caller.link)
+            caller.ended()
 
     def _leased(self, message: m.Leased) -> None:
         if message.resources != self.place.resources or message.gpus != self.place.gpus:

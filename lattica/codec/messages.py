@@ -156,11 +156,12 @@ class LeaseReturn(msgspec.Struct, array_like=True, tag=12):
 
 
 class WorkerKill(msgspec.Struct, array_like=True, tag=13):
-    """Kill the worker that I lease (`cancel(force=True)`), if it has not begun a task after `seq`; I will hear
-    `LeaseLost`."""
+    """Kill the worker that I lease, if it has not begun a task after `seq` (0: in any case); I will hear `LeaseLost`.
+    `why`: words, for what that says of its end."""
 
     lease: int
     seq: int = 0
+    why: str = ""
 
 
 class Blocked(msgspec.Struct, array_like=True, tag=14):

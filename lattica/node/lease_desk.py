@@ -73,7 +73,7 @@ class LeaseDesk:
             started, _, _ = self._node.workers.processes[lease.worker].page.post_mortem(client.number)
             if message.seq and started > message.seq:
                 return  # that task has ended, its reply is on the way, and another one would be killed
-            self._node.end_worker(lease.worker, "killed by lattica.cancel(force=True)")
+            self._node.end_worker(lease.worker, message.why or "killed by its caller")
 
     def blocked(self, client: Client, message: Blocked) -> None:
         self.perform(self._node.book.blocked(client.number, message.blocked, self._node.now()))

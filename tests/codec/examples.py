@@ -37,7 +37,7 @@ EXAMPLES: list[Any] = [
     m.LeaseRequest(7, CPU, False, "step"),
     m.LeaseCancel(7),
     m.LeaseReturn(9),
-    m.WorkerKill(9, 12),
+    m.WorkerKill(9, 12, "its connection broke"),
     m.Blocked(True),
     m.ActorCreate(7, ACTOR, b"spec", CPU, "Counter", "c", "space", True, True, -1, [OBJECT], b"meta", True),
     m.ActorConnect(ACTOR),
