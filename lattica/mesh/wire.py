@@ -251,7 +251,7 @@ class Decoder:
             self._filled += count
             if self._filled < len(self._own):
                 return frames
-            own, self._own = self._own, None
+            own, self._own, self._filled = self._own, None, 0
             frames.append(_parse(own[0], own[1:]))
             return frames
         self._end += count
