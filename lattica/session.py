@@ -408,10 +408,6 @@ def _forked() -> None:
     """In a child that user code forked: the session is the parent's."""
     global _session, _starting
     _session, _starting = None, threading.RLock()
-    runtime = current.peek()
-    if runtime is not None:
-        runtime.abandon()
-        current.put(None)
 
 
 def _at_exit() -> None:

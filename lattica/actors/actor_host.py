@@ -255,6 +255,8 @@ class ActorHost:
         except BaseException as error:
             out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}")]
         finally:
+            if self.runtime.forked:
+                self.worker.end_child()
             context.running.reset(token)
             self._running.pop(key, None)
             self._canceled_early.discard(key)
@@ -368,6 +370,8 @@ class ActorHost:
         except BaseException as error:
             out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}")]
         finally:
+            if self.runtime.forked:
+                self.worker.end_child()
             self._running.pop(key, None)
             self._coroutines.pop(key, None)
             self._canceled_early.discard(key)

@@ -1,7 +1,11 @@
-"""The runtime of this process: none, or one. Set by the front door (a driver) or by the worker's main."""
+"""The runtime of this process: none, or one. Set by the front door (a driver) or by the worker's main.
+
+A child that user code forks has none: its copy's descriptors are closed there, without a word on the wire.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,6 +37,15 @@ def put(runtime: Runtime | None) -> None:
     """Make this the process's runtime."""
     global _runtime
     _runtime = runtime
+
+
+def _forked() -> None:
+    if _runtime is not None:
+        _runtime.abandon()
+        put(None)
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def on_first_use(start: Callable[[], None] | None) -> None:

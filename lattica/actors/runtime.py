@@ -45,6 +45,7 @@ class Runtime:
         self.next_request = itertools.count(1).__next__
         self.next_seq = itertools.count(1).__next__
         self.pid = os.getpid()
+        self.forked = False  # this is the copy in a child
         allow_descriptors()
         self.client = 0
         self.job = 0
@@ -497,6 +498,7 @@ class Runtime:
 
     def abandon(self) -> None:
         """In a forked child: nothing of this is ours any more."""
+        self.forked = True
         self.objects.releases.poke = None
         self.reactor.abandon()
 

@@ -200,6 +200,14 @@ class Worker:
         """From now on the end of the node's connection is expected."""
         self.runtime.extra.pop(type(None), None)
 
+    @staticmethod
+    def end_child() -> None:
+        """A process that user code forked has come back from that code: it is no worker, and the task is its parent's."""
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(0)
+
     def run_exit_handlers(self) -> None:
         """What user code registered with `atexit`: after a kind end, as in any program."""
         self.leave()
@@ -260,6 +268,8 @@ class Worker:
         except BaseException as error:
             out = [self.marshal.failed(error, task.name)]
         finally:
+            if runtime.forked:
+                self.end_child()
             self._now = None
             context.running.reset(token)
         micros = int((time.perf_counter() - began) * 1e6)
