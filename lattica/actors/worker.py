@@ -202,7 +202,7 @@ class Worker:
 
     @staticmethod
     def end_child() -> None:
-        """A process that user code forked has come back from that code: it is no worker, and the task is its parent's."""
+        """A process that user code forked has come back from that code. It is no worker; the task is its parent's."""
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
