@@ -374,6 +374,14 @@ class Objects:
             return m.Failed(bytes(self.arena.read(value.hold.offset, value.hold.size)))
         return None
 
+    def cid_of(self, value: Any) -> str:
+        """The content id of a kept value's bytes. Without the lock."""
+        from lattica.objectstore.cid import cid_of
+
+        return cid_of(
+            self.arena.read(value.hold.offset, value.hold.size) if isinstance(value, InPlace) else _data_of(value)
+        )
+
     def process_releases(self) -> None:
         """Do what finalizers left: free our unshared regions, drop our counts on the rest."""
         releases = self.releases

@@ -447,18 +447,10 @@ class Runtime:
 
     def cid(self, ref: ObjectRef) -> str:
         """The content id of a ref's serialized bytes; waits for them."""
-        from lattica.objectstore.cid import cid_of
-
         self.await_all((ref,), None)
-        value = ref._value
-        if type(value) is bytes:
-            return cid_of(value)
-        if isinstance(value, Nested):
-            return cid_of(value.data)
-        if isinstance(value, InPlace) and not value.failed:
-            return cid_of(self.objects.arena.read(value.hold.offset, value.hold.size))
-        self.load(value)
-        raise AssertionError("a failed value has no content id, and raises")
+        if self.objects.failure_of(ref._value) is not None:
+            self.load(ref._value)  # raises
+        return self.objects.cid_of(ref._value)
 
     # -- cancel
 
