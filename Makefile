@@ -16,7 +16,7 @@ PEER ?= ray
 PIP_INSTALL = PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PIP_PROGRESS = 2>&1 | sed -nu -e 's/^Collecting \([^ ]*\).*/  + \1/p' -e 's/^Processing .*\/\(.*\.whl\).*/  + \1/p' -e '/^ *\(ERROR\|error\)/,$$p'
 
-.PHONY: help demo test test-e2e test-nat test-chaos check bench sim sim-long setup setup-rl clean
+.PHONY: help demo test test-e2e test-nat test-chaos check fuzz bench sim sim-long setup setup-rl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -40,6 +40,10 @@ check: $(VENV)/.dev ## format, lint, strict types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy $(wildcard lattica examples)
+
+fuzz: $(VENV)/.dev ## every decoder and the dispatcher, from noise and bent bytes, 5,000 examples each (SEED=7)
+	@LATTICA_FUZZ=1 $(BIN)/python -m pytest -q -o faulthandler_timeout=1200 --hypothesis-seed=$(SEED) tests/mesh tests/codec \
+		-k "noise or bent or bend or fuzz or damaged or whatever" $(ARGS)
 
 bench: $(VENV)/.dev ## lattica beside Ray in its own environment (PEER= without; ARGS="--quick --only task")
 	@$(BIN)/python benchmarks/run.py $(if $(PEER),--peer $(PEER)) $(ARGS)

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, settings
 # Deadlines measure the machine, not the law; CI draws the same examples every time, a developer new ones.
 settings.register_profile("developer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("developer"), derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "developer")
+settings.register_profile("fuzz", settings.get_profile("developer"), max_examples=5_000)
+PROFILE = "fuzz" if os.environ.get("LATTICA_FUZZ") else "ci" if os.environ.get("CI") else "developer"
+settings.load_profile(PROFILE)
 
 # Variables that point a driver or a command at a mesh or node of the user's.
 NODE_VARIABLES = ("LATTICA_DATA_DIR", "LATTICA_TICKET")
