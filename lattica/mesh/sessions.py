@@ -178,7 +178,7 @@ class Sessions:
         if peering is None or self._us.stopped:
             return farewell(connection, Bye(wire.STALE, "it is not wanted any more"))
         self._connections[number] = connection
-        return peering.dialed(plane, connection, now)
+        return self._settle(peering, peering.dialed(plane, connection, now))
 
     def dial_failed(self, attempt: int, reason: str, now: float, *, final: bool = False) -> list[Effect]:
         """A dial of ours came to nothing. final: the other side refuses us, by its certificate check."""
