@@ -1,98 +1,85 @@
-"""One of every frame, message and value between two peers, and the golden bytes they must have.
+"""What of a membership travels between releases, with every field set, and the bytes that it must have.
 
-python -m tests.mesh.examples      write tests/golden/mesh.json anew: the diff is the change of the wire
+python -m tests.mesh.examples      write tests/golden/membership.json anew: the diff is the change of the format
+
+Chains are kept, not made again: their serial numbers are random, so those in the file stay as they were first written.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, get_args
 
-import numpy as np
+from lattica.ids import JobId
+from lattica.mesh import renewal, tokens
+from lattica.mesh.admission import Refusal
+from lattica.mesh.authority import Authority, make_certificate, make_root, public_key_of, root_facts
+from lattica.mesh.identity import PeerId
+from lattica.mesh.roles import EVERYTHING, Role
+from lattica.mesh.tickets import Ticket
+from lattica.mesh.trust import IssuerNamed, IssuerRevoked, PeerRevoked, write_statement
 
-from lattica.mesh import messages as m
-from lattica.mesh import values, wire
-from lattica.mesh.bodies import Outgoing
-from lattica.mesh.compression import Packer
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "mesh.json"
-INSTANCE = b"instance"
-
-FRAMES: list[Any] = [
-    wire.Hello(
-        boot=1 << 40, instance=INSTANCE, plane=1, session=1 << 62, proposal=7, received=9, unix_s=1.5e9, protocol=2,
-        oldest=2, name="gpu-2", version="0.4.0", addresses=["192.0.2.7:7411", "[2001:db8::7]:7411"], trust=b"d" * 32,
-        packs=["zstd"],
-    ),
-    wire.Ack(1 << 33),
-    wire.Ping(1 << 34),
-    wire.Pong(1 << 35),
-    wire.Want(1),
-    wire.Bye("twin", "its directory was copied", 7, INSTANCE, b"p" * 64),
-    wire.Prove(INSTANCE),
-    wire.Proof(b"p" * 64),
-]  # fmt: skip
-DATA = wire.Data(1 << 33, 1 << 34, b"payload")
-
-MESSAGES: list[Any] = [
-    m.Call(1 << 33, "kv.get", 2500, 3, b"arguments"),
-    m.Result(7, m.Packed(b"compressed", 4096)),
-    m.Failure(7, {"error": "ConfigError", "message": "no such shelf"}),
-    m.Cancel(7),
-    m.Item(7, 1, m.Large(5, 1 << 20)),
-    m.End(7, 1),
-    m.Credit(7, 1, 1 << 20),
-    m.Grant(1 << 20, 1),
-]
-
-VALUES: dict[str, Any] = {
-    "plain": [None, True, -7, 2.5, "text", b"bytes", {"key": [1, 2]}],
-    "buffers": [[b"long" * 2000], {"weights": np.arange(6, dtype="<f4").reshape(2, 3)}],
-}
+GOLDEN = Path(__file__).parents[1] / "golden" / "membership.json"
+SECRET = bytes(range(32))
+CHAIN = [b"leaf", b"issuer"]
+MESH, PEER, INVITE, ISSUER = b"m" * 32, b"p" * 32, b"i" * 32, b"s" * 32
+AT = 1_800_000_000.5
 
 
-class Always(Packer):
-    """Compresses everything."""
+class Key:
+    """Signs with `SECRET`: Ed25519 signatures are the same each time."""
 
-    def pack(self, parts: Any, size: int) -> bytes | None:
-        return self._zstd(b"".join(parts))
-
-
-def chunks(packer: Packer | None) -> list[bytes]:
-    """A body of more than one chunk, and a second one that is abandoned, as they go over bulk."""
-    going = Outgoing(packer)
-    body = bytes(range(256)) * 1100
-    going.body(1, 0, [body], len(body))
-    going.body(2, 0, [body], len(body))
-    going.announced(2)
-    going.drop(2, 0)
-    return [b"".join(frame) for _, frame, _ in going.flush(1 << 30)]
+    def sign(self, data: bytes) -> bytes:
+        root = make_certificate(root_facts(public_key_of(SECRET), AT), SECRET)
+        return Authority(SECRET, root).sign(data)
 
 
-def join(frame: wire.Frame) -> bytes:
-    """A frame as it is written."""
-    return b"".join(frame)
+TICKET = Ticket(
+    root=b"root",
+    chain=(b"invite", b"issuer"),
+    secret=SECRET,
+    peers=((PeerId(PEER), ("tcp://192.0.2.7:9200", "tcp://[2001:db8::7]:9200")),),
+    roles=Role.EXECUTE | Role.RELAY,
+    expires=AT,
+    label="attic",
+)
 
 
-def members(union: Any) -> set[str]:
-    """Names of the types of a union."""
-    return {kind.__name__ for kind in get_args(union)}
+def made() -> dict[str, str]:
+    """Name -> what this release writes."""
+    says = {
+        "PeerRevoked": PeerRevoked(PEER, INVITE, "lost laptop"),
+        "IssuerRevoked": IssuerRevoked(ISSUER, AT - 60, "stolen"),
+        "IssuerNamed": IssuerNamed([b"issuer", b"first"], PEER, "attic"),
+    }
+    statements = {name: write_statement(one, AT, Key(), CHAIN, MESH).hex() for name, one in says.items()}
+    limits = {"gpu": 1.0, "cpu": 2.5}
+    token = tokens.sign_token(JobId(b"j" * 16), limits, AT, AT + 3600, signer=Key(), chain=CHAIN, mesh=MESH)
+    request = renewal.sign_renewal(b"n" * 32, signer=Key(), chain=CHAIN, mesh=MESH)
+    return statements | {
+        "ticket": TICKET.text(),
+        "job token": token.hex(),
+        "renewal": request.hex(),
+        "renewal granted": renewal.write_answer(list(CHAIN)).hex(),
+        "renewal refused": renewal.write_answer(Refusal("it was revoked", True)).hex(),
+    }
 
 
-def encoded() -> dict[str, str]:
-    """Bytes in hexadecimal digits, by name; of long ones the beginning, and how many there are."""
-    found: dict[str, bytes] = {f"frame {type(frame).__name__}": join(wire.encode(frame)) for frame in FRAMES}
-    payload = bytes(DATA.payload)
-    found["frame Data"] = wire.data_head(len(payload), DATA.seq, DATA.ack) + payload
-    found |= {f"message {type(message).__name__}": m.encode([message]) for message in MESSAGES}
-    found |= {f"value {name}": join(values.encode(value)[0]) for name, value in VALUES.items()}
-    found |= {f"chunk {index}": chunk for index, chunk in enumerate(chunks(None))}
+def a_chain() -> dict[str, list[str]]:
+    """A root, and the chain of a member that came by an invite of a second issuer."""
+    root = make_root(AT)
+    one = Authority(SECRET, root.root, root.certify_issuer(public_key_of(SECRET), AT))
+    other = Authority(bytes(32), root.root, one.certify_issuer(public_key_of(bytes(32)), AT))
+    invite = other.invite(EVERYTHING, AT)
+    by_invite = invite.certify_member(public_key_of(b"x" * 32), Role.EXECUTE, AT)
+    certified = one.certify_member(public_key_of(b"x" * 32), Role.EXECUTE | Role.STORE, AT, invite=invite.id)
     return {
-        name: data.hex() if len(data) < 600 else f"{data[:300].hex()}... {len(data)}" for name, data in found.items()
+        "root": [root.root.hex()],
+        "by invite": [der.hex() for der in by_invite],
+        "certified": [der.hex() for der in certified],
     }
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(encoded(), indent=1) + "\n")
-    print(f"{len(encoded())} entries are in {GOLDEN}")
+    kept = json.loads(GOLDEN.read_text())["chains"] if GOLDEN.exists() else a_chain()
+    GOLDEN.write_text(json.dumps({"made": made(), "chains": kept}, indent=1) + "\n")

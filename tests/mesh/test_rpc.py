@@ -21,7 +21,7 @@ from lattica.mesh.rpc import (
     Conversation,
 )
 from lattica.mesh.wire import BULK, CONTROL, FRAME_MAX_BYTES
-from tests.mesh.examples import Always
+from tests.mesh.wire_examples import Always
 from tests.mesh.pairs import Pair, Small, body_of, finish, play
 
 

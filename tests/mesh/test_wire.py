@@ -14,7 +14,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.mesh import messages as m
 from lattica.mesh import wire
 from lattica.mesh.wire import Ack, Bye, Data, Decoder, Hello, Ping, Pong, Proof, Prove, Want, data_head, encode
-from tests.mesh.examples import DATA, FRAMES, GOLDEN, MESSAGES, encoded, join, members
+from tests.mesh.wire_examples import DATA, FRAMES, GOLDEN, MESSAGES, encoded, join, members
 
 golden = json.loads(GOLDEN.read_text())
 HELLO = Hello(boot=1, instance=b"12345678")
@@ -56,7 +56,7 @@ def trusting() -> Decoder:
 def test_every_frame_and_message_has_golden_bytes() -> None:
     assert {type(frame).__name__ for frame in FRAMES} | {"Data"} == members(wire.Received), "add it to FRAMES"
     assert {type(message).__name__ for message in MESSAGES} == members(m.Message), "add the new message to MESSAGES"
-    assert encoded().keys() == golden.keys(), "write the golden bytes: python -m tests.mesh.examples"
+    assert encoded().keys() == golden.keys(), "write the golden bytes: python -m tests.mesh.wire_examples"
 
 
 @pytest.mark.parametrize("name", sorted(golden))
