@@ -544,6 +544,8 @@ class Peering:
                 effects += self.end(now, "the other side had given the session up")
         if bye.code in (wire.LEAVING, wire.BROKEN):
             effects += self.end(now, bye.text or "it left")
+        if bye.code == wire.BROKEN:
+            self.dialing.broke(now)  # we will again
         if bye.code == wire.REFUSED and connection.generation == self.us.generation:
             effects += self.lost(connection, now)
             return effects + self.refused(f"{short_peer(self.peer)} refuses this node: {bye.text}", now)

@@ -41,7 +41,7 @@ def test_what_is_no_address_says_how_to_write_one(text: str) -> None:
 
 
 @given(st.one_of(st.text(), st.text(alphabet="[]:%.0123456789abcdef")))
-def test_any_text_is_an_address_or_refused(text: str) -> None:
+def test_whatever_text_is_an_address_or_refused(text: str) -> None:
     try:
         host, port = split_host(text)
     except ConfigError:
