@@ -52,10 +52,11 @@ class Account:
 class Tally:
     """What a receiver knows of the other side's account."""
 
-    __slots__ = ("out", "owed", "window")
+    __slots__ = ("_least", "out", "owed", "window")
 
     def __init__(self, window_bytes: int) -> None:
         self.window = window_bytes
+        self._least = window_bytes // 16  # to be given back at once: more often costs messages
         self.out = 0  # came, and was not given back
         self.owed = 0  # of it: was taken, and is to be given back
 
@@ -67,7 +68,7 @@ class Tally:
 
     def due(self, withheld: int = 0) -> bool:
         """Whether there is enough to give back for a message."""
-        return self.owed - withheld >= self.window // 16
+        return self.owed - withheld >= self._least
 
     def grant(self, withheld: int = 0) -> int:
         """How much to give back now."""

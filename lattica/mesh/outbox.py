@@ -47,22 +47,19 @@ def _body_bytes(body: Body) -> int:
 class Outbox:
     """See the module."""
 
-    __slots__ = ("_call_added", "_call_sent", "_dead_answers", "_dead_calls", "_messages", "answers", "bytes")
+    __slots__ = ("_call_added", "_call_sent", "_dead_answers", "_dead_calls", "answers", "bytes", "messages")
 
     def __init__(self) -> None:
-        self._messages: list[Message] = []
+        self.messages: list[Message] = []
         self.bytes = 0  # estimated, from above
         self.answers: dict[int, int] = {}  # call of the other side whose answer is in here -> credit that it cost
         self._call_added = self._call_sent = 0  # numbers of the last ones of ours
         self._dead_calls: set[int] = set()
         self._dead_answers: set[int] = set()
 
-    def __len__(self) -> int:
-        return len(self._messages)
-
     def add(self, message: Message, body_bytes: int = 0) -> None:
         """Send this after what is here. body_bytes: by how much it may be more than MESSAGE_BYTES."""
-        self._messages.append(message)
+        self.messages.append(message)
         self.bytes += MESSAGE_BYTES + body_bytes
 
     def add_call(self, call: Call, body_bytes: int) -> None:
@@ -89,12 +86,12 @@ class Outbox:
         return cost
 
     def flush(self) -> tuple[bytes, int]:
-        """One frame's payload, and the number of the last body that it announces. Look at `len` first."""
+        """One frame's payload, and the number of the last body that it announces. There must be `messages`."""
         if self._dead_calls or self._dead_answers:
             self._tidy(0)
         if self.bytes <= BATCH_BYTES:  # the rule: all in one frame
-            data = encode(self._messages)
-            self._messages.clear()
+            data = encode(self.messages)
+            self.messages.clear()
             self.bytes, self._call_sent = 0, self._call_added
             self.answers.clear()
             return data, EVERY_BODY
@@ -107,7 +104,7 @@ class Outbox:
     def _batch(self) -> list[Message]:
         """As many as make a batch."""
         size = count = 0
-        for message in self._messages:
+        for message in self.messages:
             count += 1
             size += weight(message)
             if type(message) is Call:
@@ -116,16 +113,16 @@ class Outbox:
                 self.answers.pop(message.id, None)
             if size >= BATCH_BYTES:
                 break
-        batch = self._messages[:count]
-        del self._messages[:count]
+        batch = self.messages[:count]
+        del self.messages[:count]
         self.bytes -= size
         return batch
 
     def _tidy(self, dead_max: int) -> None:
         """Drop the messages of calls that are over."""
         if len(self._dead_calls) + len(self._dead_answers) > dead_max:
-            self._messages = [message for message in self._messages if not self._is_dead(message)]
-            self.bytes = sum(map(weight, self._messages))
+            self.messages = [message for message in self.messages if not self._is_dead(message)]
+            self.bytes = sum(map(weight, self.messages))
             self._dead_calls.clear()
             self._dead_answers.clear()
 

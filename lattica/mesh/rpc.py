@@ -120,9 +120,7 @@ class Conversation:
     @property
     def dirty(self) -> bool:
         """Whether `flush` has something to send, room permitting."""
-        if len(self._outbox) or self._going.dirty or self._streams.owing:
-            return True
-        return self._calls_in.due(self._withheld) or self._answers_in.due()
+        return bool(self._outbox.messages) or self._going.dirty or self._owes
 
     def may_send(self, id: int, side: int, size: int) -> bool:
         """Whether an item of `size` bytes may be sent now; if not, `Writable` will say when to ask again."""
@@ -221,16 +219,16 @@ class Conversation:
         """What to send now: (plane, buffers, size), at most about as much as there is room for."""
         out: list[tuple[int, Frame, int]] = []
         left = room(CONTROL)
-        if left > 0:
+        if self._owes and left > 0:
             self._give_credit()
-        while len(self._outbox) and left > 0:
+        while self._outbox.messages and left > 0:
             data, last_body = self._outbox.flush()
             self._going.announced(last_body)
             out.append((CONTROL, (data,), len(data)))
             left -= len(data)
         if self._going.dirty:
             out += self._going.flush(room(BULK))
-        if self._backlog <= BACKLOG_MAX_BYTES:
+        if self._streams.stalled and self._backlog <= BACKLOG_MAX_BYTES:
             self._streams.less_waits(self._woken)
         return out
 
@@ -276,6 +274,11 @@ class Conversation:
     @property
     def _backlog(self) -> int:
         return self._outbox.bytes + self._going.bytes
+
+    @property
+    def _owes(self) -> bool:
+        """Whether there may be credit to give."""
+        return self._streams.owing or self._calls_in.due() or self._answers_in.due()
 
     @property
     def _withheld(self) -> int:

@@ -86,6 +86,11 @@ class Streams:
             self._owing[reading.flow] = id, side
 
     @property
+    def stalled(self) -> bool:
+        """Whether somebody waits for `less_waits`."""
+        return bool(self._stalled)
+
+    @property
     def owing(self) -> bool:
         """Whether `credits` has any."""
         return bool(self._owing)

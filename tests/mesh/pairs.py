@@ -195,7 +195,7 @@ class Pair:
             for account, tally in ((mine._calls_out, theirs._calls_in), (mine._answers_out, theirs._answers_in)):
                 assert tally.out == tally.owed, "all was taken"
                 assert account.credit + tally.owed == mine.window_bytes, "credit has leaked"
-            assert not mine._calls_waiting and not mine._answers_waiting and not len(mine._outbox)
+            assert not mine._calls_waiting and not mine._answers_waiting and not len(mine._outbox.messages)
             assert mine._outbox.bytes == mine._going.bytes == len(mine._going) == len(mine._coming) == 0
             assert not mine._coming._given_up and not mine._outbox.answers and mine._coming._held == 0
             calls = [*mine._mine.items(), *mine._theirs.items()]

@@ -226,7 +226,7 @@ def test_calling_and_giving_up_without_an_acknowledgement_fills_no_memory() -> N
     for _ in range(3000):
         pair.cancel(0, pair.call(0, 5000))
     assert mine._outbox.bytes < 300 * 6000
-    assert len(mine._outbox) < 300 and mine._calls_out.credit == mine.window_bytes
+    assert len(mine._outbox.messages) < 300 and mine._calls_out.credit == mine.window_bytes
     finish(pair)
 
 
