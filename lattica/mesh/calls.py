@@ -11,6 +11,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing, nullcontext
 from contextvars import Context
 from typing import Any
 
@@ -149,7 +150,7 @@ class Talk:
         self._methods, self._dirty, self._context = methods, dirty, context
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._writable: dict[int, list[asyncio.Future[None]]] = {}  # stream, or 0 for calls -> who waits
+        self._writable: dict[int, dict[asyncio.Future[None], None]] = {}  # stream, or 0 for calls -> who waits
 
     def __repr__(self) -> str:
         return f"<Talk: {self.conversation!r}, {len(self._tasks)} methods run>"
@@ -168,11 +169,7 @@ class Talk:
     def begin(self, method: str, args: Any, timeout_s: float | None, flags: int) -> int:
         """Make a call; its number, under which `futures` has the answer."""
         parts, size = args if isinstance(args, tuple) else values.encode(args)
-        if size > rpc.BODY_MAX_BYTES:
-            raise ConfigError(
-                f"the arguments of {method} have {size} bytes; at most {rpc.BODY_MAX_BYTES} go into one call",
-                do_next="send them as a stream",
-            )
+        _check_size(size, f"an argument list for {method}")
         id = self.conversation.call(method, parts, size, timeout_s, flags, self._loop.time())
         self.futures[id] = self._loop.create_future()
         self._dirty(self)
@@ -188,6 +185,7 @@ class Talk:
     async def send_item(self, id: int, side: int, item: Any) -> None:
         """Send an item of a stream as soon as there is credit."""
         parts, size = values.encode(item)
+        _check_size(size, "an item")
         while self.over is None and not self.conversation.may_send(id, side, size):
             await self._until_writable(id)
         if self.over is not None:
@@ -197,8 +195,12 @@ class Talk:
 
     async def _until_writable(self, id: int) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
-        self._writable.setdefault(id, []).append(waiter)
-        await waiter
+        self._writable.setdefault(id, {})[waiter] = None
+        try:
+            await waiter
+        finally:
+            if waiter.cancelled() and id in self._writable:
+                self._writable[id].pop(waiter, None)
 
     # -- what comes
 
@@ -209,6 +211,8 @@ class Talk:
                 future = self.futures.pop(event.id, None)
                 if future is not None and not future.done():
                     future.set_result(event.body)
+                if self.inboxes and (inbox := self.inboxes.pop((FROM_CALLEE, event.id), None)) is not None:
+                    inbox.end()
             elif isinstance(event, rpc.Started):
                 self._start(event)
             else:
@@ -232,7 +236,7 @@ class Talk:
                 else:
                     self.conversation.consumed(id, side, len(body))
             case rpc.Ended(id, side):
-                inbox = self.inboxes.get((side, id))
+                inbox = self.inboxes.pop((side, id), None)
                 if inbox is not None:
                     inbox.end()
             case rpc.Canceled(id, reason):
@@ -307,40 +311,46 @@ class Talk:
                 kwargs = {**kwargs, "incoming": Inbox(self, event.id, FROM_CALLER)}
                 self.inboxes[FROM_CALLER, event.id] = kwargs["incoming"]
             running = self._run(event.id, method, who, args, kwargs)
-            self._tasks[event.id] = self._loop.create_task(running, context=self._context.copy())
+            task = self._tasks[event.id] = self._loop.create_task(running, context=self._context.copy())
+            task.add_done_callback(lambda _: self._finished(event.id))  # also of one that is cancelled before it began
             return
         token = caller.set(who)
         try:
-            parts, size = values.encode(method.function(*args, **kwargs))
+            self._answer(event.id, method, method.function(*args, **kwargs))
         except Exception as error:
             self._fail(event.id, error)
-        else:
-            self.conversation.result(event.id, parts, size)
         finally:
             caller.reset(token)
+        self._dirty(self)
+
+    def _answer(self, id: int, method: Method, result: Any) -> None:
+        parts, size = values.encode(result)
+        _check_size(size, f"the result of {method.name}")
+        self.conversation.result(id, parts, size)
+
+    def _finished(self, id: int) -> None:
+        self._tasks.pop(id, None)
+        self.inboxes.pop((FROM_CALLER, id), None)
         self._dirty(self)
 
     async def _run(self, id: int, method: Method, who: Caller, args: list[Any], kwargs: dict[str, Any]) -> None:
         caller.set(who)
         try:
-            if method.gives_stream:
-                async for item in method.function(*args, **kwargs):
-                    await self.send_item(id, FROM_CALLEE, item)
-                self.conversation.end(id, FROM_CALLEE)
+            async with method.gate or nullcontext():
                 result = None
-            else:
-                result = await method.function(*args, **kwargs)
-            parts, size = values.encode(result)
-            self.conversation.result(id, parts, size)
+                if method.gives_stream:
+                    async with aclosing(method.function(*args, **kwargs)) as items:
+                        async for item in items:
+                            await self.send_item(id, FROM_CALLEE, item)
+                    self.conversation.end(id, FROM_CALLEE)
+                else:
+                    result = await method.function(*args, **kwargs)
+            self._answer(id, method, result)
         except asyncio.CancelledError:
             if self.over is None:
                 self.conversation.fail(id, {"error": "TaskCancelledError", "message": "the method was cancelled"})
         except Exception as error:
             self._fail(id, error)
-        finally:
-            self._tasks.pop(id, None)
-            self.inboxes.pop((FROM_CALLER, id), None)
-            self._dirty(self)
 
     def _fail(self, id: int, error: Exception) -> None:
         if not isinstance(error, LatticaError):
@@ -352,3 +362,11 @@ class Talk:
             )
         self.conversation.fail(id, error.to_data())
         self._dirty(self)
+
+
+def _check_size(size: int, what: str) -> None:
+    if size > rpc.BODY_MAX_BYTES:
+        raise ConfigError(
+            f"{what} has {size} bytes; at most {rpc.BODY_MAX_BYTES} can be sent at once",
+            do_next="send it in parts, as a stream",
+        )

@@ -19,6 +19,7 @@ runs on the event loop, and must be quick.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -54,6 +55,7 @@ class Method:
     function: Callable[..., Any]
     gives_stream: bool
     is_async: bool
+    gate: asyncio.Semaphore | None = None  # lets `declared.limit` calls run
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,8 @@ def methods_of(instance: object) -> list[Method]:
             is_async = gives_stream or inspect.iscoroutinefunction(function)
             if declared.takes_stream and not is_async:
                 raise ConfigError(f"{prefix}.{name} takes a stream and is no coroutine", do_next="make it `async def`")
-            found.append(Method(f"{prefix}.{name}", declared, function, gives_stream, is_async))
+            gate = asyncio.Semaphore(declared.limit) if declared.limit else None
+            found.append(Method(f"{prefix}.{name}", declared, function, gives_stream, is_async, gate))
     if not found:
         raise ConfigError(f"service {prefix} has no method", do_next="put @method() above those that may be called")
     return found

@@ -19,6 +19,7 @@ from lattica.errors import (
 )
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.roles import Role
+from lattica.mesh.rpc import STREAMS_IN
 from lattica.mesh.services import caller, method, service
 from lattica.mesh.transport.memory import MemoryTransport
 from tests.mesh.conftest import Network, settle, virtual
@@ -342,3 +343,120 @@ async def test_an_idempotent_call_to_a_peer_that_was_killed_goes_elsewhere_withi
     assert await call == "done" and last.ran == [1.0]
     assert asyncio.get_running_loop().time() - began < 3
     await one.stop(), await three.stop()
+
+
+@virtual
+async def test_a_method_s_limit_is_of_all_callers_together_and_the_others_wait_in_order(network: Networks) -> None:
+    net, order = network(), list[int]()
+
+    @service("narrow")
+    class Narrow:
+        running = 0
+
+        @method(limit=2)
+        async def work(self, number: int) -> int:
+            self.running += 1
+            assert self.running <= 2
+            order.append(number)
+            await asyncio.sleep(1)
+            self.running -= 1
+            return number
+
+    one, two = await net.pair(Narrow())
+    three = await net.peer()
+    await three.connect(two.id, two.listening)
+    calls = [asyncio.ensure_future(one.call(two.id, "narrow.work", number)) for number in range(4)]
+    await settle(0.1)
+    calls += [asyncio.ensure_future(three.call(two.id, "narrow.work", number)) for number in range(4, 8)]
+    await settle(0.1)
+    calls[2].cancel()
+    assert await asyncio.gather(*calls, return_exceptions=True) and order == [0, 1, 3, 4, 5, 6, 7]
+    for each in (one, two, three):
+        await each.stop()
+
+
+@virtual
+async def test_what_is_too_long_to_be_sent_is_an_error_and_no_breach(
+    network: Networks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lattica.mesh.rpc.BODY_MAX_BYTES", 100_000)
+
+    @service("mint")
+    class Mint:
+        @method()
+        def coins(self, count: int) -> bytes:
+            return bytes(count)
+
+    one, two = await network().pair(Shop(), Mint())
+    with pytest.raises(ConfigError, match=r"an argument list for shop.echo has .* bytes; at most 100000"):
+        await one.call(two.id, "shop.echo", bytes(100_001))
+    with pytest.raises(ConfigError, match=r"the result of mint.coins has .* bytes; at most 100000"):
+        await one.call(two.id, "mint.coins", 100_001)
+    async with await one.stream(two.id, "shop.count", 3, 100_001) as stream:
+        with pytest.raises(ConfigError, match="an item has"):
+            await stream.result()
+    assert await one.call(two.id, "shop.echo", 1) == 1
+    await one.stop(), await two.stop()
+
+
+@virtual
+async def test_a_call_that_is_canceled_before_it_began_leaves_nothing(network: Networks) -> None:
+    """Both messages come in one batch: the task is cancelled before its first step."""
+    one, two = await network().pair(Shop())
+    talk = one._talks[two.id]
+    for flags, name, args in ((0, "shop.slow", [5.0]), (STREAMS_IN, "shop.total", [])):
+        id = talk.begin(name, [args, {}], None, flags)
+        talk.futures.pop(id)
+        batch = talk.conversation.flush(lambda plane: 1 << 20)
+        talk.conversation.cancel(id)
+        batch += talk.conversation.flush(lambda plane: 1 << 20)
+        for plane, frame, size in batch:
+            one._perform(one.sessions.send(two.id, plane, frame, size, asyncio.get_running_loop().time()))
+    await settle()
+    theirs = two._talks[one.id]
+    assert not theirs._tasks and not theirs.inboxes
+    await one.stop(), await two.stop()
+
+
+@virtual
+async def test_a_stream_s_generator_is_closed_when_its_caller_leaves(network: Networks) -> None:
+    closed: list[str] = []
+
+    @service("river")
+    class River:
+        @method()
+        async def flow(self) -> AsyncIterator[int]:
+            try:
+                while True:
+                    yield 1
+            finally:
+                closed.append("closed")
+
+    one, two = await network().pair(River())
+    async with await one.stream(two.id, "river.flow") as stream:
+        await stream.__aiter__().__anext__()
+    await settle()
+    assert closed == ["closed"]
+    await one.stop(), await two.stop()
+
+
+@virtual
+async def test_who_waits_to_send_is_told_when_the_method_has_returned(network: Networks) -> None:
+    @service("hasty")
+    class Hasty:
+        @method(takes_stream=True)
+        async def first(self, *, incoming: AsyncIterator[Any]) -> str:
+            async for _ in incoming:
+                await asyncio.sleep(1)
+                break
+            return "enough"
+
+    one, two = await network().pair(Hasty())
+    async with await one.stream(two.id, "hasty.first", sends=True, receives=False) as stream:
+        with pytest.raises(StopAsyncIteration):
+            for _ in range(1000):
+                await asyncio.wait_for(stream.send(bytes(10_000)), 5)
+                if stream._answer.done():
+                    raise StopAsyncIteration
+        assert await stream.result() == "enough"
+    await one.stop(), await two.stop()
