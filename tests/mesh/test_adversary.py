@@ -1,8 +1,8 @@
 """A member that breaks the rules on purpose: each trick ends in its being dropped, or in memory that has a bound.
 
-The bound of one session is `held_max_bytes` (bodies on their way and items not read, with the windows of this release
-832 MiB, nearly all of it overdrafts by bodies of 256 MiB) and RUNNING_MAX_BYTES of arguments of methods that run; what
-is kept besides bodies is counted below. Peers are members, so there are few; whoever goes to the bound can be revoked.
+The bound of one session is `held_max_bytes` of bodies on their way and items not read (1,104 MiB, three quarters of it
+overdrafts by bodies of 256 MiB), and RUNNING_MAX_BYTES of arguments of methods that run; what is kept besides bodies is
+counted below. Peers are members, so there are few; whoever goes to the bound can be revoked.
 """
 
 from __future__ import annotations
