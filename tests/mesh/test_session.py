@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
@@ -136,7 +136,6 @@ class Wire:
         self.frames: deque[Any] = deque()
 
 
-@settings(max_examples=60)
 @given(st.data())
 def test_everything_arrives_once_and_in_order_whatever_connections_do(data: st.DataObject) -> None:
     """Two sessions, connections that come and die with frames on the way, hellos that are old when they are read."""

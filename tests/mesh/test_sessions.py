@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.mesh import wire
@@ -571,7 +571,6 @@ def test_frames_that_were_delivered_are_not_delivered_again_when_replayed() -> N
 VERBS = ("say", "say", "bulk", "cut", "silence", "advance", "advance", "long", "restart", "reconnect", "deaf")
 
 
-@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, 1 << 16)), max_size=40), st.booleans())
 def test_whatever_happens_frames_come_once_in_order_and_both_sides_find_each_other(
     steps: list[tuple[str, int]], swap: bool
