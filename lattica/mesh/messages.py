@@ -23,6 +23,7 @@ FAILURE_MAX_BYTES = 32 << 10
 """Longest error: a traceback of 8,192 characters and as much of words. Beyond it, texts are cut."""
 CUT_CHARS = 2000
 FROM_CALLER, FROM_CALLEE = 0, 1
+TIMED_OUT = {"error": "GetTimeoutError", "message": "the call's deadline has passed"}
 STREAMS_IN, STREAMS_OUT = 1, 2  # flags of a call: the caller sends items, the callee does
 
 
@@ -98,6 +99,13 @@ def decode(payload: Buffer) -> list[Message]:
         return _decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RemoteProtocolError(f"undecodable messages of {len(payload)} bytes: {error}") from error
+
+
+def checked(side: int) -> int:
+    """The side that a message names. Raises RemoteProtocolError if there is none."""
+    if side not in (FROM_CALLER, FROM_CALLEE):
+        raise RemoteProtocolError(f"a stream of side {side}")
+    return side
 
 
 def fitting(error: Mapping[str, Any]) -> tuple[dict[str, Any], int]:

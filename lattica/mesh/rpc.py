@@ -40,6 +40,7 @@ from lattica.mesh.messages import (
     METHOD_MAX_CHARS,
     STREAMS_IN,
     STREAMS_OUT,
+    TIMED_OUT,
     Answered,
     Body,
     Call,
@@ -59,6 +60,7 @@ from lattica.mesh.messages import (
     Result,
     Started,
     Writable,
+    checked,
     decode,
     fitting,
 )  # fmt: skip
@@ -69,7 +71,8 @@ from lattica.mesh.wire import BULK, CONTROL, Buffer, Frame
 
 __all__ = [
     "BODY_MAX_BYTES", "CALLS_MAX", "FROM_CALLEE", "FROM_CALLER", "INLINE_MAX_BYTES", "STREAMS_IN", "STREAMS_OUT",
-    "Answered", "Came", "Canceled", "Conversation", "Ended", "Event", "Failed", "Started", "Writable",
+    "Answered", "Came", "Canceled", "Conversation", "Ended", "Event", "Failed", "Started",
+    "TIMED_OUT", "Writable",
 ]  # fmt: skip
 
 CALLS_MAX = 4096
@@ -77,7 +80,6 @@ CALLS_MAX = 4096
 BACKLOG_MAX_BYTES = 8 << 20
 """Of what waits for the session's room; while there is more, no item is taken from a stream's writer. Less would leave
 the connection idle for a turn of the event loop."""
-TIMED_OUT = {"error": "GetTimeoutError", "message": "the call's deadline has passed"}
 
 
 class Conversation:
@@ -290,10 +292,8 @@ class Conversation:
         return self._mine if side == FROM_CALLER else self._theirs
 
     def _open_streams(self, call: OpenCall, id: int, reads: int, writes: int) -> None:
-        if reads:
-            call.reading = self._streams.read()
-        if writes:
-            call.writing = self._streams.write(id)
+        call.reading = self._streams.read() if reads else None
+        call.writing = self._streams.write(id) if writes else None
 
     def _send_call(self, call: Call, parts: Sequence[Buffer], size: int) -> None:
         self._calls_out.credit -= size
@@ -377,13 +377,13 @@ class Conversation:
             case Cancel(id):
                 self._canceled(id, events)
             case Credit(id, side, count):
-                call = self._side(1 - _checked(side)).get(id)
+                call = self._side(1 - checked(side)).get(id)
                 if call is not None:
                     if call.writing is None:
                         raise RemoteProtocolError(f"credit for a stream that was never opened, in call {id}")
                     self._streams.give(call.writing, count, events)
             case Grant(count, side):
-                if _checked(side) == FROM_CALLEE:
+                if checked(side) == FROM_CALLEE:
                     self._calls_out.give(count)
                     self._send_waiting_calls()
                 else:
@@ -428,7 +428,7 @@ class Conversation:
 
     def _written_to(self, id: int, side: int) -> OpenCall | None:
         """The call in whose stream they write; None if it is over here."""
-        call = self._side(1 - _checked(side)).get(id)
+        call = self._side(1 - checked(side)).get(id)
         if call is not None and (call.reading is None or call.reading.ended or call.reading.flow is None):
             raise RemoteProtocolError(f"the stream in call {id} has ended or was never opened")
         return call
@@ -501,9 +501,3 @@ class Conversation:
         if self._want_calls and len(self._mine) < CALLS_MAX:
             self._want_calls = False
             events.append(Writable(0))
-
-
-def _checked(side: int) -> int:
-    if side not in (FROM_CALLER, FROM_CALLEE):
-        raise RemoteProtocolError(f"a stream of side {side}")
-    return side

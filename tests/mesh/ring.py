@@ -13,7 +13,7 @@ from blake3 import blake3
 from lattica.mesh import wire
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId
-from lattica.mesh.links import Delivered, Room
+from lattica.mesh.links import Delivered, Room, SessionUp
 from lattica.mesh.sessions import Sessions
 from lattica.mesh.wire import CONTROL, Decoder, Frame, Hello
 
@@ -238,3 +238,18 @@ class Ring:
 def byes(end: End) -> list[str]:
     """Codes of the farewells that this end has written."""
     return [frame.code for frame in end.written if isinstance(frame, wire.Bye)]
+
+
+def pair(low: int = 1, high: int = 2) -> tuple[Ring, Node, Node]:
+    """ann has dialed bob, and they have a session."""
+    ring = Ring()
+    ann, bob = ring.node("ann", low), ring.node("bob", high)
+    ring.connect(ann, bob)
+    assert len(ann.seen(SessionUp)) == len(bob.seen(SessionUp)) == 1
+    return ring, ann, bob
+
+
+def session_of(one: Node, two: Node) -> int:
+    session = one.sessions.session(two.id)
+    assert session is not None
+    return session.id
