@@ -33,13 +33,13 @@ STEP_BYTES = 32 << 20
 NUMPY_FROM_BYTES = 1 << 20
 """From here on numpy copies, if the process has it: without the interpreter lock, which 100 us of copying may hold."""
 
-TWO_THREADS_FROM_BYTES = 256 << 20
-"""Two copying threads reach 18-21 GB/s from here on, one 11. Below, each half is too short for memcpy's streaming
-stores (glibc's threshold depends on the cache), and two are slower than one: 6 GB/s against 10 at 128 MiB."""
+TWO_THREADS_FROM_BYTES = 32 << 20
+"""From here on two threads copy, each about half as long as one would: 32-100 MiB at 10 GB/s against 5.5."""
 
-PIECE_BYTES = TWO_THREADS_FROM_BYTES // 2
-"""What a copying thread takes at a time, at least: the least that memcpy still streams. 1 GiB takes 59-69 ms by such
-pieces, 60-108 by halves, 95-141 by pieces of 4-64 MiB."""
+STREAMED_FROM_BYTES = 128 << 20
+"""memcpy streams past the caches from about here on (glibc's threshold depends on their size), at 9 GB/s in one thread
+and 17 in two. What is long enough is therefore cut into pieces no shorter than this, and what would be shorter by
+halves stays whole."""
 
 
 def _map(fd: int, size: int, prot: int) -> mmap.mmap:
@@ -180,10 +180,10 @@ def copy(target: memoryview, source: memoryview) -> None:
         target[:] = source
         return
     to, of = frombuffer(target, dtype="u1"), frombuffer(source, dtype="u1")
-    if size < TWO_THREADS_FROM_BYTES:
+    if size < TWO_THREADS_FROM_BYTES or STREAMED_FROM_BYTES <= size < 2 * STREAMED_FROM_BYTES:
         copyto(to, of)
         return
-    step = -(-size // max(size // PIECE_BYTES // 2 * 2, 2))
+    step = -(-size // max(size // STREAMED_FROM_BYTES // 2 * 2, 2))
     pieces = iter(range(0, size, step))  # taken as they come: with a half each, one waits for whose core is shared
 
     def take() -> None:
