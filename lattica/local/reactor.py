@@ -49,10 +49,11 @@ NAP_S = 1.0
 """Longest single sleep of a thread that a signal may break: one that comes between Python's last look for signals and
 the system call is handled only after the call (5 of 100 aimed at that moment; a Ctrl-C or a cancel would be lost)."""
 
-SPIN_S = 100e-6
+SPIN_S = 200e-6
 """A thread that expects one message, and whose last such waits were short, looks for it this long before it sleeps: an
 idle core takes 25-50 us to wake up, twice in a round trip that otherwise costs 50. A wait that was longer after all is
-paid for by SPIN_PENALTY short ones before the next spin. A machine with one core never spins."""
+paid for by SPIN_PENALTY short ones before the next spin, so this must exceed what a round trip takes without spinning
+(105-115 us on a slow day): shorter, a machine that once missed would never spin again. One core never spins."""
 SPIN_PENALTY = 8
 SPIN_NEVER = -(1 << 60)
 
