@@ -19,7 +19,7 @@ import msgspec
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, short_peer
 from lattica.mesh.papers import DAMAGED, SIGNATURE_BYTES
-from lattica.mesh.table.kinds import KEY_MAX_BYTES, KINDS, NEVER, Keys, Kind
+from lattica.mesh.table.kinds import KEY_MAX_BYTES, KINDS, NEVER, STATEMENT, Keys, Kind
 
 ROW_MAX_BYTES = 80 << 10
 """Longest row: the longest body, and the row that it supersedes."""
@@ -97,8 +97,7 @@ class Row:
     def order(self) -> tuple[int | bytes, ...]:
         """Of two rows with one key the one with the greater order wins."""
         c = self.content
-        kind = KINDS.get(c.kind)
-        if kind is not None and kind.is_multi:
+        if c.epoch:
             return c.epoch, c.hlc, c.writer, self.hash
         return c.boot, c.counter, self.hash
 
@@ -121,6 +120,15 @@ def write_row(content: Content, sign: Callable[[bytes], bytes], mesh: bytes, bef
     data = _encode(content)
     signature = b"" if _proves(content.kind) else sign(to_sign(data, mesh))
     return read_row(_encode(_Signed(data, signature, _bare(before) if before else b"")))
+
+
+def statement_row(statement: bytes) -> Row:
+    """The row that a statement of an admin (`trust`) makes: the same, whoever brings it. Raises RemoteProtocolError."""
+    from blake3 import blake3
+
+    key = blake3(statement).digest()
+    content = Content(STATEMENT.number, key, bytes(PEER_ID_BYTES), 0, 0, 0, NEVER, False, statement)
+    return write_row(content, lambda _: b"", b"")
 
 
 def read_row(data: bytes) -> Row:
@@ -195,6 +203,8 @@ def _check(c: Content, signature_bytes: int) -> None:
         raise RemoteProtocolError(f"a {kind.name} row stands under a key that is not its writer's")
     if not kind.is_multi and (c.epoch or c.before or c.heir):
         raise RemoteProtocolError(f"a {kind.name} row has one writer, and supersedes nobody's")
+    if kind.keys is Keys.PROVES and (c.hlc, c.expires, c.gone) != (0, NEVER, False):
+        raise RemoteProtocolError(f"a {kind.name} row claims more than it proves")
     if kind.is_multi and (c.epoch < 1 or len(c.before) != HASH_BYTES * (c.epoch > 1)):
         raise RemoteProtocolError(f"a {kind.name} row does not name what it supersedes")
 

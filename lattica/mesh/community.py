@@ -1,0 +1,429 @@
+"""What this peer knows of all others: the table, who lives, what is free, kept the same everywhere.
+
+    A -> B  Probe(nonce, root, ...)    B -> A  Answer(nonce, root, ...)     pings, and the tables' fingerprints with them
+    A -> B  Rows(...)                  what is new, to all with whom there is a session
+    A -> B  Ranges · Items · Want      where the tables differ (`table/reconcile`)
+    A -> C  Ask · C -> A Heard         (`membership`)
+
+It composes the replica, the membership and the soft state, which know nothing of each other: rows become members and
+accusations, a death becomes a row. Every message may be lost; what a flood misses is found by the next probe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from lattica.errors import RemoteProtocolError
+from lattica.mesh import membership as m
+from lattica.mesh.identity import PEER_ID_BYTES, PeerId, short_peer
+from lattica.mesh.membership import Keep, MemberChanged, Membership, Release, State, Try
+from lattica.mesh.papers import DAMAGED
+from lattica.mesh.soft_state import Saying, SoftState
+from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, NODE, STATEMENT, Kind
+from lattica.mesh.table.reconcile import Items, Ranges, Reconciler, Want
+from lattica.mesh.table.replica import Merged, Replica
+from lattica.mesh.table.rows import Row, place_of
+
+FLOOD_S = 0.05  # rows that come together within it leave together
+ROWS_BYTES = 48 << 10  # of one message
+COMPARE_S = 0.5  # between comparisons begun with one peer: a round of one takes a few round trips
+FLOODED_MAX = 32  # rows of one comparison that are flooded; more are found by others' comparisons, begun at once
+RENEW_SHARE = 3  # a node row is renewed at a third of its life
+ALL_MISSING_MAX = 256  # certificates asked for at once
+
+
+class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a node row. Unknown fields are ignored."""
+
+    name: str = ""
+    version: str = ""
+    addresses: list[str] = []
+    labels: dict[str, str] = {}
+    resources: dict[str, float] = {}
+    left: bool = False
+
+
+class Accused(msgspec.Struct, array_like=True, frozen=True):
+    """The body of an accusation: the accused node row's dot."""
+
+    boot: int
+    counter: int
+
+
+_info = msgspec.msgpack.Decoder(NodeInfo)
+_accused = msgspec.msgpack.Decoder(Accused)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """answer: it answers one. root: of the sender's table."""
+
+    nonce: int
+    answer: bool
+    root: bytes
+    sayings: tuple[Saying, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """flood: they are new, and to be passed on."""
+
+    rows: tuple[Row, ...]
+    flood: bool
+
+
+Message = Probe | Rows | m.Ask | m.Heard | Ranges | Items | Want
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To a peer with whom there is a session; it may be lost."""
+
+    to: PeerId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class RowChanged:
+    """What is under this key now, and what was before."""
+
+    row: Row
+    before: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class BootRaised:
+    """Keep it on disk, durably, before the effects that follow are carried out."""
+
+    boot: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowRefused:
+    """A peer passed on what its writer may not have written."""
+
+    sender: PeerId
+    row: Row
+    reason: str
+
+
+Effect = Send | RowChanged | BootRaised | RowRefused | Keep | Release | Try | MemberChanged
+
+
+class Community:
+    """See the module. `now + wall_offset` is this machine's unix time, corrected."""
+
+    def __init__(self, replica: Replica, chain: Sequence[bytes], info: NodeInfo, rng: Random, now: float, wall: float):
+        """chain: our membership. info: what our node row says. wall: unix time at `now` = 0."""
+        self.replica, self.me = replica, replica.me
+        self.membership = Membership(self.me, rng, now)
+        self.soft = SoftState(self.me, replica.boot)
+        self.wall_offset = wall
+        self.info = info
+        self._chain, self._rng = list(chain), rng
+        self._reconciler = Reconciler(replica.ranges, replica.at)
+        self._linked: dict[PeerId, float] = {}  # with whom there is a session -> when a comparison may begin
+        self._news: dict[int, PeerId | None] = {}  # places of rows to flood -> from whom
+        self._flood_at: float | None = None
+        self._compare_all = False  # the flood is too long: let all compare
+        self._written: dict[int, tuple[Kind, bytes, bytes]] = {}  # rows of this boot that must stay
+        self._renew_at = now
+
+    def __repr__(self) -> str:
+        return f"<Community of {short_peer(self.me)}: {self.membership!r}, {self.replica!r}>"
+
+    def unix(self, now: float) -> float:
+        """The wall clock, as far as it is known."""
+        return now + self.wall_offset
+
+    # -- what is known
+
+    def node(self, peer: PeerId) -> NodeInfo | None:
+        """What a member's row says of it; None if it is no member, or hidden."""
+        row = self.replica.get(NODE, bytes(peer))
+        return _node_info(row) if row is not None else None
+
+    def states(self) -> dict[PeerId, State]:
+        """All members."""
+        found = ((peer, self.membership.state(peer)) for peer in self.membership.members())
+        return {peer: state for peer, state in found if state is not None}
+
+    # -- wishes of this machine
+
+    def start(self, now: float, rows: Iterable[bytes] = ()) -> list[Effect]:
+        """Be there. rows: the table as it was on our disk."""
+        effects: list[Effect] = []
+        self.replica.load(rows, self.unix(now))
+        highest = max((row.content.boot for row in self.replica.all() if row.writer == self.me), default=0)
+        if highest >= self.replica.boot:
+            effects.append(BootRaised(self.replica.raise_boot(highest)))
+        for row in sorted(self.replica.all(), key=lambda row: row.kind != NODE.number):
+            effects += self._apply(row, None, now)
+        effects += self.write(CERTIFICATE, bytes(self.me), _encode(self._chain), now)
+        return effects + self._write_node(now)
+
+    def write(self, kind: Kind, key: bytes, body: bytes, now: float, **how: object) -> list[Effect]:
+        """Write a row and tell everybody. how: of `Replica.write`, whose errors are raised."""
+        merged = self.replica.write(kind, key, body, self.unix(now), **how)  # type: ignore[arg-type]
+        if not kind.is_multi and not how.get("gone"):
+            self._written[place_of(kind.number, key)] = kind, key, body
+        elif not kind.is_multi:
+            self._written.pop(place_of(kind.number, key), None)
+        return self._take(merged, None, now)
+
+    def add_statement(self, statement: bytes, now: float) -> list[Effect]:
+        """Tell everybody what an admin has said."""
+        return self._take(self.replica.add_statement(statement), None, now)
+
+    def renew_certificate(self, chain: Sequence[bytes], now: float) -> list[Effect]:
+        """Our membership is a new one."""
+        self._chain = list(chain)
+        return self.write(CERTIFICATE, bytes(self.me), _encode(self._chain), now)
+
+    def describe(self, info: NodeInfo, now: float) -> list[Effect]:
+        """Our node row says this from now on."""
+        self.info = info
+        return self._write_node(now)
+
+    def leave(self, now: float) -> list[Effect]:
+        """Say that this node goes: nobody waits for it. Flooded at once."""
+        effects = self.describe(msgspec.structs.replace(self.info, left=True), now)
+        return effects + self._flood(now)
+
+    def trust_changed(self, now: float) -> list[Effect]:
+        """Somebody was revoked, or a liar cleared: look at all members again."""
+        effects: list[Effect] = []
+        for peer in list(self.membership.members()):
+            if peer != self.me and self.replica.distrusts(peer):
+                effects += self._from_membership(self.membership.forget(peer, now), now)
+                self.soft.forget(peer)
+        for row in list(self.replica.rows(NODE)):
+            if self.membership.state(row.writer) is None:
+                effects += self._apply(row, None, now)
+        return effects
+
+    # -- what the sessions say
+
+    def connected(self, peer: PeerId, now: float) -> list[Effect]:
+        """There is a session with this peer."""
+        self._linked[peer] = now
+        effects = self._from_membership(self.membership.heard(peer, now), now)
+        return [*effects, self._probe(peer, 0, False, now)]
+
+    def disconnected(self, peer: PeerId) -> None:
+        """There is none any more."""
+        self._linked.pop(peer, None)
+
+    def refused(self, peer: PeerId, now: float) -> list[Effect]:
+        """Its machine answered that nobody listens."""
+        return self._from_membership(self.membership.refused(peer, now), now)
+
+    def receive(self, sender: PeerId, message: Message, now: float) -> list[Effect]:
+        """A message, from whom the transport authenticated. Raises RemoteProtocolError for one that breaks the rules."""
+        match message:
+            case Probe(nonce, answer, root, sayings):
+                self.soft.hear(sayings, now)
+                told = m.Pong(nonce) if answer else m.Ping(nonce)
+                effects = self._from_membership(self.membership.receive(sender, told, now), now)
+                if answer and root != self.replica.root():
+                    effects += self._compare(sender, now)
+                return effects
+            case m.Ask() | m.Heard():
+                return self._from_membership(self.membership.receive(sender, message, now), now)
+            case Rows(rows, flood):
+                effects = self._from_membership(self.membership.heard(sender, now), now)
+                merged = self.replica.merge(rows, self.unix(now))
+                effects += [RowRefused(sender, row, why) for row, why in merged.refused]
+                if merged.unknown:
+                    effects.append(Send(sender, self._missing(merged, rows)))
+                return effects + self._take(merged, sender, now, flood=flood)
+            case _:
+                effects = self._from_membership(self.membership.heard(sender, now), now)
+                replies, places = self._reconciler.answer(message)
+                effects += [Send(sender, reply) for reply in replies]
+                return effects + self._send_rows(sender, places)
+
+    # -- time
+
+    def tick(self, now: float) -> list[Effect]:
+        """Whatever is due."""
+        effects: list[Effect] = []
+        if self._flood_at is not None and self._flood_at <= now:
+            effects += self._flood(now)
+        due = self.membership.next_deadline()
+        if due is not None and due <= now:
+            effects += self._from_membership(self.membership.tick(now), now)
+        expiry = self.replica.next_expiry()
+        if expiry is not None and expiry <= self.unix(now):
+            for row in self.replica.expire(self.unix(now)):
+                if row.kind == NODE.number:
+                    effects += self._from_membership(self.membership.forget(row.writer, now), now)
+        if self._renew_at <= now:
+            effects += self._write_node(now)
+        return effects
+
+    def next_deadline(self) -> float:
+        """When to call `tick`."""
+        due = self._renew_at
+        for at in (self._flood_at, self.membership.next_deadline()):
+            if at is not None and at < due:
+                due = at
+        expiry = self.replica.next_expiry()
+        return due if expiry is None else min(due, expiry - self.wall_offset + 1e-3)
+
+    def validate(self) -> None:
+        """Assert what always holds."""
+        self.membership.validate()
+
+    # -- inside
+
+    def _write_node(self, now: float) -> list[Effect]:
+        self._renew_at = now + NODE.ttl_s / RENEW_SHARE * self._rng.uniform(0.8, 1.0)
+        return self.write(NODE, bytes(self.me), _encode(self.info), now)
+
+    def _take(self, merged: Merged, sender: PeerId | None, now: float, *, flood: bool = True) -> list[Effect]:
+        """Rows were merged: tell the membership, the readers and the others."""
+        effects: list[Effect] = []
+        if merged.elsewhere >= self.replica.boot:  # an earlier copy of us, or a twin: what we say must win
+            effects.append(BootRaised(self.replica.raise_boot(merged.elsewhere)))
+            for kind, key, body in list(self._written.values()):
+                effects += self.write(kind, key, body, now)
+        if flood or len(merged.fresh) <= FLOODED_MAX:
+            for row in merged.fresh:
+                self._news[row.place] = sender
+        elif merged.fresh:
+            self._compare_all = True
+        if merged.fresh and self._flood_at is None:
+            self._flood_at = now + FLOOD_S
+        for row, before in merged.changed:
+            effects += self._apply(row, before, now)
+        return effects
+
+    def _apply(self, row: Row, before: Row | None, now: float) -> list[Effect]:
+        effects: list[Effect] = [RowChanged(row, before)]
+        if row.kind == NODE.number:
+            if self.replica.is_visible(row):
+                info = _node_info(row)
+                told = self.membership.node(row.writer, row.dot, info.left, now)
+            else:
+                told = self.membership.forget(row.writer, now)
+            effects += self._from_membership(told, now)
+            for accuser in list(self._accusers(row.writer)) if before is None else ():
+                effects += self._apply(accuser, accuser, now)[1:]
+        elif row.kind == ACCUSATION.number and self.replica.is_visible(row):
+            suspect = PeerId(row.key[:PEER_ID_BYTES])
+            dot = _accusation(row)
+            if dot is not None:
+                effects += self._from_membership(self.membership.accused(suspect, dot, row.writer, now), now)
+        return effects
+
+    def _accusers(self, suspect: PeerId) -> Iterable[Row]:
+        """Accusations that came before the row of the accused."""
+        return [row for row in self.replica.rows(ACCUSATION) if row.key.startswith(suspect)]
+
+    def _from_membership(self, told: Sequence[m.Effect], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for effect in told:
+            match effect:
+                case m.Tell(peer, m.Ping(nonce)):
+                    effects.append(self._probe(peer, nonce, False, now))
+                case m.Tell(peer, m.Pong(nonce)):
+                    effects.append(self._probe(peer, nonce, True, now))
+                case m.Tell(peer, message):
+                    assert isinstance(message, m.Ask | m.Heard), f"{message!r} has its own form"
+                    effects.append(Send(peer, message))
+                case m.Accuse(peer, dot):
+                    key = bytes(peer) + bytes(self.me)
+                    effects += self.write(ACCUSATION, key, _encode(Accused(*dot)), now)
+                case m.Refute():
+                    effects += self._write_node(now)
+                case _:
+                    effects.append(effect)
+        return effects
+
+    def _probe(self, peer: PeerId, nonce: int, answer: bool, now: float) -> Send:
+        return Send(peer, Probe(nonce, answer, self.replica.root(), self.soft.pick(now)))
+
+    def _compare(self, peer: PeerId, now: float) -> list[Effect]:
+        if self._linked.get(peer, now) > now:
+            return []
+        if peer in self._linked:
+            self._linked[peer] = now + COMPARE_S
+        return [Send(peer, self._reconciler.begin())]
+
+    def _missing(self, merged: Merged, rows: Sequence[Row]) -> Want:
+        """The certificates that we lack, and the rows that wait for them."""
+        writers = sorted(merged.unknown)[:ALL_MISSING_MAX]
+        places = [place_of(CERTIFICATE.number, writer) for writer in writers]
+        return Want(places + [row.place for row in rows if row.writer in merged.unknown][:ALL_MISSING_MAX])
+
+    def _flood(self, now: float) -> list[Effect]:
+        """Send what is new to all with whom there is a session, but for who sent it."""
+        news, self._news, self._flood_at = self._news, {}, None
+        effects: list[Effect] = []
+        found = [(row, sender) for place, sender in news.items() if (row := self.replica.at(place)) is not None]
+        if self._compare_all:
+            self._compare_all = False
+            effects += [self._probe(peer, 0, False, now) for peer in self._linked]
+        if not found:
+            return effects
+        batches: dict[PeerId | None, list[Rows]] = {}
+        senders = {sender for _, sender in found}
+        everything = _in_messages([row for row, _ in found], flood=True)
+        for peer in self._linked:
+            if peer in senders:
+                rest = [row for row, sender in found if sender != peer]
+                batches[peer] = _in_messages(rest, flood=True)
+            effects += [Send(peer, message) for message in batches.get(peer, everything)]
+        return effects
+
+    def _send_rows(self, peer: PeerId, places: Sequence[int]) -> list[Effect]:
+        rows = [row for place in places if (row := self.replica.at(place)) is not None]
+        return [Send(peer, message) for message in _in_messages(rows, flood=False)]
+
+
+def _in_messages(rows: Sequence[Row], *, flood: bool) -> list[Rows]:
+    found: list[Rows] = []
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        if batch and size + len(row.data) > ROWS_BYTES:
+            found.append(Rows(tuple(batch), flood))
+            batch, size = [], 0
+        batch.append(row)
+        size += len(row.data)
+    if batch:
+        found.append(Rows(tuple(batch), flood))
+    return found
+
+
+def _node_info(row: Row) -> NodeInfo:
+    """What it says; nothing, if it cannot be read."""
+    try:
+        return _info.decode(row.body)
+    except DAMAGED:
+        return NodeInfo()
+
+
+def _accusation(row: Row) -> tuple[int, int] | None:
+    try:
+        accused = _accused.decode(row.body)
+        return accused.boot, accused.counter
+    except DAMAGED:
+        return None
+
+
+def unreadable(reason: str) -> RemoteProtocolError:
+    """For codecs of these messages."""
+    return RemoteProtocolError(f"a message of the community cannot be read: {reason}")
+
+
+__all__ = [
+    "BootRaised", "Community", "Effect", "Keep", "MemberChanged", "Message", "NodeInfo", "Probe", "Release",
+    "RowChanged", "RowRefused", "Rows", "STATEMENT", "Send", "Try",
+]  # fmt: skip
