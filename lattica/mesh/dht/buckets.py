@@ -1,0 +1,117 @@
+"""Whom this peer knows of those that serve the DHT: many near it, few far away.
+
+Bucket i holds at most K peers that share exactly i bits with us. The longest known live longest (the paper, §2.2 and
+Figure 1), so a bucket that is full takes nobody new; newcomers wait as spares, and one takes the place of a peer that
+does not answer. Who is not heard of is asked before it is given up: see `Kademlia`.
+Source: Maymounkov & Mazières, "Kademlia" (2002), §2.2 and §4.1 (spares are its replacement cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from lattica.mesh.dht.keys import place_of, shared_bits
+from lattica.mesh.dht.messages import Contact
+from lattica.mesh.identity import PeerId
+
+K = 20
+"""So many peers are close to a key: that all of them die within an hour is unlikely (the paper, §2.3)."""
+SPARES_MAX = K  # of a bucket
+
+
+@dataclass(slots=True)
+class Known:
+    """One peer. seen: when it was last heard of, on our clock."""
+
+    contact: Contact
+    place: int
+    seen: float
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Both in the order in which they were last seen, the latest last."""
+
+    peers: dict[PeerId, Known] = field(default_factory=dict)
+    spares: dict[PeerId, Known] = field(default_factory=dict)
+
+
+class RoutingTable:
+    """See the module. me: never in it."""
+
+    def __init__(self, me: PeerId) -> None:
+        self.me = me
+        self.buckets: dict[int, Bucket] = {}  # bits shared with us -> those that do
+        self._count = 0
+
+    def __repr__(self) -> str:
+        return f"<RoutingTable: {self._count} peers in {len(self.buckets)} buckets>"
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __contains__(self, peer: PeerId) -> bool:
+        bucket = self.buckets.get(shared_bits(self.me, peer))
+        return bucket is not None and peer in bucket.peers
+
+    def __iter__(self) -> Iterator[Contact]:
+        return (known.contact for bucket in self.buckets.values() for known in bucket.peers.values())
+
+    def saw(self, peer: PeerId, addresses: tuple[str, ...], now: float) -> None:
+        """It lives, and serves. addresses: () if nothing is said about them."""
+        if peer == self.me:
+            return
+        bucket = self.buckets.setdefault(shared_bits(self.me, peer), Bucket())
+        known = bucket.peers.pop(peer, None)
+        is_new = known is None
+        if known is None:
+            known = bucket.spares.pop(peer, None) or Known(Contact(peer, ()), place_of(peer), now)
+        known.seen = now
+        if addresses and addresses != known.contact.addresses:
+            known.contact = Contact(peer, addresses)
+        if not is_new or len(bucket.peers) < K:
+            bucket.peers[peer] = known
+            self._count += is_new
+            return
+        bucket.spares[peer] = known
+        if len(bucket.spares) > SPARES_MAX:
+            del bucket.spares[next(iter(bucket.spares))]
+
+    def gone(self, peer: PeerId) -> None:
+        """It does not answer, or serves no more: the spare seen last takes its place."""
+        bucket = self.buckets.get(shared_bits(self.me, peer))
+        if bucket is None:
+            return
+        bucket.spares.pop(peer, None)
+        if bucket.peers.pop(peer, None) is None:
+            return
+        self._count -= 1
+        if bucket.spares:
+            spare, known = bucket.spares.popitem()
+            bucket.peers = {spare: known} | bucket.peers  # seen longer ago than the others, for all we know
+            self._count += 1
+
+    def closest(self, target: bytes, count: int = K, without: PeerId | None = None) -> list[Contact]:
+        """Those closest to `target`, closest first."""
+        place = place_of(target)
+        by_distance = {
+            known.place ^ place: known.contact for bucket in self.buckets.values() for known in bucket.peers.values()
+        }
+        found = [by_distance[distance] for distance in sorted(by_distance)[: count + 1]]  # sorts numbers: no calls
+        return [contact for contact in found if contact.peer != without][:count]
+
+    def stale(self, before: float) -> list[Contact]:
+        """The one seen longest ago of each bucket that has spares, if that was before then."""
+        oldest = (next(iter(bucket.peers.values())) for bucket in self.buckets.values() if bucket.spares)
+        return [known.contact for known in oldest if known.seen < before]
+
+    def validate(self) -> None:
+        """Assert what always holds."""
+        count = 0
+        for bucket in self.buckets.values():
+            peers, spares = len(bucket.peers), len(bucket.spares)
+            count += peers
+            assert peers <= K and spares <= SPARES_MAX, "a bucket has too many peers"
+            assert peers == K or not spares, "spares wait while there is room"
+        assert count == self._count, "peers are counted wrongly"
