@@ -7,9 +7,9 @@
 
 Rules of this file. A part is (prefix, since): the places with this prefix (`lattica.crdt.ranges`) that are not before
 `since`; a message names parts in ascending order and none twice. Whose row is newer cannot be seen from hashes, so both
-are sent, and merging decides. Every answer is bounded, and deals with the first part at least, by rows or smaller parts:
-so the exchange ends by itself. If a message is lost, a part of it ends early, and `begin` begins anew. Rows of an answer
-are sent before its messages.
+are sent, and merging decides. Every answer is bounded, and deals with the first part at least, by rows or smaller
+parts: so the exchange ends by itself. If a message is lost, a part of it ends early, and `begin` begins anew. The rows
+of an answer are sent before its messages.
 
 Source: Meyer, "Range-Based Set Reconciliation" (2022).
 """

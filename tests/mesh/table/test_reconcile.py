@@ -221,6 +221,25 @@ def test_want_is_answered_with_what_fits_and_the_rest_is_asked_about_again() -> 
     assert [part.prefix for part in answer[0].parts] == [prefix for prefix, _ in more.parts]  # type: ignore[union-attr]
 
 
+def test_rows_that_stand_side_by_side_and_did_not_fit_are_asked_about_as_one_part() -> None:
+    long = some_row(1, body=bytes(1000))
+    want = Want(b"".join(place.to_bytes(8, "big") for place in range(WANT_MAX)))
+    (more,), places = Reconciler(Ranges(), lambda place: long).answer(want)
+    assert isinstance(more, More)
+    assert decode(encode(more)) == More([(1 << 60 | place >> 4, place) for place in (len(places), 64, 80, 96, 112)])
+
+
+def test_parts_of_which_there_is_no_room_to_speak_are_asked_about() -> None:
+    parts = [(0x100 | number, number << 56) for number in range(256)]
+    answers, _ = BUSY.reconciler.answer(More(parts))
+    said = [
+        (part.prefix, part.since) for each in answers if isinstance(each, Items | Fingerprints) for part in each.parts
+    ]
+    assert isinstance(answers[-1], More)
+    assert sorted(said + answers[-1].parts) == parts
+    assert len(said) > 200
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_any_answer_to_any_message_is_bounded(seed: int) -> None:
     """Whatever a stranger names within the rules, it gets at most 64 KiB of rows and 24 messages for it."""
