@@ -138,8 +138,10 @@ class Talk:
         methods: Mapping[str, Method],
         dirty: Callable[[Talk], None],
         context: Context,
+        noticed: Callable[[Talk, int, bytes], None] = lambda *_: None,
     ) -> None:
-        """roles: the peer's; the shell sets them again when its certificates are renewed. context: of methods."""
+        """roles: the peer's; the shell sets them again when its certificates are renewed. context: of methods.
+        noticed: hears messages of other protocols."""
         self.peer, self.roles, self.conversation = peer, roles, conversation
         self.futures: dict[int, asyncio.Future[Buffer]] = {}
         self.inboxes: dict[tuple[int, int], Inbox] = {}
@@ -147,7 +149,7 @@ class Talk:
         self.doubts: set[asyncio.Future[None]] = set()  # of calls that could be made elsewhere
         self.packer: Packer | None = None
         self.bulk_acked = 0  # bytes, as the packer knows
-        self._methods, self._dirty, self._context = methods, dirty, context
+        self._methods, self._dirty, self._context, self._noticed = methods, dirty, context, noticed
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._writable: dict[int, dict[asyncio.Future[None], None]] = {}  # stream, or 0 for calls -> who waits
@@ -158,6 +160,11 @@ class Talk:
     def dirty(self) -> None:
         """There may be something to send."""
         self._dirty(self)
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for an answer here or there, and no stream is open."""
+        return not (self.futures or self.inboxes or self._tasks or self._writable)
 
     # -- as caller
 
@@ -245,6 +252,8 @@ class Talk:
                     task.cancel(reason)
             case rpc.Writable(id):
                 self._wake(id)
+            case rpc.Noticed(protocol, body):
+                self._noticed(self, protocol, body)
 
     def falter(self) -> None:
         """There is no connection, and none can be made: calls that may go elsewhere do."""

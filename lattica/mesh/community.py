@@ -1,8 +1,8 @@
 """What this peer knows of all others: the table, who lives, what is free, kept the same everywhere.
 
-    A -> B  Probe(nonce, root, ...)    B -> A  Answer(nonce, root, ...)     pings, and the tables' fingerprints with them
+    A -> B  Probe(nonce, root, ...)    B -> A  its answer          pings, and the tables' fingerprints with them
     A -> B  Rows(...)                  what is new, to all with whom there is a session
-    A -> B  Ranges · Items · Want      where the tables differ (`table/reconcile`)
+    A -> B  Fingerprints, Items ...    where the tables differ (`table/reconcile`)
     A -> C  Ask · C -> A Heard         (`membership`)
 
 It composes the replica, the membership and the soft state, which know nothing of each other: rows become members and
@@ -11,7 +11,7 @@ accusations, a death becomes a row. Every message may be lost; what a flood miss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -23,17 +23,19 @@ from lattica.mesh.identity import PEER_ID_BYTES, PeerId, short_peer
 from lattica.mesh.membership import Keep, MemberChanged, Membership, Release, State, Try
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.soft_state import Saying, SoftState
-from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, NODE, STATEMENT, Kind
-from lattica.mesh.table.reconcile import Items, Ranges, Reconciler, Want
+from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, CLEARANCE, EVIDENCE, NODE, STATEMENT, Kind
+from lattica.mesh.table.reconcile import WANT_MAX, Fingerprints, Items, More, Reconciler, Want
 from lattica.mesh.table.replica import Merged, Replica
 from lattica.mesh.table.rows import Row, place_of
 
 FLOOD_S = 0.05  # rows that come together within it leave together
 ROWS_BYTES = 48 << 10  # of one message
 COMPARE_S = 0.5  # between comparisons begun with one peer: a round of one takes a few round trips
+FANOUT = 12
+"""Sessions that a new row is sent to at once: as many as a peer keeps in a large mesh. Others find it by comparing."""
+MISSING_S = 0.5  # between questions for certificates: what does not help must not be asked for ever
 FLOODED_MAX = 32  # rows of one comparison that are flooded; more are found by others' comparisons, begun at once
 RENEW_SHARE = 3  # a node row is renewed at a third of its life
-ALL_MISSING_MAX = 256  # certificates asked for at once
 
 
 class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -77,7 +79,7 @@ class Rows:
     flood: bool
 
 
-Message = Probe | Rows | m.Ask | m.Heard | Ranges | Items | Want
+Message = Probe | Rows | m.Ask | m.Heard | Fingerprints | Items | Want | More
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,8 @@ class Community:
         self._flood_at: float | None = None
         self._compare_all = False  # the flood is too long: let all compare
         self._written: dict[int, tuple[Kind, bytes, bytes]] = {}  # rows of this boot that must stay
-        self._renew_at = now
+        self._missing_at = now
+        self._renew_at = now + NODE.ttl_s / RENEW_SHARE
 
     def __repr__(self) -> str:
         return f"<Community of {short_peer(self.me)}: {self.membership!r}, {self.replica!r}>"
@@ -155,8 +158,8 @@ class Community:
 
     # -- wishes of this machine
 
-    def start(self, now: float, rows: Iterable[bytes] = ()) -> list[Effect]:
-        """Be there. rows: the table as it was on our disk."""
+    def load(self, rows: Iterable[Row], now: float) -> list[Effect]:
+        """Begin with the table as it was on our disk."""
         effects: list[Effect] = []
         self.replica.load(rows, self.unix(now))
         highest = max((row.content.boot for row in self.replica.all() if row.writer == self.me), default=0)
@@ -164,7 +167,11 @@ class Community:
             effects.append(BootRaised(self.replica.raise_boot(highest)))
         for row in sorted(self.replica.all(), key=lambda row: row.kind != NODE.number):
             effects += self._apply(row, None, now)
-        effects += self.write(CERTIFICATE, bytes(self.me), _encode(self._chain), now)
+        return effects
+
+    def announce(self, now: float) -> list[Effect]:
+        """Say that this node is here, and who it is."""
+        effects = self.write(CERTIFICATE, bytes(self.me), _encode(self._chain), now)
         return effects + self._write_node(now)
 
     def write(self, kind: Kind, key: bytes, body: bytes, now: float, **how: object) -> list[Effect]:
@@ -196,16 +203,9 @@ class Community:
         return effects + self._flood(now)
 
     def trust_changed(self, now: float) -> list[Effect]:
-        """Somebody was revoked, or a liar cleared: look at all members again."""
-        effects: list[Effect] = []
-        for peer in list(self.membership.members()):
-            if peer != self.me and self.replica.distrusts(peer):
-                effects += self._from_membership(self.membership.forget(peer, now), now)
-                self.soft.forget(peer)
-        for row in list(self.replica.rows(NODE)):
-            if self.membership.state(row.writer) is None:
-                effects += self._apply(row, None, now)
-        return effects
+        """Somebody was revoked: look at all members again."""
+        peers = {*self.membership.members(), *(row.writer for row in self.replica.rows(NODE))}
+        return [effect for peer in sorted(peers) for effect in self._weigh(peer, now)]
 
     # -- what the sessions say
 
@@ -224,7 +224,7 @@ class Community:
         return self._from_membership(self.membership.refused(peer, now), now)
 
     def receive(self, sender: PeerId, message: Message, now: float) -> list[Effect]:
-        """A message, from whom the transport authenticated. Raises RemoteProtocolError for one that breaks the rules."""
+        """A message, from whom the transport authenticated."""
         match message:
             case Probe(nonce, answer, root, sayings):
                 self.soft.hear(sayings, now)
@@ -239,14 +239,15 @@ class Community:
                 effects = self._from_membership(self.membership.heard(sender, now), now)
                 merged = self.replica.merge(rows, self.unix(now))
                 effects += [RowRefused(sender, row, why) for row, why in merged.refused]
-                if merged.unknown:
+                if merged.unknown and self._missing_at <= now:
+                    self._missing_at = now + MISSING_S
                     effects.append(Send(sender, self._missing(merged, rows)))
                 return effects + self._take(merged, sender, now, flood=flood)
             case _:
                 effects = self._from_membership(self.membership.heard(sender, now), now)
                 replies, places = self._reconciler.answer(message)
-                effects += [Send(sender, reply) for reply in replies]
-                return effects + self._send_rows(sender, places)
+                effects += self._send_rows(sender, places)
+                return effects + [Send(sender, reply) for reply in replies]
 
     # -- time
 
@@ -315,12 +316,24 @@ class Community:
             effects += self._from_membership(told, now)
             for accuser in list(self._accusers(row.writer)) if before is None else ():
                 effects += self._apply(accuser, accuser, now)[1:]
+        elif row.kind in (EVIDENCE.number, CLEARANCE.number):
+            effects += self._weigh(PeerId(row.key[:PEER_ID_BYTES]), now)
         elif row.kind == ACCUSATION.number and self.replica.is_visible(row):
             suspect = PeerId(row.key[:PEER_ID_BYTES])
             dot = _accusation(row)
             if dot is not None:
                 effects += self._from_membership(self.membership.accused(suspect, dot, row.writer, now), now)
         return effects
+
+    def _weigh(self, peer: PeerId, now: float) -> list[Effect]:
+        """Whether this writer's rows count has changed, perhaps."""
+        if peer == self.me or (self.membership.state(peer) is None) == (self.replica.get(NODE, bytes(peer)) is None):
+            return []
+        if self.replica.distrusts(peer):
+            self.soft.forget(peer)
+            return self._from_membership(self.membership.forget(peer, now), now)
+        row = self.replica.get(NODE, bytes(peer))
+        return [] if row is None else self._apply(row, None, now)[1:]
 
     def _accusers(self, suspect: PeerId) -> Iterable[Row]:
         """Accusations that came before the row of the accused."""
@@ -358,9 +371,10 @@ class Community:
 
     def _missing(self, merged: Merged, rows: Sequence[Row]) -> Want:
         """The certificates that we lack, and the rows that wait for them."""
-        writers = sorted(merged.unknown)[:ALL_MISSING_MAX]
-        places = [place_of(CERTIFICATE.number, writer) for writer in writers]
-        return Want(places + [row.place for row in rows if row.writer in merged.unknown][:ALL_MISSING_MAX])
+        places = {place_of(CERTIFICATE.number, writer) for writer in sorted(merged.unknown)[: WANT_MAX // 2]}
+        waiting = [row.place for row in rows if row.writer in merged.unknown]
+        places.update(waiting[: WANT_MAX - len(places)])
+        return Want(b"".join(place.to_bytes(8, "big") for place in sorted(places)))
 
     def _flood(self, now: float) -> list[Effect]:
         """Send what is new to all with whom there is a session, but for who sent it."""
@@ -369,18 +383,27 @@ class Community:
         found = [(row, sender) for place, sender in news.items() if (row := self.replica.at(place)) is not None]
         if self._compare_all:
             self._compare_all = False
-            effects += [self._probe(peer, 0, False, now) for peer in self._linked]
+            effects += [self._probe(peer, 0, False, now) for peer in self._fan()]
         if not found:
             return effects
         batches: dict[PeerId | None, list[Rows]] = {}
         senders = {sender for _, sender in found}
         everything = _in_messages([row for row, _ in found], flood=True)
-        for peer in self._linked:
+        for peer in self._fan():
             if peer in senders:
                 rest = [row for row, sender in found if sender != peer]
                 batches[peer] = _in_messages(rest, flood=True)
             effects += [Send(peer, message) for message in batches.get(peer, everything)]
         return effects
+
+    def _fan(self) -> list[PeerId]:
+        """Whom to send what is new: those who watch us, and others as they come."""
+        linked = self._linked
+        if len(linked) <= FANOUT:
+            return list(linked)
+        chosen = [peer for peer in self.membership.neighbours(self.me) if peer in linked]
+        others = [peer for peer in linked if peer not in chosen]
+        return chosen + self._rng.sample(others, max(FANOUT - len(chosen), 0))
 
     def _send_rows(self, peer: PeerId, places: Sequence[int]) -> list[Effect]:
         rows = [row for place in places if (row := self.replica.at(place)) is not None]

@@ -77,6 +77,7 @@ class Faltering:
     """The session has no connection, and dialing again failed: what may be asked elsewhere had better be."""
 
     peer: PeerId
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

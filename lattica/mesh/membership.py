@@ -36,6 +36,7 @@ ASKED = 3  # others, each time
 ACCUSE_S = 8.0
 """Of silence. A stall of 5 s, its end and a lost ping or two must fit; a death is known about a second later."""
 REFUSED_S = 5.0  # of refused dials instead: its machine answers, so it is the process that is gone
+SETTLE_S = 0.2  # after the ring changed: many rows come together, and each would choose other neighbours
 LATE_S = 0.5  # a tick that comes so late says that this process stood still
 RING = 4  # neighbours on either side
 RANDOM = 4  # short cuts that a peer chooses; as many choose it
@@ -182,7 +183,7 @@ class Membership:
         self._favours: dict[PeerId, _Favour] = {}
         self._due = now
         self._try_at = now
-        self._stale = False  # the ring has changed
+        self._settle_at: float | None = None  # the ring has changed
         self._nonce = rng.getrandbits(32)
 
     def __repr__(self) -> str:
@@ -244,8 +245,8 @@ class Membership:
         watch = self._watched.get(peer)
         if watch is not None and before is not State.DEAD:
             watch.accused = None
-        self._judge(peer, member)
-        return self._changed(peer, before, now)
+        self._judge(peer, member, now)
+        return self._told(peer, before)
 
     def accused(self, suspect: PeerId, dot: Dot, witness: PeerId, now: float) -> list[Effect]:
         """A row of `witness` says that it does not hear `suspect`, as of that dot."""
@@ -258,8 +259,8 @@ class Membership:
         member.accusers[witness] = dot
         if suspect == self.me:
             return [Refute()]
-        self._judge(suspect, member)
-        return self._changed(suspect, before, now)
+        self._judge(suspect, member, now)
+        return self._told(suspect, before)
 
     def forget(self, peer: PeerId, now: float) -> list[Effect]:
         """It is no member any more: its row expired, or it was revoked."""
@@ -267,8 +268,8 @@ class Membership:
         if member is None:
             return []
         self._dead.discard(peer)
-        self._out_of_ring(peer)
-        return self._settle(now)
+        self._out_of_ring(peer, now)
+        return []
 
     # -- what the network says
 
@@ -319,6 +320,8 @@ class Membership:
                 watch.heard_at, watch.pinged_at = now, None
                 watch.ping_at = min(watch.ping_at, now)
         effects: list[Effect] = []
+        if self._settle_at is not None and self._settle_at <= now:
+            effects += self._settle(now)
         for peer, watch in list(self._watched.items()):
             if watch.ping_at <= now and peer in self._watched:
                 effects += self._look_at(peer, watch, now)
@@ -332,7 +335,7 @@ class Membership:
 
     def next_deadline(self) -> float | None:
         """When to call `tick`."""
-        return self._due if self._watched or self._dead else None
+        return self._due if self._watched or self._dead or self._settle_at is not None else None
 
     def validate(self) -> None:
         """Assert what always holds."""
@@ -341,7 +344,7 @@ class Membership:
 
     # -- inside
 
-    def _judge(self, peer: PeerId, member: _Member) -> None:
+    def _judge(self, peer: PeerId, member: _Member, now: float) -> None:
         """Whether it counts as dead, by the rows that there are."""
         if member.accusers:
             member.accusers = {who: dot for who, dot in member.accusers.items() if dot >= member.dot} or None
@@ -353,39 +356,38 @@ class Membership:
         else:
             self._dead.discard(peer)
         if member.dead or member.left:
-            self._out_of_ring(peer)
+            self._out_of_ring(peer, now)
         elif not self._in_ring(peer):
             insort(self._ring, peer)
-            self._stale = True
+            self._changes(now)
 
     def _in_ring(self, peer: PeerId) -> bool:
         at = bisect_left(self._ring, peer)
         return at < len(self._ring) and self._ring[at] == peer
 
-    def _out_of_ring(self, peer: PeerId) -> None:
+    def _out_of_ring(self, peer: PeerId, now: float) -> None:
         if self._in_ring(peer):
             del self._ring[bisect_left(self._ring, peer)]
-            self._stale = True
+            self._changes(now)
 
-    def _changed(self, peer: PeerId, before: State | None, now: float) -> list[Effect]:
-        return self._told(peer, before) + self._settle(now)
+    def _changes(self, now: float) -> None:
+        if self._settle_at is None:
+            self._settle_at = now + SETTLE_S
+            self._due = min(self._due, self._settle_at) if self._watched or self._dead else self._settle_at
 
     def _told(self, peer: PeerId, before: State | None) -> list[Effect]:
         state = self.state(peer)
         return [] if state is before or state is None else [MemberChanged(peer, state, before)]
 
     def _settle(self, now: float) -> list[Effect]:
-        """The ring may have changed: whom we watch, and with whom we keep sessions."""
-        if not self._stale:
-            return []
-        self._stale = False
+        """The ring has changed: whom we watch, and with whom we keep sessions."""
+        self._settle_at = None
         watched = set(self.neighbours(self.me)) if self._in_ring(self.me) else set()
         for peer in self._watched.keys() - watched:
             del self._watched[peer]
         for peer in sorted(watched - self._watched.keys()):
             first = now + self._rng.uniform(0.0, PING_S)
             self._watched[peer] = _Watch(heard_at=now, ping_at=first)
-            self._due = min(self._due, first)
         kept = watched | self._short_cuts(watched)
         effects: list[Effect] = [Keep(peer) for peer in sorted(kept - self._kept)]
         effects += [Release(peer) for peer in sorted(self._kept - kept)]
@@ -405,7 +407,10 @@ class Membership:
 
     def _look_at(self, peer: PeerId, watch: _Watch, now: float) -> list[Effect]:
         """A neighbour's turn: ping it, ask others about it, accuse it."""
-        member = self._members[peer]
+        member = self._members.get(peer)
+        if member is None or member.dead or member.left:  # until the ring is settled
+            watch.ping_at = now + SETTLE_S
+            return []
         before = self.state(peer)
         silence = now - watch.heard_at
         effects: list[Effect] = []
@@ -452,6 +457,8 @@ class Membership:
         due += [favour.until for favour in self._favours.values()]
         if self._dead:
             due.append(self._try_at)
+        if self._settle_at is not None:
+            due.append(self._settle_at)
         self._due = max(now, min(due, default=now + PING_S))
 
 

@@ -22,6 +22,8 @@ METHOD_MAX_CHARS = 256
 FAILURE_MAX_BYTES = 32 << 10
 """Longest error: a traceback of 8,192 characters and as much of words. Beyond it, texts are cut."""
 CUT_CHARS = 2000
+NOTICE_MAX_BYTES = 64 << 10
+"""Longest notice: a comparison of tables, or a batch of rows."""
 FROM_CALLER, FROM_CALLEE = 0, 1
 TIMED_OUT = {"error": "GetTimeoutError", "message": "the call's deadline has passed"}
 STREAMS_IN, STREAMS_OUT = 1, 2  # flags of a call: the caller sends items, the callee does
@@ -88,7 +90,14 @@ class Grant(msgspec.Struct, array_like=True, tag=8, frozen=True):
     side: int  # of who gives it: the callee for calls, the caller for answers
 
 
-Message = Call | Result | Failure | Cancel | Item | End | Credit | Grant
+class Notice(msgspec.Struct, array_like=True, tag=9, frozen=True):
+    """A message of another protocol, that nobody answers and that may be left out. protocol: see `notices`."""
+
+    protocol: int
+    body: bytes
+
+
+Message = Call | Result | Failure | Cancel | Item | End | Credit | Grant | Notice
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Message]).decode
 
@@ -173,4 +182,9 @@ class Writable(msgspec.Struct, frozen=True):
     id: int
 
 
-Event = Started | Answered | Failed | Came | Ended | Canceled | Writable
+class Noticed(msgspec.Struct, frozen=True):
+    protocol: int
+    body: bytes
+
+
+Event = Started | Answered | Failed | Came | Ended | Canceled | Writable | Noticed

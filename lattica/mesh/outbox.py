@@ -15,6 +15,7 @@ from lattica.mesh.messages import (
     Item,
     Large,
     Message,
+    Notice,
     Packed,
     Result,
     encode,
@@ -36,6 +37,8 @@ def weight(message: Message) -> int:
             return MESSAGE_BYTES + _body_bytes(body)
         case Failure(_, error):
             return MESSAGE_BYTES + len(encode(error))
+        case Notice(_, body):
+            return MESSAGE_BYTES + len(body)
         case _:
             return MESSAGE_BYTES
 

@@ -31,6 +31,7 @@ from lattica.mesh.calls import Stream, Talk
 from lattica.mesh.compression import Packer
 from lattica.mesh.credentials import Credentials
 from lattica.mesh.effects import Dial, Hangup, Transmit
+from lattica.mesh.gossip import Gossip
 from lattica.mesh.identity import PeerId, parse_peer, peer_text
 from lattica.mesh.links import (
     Attached,
@@ -44,6 +45,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
+from lattica.mesh.notices import COMMUNITY, COMPARISON
 from lattica.mesh.roles import MEMBER, Role, roles_text
 from lattica.mesh.rpc import STREAMS_IN, STREAMS_OUT, Conversation
 from lattica.mesh.services import Method, caller, methods_of
@@ -55,6 +57,8 @@ from lattica.mesh.transport.tcp import Tcp
 from lattica.mesh.wire import BULK, Hello, Received
 
 log = logging.getLogger(__name__)
+NOBODY_LISTENS = "refused"
+"""In the words of a dial that a machine answered, and no process."""
 TIMER_SLACK_S = 0.005
 """How late a deadline may be noticed: the cores are asked for their next one this often at the most."""
 REFUSALS_MAX = 32  # of handshakes, remembered for `lattica doctor`
@@ -85,9 +89,10 @@ class Peer:
         rng: Random | None = None,
         transport: Callable[[Owner], Transport] | None = None,
         steward: Callable[[Peer], Steward] = Steward,
+        gossip: Callable[[Peer], Gossip] = Gossip,
     ) -> None:
         """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
-        name: for people, by default the machine's. transport, steward: others than TCP and the real one, for tests."""
+        name: for people, by default the machine's. transport, steward, gossip: others than the real ones, for tests."""
         self.credentials = membership
         self.id = membership.identity.peer
         self.name = name or platform.node()
@@ -96,7 +101,7 @@ class Peer:
         self.resolver: Resolver | None = None
         self.stopped_by: str | None = None  # why it stopped by itself
         self.on_stop: Callable[[str], None] | None = None
-        self._listen, self._transport_of = listen, transport
+        self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
         self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
         self._talks: dict[PeerId, Talk] = {}
@@ -181,7 +186,9 @@ class Peer:
             self.listening = _reachable(bound)
             self._say_hello_with(addresses=self.listening)
         self.serve(self.steward.service())
+        self.gossip = self._gossip_of(self)
         self.steward.start()
+        self.gossip.start()
         for other, addresses in self._first:
             if other != self.id and addresses:
                 self.know(other, addresses)
@@ -195,6 +202,8 @@ class Peer:
             return
         self._stopping = True
         self.steward.stop()
+        self.gossip.leave()
+        self._flush()
         self._perform(self.sessions.stop(reason, self._loop.time()))
         for talk in list(self._talks.values()):
             talk.end(reason)
@@ -205,6 +214,7 @@ class Peer:
         self._timer = self._arming = None
         self._transport.flush()
         await self._transport.close()
+        await self.gossip.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
 
@@ -343,6 +353,35 @@ class Peer:
         hello = self.sessions.hello(peer)
         return tuple(dict.fromkeys([*self._addresses.get(peer, ()), *(hello.addresses if hello else ())]))
 
+    # -- for the gossip
+
+    def keep(self, peer: PeerId) -> None:
+        """A session with this member is wanted, if it can be had."""
+        if peer not in self._talks and not self._stopping and (known := self.addresses_of(peer)):
+            self._perform(self.sessions.connect(peer, known, self._loop.time()))
+            self._arm_soon()
+
+    def release(self, peer: PeerId) -> None:
+        """The session with this member is not needed, unless somebody calls over it."""
+        talk = self._talks.get(peer)
+        if talk is not None and talk.idle:
+            self._perform(self.sessions.disconnect(peer, "it is not needed", self._loop.time()))
+
+    def lost(self, peer: PeerId, reason: str) -> None:
+        """This member is gone: a session that has no connection is over."""
+        if self.sessions.session(peer) is not None and self.sessions.connection(peer) is None:
+            self._perform(self.sessions.disconnect(peer, reason, self._loop.time()))
+
+    def send_notice(self, peer: PeerId, protocol: int, body: bytes) -> None:
+        """Send a message of another protocol, if there is a session and not too much waits in it."""
+        talk = self._talks.get(peer)
+        if talk is not None and talk.over is None and talk.conversation.notice(protocol, body):
+            self._mark(talk)
+
+    def _noticed(self, talk: Talk, protocol: int, body: bytes) -> None:
+        if protocol in (COMMUNITY, COMPARISON):
+            self.gossip.notice(talk.peer, protocol, body)
+
     # -- for the steward
 
     def recheck(self) -> None:
@@ -356,6 +395,7 @@ class Peer:
     def correct_clock(self, correction_s: float) -> None:
         """What to add to the wall clock from now on."""
         self.sessions.correction_s = correction_s
+        self.gossip.correct_clock()
 
     def say_hello_with(self, trust: bytes) -> None:
         """Tell it in every hello from now on."""
@@ -468,11 +508,14 @@ class Peer:
                     log.info("the session with %s is over: %s", peer_text(peer)[:8], reason)
                     talk.end(reason)
                     self._dirty.pop(talk, None)
+                    self.gossip.disconnected(peer)
             case Unreachable(peer, reason, final):
                 self._unreachable(peer, reason, final)
-            case Faltering(peer):
+            case Faltering(peer, reason):
                 if peer in self._talks:
                     self._talks[peer].falter()
+                if NOBODY_LISTENS in reason.lower():
+                    self.gossip.refused(peer)
             case ClockSample(peer, offset_s):
                 self.steward.clock_sample(peer, offset_s)
             case TwinSeen(_, reason):
@@ -484,12 +527,15 @@ class Peer:
 
     def _up(self, peer: PeerId, hello: Hello) -> None:
         packer = Packer(perf_counter) if "zstd" in hello.packs else None
-        talk = Talk(peer, self.steward.no_roles, Conversation(packer), self._methods, self._mark, self._context)
+        talk = Talk(
+            peer, self.steward.no_roles, Conversation(packer), self._methods, self._mark, self._context, self._noticed
+        )
         talk.packer = packer
         self._talks[peer] = talk
         for waiter in self._waiting.pop(peer, ()):
             if not waiter.done():
                 waiter.set_result(talk)
+        self.gossip.connected(peer)
 
     def _unreachable(self, peer: PeerId, reason: str, final: bool) -> None:
         error = PeerUnreachableError(f"peer {peer_text(peer)[:8]} cannot be reached: {reason}", peer=peer_text(peer))

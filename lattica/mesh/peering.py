@@ -147,7 +147,7 @@ class Peering:
     def dial_failed(self, plane: int, reason: str, now: float, final: bool) -> list[Effect]:
         """A dial of ours came to nothing."""
         self.dialing.attempts.pop(plane, None)
-        return self.refused(reason, now) if final else self.failed(plane, now)
+        return self.refused(reason, now) if final else self.failed(plane, now, reason)
 
     def frame(self, connection: Connection, frame: wire.Received, now: float, effects: list[Effect]) -> None:
         """A frame of one of our connections. Raises RemoteProtocolError."""
@@ -278,10 +278,10 @@ class Peering:
         self.dialing.asked(now)
         return [Transmit(control.number, wire.encode(wire.Want(BULK)))]
 
-    def failed(self, plane: int, now: float) -> list[Effect]:
+    def failed(self, plane: int, now: float, reason: str = "") -> list[Effect]:
         """Dialing failed: pause, longer each time, and not in step with others."""
         self.dialing.failed(plane, now)
-        return [Faltering(self.peer)] if self.session is not None and self.control is None else []
+        return [Faltering(self.peer, reason)] if self.session is not None and self.control is None else []
 
     def refused(self, reason: str, now: float) -> list[Effect]:
         """They do not talk to us, or we not to them: dialing again changes nothing."""

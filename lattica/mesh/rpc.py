@@ -38,6 +38,7 @@ from lattica.mesh.messages import (
     FROM_CALLER,
     INLINE_MAX_BYTES,
     METHOD_MAX_CHARS,
+    NOTICE_MAX_BYTES,
     STREAMS_IN,
     STREAMS_OUT,
     TIMED_OUT,
@@ -57,6 +58,8 @@ from lattica.mesh.messages import (
     Item,
     Large,
     Message,
+    Notice,
+    Noticed,
     Result,
     Started,
     Writable,
@@ -71,7 +74,7 @@ from lattica.mesh.wire import BULK, CONTROL, Buffer, Frame
 
 __all__ = [
     "BODY_MAX_BYTES", "CALLS_MAX", "FROM_CALLEE", "FROM_CALLER", "INLINE_MAX_BYTES", "STREAMS_IN", "STREAMS_OUT",
-    "Answered", "Came", "Canceled", "Conversation", "Ended", "Event", "Failed", "Started",
+    "Answered", "Came", "Canceled", "Conversation", "Ended", "Event", "Failed", "Noticed", "Started",
     "TIMED_OUT", "Writable",
 ]  # fmt: skip
 
@@ -80,6 +83,10 @@ CALLS_MAX = 4096
 BACKLOG_MAX_BYTES = 8 << 20
 """Of what waits for the session's room; while there is more, no item is taken from a stream's writer. Less would leave
 the connection idle for a turn of the event loop."""
+
+
+NOTICES_MAX_BYTES = 1 << 20
+"""While more waits for the session's room, notices are left out: a peer that is gone would fill memory with them."""
 
 
 class Conversation:
@@ -210,6 +217,14 @@ class Conversation:
                 call.behind.append((End(id, side), (), 0))
             else:
                 self._outbox.add(End(id, side))
+
+    def notice(self, protocol: int, body: bytes) -> bool:
+        """Send a message of another protocol. False if it is left out, since too much waits already."""
+        assert len(body) <= NOTICE_MAX_BYTES, f"a notice of {len(body)} bytes"
+        if self._outbox.bytes > NOTICES_MAX_BYTES:
+            return False
+        self._outbox.add(Notice(protocol, body), len(body))
+        return True
 
     def consumed(self, id: int, side: int, size: int) -> None:
         """The reader has taken an item of `size` bytes; side: of who sent it."""
@@ -382,6 +397,10 @@ class Conversation:
                     if call.writing is None:
                         raise RemoteProtocolError(f"credit for a stream that was never opened, in call {id}")
                     self._streams.give(call.writing, count, events)
+            case Notice(protocol, body):
+                if len(body) > NOTICE_MAX_BYTES:
+                    raise RemoteProtocolError(f"a notice of {len(body)} bytes")
+                events.append(Noticed(protocol, body))
             case Grant(count, side):
                 if checked(side) == FROM_CALLEE:
                     self._calls_out.give(count)

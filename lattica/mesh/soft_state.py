@@ -15,7 +15,7 @@ from lattica.mesh.identity import PEER_ID_BYTES, PeerId
 
 DATA_MAX_BYTES = 128  # of one peer: a dozen resources
 EXPIRE_S = 30.0
-"""What was not renewed for so long counts no more. Its owner says it anew at half of that while it has something to say."""
+"""What was not renewed for so long counts no more. Its owner says it anew at half of that, while there is something."""
 SAYINGS_MAX = 24  # in one message: some 2 KiB
 PASSED_ON = 4
 """Times that a saying is passed on by each that heard it. Fewer: some never hear of it; more: bytes for the deaf."""
@@ -88,7 +88,11 @@ class SoftState:
             known = self._entries.get(peer)
             if peer == self.me or (known is not None and known.number >= saying.number):
                 continue
-            if len(peer) == PEER_ID_BYTES and len(saying.data) <= DATA_MAX_BYTES and 0 <= saying.age_ms < EXPIRE_S * 1e3:
+            if (
+                len(peer) == PEER_ID_BYTES
+                and len(saying.data) <= DATA_MAX_BYTES
+                and 0 <= saying.age_ms < EXPIRE_S * 1e3
+            ):
                 self._enter(peer, _Entry(saying.number, now - saying.age_ms / 1e3, saying.data, PASSED_ON))
 
     def get(self, peer: PeerId, now: float) -> tuple[bytes, float] | None:

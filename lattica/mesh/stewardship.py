@@ -2,14 +2,13 @@
 
 It carries out what `admission` and `trust` decide, and offers to other peers the service `mesh`:
 
-    mesh.statements(theirs)   signed revocations and issuers: exchanged where digests differ, passed on when new
     mesh.contacts()           where the issuers are that it has a session with
     mesh.certify()            a membership, from an issuer, for whoever asks: its key is its name
     mesh.invite_of(peer)      by which invite a peer came, so that revoking it can close that
     mesh.issuing_key()        the key under which this node would certify, for an admin that makes it an issuer
     mesh.issuer(chain, own)   that admin's answer: the issuing certificate, and a membership that may administer
 
-Until there is a replicated table, statements are exchanged at hello and forwarded once per session.
+What admins say is spread by the table (`gossip`); `trust` judges it.
 """
 
 from __future__ import annotations
@@ -106,8 +105,6 @@ class Steward:
     def met(self, peer: PeerId, member: Any, hello: Hello) -> Role:
         """A session is carried by a connection of this member now; the roles that it has in it."""
         self._invites[peer] = member.invite
-        if hello.trust != self._trust.digest() and self._peer.id < peer:
-            self._spawn(self._exchange(peer))
         if peer in self._issuer_peers():
             self._admitted(self._admission.connected(peer, self.unix_s()))
         if self._issuers_missing():
@@ -252,11 +249,15 @@ class Steward:
             log.error("%s", self.lost)
         if source is not None and self._issuers_missing() > 0:
             self._spawn(self._look_for_issuers(source))
-        data = [statement.data for statement in fresh]
-        for other in list(self._peer.sessions.peers()):
-            if other != source:
-                self._spawn(self._pass_on(other, data))
+        self._peer.gossip.statements([statement.data for statement in fresh])
         return fresh
+
+    def heard_statement(self, data: bytes) -> None:
+        """The table has it, and it was verified."""
+        try:
+            self.take([data], None)
+        except RemoteProtocolError as error:  # it was ahead of our clock then, or is by now
+            log.warning("a statement of the table is not taken: %s", error.message)
 
     async def _say(self, says: Sequence[Says]) -> int:
         credentials = self._credentials
@@ -269,14 +270,6 @@ class Steward:
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=2.0)
         return len(told)
-
-    async def _pass_on(self, peer: PeerId, statements: list[bytes]) -> None:
-        await self._quietly(peer, "mesh.statements", statements)
-
-    async def _exchange(self, peer: PeerId) -> None:
-        theirs = await self._quietly(peer, "mesh.statements", self._trust.statements())
-        if theirs:
-            self.take([bytes(data) for data in theirs], peer)
 
     async def _ask_for_invite(self, peer: PeerId) -> bytes:
         """By which invite a peer came, if anybody here knows."""
@@ -356,6 +349,7 @@ class Steward:
             )  # fmt: skip
         else:
             log.info("this node %s until %s", "is a member" if first else "stays a member", when(member.expires))
+        self._peer.gossip.certified(chain)
         self._peer.reconnect()
 
     async def _ask(self, issuer: PeerId, expired: bool) -> None:
@@ -456,14 +450,6 @@ class _MeshService:
 
     def __init__(self, steward: Steward) -> None:
         self._steward = steward
-
-    @method(role=None, idempotent=True)
-    def statements(self, theirs: list[bytes]) -> list[bytes]:
-        """Take theirs, and answer with those that they lack."""
-        steward = self._steward
-        known = {bytes(data) for data in theirs}
-        steward.take(list(known), caller.get().peer)
-        return [data for data in steward._trust.statements() if data not in known]
 
     @method(role=None, idempotent=True)
     def contacts(self) -> list[tuple[bytes, list[str]]]:

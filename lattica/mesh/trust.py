@@ -190,6 +190,20 @@ class Trust:
 
     # -- what is asked
 
+    def is_revoked(self, peer: PeerId) -> bool:
+        """Whether an admin has said so of this peer itself."""
+        return peer in self._peers
+
+    def statement_holds(self, data: bytes, now: float) -> str:
+        """ "" or why this is no statement of this mesh."""
+        if _key(data) in self._all:
+            return ""
+        try:
+            self._verified(data, now)
+        except RemoteProtocolError as error:
+            return error.message
+        return ""
+
     def objection(self, member: Member, now: float, *, joining: bool = False) -> str:
         """Why this peer is refused; "" if it is not. joining: it wants its first membership."""
         reason = self.revoked(member, joining=joining)

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from lattica.errors import ConfigError, PermissionDeniedError
 from lattica.mesh import membership as m
 from lattica.mesh.certificates import Member
 from lattica.mesh.community import (
@@ -29,10 +30,10 @@ from lattica.mesh.community import (
 from lattica.mesh.identity import PeerId
 from lattica.mesh.membership import Keep, MemberChanged, Release, State, Try
 from lattica.mesh.roles import EVERYTHING, MEMBER, Role
-from lattica.mesh.table.kinds import CERTIFICATE, NODE
-from lattica.mesh.table.reconcile import Items, Ranges, Want
+from lattica.mesh.table import reconcile
+from lattica.mesh.table.kinds import CERTIFICATE, NODE, Kind
 from lattica.mesh.table.replica import Replica
-from lattica.mesh.table.rows import BOOT_BITS, Content, Row, write_row
+from lattica.mesh.table.rows import BOOT_BITS, Content, Row, read_row, write_row
 from lattica.testing.authority import FAKE_CHECKS, FakeAuthority, FakeKey, fake_root
 from lattica.testing.host import EPOCH_S, Host
 from lattica.testing.messages import Send as Packet
@@ -88,20 +89,21 @@ class Town:
     def roles(self, name: str) -> Role:
         return self.members[self.peer(name)].roles
 
-    def founding_rows(self, names: Sequence[str], unix_s: float) -> list[bytes]:
+    def founding_rows(self, names: Sequence[str], unix_s: float) -> list[Row]:
         """Certificate and node rows of members that have been there for a while."""
-        found: list[bytes] = []
+        found: list[Row] = []
         boot = int(unix_s - 1000) << BOOT_BITS
         for name in names:
             key = self.keys[name]
             for number, (kind, body) in enumerate(
-                ((CERTIFICATE, msgspec.msgpack.encode(self.chains[name])), (NODE, msgspec.msgpack.encode(_info(name)))), 1
+                ((CERTIFICATE, msgspec.msgpack.encode(self.chains[name])), (NODE, msgspec.msgpack.encode(_info(name)))),
+                1,
             ):
                 content = Content(
                     kind.number, key.peer, key.peer, boot, number, int(unix_s * 1000) << 16,
                     int(unix_s + kind.ttl_s), False, body,
                 )  # fmt: skip
-                found.append(write_row(content, key.sign, self.mesh).data)
+                found.append(write_row(content, key.sign, self.mesh))
         return found
 
 
@@ -112,10 +114,10 @@ def _info(name: str) -> NodeInfo:
 class Resident:
     """One peer of it, as a participant of a world."""
 
-    def __init__(self, host: Host, town: Town, *, rows: Sequence[bytes] = (), light: bool = False) -> None:
-        """rows: what it knows at its first start. light: certificates are taken as read, as in a mesh where all have
-        met all, so that a thousand replicas of a thousand rows fit into a test."""
-        self.host, self.town = host, town
+    def __init__(self, host: Host, town: Town, *, rows: Sequence[Row] = (), light: bool = False) -> None:
+        """rows: what it knows at its first start, when it has been there for a while. light: certificates are taken as
+        read, as in a mesh where all have met all, so that a thousand replicas of a thousand rows fit into a test."""
+        self.host, self.town, self._light = host, town, light
         name = host.name.partition("#")[0]  # a copy has the key of the original
         self.key = town.keys[name]
         self.bytes_sent = 0
@@ -125,7 +127,13 @@ class Resident:
         boot = max(int(unix_s) << BOOT_BITS | host.rng.getrandbits(BOOT_BITS), stored + 1)
         host.disk.write("boot", boot.to_bytes(8, "big"))
         replica = Replica(
-            self.key.peer, self.key.sign, town.mesh, town.root.root, FAKE_CHECKS, Random(host.rng.random()), boot=boot,
+            self.key.peer,
+            self.key.sign,
+            town.mesh,
+            town.root.root,
+            FAKE_CHECKS,
+            Random(host.rng.random()),
+            boot=boot,
             members=town.members if light else None,
         )
         self.community = Community(
@@ -135,14 +143,23 @@ class Resident:
         self._theirs: set[PeerId] = set()
         self._linked: dict[PeerId, None] = {}
         self._unwanted: dict[PeerId, float] = {}
-        self._began = self._carry_out(self.community.start(now, self._kept() or rows), now)
+        settled = bool(rows) and host.boot == 1
+        effects = self.community.load(rows if settled else self._kept(), now)
+        self._began = self._carry_out(effects if settled else [*effects, *self.community.announce(now)], now)
         self._start_at: float | None = now
 
     # -- verbs of its machine
 
-    def write(self, kind: Any, key: bytes, body: bytes, now: float, **how: Any) -> Sequence[object]:
+    def write(self, kind: Kind, key: bytes, body: bytes, now: float, **how: Any) -> Sequence[object]:
         """Write a row. `how` comes by name only."""
         return self._carry_out(self.community.write(kind, key, body, now, **how), now)
+
+    def try_to_write(self, kind: Kind, key: bytes, body: bytes, gone: bool, now: float) -> Sequence[object]:
+        """Write a row, unless it is another's."""
+        try:
+            return self._carry_out(self.community.write(kind, key, body, now, gone=gone), now)
+        except (PermissionDeniedError, ConfigError):
+            return ()
 
     def say(self, data: bytes, now: float) -> Sequence[object]:
         """What it says of itself each second."""
@@ -269,11 +286,14 @@ class Resident:
         """Events for checkers; a big world has too many rows for an event each."""
         return []
 
-    def _kept(self) -> list[bytes]:
-        return []
+    def _kept(self) -> list[Row]:
+        disk = self.host.disk
+        return [read_row(disk.read(name) or b"") for name in disk if name.startswith("row/")]
 
     def _keep(self, row: Row) -> None:
-        """On disk, where a world has disks."""
+        """On disk; of big worlds only what a restart needs is kept, which is the boot number."""
+        if not self._light:
+            self.host.disk.write(f"row/{row.place:016x}", row.data)
 
     def _packet(self, to: PeerId, message: object, size: int) -> Packet:
         total = size + FRAME_BYTES + (0 if isinstance(message, Probe) and message.answer else ACK_BYTES // 2)
@@ -292,12 +312,14 @@ def size_of(message: Message) -> int:
             return 4 + sum(len(row.data) + 3 for row in rows)
         case m.Ask() | m.Heard():
             return 36
-        case Ranges() | Items() | Want():
-            return len(msgspec.msgpack.encode(message))
+        case _:
+            return len(reconcile.encode(message))
 
 
 def join_all(world: World, town: Town, names: Sequence[str], *, light: bool = False) -> None:
     """All of these are there from the start, and know each other."""
     rows = town.founding_rows(names, EPOCH_S)
+    if light:
+        rows = [row for row in rows if row.kind == NODE.number]
     for name in names:
         world.add_host(name, lambda host: Resident(host, town, rows=rows, light=light))

@@ -67,6 +67,19 @@ class PlainSteward:
         return _Nothing()
 
 
+class PlainGossip:
+    """Tells nobody anything."""
+
+    def __init__(self, peer: Peer) -> None: ...
+    def start(self) -> None: ...
+    def leave(self) -> None: ...
+    async def stop(self) -> None: ...
+    def connected(self, peer: PeerId) -> None: ...
+    def disconnected(self, peer: PeerId) -> None: ...
+    def refused(self, peer: PeerId) -> None: ...
+    def correct_clock(self) -> None: ...
+
+
 @service("nothing")
 class _Nothing:
     @method(role=None)
@@ -93,6 +106,7 @@ class Network:
             transport=lambda owner: self.memory.transport(owner, member),
             name=f"peer {self._numbers}",
             steward=PlainSteward,  # type: ignore[arg-type]
+            gossip=PlainGossip,  # type: ignore[arg-type]
         )
         for each in services:
             made.serve(each)

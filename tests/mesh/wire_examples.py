@@ -44,6 +44,7 @@ MESSAGES: list[Any] = [
     m.End(7, 1),
     m.Credit(7, 1, 1 << 20),
     m.Grant(1 << 20, 1),
+    m.Notice(1, b"anything"),
 ]
 
 VALUES: dict[str, Any] = {

@@ -154,11 +154,9 @@ class Replica:
                 f"a {kind.name} row needs the role {roles_text(kind.role)}, which this peer does not have"
             )
         held = self._rows.get(place_of(kind.number, key))
-        if held is not None and held.content.expires <= unix_s:
-            held = None
         if held is None and self._counts.get((kind.number, self.me), 0) >= kind.max_rows:
             raise ConfigError(f"this peer has {kind.max_rows} {kind.name} rows, and may not have more")
-        before = held if kind.is_multi else None
+        before = held if kind.is_multi and held is not None and held.content.expires > unix_s else None
         hlc = self.clock.stamp(unix_s)
         self._counter += 1
         until = min(unix_s + (TOMBSTONE_S if gone else kind.ttl_s if ttl_s is None else ttl_s), kind_end(kind, unix_s))
@@ -174,8 +172,9 @@ class Replica:
             raise PermissionDeniedError(
                 f"this {kind.name} belongs to peer {short_peer(before.writer)}", do_next="wait for it to end, or ask it"
             )
+        self._learn(row, None)
         merged = Merged()
-        self._put(row, merged, held if not kind.is_multi else before)
+        self._put(row, merged, held)
         return merged
 
     def add_statement(self, statement: bytes) -> Merged:
@@ -195,11 +194,10 @@ class Replica:
 
     # -- what it takes in
 
-    def load(self, rows: Iterable[bytes], unix_s: float) -> int:
-        """Rows from our own disk, whose signatures were verified before. How many there are."""
+    def load(self, rows: Iterable[Row], unix_s: float) -> int:
+        """Rows from our own disk, whose signatures were verified before. How many of them count."""
         merged = Merged()
-        found = [read_row(data) for data in rows]
-        for row in sorted(found, key=lambda row: row.kind != CERTIFICATE.number):
+        for row in sorted(rows, key=lambda row: row.kind != CERTIFICATE.number):
             if row.content.expires > unix_s and self._wins(row):
                 self._learn(row, None)
                 self._put(row, merged, self._rows.get(row.place))
@@ -318,9 +316,7 @@ class Replica:
         if member.peer != row.writer:
             raise AdmissionError("its certificate is another peer's")
         content, signature = signed_part(row)
-        if unix_s is not None and not self._checks.signed(
-            member.public_key, signature, to_sign(content, self.mesh)
-        ):
+        if unix_s is not None and not self._checks.signed(member.public_key, signature, to_sign(content, self.mesh)):
             raise AdmissionError("its signature is wrong")
         self._members[row.writer] = member
 

@@ -2,8 +2,8 @@
 
     msgpack  [content, signature, before]            content: msgpack array of `Content`
 
-The signature is the writer's, over a purpose, the mesh and the content. `Row.hash` names the content. Rows of kinds that
-prove themselves (`Keys.PROVES`) carry their proof in the body and no signature of a writer.
+The signature is the writer's, over a purpose, the mesh and the content. `Row.hash` names the content. Rows of kinds
+that prove themselves (`Keys.PROVES`) carry their proof in the body and no signature of a writer.
 
 Order, by which one of two rows with one key wins (`Row.order`): (boot, counter, hash) where there is one writer for the
 key, (epoch, HLC, writer, hash) where there are many. A row of epoch n + 1 names the hash of the one of epoch n that it

@@ -1,0 +1,277 @@
+"""Carries a peer's community over its sessions: notices in and out, sessions kept, the table on disk.
+
+It decides nothing: what is to be said, to whom, and who lives is the community's business (`community`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from lattica._version import __version__
+from lattica.errors import LatticaError, RemoteProtocolError
+from lattica.mesh import notices
+from lattica.mesh.community import (
+    BootRaised,
+    Community,
+    Effect,
+    Keep,
+    MemberChanged,
+    NodeInfo,
+    Release,
+    RowChanged,
+    RowRefused,
+    Send,
+    Try,
+)
+from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.membership import State
+from lattica.mesh.table.boots import next_writer_boot
+from lattica.mesh.table.journal import Journal
+from lattica.mesh.table.kinds import NODE, STATEMENT, Kind
+from lattica.mesh.table.replica import Replica
+from lattica.mesh.table.rows import BOOT_BITS, Row
+
+if TYPE_CHECKING:
+    from lattica.mesh.peer import Peer
+
+log = logging.getLogger(__name__)
+KEEP_AGAIN_S = 2.0  # between looks at sessions that should be there
+WRITE_S = 1.0  # rows of others are on disk about so much later
+LOADED_AT_ONCE = 512  # rows read between two looks at the clock
+
+Watcher = Callable[[Row, Row | None], None]
+
+
+class Gossip:
+    """See the module. One per peer."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._keeper: asyncio.TimerHandle | None = None
+        self._writer: asyncio.TimerHandle | None = None
+        self._unwritten: dict[int, Row] = {}
+        self._writing: asyncio.Future[None] | None = None
+        self._kept: set[PeerId] = set()
+        self._watchers: dict[int, list[Watcher]] = {}
+        self._changed: list[Callable[[MemberChanged], None]] = []
+        self._refusals: set[tuple[PeerId, str]] = set()
+        credentials = peer.credentials
+        folder = Path(credentials.folder) / "mesh"
+        self._journal = Journal(str(folder), bytes(credentials.member.mesh))
+        rows = list(self._journal.rows())
+        stored = max((row.content.boot for row in rows if row.writer == peer.id), default=0)
+        boot = next_writer_boot(stored, credentials.boot, peer.rng.getrandbits(BOOT_BITS))
+        trust = credentials.trust
+        replica = Replica(
+            peer.id, credentials.identity.sign, bytes(credentials.member.mesh), credentials.root, trust.checks,
+            Random(peer.rng.random()), boot=boot, revoked=trust.is_revoked, statement_holds=trust.statement_holds,
+        )  # fmt: skip
+        now = self._loop.time()
+        info = NodeInfo(peer.name, __version__, list(peer.listening))
+        self.community = Community(
+            replica, credentials.chain, info, Random(peer.rng.random()), now, peer.steward.unix_s() - now
+        )
+        self._loaded = rows
+
+    def __repr__(self) -> str:
+        return f"<Gossip: {self.community!r}>"
+
+    # -- life
+
+    def start(self) -> None:
+        """Take up the table from disk, and say that this node is here."""
+        now = self._loop.time()
+        rows, self._loaded = self._loaded, []
+        self._carry_out(self.community.load(rows, now))
+        self._unwritten.clear()
+        for data in self._peer.credentials.trust.statements():
+            self._carry_out(self.community.add_statement(data, now))
+        self._carry_out(self.community.announce(now))
+        self._look()
+
+    def leave(self) -> None:
+        """Say that this node goes."""
+        self._carry_out(self.community.leave(self._loop.time()))
+
+    async def stop(self) -> None:
+        """Write down what is known."""
+        for timer in (self._timer, self._keeper, self._writer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._keeper = self._writer = None
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
+        rows, self._unwritten = list(self._unwritten.values()), {}
+        await self._loop.run_in_executor(None, self._write_down, rows, None)
+        await self._loop.run_in_executor(None, self._journal.close)
+
+    # -- doors
+
+    def watch(self, kind: Kind, watcher: Watcher) -> Callable[[], None]:
+        """Hear of each change of a row of this kind: (the row now, the row before). What ends it."""
+        watchers = self._watchers.setdefault(kind.number, [])
+        watchers.append(watcher)
+        return lambda: watchers.remove(watcher)
+
+    def watch_members(self, watcher: Callable[[MemberChanged], None]) -> Callable[[], None]:
+        """Hear of each member that comes, is suspected, dies or leaves. What ends it."""
+        self._changed.append(watcher)
+        return lambda: self._changed.remove(watcher)
+
+    def write(self, kind: Kind, key: bytes, body: bytes, **how: Any) -> None:
+        """Write a row and tell everybody; see `Replica.write` for `how` and for errors."""
+        self._carry_out(self.community.write(kind, key, body, self._loop.time(), **how))
+
+    def describe(self, **changes: Any) -> None:
+        """Say this of ourselves in the node row."""
+        import msgspec
+
+        info = msgspec.structs.replace(self.community.info, **changes)
+        if info != self.community.info:
+            self._carry_out(self.community.describe(info, self._loop.time()))
+
+    def say(self, data: bytes) -> None:
+        """Soft state: what this node says of itself until it says something else."""
+        self.community.soft.say(data, self._loop.time())
+
+    # -- what the peer tells
+
+    def connected(self, peer: PeerId) -> None:
+        """There is a session."""
+        self._carry_out(self.community.connected(peer, self._loop.time()))
+
+    def disconnected(self, peer: PeerId) -> None:
+        """There is none any more."""
+        self.community.disconnected(peer)
+
+    def refused(self, peer: PeerId) -> None:
+        """Its machine answers, and nobody listens there."""
+        self._carry_out(self.community.refused(peer, self._loop.time()))
+
+    def notice(self, peer: PeerId, protocol: int, body: bytes) -> None:
+        """A message of the community. Raises RemoteProtocolError."""
+        message = notices.decode(protocol, body)
+        self._carry_out(self.community.receive(peer, message, self._loop.time()))
+
+    def statements(self, statements: Sequence[bytes]) -> None:
+        """An admin has said something, and `trust` has taken it in."""
+        for data in statements:
+            self._carry_out(self.community.add_statement(data, self._loop.time()))
+        self._carry_out(self.community.trust_changed(self._loop.time()))
+
+    def certified(self, chain: Sequence[bytes]) -> None:
+        """Our membership is a new one."""
+        self._carry_out(self.community.renew_certificate(chain, self._loop.time()))
+
+    def correct_clock(self) -> None:
+        """The wall clock is another one."""
+        self.community.wall_offset = self._peer.steward.unix_s() - self._loop.time()
+
+    # -- effects
+
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to, message):
+                    self._peer.send_notice(to, *notices.encode(message))
+                case RowChanged(row, before):
+                    self._row_changed(row, before)
+                case Keep(peer):
+                    self._kept.add(peer)
+                    self._peer.keep(peer)
+                case Release(peer):
+                    self._kept.discard(peer)
+                    self._peer.release(peer)
+                case Try(peer):
+                    self._peer.keep(peer)
+                case MemberChanged():
+                    self._member_changed(effect)
+                case BootRaised(boot):
+                    log.warning("another copy of this node has written to the table; ours counts from boot %d", boot)
+                case RowRefused(sender, row, reason):
+                    self._row_refused(sender, row, reason)
+        self._arm()
+
+    def _row_changed(self, row: Row, before: Row | None) -> None:
+        if row is not before:
+            self._unwritten[row.place] = row
+            if self._writer is None and self._writing is None:
+                self._writer = self._loop.call_later(WRITE_S, self._write)
+        if row.kind == NODE.number and (info := self.community.node(row.writer)) is not None and info.addresses:
+            self._peer.know(row.writer, info.addresses)
+        elif row.kind == STATEMENT.number:
+            self._peer.steward.heard_statement(row.body)
+        for watcher in list(self._watchers.get(row.kind, ())):
+            watcher(row, before)
+
+    def _member_changed(self, change: MemberChanged) -> None:
+        info = self.community.node(change.peer)
+        name = f"{short_peer(change.peer)} ({info.name})" if info is not None else short_peer(change.peer)
+        level = logging.INFO if change.state in (State.ALIVE, State.LEFT, State.SUSPECT) else logging.WARNING
+        log.log(level, "member %s is %s", name, change.state.value)
+        if change.state in (State.DEAD, State.LEFT) and change.peer != self._peer.id:
+            self._kept.discard(change.peer)
+            self._peer.lost(change.peer, f"it is {change.state.value}, as others say too")
+        for watcher in list(self._changed):
+            watcher(change)
+
+    def _row_refused(self, sender: PeerId, row: Row, reason: str) -> None:
+        if (sender, reason) not in self._refusals and len(self._refusals) < 100:
+            self._refusals.add((sender, reason))
+            log.warning("%s passed on %r, which is not merged: %s", short_peer(sender), row, reason)
+
+    # -- sessions
+
+    def _look(self) -> None:
+        """See that sessions are wanted with those that should have one: a wish ends when nobody answers."""
+        self._keeper = self._loop.call_later(KEEP_AGAIN_S, self._look)
+        for peer in self._kept:
+            self._peer.keep(peer)
+
+    # -- disk
+
+    def _write(self) -> None:
+        self._writer = None
+        rows, self._unwritten = list(self._unwritten.values()), {}
+        everything = list(self.community.replica.all()) if self._journal.wants_compaction else None
+        self._writing = asyncio.ensure_future(self._loop.run_in_executor(None, self._write_down, rows, everything))
+        self._writing.add_done_callback(self._written)
+
+    def _written(self, _: object) -> None:
+        self._writing = None
+        if self._unwritten and self._writer is None and self._keeper is not None:
+            self._writer = self._loop.call_later(WRITE_S, self._write)
+
+    def _write_down(self, rows: list[Row], everything: list[Row] | None) -> None:
+        try:
+            if everything is not None:
+                self._journal.compact(everything)
+            else:
+                self._journal.append(rows, sync=False)
+        except (OSError, LatticaError) as error:
+            log.warning("the table cannot be written to disk: %s", error)
+
+    # -- time
+
+    def _arm(self) -> None:
+        due = self.community.next_deadline()
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._carry_out(self.community.tick(self._loop.time()))
+
+
+__all__ = ["Gossip", "RemoteProtocolError", "time"]

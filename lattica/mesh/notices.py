@@ -1,0 +1,97 @@
+"""What the mesh's protocols say to each other inside a session, as bytes: `rpc`'s notices.
+
+    protocol 1, community    [1, nonce, answer, root, sayings] · [2, flood, rows] · [3, suspect] · [4, suspect]
+             2, comparison   see `table/reconcile`
+             3, pub/sub      see `pubsub`
+             4, DHT          see `dht`
+
+Numbers are only ever appended. A protocol that is not known is ignored, so that releases may differ.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from lattica.errors import RemoteProtocolError
+from lattica.mesh import membership
+from lattica.mesh.community import Message, Probe, Rows
+from lattica.mesh.identity import PEER_ID_BYTES, PeerId
+from lattica.mesh.papers import DAMAGED
+from lattica.mesh.soft_state import SAYINGS_MAX, Saying
+from lattica.mesh.table import reconcile
+from lattica.mesh.table.rows import read_row
+
+COMMUNITY, COMPARISON, PUBSUB, DHT = 1, 2, 3, 4
+ROWS_MAX = 2048
+"""In one message: what fits into a notice, if each has the least that a row has."""
+ROOT_MAX_BYTES = 32
+
+
+class _Probe(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    nonce: int
+    answer: bool
+    root: bytes
+    sayings: list[Saying] = []
+
+
+class _Rows(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    flood: bool
+    rows: list[bytes]
+
+
+class _Ask(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    suspect: bytes
+
+
+class _Heard(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    suspect: bytes
+
+
+_decode = msgspec.msgpack.Decoder(_Probe | _Rows | _Ask | _Heard).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def encode(message: Message) -> tuple[int, bytes]:
+    """(protocol, body) of a community's message."""
+    match message:
+        case Probe(nonce, answer, root, sayings):
+            return COMMUNITY, _encode(_Probe(nonce, answer, root, list(sayings)))
+        case Rows(rows, flood):
+            return COMMUNITY, _encode(_Rows(flood, [row.data for row in rows]))
+        case membership.Ask(suspect):
+            return COMMUNITY, _encode(_Ask(suspect))
+        case membership.Heard(suspect):
+            return COMMUNITY, _encode(_Heard(suspect))
+        case _:
+            return COMPARISON, reconcile.encode(message)
+
+
+def decode(protocol: int, body: bytes) -> Message:
+    """A community's message. Raises RemoteProtocolError."""
+    if protocol == COMPARISON:
+        return reconcile.decode(body)
+    try:
+        message = _decode(body)
+    except DAMAGED as error:
+        raise RemoteProtocolError(f"a message of the community cannot be read: {error}") from error
+    match message:
+        case _Probe(nonce, answer, root, sayings):
+            if not 0 <= nonce < 1 << 32 or len(root) > ROOT_MAX_BYTES or len(sayings) > SAYINGS_MAX:
+                raise RemoteProtocolError("a probe has a field out of range")
+            if any(not 0 <= saying.number < 1 << 63 for saying in sayings):
+                raise RemoteProtocolError("a probe carries a number out of range")
+            return Probe(nonce, answer, root, tuple(sayings))
+        case _Rows(flood, rows):
+            if len(rows) > ROWS_MAX:
+                raise RemoteProtocolError(f"{len(rows)} rows came at once, and {ROWS_MAX} may")
+            return Rows(tuple(read_row(data) for data in rows), flood)
+        case _Ask(suspect):
+            return membership.Ask(_peer(suspect))
+        case _:
+            return membership.Heard(_peer(message.suspect))
+
+
+def _peer(data: bytes) -> PeerId:
+    if len(data) != PEER_ID_BYTES:
+        raise RemoteProtocolError(f"a peer id of {len(data)} bytes")
+    return PeerId(data)
