@@ -56,6 +56,17 @@ NEIGHBOURS = {
 
 # Protocol cores: they are told the time and the dice, and answer with effects.
 PURE_CORES = [
+    "crdt/hlc.py",
+    "crdt/ranges.py",
+    "mesh/community.py",
+    "mesh/membership.py",
+    "mesh/soft_state.py",
+    "mesh/notices.py",
+    "mesh/table/kinds.py",
+    "mesh/table/rows.py",
+    "mesh/table/replica.py",
+    "mesh/table/reconcile.py",
+    "mesh/table/boots.py",
     "mesh/papers.py",
     "mesh/effects.py",
     "mesh/wire.py",

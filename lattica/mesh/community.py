@@ -33,6 +33,8 @@ ROWS_BYTES = 48 << 10  # of one message
 COMPARE_S = 0.5  # between comparisons begun with one peer: a round of one takes a few round trips
 FANOUT = 12
 """Sessions that a new row is sent to at once: as many as a peer keeps in a large mesh. Others find it by comparing."""
+NEWS_S = 0.5  # between messages of soft state, while there is any that is new
+NEWS_TO = 3  # sessions that they go to: 80 of 100 sayings a second are new to others in a busy mesh of 200
 MISSING_S = 0.5  # between questions for certificates: what does not help must not be asked for ever
 FLOODED_MAX = 32  # rows of one comparison that are flooded; more are found by others' comparisons, begun at once
 RENEW_SHARE = 3  # a node row is renewed at a third of its life
@@ -79,7 +81,14 @@ class Rows:
     flood: bool
 
 
-Message = Probe | Rows | m.Ask | m.Heard | Fingerprints | Items | Want | More
+@dataclass(frozen=True, slots=True)
+class News:
+    """Soft state that has changed."""
+
+    sayings: tuple[Saying, ...]
+
+
+Message = Probe | Rows | News | m.Ask | m.Heard | Fingerprints | Items | Want | More
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,7 @@ class Community:
         self._flood_at: float | None = None
         self._compare_all = False  # the flood is too long: let all compare
         self._written: dict[int, tuple[Kind, bytes, bytes]] = {}  # rows of this boot that must stay
-        self._missing_at = now
+        self._missing_at = self._news_at = now
         self._renew_at = now + NODE.ttl_s / RENEW_SHARE
 
     def __repr__(self) -> str:
@@ -233,6 +242,9 @@ class Community:
                 if answer and root != self.replica.root():
                     effects += self._compare(sender, now)
                 return effects
+            case News(sayings):
+                self.soft.hear(sayings, now)
+                return []
             case m.Ask() | m.Heard():
                 return self._from_membership(self.membership.receive(sender, message, now), now)
             case Rows(rows, flood):
@@ -256,6 +268,8 @@ class Community:
         effects: list[Effect] = []
         if self._flood_at is not None and self._flood_at <= now:
             effects += self._flood(now)
+        if self._news_at <= now and self.soft.has_news and self._linked:
+            effects += self._tell_news(now)
         due = self.membership.next_deadline()
         if due is not None and due <= now:
             effects += self._from_membership(self.membership.tick(now), now)
@@ -271,6 +285,8 @@ class Community:
     def next_deadline(self) -> float:
         """When to call `tick`."""
         due = self._renew_at
+        if self.soft.has_news and self._linked:
+            due = min(due, self._news_at)
         for at in (self._flood_at, self.membership.next_deadline()):
             if at is not None and at < due:
                 due = at
@@ -396,6 +412,14 @@ class Community:
             effects += [Send(peer, message) for message in batches.get(peer, everything)]
         return effects
 
+    def _tell_news(self, now: float) -> list[Effect]:
+        self._news_at = now + NEWS_S
+        effects: list[Effect] = []
+        for peer in self._rng.sample(list(self._linked), min(NEWS_TO, len(self._linked))):
+            if sayings := self.soft.pick(now):
+                effects.append(Send(peer, News(sayings)))
+        return effects
+
     def _fan(self) -> list[PeerId]:
         """Whom to send what is new: those who watch us, and others as they come."""
         linked = self._linked
@@ -447,6 +471,6 @@ def unreadable(reason: str) -> RemoteProtocolError:
 
 
 __all__ = [
-    "BootRaised", "Community", "Effect", "Keep", "MemberChanged", "Message", "NodeInfo", "Probe", "Release",
+    "BootRaised", "Community", "Effect", "Keep", "MemberChanged", "Message", "News", "NodeInfo", "Probe", "Release",
     "RowChanged", "RowRefused", "Rows", "STATEMENT", "Send", "Try",
 ]  # fmt: skip

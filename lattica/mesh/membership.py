@@ -42,7 +42,9 @@ RING = 4  # neighbours on either side
 RANDOM = 4  # short cuts that a peer chooses; as many choose it
 SMALL = 64  # members up to which everybody has a session with everybody
 WITNESSES = 2
-DEAD_TRY_S = 2.0  # between tries to reach one of those that are dead: a partition may have healed
+DEAD_TRY_S = 2.0
+"""Between tries to reach one of those that are dead, of TRYING members together: a partition may have healed."""
+TRYING = 8
 PINGS_FOR_OTHERS_MAX = 64  # at once
 
 Dot = tuple[int, int]
@@ -328,7 +330,7 @@ class Membership:
         for peer in [peer for peer, favour in self._favours.items() if favour.until <= now]:
             del self._favours[peer]
         if self._dead and self._try_at <= now:
-            self._try_at = now + DEAD_TRY_S * self._rng.uniform(0.75, 1.25)
+            self._try_at = now + DEAD_TRY_S * max(1.0, len(self._ring) / TRYING) * self._rng.uniform(0.75, 1.25)
             effects.append(Try(self._rng.choice(sorted(self._dead))))
         self._schedule(now)
         return effects

@@ -1,6 +1,6 @@
 """What the mesh's protocols say to each other inside a session, as bytes: `rpc`'s notices.
 
-    protocol 1, community    [1, nonce, answer, root, sayings] · [2, flood, rows] · [3, suspect] · [4, suspect]
+    protocol 1, community    [1, nonce, answer, root, sayings] · [2, flood, rows] · [3 or 4, suspect] · [5, sayings]
              2, comparison   see `table/reconcile`
              3, pub/sub      see `pubsub`
              4, DHT          see `dht`
@@ -14,7 +14,7 @@ import msgspec
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import membership
-from lattica.mesh.community import Message, Probe, Rows
+from lattica.mesh.community import Message, News, Probe, Rows
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.soft_state import SAYINGS_MAX, Saying
@@ -47,7 +47,11 @@ class _Heard(msgspec.Struct, array_like=True, tag=4, frozen=True):
     suspect: bytes
 
 
-_decode = msgspec.msgpack.Decoder(_Probe | _Rows | _Ask | _Heard).decode
+class _News(msgspec.Struct, array_like=True, tag=5, frozen=True):
+    sayings: list[Saying]
+
+
+_decode = msgspec.msgpack.Decoder(_Probe | _Rows | _Ask | _Heard | _News).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -58,6 +62,8 @@ def encode(message: Message) -> tuple[int, bytes]:
             return COMMUNITY, _encode(_Probe(nonce, answer, root, list(sayings)))
         case Rows(rows, flood):
             return COMMUNITY, _encode(_Rows(flood, [row.data for row in rows]))
+        case News(sayings):
+            return COMMUNITY, _encode(_News(list(sayings)))
         case membership.Ask(suspect):
             return COMMUNITY, _encode(_Ask(suspect))
         case membership.Heard(suspect):
@@ -76,11 +82,11 @@ def decode(protocol: int, body: bytes) -> Message:
         raise RemoteProtocolError(f"a message of the community cannot be read: {error}") from error
     match message:
         case _Probe(nonce, answer, root, sayings):
-            if not 0 <= nonce < 1 << 32 or len(root) > ROOT_MAX_BYTES or len(sayings) > SAYINGS_MAX:
+            if not 0 <= nonce < 1 << 32 or len(root) > ROOT_MAX_BYTES:
                 raise RemoteProtocolError("a probe has a field out of range")
-            if any(not 0 <= saying.number < 1 << 63 for saying in sayings):
-                raise RemoteProtocolError("a probe carries a number out of range")
-            return Probe(nonce, answer, root, tuple(sayings))
+            return Probe(nonce, answer, root, _sayings(sayings))
+        case _News(sayings):
+            return News(_sayings(sayings))
         case _Rows(flood, rows):
             if len(rows) > ROWS_MAX:
                 raise RemoteProtocolError(f"{len(rows)} rows came at once, and {ROWS_MAX} may")
@@ -89,6 +95,12 @@ def decode(protocol: int, body: bytes) -> Message:
             return membership.Ask(_peer(suspect))
         case _:
             return membership.Heard(_peer(message.suspect))
+
+
+def _sayings(sayings: list[Saying]) -> tuple[Saying, ...]:
+    if len(sayings) > SAYINGS_MAX or any(not 0 <= saying.number < 1 << 63 for saying in sayings):
+        raise RemoteProtocolError("soft state that is too much, or has a number out of range")
+    return tuple(sayings)
 
 
 def _peer(data: bytes) -> PeerId:

@@ -2,7 +2,7 @@
 
 Each peer numbers what it says of itself; the highest number counts. What is new here is passed on with the next few
 messages to others, the newest first, so that a change reaches a large mesh in a few exchanges and costs nothing while
-nothing changes.
+nothing changes. What a thousand busy peers say each second is more than anybody can hear: then news are older.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from dataclasses import dataclass
 
 import msgspec
 
-from lattica.mesh.identity import PEER_ID_BYTES, PeerId
+from lattica.mesh.identity import PeerId
 
 DATA_MAX_BYTES = 128  # of one peer: a dozen resources
 EXPIRE_S = 30.0
 """What was not renewed for so long counts no more. Its owner says it anew at half of that, while there is something."""
-SAYINGS_MAX = 24  # in one message: some 2 KiB
-PASSED_ON = 4
+SAYINGS_MAX = 40  # in one message: some 2 KiB
+PASSED_ON = 3
 """Times that a saying is passed on by each that heard it. Fewer: some never hear of it; more: bytes for the deaf."""
+ID_BYTES = 8
+"""Of a peer's id, in a saying: no two members share them by chance, and who makes them be shared blurs its own load."""
 
 
 class Saying(msgspec.Struct, array_like=True, frozen=True):
-    """What a peer says of itself. age_ms: since it said so, as far as is known."""
+    """What a peer says of itself. peer: the beginning of its id; age_ms: since it said so, as far as is known."""
 
     peer: bytes
     number: int
@@ -43,10 +45,10 @@ class SoftState:
 
     def __init__(self, me: PeerId, first_number: int) -> None:
         """first_number: greater than any that an earlier process of this peer used, like its boot."""
-        self.me = me
+        self._me = me[:ID_BYTES]
         self._number = first_number
-        self._entries: dict[PeerId, _Entry] = {}
-        self._fresh: dict[PeerId, None] = {}  # to be passed on, the newest last
+        self._entries: dict[bytes, _Entry] = {}
+        self._fresh: dict[bytes, None] = {}  # to be passed on, the newest last
 
     def __repr__(self) -> str:
         return f"<SoftState: {len(self._entries)} peers, {len(self._fresh)} to pass on>"
@@ -54,17 +56,22 @@ class SoftState:
     def say(self, data: bytes, now: float) -> None:
         """What this peer says of itself from now on; b"" for nothing."""
         assert len(data) <= DATA_MAX_BYTES, "too much is said"
-        mine = self._entries.get(self.me)
+        mine = self._entries.get(self._me)
         if mine is not None and mine.data == data and now - mine.said_at < EXPIRE_S / 2:
             return
         if mine is None and not data:
             return
         self._number += 1
-        self._enter(self.me, _Entry(self._number, now, data, PASSED_ON))
+        self._enter(self._me, _Entry(self._number, now, data, PASSED_ON))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to pass on."""
+        return bool(self._fresh)
 
     def pick(self, now: float) -> tuple[Saying, ...]:
         """What to send along with a message; it counts as passed on."""
-        mine = self._entries.get(self.me)
+        mine = self._entries.get(self._me)
         if mine is not None and mine.data and now - mine.said_at >= EXPIRE_S / 2:
             self.say(mine.data, now)
         if not self._fresh:
@@ -84,30 +91,26 @@ class SoftState:
     def hear(self, sayings: tuple[Saying, ...] | list[Saying], now: float) -> None:
         """What came with a message."""
         for saying in sayings[:SAYINGS_MAX]:
-            peer = PeerId(saying.peer)
+            peer = saying.peer
             known = self._entries.get(peer)
-            if peer == self.me or (known is not None and known.number >= saying.number):
+            if peer == self._me or (known is not None and known.number >= saying.number):
                 continue
-            if (
-                len(peer) == PEER_ID_BYTES
-                and len(saying.data) <= DATA_MAX_BYTES
-                and 0 <= saying.age_ms < EXPIRE_S * 1e3
-            ):
+            if len(peer) == ID_BYTES and len(saying.data) <= DATA_MAX_BYTES and 0 <= saying.age_ms < EXPIRE_S * 1e3:
                 self._enter(peer, _Entry(saying.number, now - saying.age_ms / 1e3, saying.data, PASSED_ON))
 
     def get(self, peer: PeerId, now: float) -> tuple[bytes, float] | None:
         """(what it said, seconds ago); None if it said nothing lately."""
-        entry = self._entries.get(peer)
+        entry = self._entries.get(peer[:ID_BYTES])
         if entry is None or now - entry.said_at >= EXPIRE_S or not entry.data:
             return None
         return entry.data, now - entry.said_at
 
     def forget(self, peer: PeerId) -> None:
         """It is gone."""
-        self._entries.pop(peer, None)
-        self._fresh.pop(peer, None)
+        self._entries.pop(peer[:ID_BYTES], None)
+        self._fresh.pop(peer[:ID_BYTES], None)
 
-    def _enter(self, peer: PeerId, entry: _Entry) -> None:
+    def _enter(self, peer: bytes, entry: _Entry) -> None:
         self._entries[peer] = entry
         self._fresh.pop(peer, None)
         self._fresh[peer] = None

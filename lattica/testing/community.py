@@ -20,6 +20,7 @@ from lattica.mesh.community import (
     BootRaised,
     Community,
     Message,
+    News,
     NodeInfo,
     Probe,
     RowChanged,
@@ -30,6 +31,7 @@ from lattica.mesh.community import (
 from lattica.mesh.identity import PeerId
 from lattica.mesh.membership import Keep, MemberChanged, Release, State, Try
 from lattica.mesh.roles import EVERYTHING, MEMBER, Role
+from lattica.mesh.soft_state import Saying
 from lattica.mesh.table import reconcile
 from lattica.mesh.table.kinds import CERTIFICATE, NODE, Kind
 from lattica.mesh.table.replica import Replica
@@ -43,8 +45,8 @@ FRAME_BYTES = 21 + 12 + 22 + 52
 """Beside a message: its DATA frame and envelope, the TLS record, TCP/IP with time stamps."""
 ACK_BYTES = 13 + 22 + 52 + 52
 """For a message that nothing answers soon: an ACK frame in its record, and TCP's own acknowledgement."""
-HANDSHAKE_BYTES = 3400 // 2
-"""Of a new session, each side's part: TLS 1.3 with both chains, and the hellos."""
+HANDSHAKE_BYTES = 3400
+"""Of a new session, both sides: TLS 1.3 with both chains, and the hellos. A dial that nobody answers costs a packet."""
 REOPEN_S = 1.0
 OPEN_TRIES = 5  # dials of a peer that does not answer, before a pause
 PAUSE_S = 5.0
@@ -141,7 +143,7 @@ class Resident:
         )
         self._wanted: dict[PeerId, tuple[int, float]] = {}  # tries, when to dial again
         self._theirs: set[PeerId] = set()
-        self._linked: dict[PeerId, None] = {}
+        self.linked: dict[PeerId, None] = {}
         self._unwanted: dict[PeerId, float] = {}
         settled = bool(rows) and host.boot == 1
         effects = self.community.load(rows if settled else self._kept(), now)
@@ -226,23 +228,23 @@ class Resident:
     def _dial(self, peer: PeerId, now: float, *, wanted: bool) -> list[object]:
         if wanted and peer not in self._wanted:
             self._wanted[peer] = 0, now + REOPEN_S
-        return [self._packet(peer, Open(wanted), HANDSHAKE_BYTES)]
+        return [self._packet(peer, Open(wanted), 0)]
 
     def _link(self, peer: PeerId, now: float) -> list[object]:
         self._unwanted[peer] = now + UNWANTED_S
-        if peer in self._linked:
+        if peer in self.linked:
             return []
-        self._linked[peer] = None
+        self.linked[peer] = None
         return self._carry_out(self.community.connected(peer, now), now)
 
     def _unlink_if_unwanted(self, peer: PeerId) -> list[object]:
-        if peer in self._wanted or peer in self._theirs or peer not in self._linked:
+        if peer in self._wanted or peer in self._theirs or peer not in self.linked:
             return []
         self._unlink(peer)
         return [self._packet(peer, Shut(), 0)]
 
     def _unlink(self, peer: PeerId) -> None:
-        self._linked.pop(peer, None)
+        self.linked.pop(peer, None)
         self.community.disconnected(peer)
 
     # -- effects
@@ -257,7 +259,7 @@ class Resident:
                     self._keep(row)
                     out += self._noticed(row)
                 case Keep(peer):
-                    if peer in self._linked:
+                    if peer in self.linked:
                         self._wanted[peer] = 0, float("inf")
                         out.append(self._packet(peer, Open(True), 0))
                     else:
@@ -307,7 +309,9 @@ def size_of(message: Message) -> int:
     """Bytes of it, by its codec's shape."""
     match message:
         case Probe(_, _, root, sayings):
-            return 8 + len(root) + sum(44 + len(saying.data) for saying in sayings)
+            return 8 + len(root) + _size_of_sayings(sayings)
+        case News(sayings):
+            return 4 + _size_of_sayings(sayings)
         case Rows(rows, _):
             return 4 + sum(len(row.data) + 3 for row in rows)
         case m.Ask() | m.Heard():
@@ -316,10 +320,16 @@ def size_of(message: Message) -> int:
             return len(reconcile.encode(message))
 
 
-def join_all(world: World, town: Town, names: Sequence[str], *, light: bool = False) -> None:
+def _size_of_sayings(sayings: Sequence[Saying]) -> int:
+    return sum(23 + len(saying.data) for saying in sayings)
+
+
+def join_all(
+    world: World, town: Town, names: Sequence[str], *, light: bool = False, resident: type[Resident] = Resident
+) -> None:
     """All of these are there from the start, and know each other."""
     rows = town.founding_rows(names, EPOCH_S)
     if light:
         rows = [row for row in rows if row.kind == NODE.number]
     for name in names:
-        world.add_host(name, lambda host: Resident(host, town, rows=rows, light=light))
+        world.add_host(name, lambda host: resident(host, town, rows=rows, light=light))

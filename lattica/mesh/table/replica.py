@@ -257,7 +257,10 @@ class Replica:
 
     def _wins(self, row: Row) -> bool:
         held = self._rows.get(row.place)
-        return held is None or row.order > held.order
+        if held is None:
+            return True
+        mine, theirs = (held.kind, held.key), (row.kind, row.key)
+        return row.order > held.order if mine == theirs else theirs > mine  # one place: somebody has tried 2**32 keys
 
     def _objection(self, row: Row, unix_s: float, merged: Merged) -> str | None:
         """Why it is not taken in; "" if it is; None if that cannot be said yet."""
@@ -324,6 +327,7 @@ class Replica:
         c = row.content
         if held is not None:
             self._uncount(held)
+            del self._by_kind[held.kind][held.key]
             self.ranges.replace(row.place, held.hash, row.hash)
         else:
             self.ranges.add(row.place, row.hash)
