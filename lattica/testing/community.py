@@ -6,7 +6,7 @@ wire is added up per peer. Members are told apart by name; their keys and certif
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -325,11 +325,11 @@ def _size_of_sayings(sayings: Sequence[Saying]) -> int:
 
 
 def join_all(
-    world: World, town: Town, names: Sequence[str], *, light: bool = False, resident: type[Resident] = Resident
+    world: World, town: Town, names: Sequence[str], *, light: bool = False, resident: Callable[..., Resident] = Resident
 ) -> None:
     """All of these are there from the start, and know each other."""
     rows = town.founding_rows(names, EPOCH_S)
     if light:
         rows = [row for row in rows if row.kind == NODE.number]
     for name in names:
-        world.add_host(name, lambda host: resident(host, town, rows=rows, light=light))
+        world.add_host(name, lambda host: resident(host=host, town=town, rows=rows, light=light))

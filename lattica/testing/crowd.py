@@ -15,13 +15,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 from lattica.mesh.identity import PeerId
 from lattica.mesh.membership import MemberChanged, State
 from lattica.mesh.table.kinds import SERVICE
 from lattica.mesh.table.rows import Row
 from lattica.testing.community import Resident, Town, join_all
+from lattica.testing.host import Host
 from lattica.testing.links import Link
 from lattica.testing.world import World
 
@@ -87,7 +90,7 @@ class Figures:
             f"  false deaths         {len(self.false_deaths)}",
             f"  a death is known     {_spread(self.deaths)} ({len(self.deaths):,} times, {self.unknown_deaths} never)",
             f"  a row is known       {_spread(self.rows)} ({len(self.rows):,} times, {self.unknown_rows} never)",
-            f"  bytes sent per peer  {self.idle_bytes_per_s:,.0f} a second, {self.bytes_per_s:,.0f} while disturbed: {kinds}",
+            f"  bytes sent per peer  {self.idle_bytes_per_s:,.0f} a second, disturbed {self.bytes_per_s:,.0f}: {kinds}",
             f"  it took              {self.took_s:.1f} s, {self.steps:,} steps",
         ]
         if self.busy:
@@ -103,11 +106,13 @@ def _spread(values: Sequence[float]) -> str:
 class _Watched(Resident):
     """Tells the crowd of rows as they come."""
 
-    told: Callable[[str, Row], None]
+    def __init__(self, told: Callable[[str, Row], None], host: Host, town: Town, **how: Any) -> None:
+        self._told = told
+        super().__init__(host, town, **how)
 
     def _noticed(self, row: Row) -> list[object]:
         if row.kind == SERVICE.number:
-            self.told(self.host.name, row)
+            self._told(self.host.name, row)
         return []
 
 
@@ -123,13 +128,7 @@ class Crowd:
         self._killed: dict[PeerId, tuple[float, set[str]]] = {}
         self._counted = 0  # of the world's events
         self._stalled_until: dict[str, float] = {}
-        told = self._row_came
-
-        class Told(_Watched):
-            pass
-
-        Told.told = lambda self, name, row: told(name, row)  # type: ignore[method-assign,assignment]
-        join_all(self.world, self.town, self.names, light=True, resident=Told)
+        join_all(self.world, self.town, self.names, light=True, resident=partial(_Watched, self._row_came))
 
     def run(self) -> Figures:
         """Let it live."""

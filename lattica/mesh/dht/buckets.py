@@ -1,8 +1,8 @@
 """Whom this peer knows of those that serve the DHT: many near it, few far away.
 
-Bucket i holds at most K peers that share exactly i bits with us. The longest known live longest (the paper, §2.2 and
-Figure 1), so a bucket that is full takes nobody new; newcomers wait as spares, and one takes the place of a peer that
-does not answer. Who is not heard of is asked before it is given up: see `Kademlia`.
+Bucket i holds at most K peers that share exactly i bits with us. The longest known live longest (the paper, §2.2), so a
+full bucket takes nobody new; newcomers wait as spares, and one takes the place of a peer that does not answer. Who was
+long not heard of, while spares wait, is asked whether it lives: see `upkeep`.
 Source: Maymounkov & Mazières, "Kademlia" (2002), §2.2 and §4.1 (spares are its replacement cache).
 """
 
@@ -16,7 +16,7 @@ from lattica.mesh.dht.messages import Contact
 from lattica.mesh.identity import PeerId
 
 K = 20
-"""So many peers are close to a key: that all of them die within an hour is unlikely (the paper, §2.3)."""
+"""So many peers are close to a key: that all of them die within an hour is unlikely (the paper, §2.2)."""
 SPARES_MAX = K  # of a bucket
 
 

@@ -97,10 +97,12 @@ class Kademlia:
 
     def put_record(self, name: str, value: bytes, now: float) -> list[Effect]:
         """Keep this in the DHT until `withdraw(value_key(self.peer, name))`. Stored, and again when it is renewed."""
+        self._lookups.require_room()
         return self._wish(Wish.STORE, self._publisher.put(name, value), now)
 
     def provide(self, key: Key, now: float) -> list[Effect]:
         """Be found under `key` until `withdraw(key)`. Stored, and again when it is renewed."""
+        self._lookups.require_room()
         return self._wish(Wish.STORE, self._publisher.provide(key), now)
 
     def withdraw(self, key: Key) -> None:
@@ -267,7 +269,7 @@ class Kademlia:
             case Wish.REFRESH:
                 if key == peer_key(self.peer):
                     self._publisher.hurry(now)
-                    for farther in self._upkeep.farther([candidate.contact.peer for candidate in closest]):
+                    for farther in self._upkeep.farther([candidate.contact.peer for candidate in closest], now):
                         self._lookups.want(Wish.REFRESH, farther)
                 return []
 

@@ -17,6 +17,8 @@ from lattica.mesh.identity import PeerId
 
 JOIN_S = 1.0
 """After the first peer is known, so that one look-up learns from all that are met in this moment."""
+AGAIN_S = 5.0
+"""After nobody answered: until somebody has, no one finds us."""
 OWN_REFRESH_S = 900.0
 """Between look-ups of ourselves: those next to us are whom others look for through us."""
 REFRESH_S = 3600.0
@@ -65,8 +67,10 @@ class Upkeep:
                 keys.append(random_key(self.me, index, self._rng))
         return keys, quiet
 
-    def farther(self, closest: Sequence[PeerId]) -> list[Key]:
+    def farther(self, closest: Sequence[PeerId], now: float) -> list[Key]:
         """What to look up now that we know who is closest to us: the ranges beyond of which we know too few."""
+        if not closest and len(self.table):
+            self._put_off(_OURSELVES, AGAIN_S, now)  # nobody has heard of us
         if len(closest) < K:
             return []  # these are all there are
         known = {index: len(bucket.peers) for index, bucket in self.table.buckets.items()}

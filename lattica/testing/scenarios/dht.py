@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from random import Random
 from statistics import median
 
+import msgspec
+
 from lattica.mesh.dht.events import Effect, LookupFinished, ProvidersFound
 from lattica.mesh.dht.kademlia import Kademlia
 from lattica.mesh.dht.keys import KEY_BYTES, Key, distance, topic_key
-from lattica.mesh.dht.messages import Message
+from lattica.mesh.dht.messages import Contact, Found, Message
 from lattica.mesh.dht.messages import Send as Said
 from lattica.mesh.identity import PeerId
 from lattica.testing.authority import FAKE_CHECKS, FakeKey
@@ -23,6 +25,7 @@ from lattica.testing.links import Link
 from lattica.testing.world import Send, World
 
 MESH = b"m" * 32
+SERVER, LIAR, CLIENT = "s", "l", "c"  # how names begin; a liar serves, and names made-up peers when it is asked
 JOIN_S = 30.0  # in which all come, one by one, each knowing one that came before
 SETTLE_S = 60.0
 TTL_S = 600.0  # of records: short, so that a world sees them renewed
@@ -36,7 +39,7 @@ STEPS_PER_PEER_MAX = 40_000
 class DhtPeer:
     """One peer: the core, and the little that brings its messages to participants. Addresses are names of those."""
 
-    def __init__(self, name: str, host: Host, serves: bool, met: str, ids: dict[str, PeerId]) -> None:
+    def __init__(self, name: str, host: Host, met: str, ids: dict[str, PeerId]) -> None:
         key = FakeKey(name)
         self.core = Kademlia(
             key.public_key,
@@ -50,7 +53,8 @@ class DhtPeer:
         )
         self._ids = ids
         self._names: dict[PeerId, str] = {}
-        self._name, self._serves, self._met = name, serves, met
+        self._name, self._serves, self._met = name, name[0] in (SERVER, LIAR), met
+        self._liar = host.rng if name[0] == LIAR else None
         self.validate, self.next_deadline = self.core.validate, self.core.next_deadline
 
     def join(self, now: float) -> list[object]:
@@ -75,12 +79,14 @@ class DhtPeer:
         return self._carry(self.core.tick(now))
 
     def _carry(self, effects: Sequence[Effect]) -> list[object]:
-        return [
-            Send(self._names.get(effect.peer) or effect.addresses[0], effect.message)
-            if isinstance(effect, Said)
-            else effect
-            for effect in effects
-        ]
+        return [self._sent(effect) if isinstance(effect, Said) else effect for effect in effects]
+
+    def _sent(self, said: Said) -> Send:
+        message = said.message
+        if self._liar is not None and isinstance(message, Found):
+            made_up = [Contact(PeerId(self._liar.randbytes(32)), ("nobody",)) for _ in message.contacts]
+            message = msgspec.structs.replace(message, contacts=tuple(made_up))
+        return Send(self._names.get(said.peer) or said.addresses[0], message)
 
 
 @dataclass
@@ -114,7 +120,7 @@ class Played:
 
 def play(seed: int, long: bool = False) -> World:
     if long:
-        played = measured(seed, servers=900, clients=100, lookups=500, topics=20, loss=0.2, expiry=True)
+        played = measured(seed, servers=900, clients=100, lookups=500, topics=20, loss=0.15, expiry=True)
     else:
         played = measured(seed)
     for each in (played.before, played.after):
@@ -127,6 +133,7 @@ def measured(
     *,
     servers: int = 40,
     clients: int = 6,
+    liars: int = 0,
     lookups: int = 30,
     topics: int = 3,
     loss: float = 0.1,
@@ -134,10 +141,10 @@ def measured(
 ) -> Played:
     """Play it. lookups: of each round. expiry: go on until what the dead provided has expired. Asserts what must hold
     but for the rounds, which `Round.judge` does."""
-    peers = servers + clients
+    peers = servers + liars + clients
     world = World(seed, link=Link(delay_s=(0.02, 0.2), loss=loss), steps_max=STEPS_PER_PEER_MAX * peers)
     rng = Random(seed)
-    ids = _begin(world, rng, servers, clients)
+    ids = _begin(world, rng, servers, liars, clients)
     world.run(JOIN_S + SETTLE_S)
 
     keys = [topic_key(f"topic {number}") for number in range(topics)]
@@ -168,23 +175,27 @@ def measured(
     return Played(world, before, at_once, after)
 
 
-def _begin(world: World, rng: Random, servers: int, clients: int) -> dict[str, PeerId]:
-    """All come, the first server first; each knows one server that came before."""
-    names = [f"s{number}" for number in range(servers)] + [f"c{number}" for number in range(clients)]
+def _begin(world: World, rng: Random, servers: int, liars: int, clients: int) -> dict[str, PeerId]:
+    """All come, the first server first, the others in any order; each knows one honest server that came before."""
+    kinds = [SERVER] * (servers - 1) + [LIAR] * liars + [CLIENT] * clients
+    rng.shuffle(kinds)
+    names = [f"{kind}{number}" for number, kind in enumerate([SERVER, *kinds])]
     ids = {name: FakeKey(name).peer for name in names}
 
     def come(name: str, met: str) -> None:
-        world.add_host(name, lambda host: DhtPeer(name, host, name[0] == "s", met, ids))
+        world.add_host(name, lambda host: DhtPeer(name, host, met, ids))
         world.tell(name, "join")
 
+    came: list[str] = []
     for number, name in enumerate(names):
-        met = f"s{rng.randrange(min(number, servers))}" if number else ""
-        world.after(JOIN_S * number / len(names), come, name, met)
+        world.after(JOIN_S * number / len(names), come, name, rng.choice(came) if came else "")
+        if name[0] == SERVER:
+            came.append(name)
     return ids
 
 
 def _servers(world: World, ids: dict[str, PeerId]) -> list[str]:
-    return [name for name in ids if name[0] == "s" and world.is_alive(name)]
+    return [name for name in ids if name[0] != CLIENT and world.is_alive(name)]
 
 
 def _living(world: World, ids: dict[str, PeerId]) -> list[str]:

@@ -165,6 +165,18 @@ def test_a_newcomer_that_knows_one_peer_looks_up_itself_and_soon_knows_the_other
     assert min(len(one.table) for one in peers.cores.values()) >= K
 
 
+def test_a_newcomer_that_nobody_answered_tries_again_in_seconds() -> None:
+    """All that it said in its first half minute was lost. Until somebody has heard it, nobody finds it."""
+    peers = Peers(ANN, BOB)
+    peers.cores[ANN.peer].saw(BOB.peer, to(BOB), True, 0.0)
+    peers.silent.add(BOB.peer)
+    peers.run(30.0)
+    assert ANN.peer not in peers.cores[BOB.peer].table
+    peers.silent.clear()
+    peers.run(45.0)
+    assert ANN.peer in peers.cores[BOB.peer].table
+
+
 def test_what_nobody_looks_at_is_refreshed(ann: Kademlia) -> None:
     ann.saw(BOB.peer, to(BOB), True, 0.0)
     targets: list[Key] = []
