@@ -85,11 +85,11 @@ class Kademlia:
 
     def find_peer(self, peer: PeerId, now: float) -> list[Effect]:
         """Where is it? Ends in RecordFound(peer_key(peer))."""
-        return self._wish(Wish.RECORD, peer_key(peer), now)
+        return self._wish(Wish.PEER, peer_key(peer), now)
 
     def get_record(self, writer: PeerId, name: str, now: float) -> list[Effect]:
         """What did it put under this name? Ends in RecordFound(value_key(writer, name))."""
-        return self._wish(Wish.RECORD, value_key(writer, name), now)
+        return self._wish(Wish.VALUE, value_key(writer, name), now)
 
     def find_providers(self, key: Key, now: float) -> list[Effect]:
         """Who provides it? ProvidersFound as they are found, and when all have been asked."""
@@ -115,22 +115,21 @@ class Kademlia:
         """We are at these addresses, and serve if everybody can reach us there. Said to others by our peer record."""
         ours = fitting(addresses)
         self._serving.addresses = ours if serves else ()
-        self._publisher.announce()
         self._publisher.moved(ours, now)
         return self.tick(now)
 
     def saw(self, peer: PeerId, addresses: Sequence[str], is_server: bool, now: float) -> list[Effect]:
-        """A member that lives, by whatever evidence."""
+        """A member that lives, by whatever evidence; only those that serve are ever asked."""
         if is_server:
             self._upkeep.saw(peer, fitting(addresses), now)
+        else:
+            self.table.gone(peer)
         return []
 
     def gone(self, peer: PeerId, now: float) -> list[Effect]:
         """It died, left, was revoked or serves no more."""
         self.table.gone(peer)
-        effects: list[Effect] = []
-        for ask in self._asks.of(peer):
-            effects += self._gave_up(ask, now)
+        effects = [effect for ask in self._asks.of(peer) for effect in self._gave_up(ask, now)]
         return effects + self._begin(now)
 
     # -- what happens
@@ -195,7 +194,7 @@ class Kademlia:
             key = lookup.target
             lookup.suggest(self.table.closest(key), 1)
             self._upkeep.looks(key, now)
-            kept = [record.data for record in self.store.of(key, now)] if lookup.wish.wants_records else []
+            kept = [record.data for record in self.store.of(lookup.wish.kind, key, now)]
             effects += self._learn(lookup, kept, now) + self._advance(lookup, now)
         return effects
 
@@ -209,8 +208,8 @@ class Kademlia:
         return effects
 
     def _ask(self, contact: Contact, target: Key, lookup: Lookup | None, now: float) -> Send:
-        records = lookup is not None and lookup.wish.wants_records
-        find = Find(self._asks.next_number(), target, records, self._serving.addresses)
+        kind = lookup.wish.kind if lookup is not None else 0
+        find = Find(self._asks.next_number(), target, kind, self._serving.addresses)
         return self._asks.ask(contact, find, lookup, now)
 
     def _ask_again(self, ask: Ask[Purpose], now: float) -> list[Effect]:
@@ -259,9 +258,8 @@ class Kademlia:
                 hops = closest[0].hops if closest else 0
                 contacts = tuple(candidate.contact for candidate in closest)
                 return [LookupFinished(key, contacts, hops, lookup.asked)]
-            case Wish.RECORD:
-                latest = max(lookup.records.values(), key=lambda record: record.order, default=None)
-                return [RecordFound(key, latest)]
+            case Wish.PEER | Wish.VALUE:
+                return [RecordFound(key, next(iter(lookup.records.values()), None))]  # such a key has one writer
             case Wish.PROVIDERS:
                 return [ProvidersFound(key, tuple(lookup.records.values()), True)]
             case Wish.STORE:

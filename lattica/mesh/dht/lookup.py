@@ -16,7 +16,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.mesh.dht.buckets import K
 from lattica.mesh.dht.keys import Key, place_of
 from lattica.mesh.dht.messages import ADDRESSES_MAX, Contact
-from lattica.mesh.dht.records import Record, read_record
+from lattica.mesh.dht.records import PEER, PROVIDER, VALUE, Record, read_record
 from lattica.mesh.identity import PeerId
 
 ALPHA = 3
@@ -30,14 +30,19 @@ class Wish(Enum):
     """What a look-up is for."""
 
     PEERS = auto()
-    RECORD = auto()
+    PEER = auto()
+    VALUE = auto()
     PROVIDERS = auto()
     STORE = auto()
     REFRESH = auto()
 
     @property
-    def wants_records(self) -> bool:
-        return self in (Wish.RECORD, Wish.PROVIDERS)
+    def kind(self) -> int:
+        """Of the records that it looks for; 0: none."""
+        return _KINDS.get(self, 0)
+
+
+_KINDS = {Wish.PEER: PEER, Wish.VALUE: VALUE, Wish.PROVIDERS: PROVIDER}
 
 
 class State(Enum):
@@ -131,7 +136,8 @@ class Lookup:
                 continue  # no reason to drop who passes it on
             known = self.records.get(record.writer)
             knows = known.order >= record.order if known is not None else len(self.records) >= FOUND_MAX
-            if record.key == self.target and not knows and is_genuine(record):
+            is_wanted = (record.content.kind, record.key) == (self.wish.kind, self.target)
+            if is_wanted and not knows and is_genuine(record):
                 self.records[record.writer] = record
                 is_new = True
         return is_new

@@ -1,6 +1,6 @@
 """What peers say to each other about the DHT.
 
-    A -> B  Find(ask, target, records, addresses)     B -> A  Found(ask, contacts, records, addresses)
+    A -> B  Find(ask, target, kind, addresses)        B -> A  Found(ask, contacts, records, addresses)
     A -> B  Store(ask, record)                        B -> A  Kept(ask, kept)
 
 Numbers are only ever appended, and unknown fields at the ends of messages are ignored. `ask` is the asker's number: an
@@ -42,11 +42,12 @@ class Contact(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Find(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """Who is closest to `target`? records: and what is kept under it. addresses: of an asker that serves, else none."""
+    """Who is closest to `target`? kind: of the records under it that are wanted, 0 for none. addresses: of an asker
+    that serves, else none."""
 
     ask: int
     target: bytes
-    records: bool = False
+    kind: int = 0
     addresses: tuple[str, ...] = ()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -54,18 +53,10 @@ class Publisher:
     def __len__(self) -> int:
         return len(self._own)
 
-    def __iter__(self) -> Iterator[Own]:
-        return iter(self._own.values())
-
-    def __contains__(self, key: Key) -> bool:
-        return key in self._own
-
-    def announce(self) -> Key:
-        """Say where we are."""
-        return self._want(Own(PEER, peer_key(self.me)))
-
     def provide(self, key: Key) -> Key:
         """Say that we have this, or take part in it. Raises ConfigError if that is too much."""
+        if key == peer_key(self.me):
+            raise ConfigError("a peer cannot provide itself", do_next="nothing: others find it by `find_peer`")
         return self._want(Own(PROVIDER, key))
 
     def put(self, name: str, value: bytes) -> Key:
@@ -83,8 +74,12 @@ class Publisher:
         self.agenda.drop(key)
 
     def moved(self, addresses: tuple[str, ...], now: float) -> None:
-        """Everything is said again, with the new addresses."""
+        """We are at these: our peer record says so, and everything else is said again with them."""
+        key = peer_key(self.me)
+        if addresses == self.addresses and key in self._own:
+            return
         self.addresses = addresses
+        self._own.setdefault(key, Own(PEER, key))
         for own in self._own.values():
             if own.kind != VALUE:
                 self.agenda.put(own.key, now)
@@ -120,7 +115,7 @@ class Publisher:
             self.agenda.put(key, now + wait_s * self._rng.uniform(0.75, 1.0))
 
     def _want(self, own: Own) -> Key:
-        if own.key not in self._own and own.kind != PEER and len(self._own) >= OWN_MAX:
+        if own.key not in self._own and len(self._own) >= OWN_MAX:
             raise ConfigError(
                 f"this peer has {len(self._own)} records in the DHT, as many as it may",
                 do_next="withdraw some, or provide one key for several contents",

@@ -26,7 +26,7 @@ class Serving:
         if not self.addresses:
             return []
         contacts = tuple(self._table.closest(find.target, without=sender))
-        records = self.store.some_of(Key(find.target), now, self._rng) if find.records else ()
+        records = self.store.some_of(find.kind, Key(find.target), now, self._rng) if find.kind else ()
         return [Send(sender, find.addresses, Found(find.ask, contacts, records, self.addresses))]
 
     def keep(self, sender: PeerId, store: Store, now: float, unix_s: float) -> list[Send]:

@@ -23,7 +23,9 @@ WRITER_RECORDS_MAX = 1024
 STORE_RECORDS_MAX = 1 << 16
 """Of all: some 40 MB."""
 
-Place = tuple[Key, PeerId]
+Shelf = tuple[int, Key]
+"""A kind, and a key: nobody crowds a value out by many providers."""
+Place = tuple[Shelf, PeerId]
 
 
 @dataclass(slots=True)
@@ -38,12 +40,12 @@ class RecordStore:
     """See the module. `now` is monotonic; records expire by unix time, which is told when they come."""
 
     def __init__(self) -> None:
-        self._held: dict[Key, dict[PeerId, Held]] = {}
+        self._held: dict[Shelf, dict[PeerId, Held]] = {}
         self._of_writer: Counter[PeerId] = Counter()
         self._expiries: Agenda[Place] = Agenda()
 
     def __repr__(self) -> str:
-        return f"<RecordStore: {len(self)} records under {len(self._held)} keys>"
+        return f"<RecordStore: {len(self)} records on {len(self._held)} shelves>"
 
     def __len__(self) -> int:
         return len(self._expiries)
@@ -53,25 +55,26 @@ class RecordStore:
         self.expire(now)
         if not is_current(record, unix_s):
             return False
-        held = self._held.get(record.key, {}).get(record.writer)
+        shelf = record.content.kind, record.key
+        held = self._held.get(shelf, {}).get(record.writer)
         if held is not None and record.order <= held.record.order:
             return record.data == held.record.data
-        if held is None and not self._has_room(record):
+        if held is None and not self._has_room(shelf, record.writer):
             return False
         until = now + min(record.expires - unix_s, TTL_MAX_S)
         self._of_writer[record.writer] += held is None
-        self._held.setdefault(record.key, {})[record.writer] = Held(record, until)
-        self._expiries.put((record.key, record.writer), until)
+        self._held.setdefault(shelf, {})[record.writer] = Held(record, until)
+        self._expiries.put((shelf, record.writer), until)
         return True
 
-    def of(self, key: Key, now: float) -> list[Record]:
-        """Everything under this key."""
+    def of(self, kind: int, key: Key, now: float) -> list[Record]:
+        """All of this kind under this key."""
         self.expire(now)
-        return [held.record for held in self._held.get(key, {}).values()]
+        return [held.record for held in self._held.get((kind, key), {}).values()]
 
-    def some_of(self, key: Key, now: float, rng: Random) -> tuple[bytes, ...]:
+    def some_of(self, kind: int, key: Key, now: float, rng: Random) -> tuple[bytes, ...]:
         """What fits into an answer; of more, others each time, so that no provider is everybody's."""
-        records = [record.data for record in self.of(key, now)]
+        records = [record.data for record in self.of(kind, key, now)]
         if len(records) > RECORDS_MAX:
             records = rng.sample(records, RECORDS_MAX)
         while sum(map(len, records)) > RECORDS_MAX_BYTES:
@@ -92,22 +95,22 @@ class RecordStore:
         assert len(self) == self._of_writer.total() <= STORE_RECORDS_MAX, "records are counted wrongly"
         self._expiries.validate()
 
-    def _has_room(self, record: Record) -> bool:
+    def _has_room(self, shelf: Shelf, writer: PeerId) -> bool:
         """Room is made under a crowded key: what expires first, and was renewed longest ago, is forgotten."""
-        if self._of_writer[record.writer] >= WRITER_RECORDS_MAX or len(self) >= STORE_RECORDS_MAX:
+        if self._of_writer[writer] >= WRITER_RECORDS_MAX or len(self) >= STORE_RECORDS_MAX:
             return False
-        crowd = self._held.get(record.key, {})
+        crowd = self._held.get(shelf, {})
         if len(crowd) >= KEY_RECORDS_MAX:
             first = min(crowd, key=lambda writer: crowd[writer].until)
-            self._expiries.drop((record.key, first))
-            self._forget((record.key, first))
+            self._expiries.drop((shelf, first))
+            self._forget((shelf, first))
         return True
 
     def _forget(self, place: Place) -> None:
-        key, writer = place
-        del self._held[key][writer]
-        if not self._held[key]:
-            del self._held[key]
+        shelf, writer = place
+        del self._held[shelf][writer]
+        if not self._held[shelf]:
+            del self._held[shelf]
         self._of_writer[writer] -= 1
         if not self._of_writer[writer]:
             del self._of_writer[writer]

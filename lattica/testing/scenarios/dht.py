@@ -18,6 +18,7 @@ from lattica.mesh.dht.kademlia import Kademlia
 from lattica.mesh.dht.keys import KEY_BYTES, Key, distance, topic_key
 from lattica.mesh.dht.messages import Contact, Found, Message
 from lattica.mesh.dht.messages import Send as Said
+from lattica.mesh.dht.records import PROVIDER
 from lattica.mesh.identity import PeerId
 from lattica.testing.authority import FAKE_CHECKS, FakeKey
 from lattica.testing.host import EPOCH_S, Host
@@ -156,7 +157,7 @@ def measured(
     _all_are_found(world, rng, ids, providers)
 
     # A third of the servers dies at once, among them all who keep the first topic.
-    keepers = [name for name in ids if world.core(name).core.store.of(keys[0], world.now)]
+    keepers = [name for name in ids if world.core(name).core.store.of(PROVIDER, keys[0], world.now)]
     doomed = [name for name in keepers if name not in providers[keys[0]]]
     others = [name for name in _servers(world, ids) if name not in doomed and name not in providers[keys[0]]]
     doomed += rng.sample(others, max(0, servers // 3 - len(doomed)))

@@ -46,7 +46,7 @@ def record(kind: str = "provider", by: FakeKey = ANN, /, **changes: Any) -> Reco
 
 
 MESSAGES: list[m.Message] = [
-    m.Find(1 << 40, CONTENT, True, ADDRESSES),
+    m.Find(1 << 40, CONTENT, PROVIDER, ADDRESSES),
     m.Found(7, (Contact(BOB.peer, ADDRESSES), Contact(CYD.peer, ())), (record().data,), ADDRESSES),
     m.Store(8, record("value").data),
     m.Kept(8, True),

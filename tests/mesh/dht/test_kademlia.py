@@ -10,13 +10,13 @@ from lattica.errors import LocalProtocolError, RemoteProtocolError
 from lattica.mesh.dht import lookups as lookups_module
 from lattica.mesh.dht.asks import ASKS_MAX
 from lattica.mesh.dht.buckets import K
-from lattica.mesh.dht.events import LookupFinished, ProvidersFound
+from lattica.mesh.dht.events import LookupFinished, ProvidersFound, RecordFound
 from lattica.mesh.dht.kademlia import Kademlia
 from lattica.mesh.dht.keys import Key, distance, peer_key, topic_key
 from lattica.mesh.dht.lookups import LOOKUPS_MAX
 from lattica.mesh.dht.messages import Contact, Find, Found, Kept, Store
 from lattica.mesh.dht.publishing import REPUBLISH_PART
-from lattica.mesh.dht.records import TTL_S
+from lattica.mesh.dht.records import PROVIDER, TTL_S
 from lattica.mesh.dht.upkeep import OWN_REFRESH_S, REFRESH_S
 from tests.mesh.dht.examples import (
     ANN,
@@ -83,14 +83,20 @@ def test_more_lookups_than_may_run_wait_for_their_turn(ann: Kademlia, monkeypatc
 
 
 def test_who_asks_and_serves_is_known_and_a_client_is_not(ann: Kademlia) -> None:
-    ann.receive(BOB.peer, Find(1, TOPIC, False, to(BOB)), 0.0)
+    ann.receive(BOB.peer, Find(1, TOPIC, 0, to(BOB)), 0.0)
     ann.receive(CYD.peer, Find(1, TOPIC), 0.0)
     assert list(ann.table) == [Contact(BOB.peer, to(BOB))]
 
 
 def test_who_serves_no_more_is_forgotten_when_it_asks(ann: Kademlia) -> None:
-    ann.receive(BOB.peer, Find(1, TOPIC, False, to(BOB)), 0.0)
+    ann.receive(BOB.peer, Find(1, TOPIC, 0, to(BOB)), 0.0)
     ann.receive(BOB.peer, Find(2, TOPIC), 1.0)
+    assert len(ann.table) == 0
+
+
+def test_who_is_seen_to_serve_no_more_is_forgotten(ann: Kademlia) -> None:
+    ann.saw(BOB.peer, to(BOB), True, 0.0)
+    ann.saw(BOB.peer, to(BOB), False, 1.0)
     assert len(ann.table) == 0
 
 
@@ -204,7 +210,7 @@ def test_nobody_stores_what_it_has_not_signed(ann: Kademlia) -> None:
     data = record("provider", BOB).data
     with pytest.raises(RemoteProtocolError, match="not signed"):
         ann.receive(BOB.peer, Store(1, data[:-1] + bytes([data[-1] ^ 1])), 0.0)
-    assert ann.store.of(CONTENT, 0.0) == []
+    assert ann.store.of(PROVIDER, CONTENT, 0.0) == []
 
 
 def test_what_a_peer_shows_counts_only_if_it_is_signed_current_and_asked_for(ann: Kademlia) -> None:
@@ -219,6 +225,15 @@ def test_what_a_peer_shows_counts_only_if_it_is_signed_current_and_asked_for(ann
     (send,) = sends(ann.find_providers(CONTENT, 2.0))
     effects = ann.receive(BOB.peer, Found(send.message.ask, (), (*shown, good.data)), 2.1)
     assert effects[-1] == ProvidersFound(CONTENT, (good,), True)
+
+
+def test_who_provides_under_the_id_of_another_is_not_taken_for_it(ann: Kademlia) -> None:
+    """Cyd says, rightly signed, that it has the content that is called as Bob is."""
+    forged = record("provider", CYD, key=peer_key(BOB.peer), boot=1 << 50)
+    ann.saw(CYD.peer, to(CYD), True, 0.0)
+    (send,) = sends(ann.find_peer(BOB.peer, 1.0))
+    effects = ann.receive(CYD.peer, Found(send.message.ask, (), (forged.data,)), 1.1)
+    assert effects == [RecordFound(peer_key(BOB.peer), None)]
 
 
 def test_it_says_who_it_is_and_what_it_does(ann: Kademlia) -> None:

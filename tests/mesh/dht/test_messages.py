@@ -23,7 +23,7 @@ addresses = st.lists(st.text(st.characters(max_codepoint=127), max_size=20), max
 contacts = st.lists(st.builds(Contact, places, addresses), max_size=m.CONTACTS_MAX).map(tuple)
 records = st.lists(st.binary(max_size=300), max_size=m.RECORDS_MAX).map(tuple)
 messages = st.one_of(
-    st.builds(Find, asks, places, st.booleans(), addresses),
+    st.builds(Find, asks, places, st.integers(0, 9), addresses),
     st.builds(Found, asks, contacts, records, addresses),
     st.builds(Store, asks, st.binary(max_size=m.RECORD_MAX_BYTES)),
     st.builds(Kept, asks, st.booleans()),
@@ -61,9 +61,9 @@ def test_fields_that_a_later_release_appends_are_ignored() -> None:
         Find(-1, CONTENT),
         Find(1 << 63, CONTENT),
         Find(1, CONTENT[:-1]),
-        Find(1, CONTENT, False, ("a",) * (m.ADDRESSES_MAX + 1)),
-        Find(1, CONTENT, False, ("a" * (m.ADDRESS_MAX_CHARS + 1),)),
-        Find(1, CONTENT, False, ("ä",)),
+        Find(1, CONTENT, 0, ("a",) * (m.ADDRESSES_MAX + 1)),
+        Find(1, CONTENT, 0, ("a" * (m.ADDRESS_MAX_CHARS + 1),)),
+        Find(1, CONTENT, 0, ("ä",)),
         Found(1, (Contact(BOB.peer, ()),) * (m.CONTACTS_MAX + 1)),
         Found(1, (Contact(b"short", ()),)),  # type: ignore[arg-type]
         Found(1, (Contact(BOB.peer, ("a" * 300,)),)),

@@ -8,9 +8,9 @@ from lattica.errors import ConfigError
 from lattica.mesh.dht.buckets import K
 from lattica.mesh.dht.events import ProvidersFound, RecordFound, Stored
 from lattica.mesh.dht.kademlia import Kademlia
-from lattica.mesh.dht.keys import distance, topic_key, value_key
+from lattica.mesh.dht.keys import distance, peer_key, topic_key, value_key
 from lattica.mesh.dht.publishing import OWN_MAX, REPUBLISH_PART
-from lattica.mesh.dht.records import TTL_S, VALUE_MAX_BYTES
+from lattica.mesh.dht.records import PROVIDER, TTL_S, VALUE_MAX_BYTES
 from lattica.testing.authority import FakeKey
 from tests.mesh.dht.examples import (
     ANN,
@@ -53,6 +53,11 @@ def test_what_was_never_put_is_not_found(three: Peers) -> None:
 def test_a_value_that_is_too_long_is_refused_with_advice(ann: Kademlia) -> None:
     with pytest.raises(ConfigError, match="object store"):
         ann.put_record("step", bytes(VALUE_MAX_BYTES + 1), 0.0)
+
+
+def test_a_peer_cannot_provide_itself(ann: Kademlia) -> None:
+    with pytest.raises(ConfigError, match="find_peer"):
+        ann.provide(peer_key(ANN.peer), 0.0)
 
 
 def test_a_peer_has_no_more_records_than_it_may(ann: Kademlia) -> None:
@@ -118,6 +123,11 @@ def test_a_peer_that_moves_says_so_in_all_its_records(three: Peers) -> None:
     assert events(three, BOB, RecordFound)[-1].record.addresses == ("new:1",)
 
 
+def test_a_peer_that_has_not_moved_says_nothing_again(three: Peers) -> None:
+    assert three.cores[ANN.peer].reachable(list(to(ANN)), True, three.now) == []
+    assert len(three.cores[ANN.peer].reachable(["new:1"], True, three.now)) > 1
+
+
 def test_what_nobody_could_keep_is_stored_as_soon_as_others_are_known(ann: Kademlia) -> None:
     client = core(BOB, serves=False)
     assert client.provide(CONTENT, 0.0) == [Stored(CONTENT, 0)]
@@ -131,5 +141,5 @@ def test_what_nobody_could_keep_is_stored_as_soon_as_others_are_known(ann: Kadem
 def test_a_record_goes_to_the_k_closest_and_to_us_if_we_are_among_them(many: Peers) -> None:
     many.tell(MANY[3].peer, "provide", TOPIC)
     closest = sorted((key.peer for key in MANY), key=lambda peer: distance(peer, TOPIC))
-    keepers = {peer for peer, one in many.cores.items() if one.store.of(TOPIC, many.now)}
+    keepers = {peer for peer, one in many.cores.items() if one.store.of(PROVIDER, TOPIC, many.now)}
     assert keepers == set(closest[:K]) and Stored(TOPIC, K) in many.events[MANY[3].peer]
