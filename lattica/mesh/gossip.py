@@ -1,4 +1,5 @@
-"""Carries a peer's community over its sessions: notices in and out, sessions kept, the table on disk.
+"""Carries a peer's community over its sessions: notices in and out, sessions kept, the table on disk. Topics and the
+DHT ride on it (`topics`, `directory`).
 
 It decides nothing: what is to be said, to whom, and who lives is the community's business (`community`).
 """
@@ -10,11 +11,10 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from time import time
 from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
-from lattica.errors import LatticaError, RemoteProtocolError
+from lattica.errors import LatticaError
 from lattica.mesh import notices
 from lattica.mesh.community import (
     BootRaised,
@@ -29,13 +29,15 @@ from lattica.mesh.community import (
     Send,
     Try,
 )
-from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.directory import Directory
+from lattica.mesh.identity import PEER_ID_BYTES, PeerId, short_peer
 from lattica.mesh.membership import State
 from lattica.mesh.table.boots import next_writer_boot
 from lattica.mesh.table.journal import Journal
-from lattica.mesh.table.kinds import NODE, STATEMENT, Kind
+from lattica.mesh.table.kinds import NODE, SERVICE, STATEMENT, Kind
 from lattica.mesh.table.replica import Replica
 from lattica.mesh.table.rows import BOOT_BITS, Row
+from lattica.mesh.topics import Topics
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer
@@ -62,6 +64,7 @@ class Gossip:
         self._kept: set[PeerId] = set()
         self._watchers: dict[int, list[Watcher]] = {}
         self._changed: list[Callable[[MemberChanged], None]] = []
+        self._tasks: set[asyncio.Task[int]] = set()
         self._refusals: set[tuple[PeerId, str]] = set()
         credentials = peer.credentials
         folder = Path(credentials.folder) / "mesh"
@@ -80,6 +83,9 @@ class Gossip:
             replica, credentials.chain, info, Random(peer.rng.random()), now, peer.steward.unix_s() - now
         )
         self._loaded = rows
+        self.topics = Topics(peer, replica, trust.checks)
+        self.directory = Directory(peer, replica.mesh, boot, trust.checks, self.community.wall_offset)
+        self._services: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Gossip: {self.community!r}>"
@@ -95,6 +101,9 @@ class Gossip:
         for data in self._peer.credentials.trust.statements():
             self._carry_out(self.community.add_statement(data, now))
         self._carry_out(self.community.announce(now))
+        self.directory.reachable(self._peer.listening)
+        for name in self._services:
+            self._write_service(name)
         self._look()
 
     def leave(self) -> None:
@@ -107,6 +116,10 @@ class Gossip:
             if timer is not None:
                 timer.cancel()
         self._timer = self._keeper = self._writer = None
+        for task in list(self._tasks):
+            task.cancel()
+        self.topics.stop()
+        self.directory.stop()
         if self._writing is not None:
             await asyncio.wait([self._writing])
         rows, self._unwritten = list(self._unwritten.values()), {}
@@ -130,6 +143,38 @@ class Gossip:
         """Write a row and tell everybody; see `Replica.write` for `how` and for errors."""
         self._carry_out(self.community.write(kind, key, body, self._loop.time(), **how))
 
+    def offer(self, service: str) -> None:
+        """This peer serves it: those who call a method without a target find it here."""
+        self._services.add(service)
+        if self._keeper is not None:
+            self._write_service(service)
+
+    async def providers(self, service: str) -> list[PeerId]:
+        """Living members that serve it, in no order: those whom the table names, else those whom the DHT finds."""
+        living = set(self.community.membership.living)
+        end = service.encode()
+        found = [
+            row.writer
+            for row in self.community.replica.rows(SERVICE)
+            if row.key[PEER_ID_BYTES:] == end and row.writer in living and row.writer != self._peer.id
+        ]
+        if not found:
+            others = await self.directory.find_providers(f"service {service}")
+            found = [peer for peer in others if peer != self._peer.id]
+        self._peer.rng.shuffle(found)
+        return found
+
+    def _write_service(self, name: str) -> None:
+        self.write(SERVICE, bytes(self._peer.id) + name.encode(), b"")
+        task = self._loop.create_task(self.directory.provide(f"service {name}"))
+        self._tasks.add(task)
+        task.add_done_callback(self._provided)
+
+    def _provided(self, task: asyncio.Task[int]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("a service is not in the DHT: %s", str(error).partition("\n")[0] or type(error).__name__)
+
     def describe(self, **changes: Any) -> None:
         """Say this of ourselves in the node row."""
         import msgspec
@@ -142,22 +187,37 @@ class Gossip:
         """Soft state: what this node says of itself until it says something else."""
         self.community.soft.say(data, self._loop.time())
 
+    def refusals(self) -> list[tuple[PeerId, str]]:
+        """Who passed on rows that are not merged, and why not; the first hundred."""
+        return sorted(self._refusals)
+
     # -- what the peer tells
 
     def connected(self, peer: PeerId) -> None:
         """There is a session."""
+        self.directory.connected(peer)
         self._carry_out(self.community.connected(peer, self._loop.time()))
+        self.topics.connected(peer)
 
     def disconnected(self, peer: PeerId) -> None:
         """There is none any more."""
         self.community.disconnected(peer)
+        self.topics.disconnected(peer)
 
     def refused(self, peer: PeerId) -> None:
         """Its machine answers, and nobody listens there."""
         self._carry_out(self.community.refused(peer, self._loop.time()))
 
     def notice(self, peer: PeerId, protocol: int, body: bytes) -> None:
-        """A message of the community. Raises RemoteProtocolError."""
+        """A message of one of the mesh's protocols; of one that is not known, nothing. Raises RemoteProtocolError."""
+        if protocol == notices.PUBSUB:
+            self.topics.notice(peer, body)
+            return
+        if protocol == notices.DHT:
+            self.directory.notice(peer, body)
+            return
+        if protocol not in (notices.COMMUNITY, notices.COMPARISON):
+            return
         message = notices.decode(protocol, body)
         self._carry_out(self.community.receive(peer, message, self._loop.time()))
 
@@ -174,6 +234,7 @@ class Gossip:
     def correct_clock(self) -> None:
         """The wall clock is another one."""
         self.community.wall_offset = self._peer.steward.unix_s() - self._loop.time()
+        self.directory.correct_clock(self.community.wall_offset)
 
     # -- effects
 
@@ -205,8 +266,10 @@ class Gossip:
             self._unwritten[row.place] = row
             if self._writer is None and self._writing is None:
                 self._writer = self._loop.call_later(WRITE_S, self._write)
-        if row.kind == NODE.number and (info := self.community.node(row.writer)) is not None and info.addresses:
+        if row.kind == NODE.number and (info := self.community.node(row.writer)) is not None:
             self._peer.know(row.writer, info.addresses)
+            if row.writer != self._peer.id and not info.left:
+                self.directory.saw(row.writer, info.addresses)
         elif row.kind == STATEMENT.number:
             self._peer.steward.heard_statement(row.body)
         for watcher in list(self._watchers.get(row.kind, ())):
@@ -220,6 +283,9 @@ class Gossip:
         if change.state in (State.DEAD, State.LEFT) and change.peer != self._peer.id:
             self._kept.discard(change.peer)
             self._peer.lost(change.peer, f"it is {change.state.value}, as others say too")
+            self.directory.gone(change.peer)
+        elif change.before in (State.DEAD, State.LEFT) and info is not None:
+            self.directory.saw(change.peer, info.addresses)
         for watcher in list(self._changed):
             watcher(change)
 
@@ -272,6 +338,3 @@ class Gossip:
     def _tick(self) -> None:
         self._timer = None
         self._carry_out(self.community.tick(self._loop.time()))
-
-
-__all__ = ["Gossip", "RemoteProtocolError", "time"]

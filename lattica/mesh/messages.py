@@ -22,8 +22,8 @@ METHOD_MAX_CHARS = 256
 FAILURE_MAX_BYTES = 32 << 10
 """Longest error: a traceback of 8,192 characters and as much of words. Beyond it, texts are cut."""
 CUT_CHARS = 2000
-NOTICE_MAX_BYTES = 64 << 10
-"""Longest notice: a comparison of tables, or a batch of rows."""
+NOTICE_MAX_BYTES = 66 << 10
+"""Longest notice: a publication of 64 KiB."""
 FROM_CALLER, FROM_CALLEE = 0, 1
 TIMED_OUT = {"error": "GetTimeoutError", "message": "the call's deadline has passed"}
 STREAMS_IN, STREAMS_OUT = 1, 2  # flags of a call: the caller sends items, the callee does

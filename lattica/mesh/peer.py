@@ -45,13 +45,13 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.notices import COMMUNITY, COMPARISON
 from lattica.mesh.roles import MEMBER, Role, roles_text
 from lattica.mesh.rpc import STREAMS_IN, STREAMS_OUT, Conversation
-from lattica.mesh.services import Method, caller, methods_of
+from lattica.mesh.services import Method, caller, methods_of, name_of
 from lattica.mesh.sessions import Effect, Sessions
 from lattica.mesh.stewardship import Steward
 from lattica.mesh.tickets import parse_ticket
+from lattica.mesh.topics import Subscription
 from lattica.mesh.transport.interface import Owner, Transport
 from lattica.mesh.transport.tcp import Tcp
 from lattica.mesh.wire import BULK, Hello, Received
@@ -114,7 +114,8 @@ class Peer:
         self._token: Token[Peer] | None = None
         self._temporary: TemporaryDirectory[str] | None = None
         self._first: Sequence[tuple[PeerId, Sequence[str]]] = ()  # whom to have a session with from the start
-        self._stopping = False
+        self._stopping = self._is_up = False
+        self._offers: set[str] = set()
         self.steward = steward(self)
 
     def __repr__(self) -> str:
@@ -185,8 +186,11 @@ class Peer:
             bound = list(await self._transport.listen(self._listen))
             self.listening = _reachable(bound)
             self._say_hello_with(addresses=self.listening)
-        self.serve(self.steward.service())
+        self.serve(self.steward.service(), offered=False)
         self.gossip = self._gossip_of(self)
+        for name in sorted(self._offers):
+            self.gossip.offer(name)
+        self._is_up = True
         self.steward.start()
         self.gossip.start()
         for other, addresses in self._first:
@@ -231,12 +235,16 @@ class Peer:
 
     # -- doors
 
-    def serve(self, instance: object) -> None:
-        """Let others call the methods of this service."""
+    def serve(self, instance: object, *, offered: bool = True) -> None:
+        """Let others call the methods of this service. offered: those who call without a target find it."""
         for found in methods_of(instance):
             if found.name in self._methods:
                 raise ConfigError(f"{found.name} is served already", do_next="give the service another name")
             self._methods[found.name] = found
+        if offered:
+            self._offers.add(name_of(type(instance)))
+            if self._is_up:
+                self.gossip.offer(name_of(type(instance)))
 
     async def connect(
         self, peer: PeerId | str, addresses: Sequence[str] = (), *, timeout_s: float | None = None
@@ -316,6 +324,31 @@ class Peer:
         id = talk.begin(method, encoded, self._left(deadline), STREAMS_IN * sends | STREAMS_OUT * receives)
         return Stream(talk, id)
 
+    def publish(self, topic: str, value: Any) -> None:
+        """Bring a value to all subscribers of a topic, once each. Raises ConfigError for one that is too long, and
+        LatticaError while this peer publishes faster than the mesh may carry."""
+        self.gossip.topics.publish(topic, value)
+
+    def subscribe(self, topic: str) -> Subscription:
+        """What is published to a topic from now on: `async with peer.subscribe("topic") as messages`."""
+        return self.gossip.topics.subscribe(topic)
+
+    async def put_record(self, name: str, value: bytes) -> int:
+        """Keep a small value in the DHT under this peer's name, renewed while it runs. How many others keep it."""
+        return await self.gossip.directory.put_record(name, value)
+
+    async def get_record(self, writer: PeerId | str, name: str) -> bytes | None:
+        """What a peer keeps in the DHT under this name; None if nothing was found."""
+        return await self.gossip.directory.get_record(_peer_id(writer), name)
+
+    async def provide(self, what: bytes | str) -> int:
+        """Be found as a provider of content (bytes: its id) or of a topic (text). How many others remember it."""
+        return await self.gossip.directory.provide(what)
+
+    async def find_providers(self, what: bytes | str) -> dict[PeerId, tuple[str, ...]]:
+        """Who provides this content or topic, and at which addresses."""
+        return await self.gossip.directory.find_providers(what)
+
     def ticket(self, roles: Role = MEMBER, *, ttl_s: float = INVITE_S, label: str = "") -> str:
         """A ticket with which others join, for `ttl_s` seconds: a secret. Raises ConfigError if it is no issuer."""
         return self.steward.ticket(roles, ttl_s, label)
@@ -372,6 +405,10 @@ class Peer:
         if self.sessions.session(peer) is not None and self.sessions.connection(peer) is None:
             self._perform(self.sessions.disconnect(peer, reason, self._loop.time()))
 
+    def has_session(self, peer: PeerId) -> bool:
+        """Whether there is one."""
+        return peer in self._talks
+
     def send_notice(self, peer: PeerId, protocol: int, body: bytes) -> None:
         """Send a message of another protocol, if there is a session and not too much waits in it."""
         talk = self._talks.get(peer)
@@ -379,8 +416,7 @@ class Peer:
             self._mark(talk)
 
     def _noticed(self, talk: Talk, protocol: int, body: bytes) -> None:
-        if protocol in (COMMUNITY, COMPARISON):
-            self.gossip.notice(talk.peer, protocol, body)
+        self.gossip.notice(talk.peer, protocol, body)
 
     # -- for the steward
 
@@ -451,9 +487,7 @@ class Peer:
 
     async def _targets(self, target: Target, method: str) -> list[PeerId]:
         if target is None:
-            if self.resolver is None:
-                raise ConfigError(f"nobody here knows who serves {method}", do_next="name a peer")
-            found = list(await self.resolver(method.partition(".")[0]))
+            found = list(await (self.resolver or self.gossip.providers)(method.partition(".")[0]))
         elif isinstance(target, bytes | str):
             return [_peer_id(target)]
         else:
