@@ -35,6 +35,10 @@ FANOUT = 12
 """Sessions that a new row is sent to at once: as many as a peer keeps in a large mesh. Others find it by comparing."""
 NEWS_S = 0.5  # between messages of soft state, while there is any that is new
 NEWS_TO = 3  # sessions that they go to: 80 of 100 sayings a second are new to others in a busy mesh of 200
+SUMMON_HOPS = 3
+SUMMON_TO = 2  # sessions that one is passed on to, where it is not known who has one with the summoned
+SUMMON_AGAIN_S = 2.0  # the same one is passed on only once in it
+SUMMONS_MAX = 1024  # remembered
 MISSING_S = 0.5  # between questions for certificates: what does not help must not be asked for ever
 FLOODED_MAX = 32  # rows of one comparison that are flooded; more are found by others' comparisons, begun at once
 RENEW_SHARE = 3  # a node row is renewed at a third of its life
@@ -88,7 +92,16 @@ class News:
     sayings: tuple[Saying, ...]
 
 
-Message = Probe | Rows | News | m.Ask | m.Heard | Fingerprints | Items | Want | More
+@dataclass(frozen=True, slots=True)
+class Summon:
+    """`caller` cannot dial `to`, and asks it to dial. Passed on by those who have sessions with it, or with who may."""
+
+    caller: PeerId
+    to: PeerId
+    hops: int  # that it may still be passed on
+
+
+Message = Probe | Rows | News | Summon | m.Ask | m.Heard | Fingerprints | Items | Want | More
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +157,7 @@ class Community:
         self._compare_all = False  # the flood is too long: let all compare
         self._written: dict[int, tuple[Kind, bytes, bytes]] = {}  # rows of this boot that must stay
         self._missing_at = self._news_at = now
+        self._summons: dict[tuple[PeerId, PeerId], float] = {}
         self._renew_at = now + NODE.ttl_s / RENEW_SHARE
 
     def __repr__(self) -> str:
@@ -211,6 +225,10 @@ class Community:
         effects = self.describe(msgspec.structs.replace(self.info, left=True), now)
         return effects + self._flood(now)
 
+    def summon(self, peer: PeerId, now: float) -> list[Effect]:
+        """Ask a member that cannot be dialed from here to dial us."""
+        return self._pass_on(Summon(self.me, peer, SUMMON_HOPS), None, now)
+
     def trust_changed(self, now: float) -> list[Effect]:
         """Somebody was revoked: look at all members again."""
         peers = {*self.membership.members(), *(row.writer for row in self.replica.rows(NODE))}
@@ -245,6 +263,10 @@ class Community:
             case News(sayings):
                 self.soft.hear(sayings, now)
                 return []
+            case Summon(caller, to, _):
+                if to == self.me:
+                    return [Try(caller)] if self.membership.state(caller) is State.ALIVE else []
+                return self._pass_on(message, sender, now)
             case m.Ask() | m.Heard():
                 return self._from_membership(self.membership.receive(sender, message, now), now)
             case Rows(rows, flood):
@@ -412,6 +434,25 @@ class Community:
             effects += [Send(peer, message) for message in batches.get(peer, everything)]
         return effects
 
+    def _pass_on(self, summon: Summon, sender: PeerId | None, now: float) -> list[Effect]:
+        """Towards who has a session with the summoned: those who watch it do."""
+        ends = summon.caller, summon.to
+        if summon.hops <= 0 or self._summons.get(ends, now) > now:
+            return []
+        if len(self._summons) >= SUMMONS_MAX:
+            self._summons = {pair: until for pair, until in self._summons.items() if until > now}
+        if len(self._summons) < SUMMONS_MAX:
+            self._summons[ends] = now + SUMMON_AGAIN_S
+        if summon.to in self._linked:
+            chosen = [summon.to]
+        else:
+            others = [peer for peer in self._linked if peer not in (sender, summon.caller)]
+            watchers = set(self.membership.neighbours(summon.to))
+            near = [peer for peer in others if peer in watchers]
+            chosen = (near or self._rng.sample(others, min(len(others), SUMMON_TO)))[:SUMMON_TO]
+        onward = Summon(summon.caller, summon.to, summon.hops - 1)
+        return [Send(peer, onward) for peer in chosen]
+
     def _tell_news(self, now: float) -> list[Effect]:
         self._news_at = now + NEWS_S
         effects: list[Effect] = []
@@ -472,5 +513,5 @@ def unreadable(reason: str) -> RemoteProtocolError:
 
 __all__ = [
     "BootRaised", "Community", "Effect", "Keep", "MemberChanged", "Message", "News", "NodeInfo", "Probe", "Release",
-    "RowChanged", "RowRefused", "Rows", "STATEMENT", "Send", "Try",
+    "RowChanged", "RowRefused", "Rows", "STATEMENT", "Send", "Summon", "Try",
 ]  # fmt: skip

@@ -143,6 +143,13 @@ class Gossip:
         """Write a row and tell everybody; see `Replica.write` for `how` and for errors."""
         self._carry_out(self.community.write(kind, key, body, self._loop.time(), **how))
 
+    def summon(self, peer: PeerId) -> bool:
+        """Ask a member that cannot be dialed to dial us. Whether it may come to that."""
+        living = self.community.membership.state(peer) in (State.ALIVE, State.SUSPECT)
+        if living:
+            self._carry_out(self.community.summon(peer, self._loop.time()))
+        return living
+
     def offer(self, service: str) -> None:
         """This peer serves it: those who call a method without a target find it here."""
         self._services.add(service)

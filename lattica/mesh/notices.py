@@ -1,6 +1,7 @@
 """What the mesh's protocols say to each other inside a session, as bytes: `rpc`'s notices.
 
     protocol 1, community    [1, nonce, answer, root, sayings] · [2, flood, rows] · [3 or 4, suspect] · [5, sayings]
+                             [6, caller, to, hops]
              2, comparison   see `table/reconcile`
              3, pub/sub      see `pubsub`
              4, DHT          see `dht`
@@ -14,7 +15,7 @@ import msgspec
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import membership
-from lattica.mesh.community import Message, News, Probe, Rows
+from lattica.mesh.community import SUMMON_HOPS, Message, News, Probe, Rows, Summon
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.soft_state import SAYINGS_MAX, Saying
@@ -51,7 +52,13 @@ class _News(msgspec.Struct, array_like=True, tag=5, frozen=True):
     sayings: list[Saying]
 
 
-_decode = msgspec.msgpack.Decoder(_Probe | _Rows | _Ask | _Heard | _News).decode
+class _Summon(msgspec.Struct, array_like=True, tag=6, frozen=True):
+    caller: bytes
+    to: bytes
+    hops: int
+
+
+_decode = msgspec.msgpack.Decoder(_Probe | _Rows | _Ask | _Heard | _News | _Summon).decode
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -62,6 +69,8 @@ def encode(message: Message) -> tuple[int, bytes]:
             return COMMUNITY, _encode(_Probe(nonce, answer, root, list(sayings)))
         case Rows(rows, flood):
             return COMMUNITY, _encode(_Rows(flood, [row.data for row in rows]))
+        case Summon(caller, to, hops):
+            return COMMUNITY, _encode(_Summon(caller, to, hops))
         case News(sayings):
             return COMMUNITY, _encode(_News(list(sayings)))
         case membership.Ask(suspect):
@@ -85,6 +94,10 @@ def decode(protocol: int, body: bytes) -> Message:
             if not 0 <= nonce < 1 << 32 or len(root) > ROOT_MAX_BYTES:
                 raise RemoteProtocolError("a probe has a field out of range")
             return Probe(nonce, answer, root, _sayings(sayings))
+        case _Summon(caller, to, hops):
+            if not 0 <= hops <= SUMMON_HOPS:
+                raise RemoteProtocolError(f"a summons over {hops} more peers")
+            return Summon(_peer(caller), _peer(to), hops)
         case _News(sayings):
             return News(_sayings(sayings))
         case _Rows(flood, rows):

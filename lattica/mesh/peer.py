@@ -59,6 +59,7 @@ from lattica.mesh.wire import BULK, Hello, Received
 log = logging.getLogger(__name__)
 NOBODY_LISTENS = "refused"
 """In the words of a dial that a machine answered, and no process."""
+SUMMONED_S = 10.0  # for a member that cannot be dialed to dial us
 TIMER_SLACK_S = 0.005
 """How late a deadline may be noticed: the cores are asked for their next one this often at the most."""
 REFUSALS_MAX = 32  # of handshakes, remembered for `lattica doctor`
@@ -390,9 +391,13 @@ class Peer:
 
     def keep(self, peer: PeerId) -> None:
         """A session with this member is wanted, if it can be had."""
-        if peer not in self._talks and not self._stopping and (known := self.addresses_of(peer)):
+        if peer in self._talks or self._stopping:
+            return
+        if known := self.addresses_of(peer):
             self._perform(self.sessions.connect(peer, known, self._loop.time()))
             self._arm_soon()
+        elif self.listening:
+            self.gossip.summon(peer)
 
     def release(self, peer: PeerId) -> None:
         """The session with this member is not needed, unless somebody calls over it."""
@@ -458,19 +463,36 @@ class Peer:
         if peer == self.id:
             raise ConfigError("a peer does not call itself over the mesh", do_next="call the method directly")
         known = self.addresses_of(peer)
-        if talk is None and not known:
+        if talk is None and not known and not self.gossip.summon(peer):
             raise PeerUnreachableError(
                 f"no address of peer {peer_text(peer)[:8]} is known, and it has not connected here",
                 peer=peer_text(peer),
             )
-        self._perform(self.sessions.connect(peer, known, self._loop.time()))
+        if known:
+            self._perform(self.sessions.connect(peer, known, self._loop.time()))
         if talk is not None:
             return talk
         waiter: asyncio.Future[Talk] = self._loop.create_future()
         self._waiting.setdefault(peer, []).append(waiter)
         self._arm_soon()
-        async with asyncio.timeout_at(deadline):
-            return await waiter
+        if known:
+            async with asyncio.timeout_at(deadline):
+                return await waiter
+        return await self._summoned(peer, waiter, deadline)
+
+    async def _summoned(self, peer: PeerId, waiter: asyncio.Future[Talk], deadline: float | None) -> Talk:
+        """Wait for a member that cannot be dialed, and was asked to dial us."""
+        latest = self._loop.time() + SUMMONED_S
+        try:
+            async with asyncio.timeout_at(latest if deadline is None else min(deadline, latest)):
+                return await waiter
+        except TimeoutError as error:
+            if deadline is not None and deadline <= latest:
+                raise
+            raise PeerUnreachableError(
+                f"peer {peer_text(peer)[:8]} cannot be dialed, and did not dial when it was asked to",
+                peer=peer_text(peer),
+            ) from error
 
     async def _doubting(self, talk: Talk, future: asyncio.Future[Any], peer: PeerId) -> None:
         """Wait for the answer, unless the session falters: then raise, for somebody else may answer."""

@@ -27,6 +27,7 @@ from lattica.mesh.community import (
     RowRefused,
     Rows,
     Send,
+    Summon,
 )
 from lattica.mesh.identity import PeerId
 from lattica.mesh.membership import Keep, MemberChanged, Release, State, Try
@@ -310,6 +311,8 @@ def size_of(message: Message) -> int:
     match message:
         case Probe(_, _, root, sayings):
             return 8 + len(root) + _size_of_sayings(sayings)
+        case Summon():
+            return 72
         case News(sayings):
             return 4 + _size_of_sayings(sayings)
         case Rows(rows, _):

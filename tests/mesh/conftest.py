@@ -79,6 +79,9 @@ class PlainGossip:
     def refused(self, peer: PeerId) -> None: ...
     def correct_clock(self) -> None: ...
     def offer(self, service: str) -> None: ...
+    def summon(self, peer: PeerId) -> bool:
+        return False
+
     async def providers(self, service: str) -> list[PeerId]:
         return []
 
