@@ -56,7 +56,8 @@ class Gossip:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0  # when it fires: uvloop's handle of what is due already does not know
         self._keeper: asyncio.TimerHandle | None = None
         self._writer: asyncio.TimerHandle | None = None
         self._unwritten: dict[int, Row] = {}
@@ -337,9 +338,10 @@ class Gossip:
     def _arm(self) -> None:
         due = self.community.next_deadline()
         if self._timer is not None:
-            if self._timer.when() <= due:
+            if self._due <= due:
                 return
             self._timer.cancel()
+        self._due = due
         self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
