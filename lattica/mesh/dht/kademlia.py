@@ -123,12 +123,12 @@ class Kademlia:
         if is_server:
             self._upkeep.saw(peer, fitting(addresses), now)
         else:
-            self.table.gone(peer)
+            self._upkeep.gone(peer, now)
         return []
 
     def gone(self, peer: PeerId, now: float) -> list[Effect]:
         """It died, left, was revoked or serves no more."""
-        self.table.gone(peer)
+        self._upkeep.gone(peer, now)
         effects = [effect for ask in self._asks.of(peer) for effect in self._gave_up(ask, now)]
         return effects + self._begin(now)
 
@@ -141,7 +141,7 @@ class Kademlia:
                 if message.addresses:
                     self._upkeep.saw(sender, message.addresses, now)
                 else:
-                    self.table.gone(sender)  # it does not serve any more
+                    self._upkeep.gone(sender, now)  # it does not serve any more
                 return [*self._serving.find(sender, message, now)]
             case Store():
                 return [*self._serving.keep(sender, message, now, now + self.wall_offset)]
@@ -223,7 +223,7 @@ class Kademlia:
     def _gave_up(self, ask: Ask[Purpose], now: float) -> list[Effect]:
         """It was asked often enough. If nobody at all has answered since, it is our network that is down."""
         if self._asks.heard >= ask.began:
-            self.table.gone(ask.contact.peer)
+            self._upkeep.gone(ask.contact.peer, now)
         match ask.wish:
             case Lookup() as lookup if not lookup.is_over:
                 lookup.silent(ask.contact.peer)

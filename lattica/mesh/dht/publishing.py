@@ -8,7 +8,17 @@ from random import Random
 from lattica.errors import ConfigError
 from lattica.mesh.dht.agenda import Agenda
 from lattica.mesh.dht.keys import Key, peer_key, value_key
-from lattica.mesh.dht.records import PEER, PROVIDER, VALUE, VALUE_MAX_BYTES, Content, Record, Sign, write_record
+from lattica.mesh.dht.records import (
+    NAME_MAX_BYTES,
+    PEER,
+    PROVIDER,
+    VALUE,
+    VALUE_MAX_BYTES,
+    Content,
+    Record,
+    Sign,
+    write_record,
+)
 from lattica.mesh.identity import PeerId, peer_id_of
 
 REPUBLISH_PART = 1 / 3
@@ -65,6 +75,10 @@ class Publisher:
             raise ConfigError(
                 f"a record of {len(value)} bytes is too long for the DHT, which takes {VALUE_MAX_BYTES}",
                 do_next="put the value into the object store, and provide its content id",
+            )
+        if len(name.encode(errors="replace")) > NAME_MAX_BYTES or not name.isprintable():
+            raise ConfigError(
+                f"{name!r:.80} is no name for a record", do_next=f"use at most {NAME_MAX_BYTES} bytes of printable text"
             )
         return self._want(Own(VALUE, value_key(self.me, name), name, value))
 

@@ -1,7 +1,8 @@
 """What keeps a routing table true while nobody looks anything up: look-ups in ranges that were long not looked at.
 
 A newcomer looks up itself, which finds its neighbours, and then the ranges farther away of which it knows too few
-(the paper, §2.3). Itself it looks up again every quarter of an hour.
+(the paper, §2.3). Itself it looks up again every quarter of an hour; in seconds, and then less and less often, while
+fewer than K answer: it may have come as one of the first, and a client is told by nobody who came later.
 """
 
 from __future__ import annotations
@@ -17,8 +18,7 @@ from lattica.mesh.identity import PeerId
 
 JOIN_S = 1.0
 """After the first peer is known, so that one look-up learns from all that are met in this moment."""
-AGAIN_S = 5.0
-"""After nobody answered: until somebody has, no one finds us."""
+AGAIN_S = 5.0  # after nobody answered; after fewer than K did, doubling up to:
 OWN_REFRESH_S = 900.0
 """Between look-ups of ourselves: those next to us are whom others look for through us."""
 REFRESH_S = 3600.0
@@ -34,6 +34,7 @@ class Upkeep:
     def __init__(self, me: PeerId, rng: Random) -> None:
         self.me, self.table = me, RoutingTable(me)
         self._rng = rng
+        self._again_s = AGAIN_S
         self._due: Agenda[int] = Agenda()
 
     def saw(self, peer: PeerId, addresses: tuple[str, ...], now: float) -> None:
@@ -46,6 +47,14 @@ class Upkeep:
             self._due.put(_OURSELVES, now + JOIN_S * self._rng.uniform(0.5, 1.5))
         if index not in self._due:
             self._put_off(index, REFRESH_S, now)
+
+    def gone(self, peer: PeerId, now: float) -> None:
+        """This peer does not, or no more."""
+        before = len(self.table)
+        self.table.gone(peer)
+        if before == K and len(self.table) < K:
+            self._again_s = AGAIN_S
+            self._put_off(_OURSELVES, AGAIN_S, now)
 
     def looks(self, key: Key, now: float) -> None:
         """Something is being looked up there."""
@@ -69,10 +78,12 @@ class Upkeep:
 
     def farther(self, closest: Sequence[PeerId], now: float) -> list[Key]:
         """What to look up now that we know who is closest to us: the ranges beyond of which we know too few."""
-        if not closest and len(self.table):
-            self._put_off(_OURSELVES, AGAIN_S, now)  # nobody has heard of us
-        if len(closest) < K:
-            return []  # these are all there are
+        if len(closest) < K:  # these are all there are, for now
+            self._put_off(_OURSELVES, self._again_s, now)
+            if closest:
+                self._again_s = min(2 * self._again_s, OWN_REFRESH_S)
+            return []
+        self._again_s = AGAIN_S
         known = {index: len(bucket.peers) for index, bucket in self.table.buckets.items()}
         beyond = range(shared_bits(self.me, closest[-1]))
         return [random_key(self.me, index, self._rng) for index in beyond if known.get(index, 0) < K]

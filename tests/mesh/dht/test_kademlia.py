@@ -18,6 +18,7 @@ from lattica.mesh.dht.messages import Contact, Find, Found, Kept, Store
 from lattica.mesh.dht.publishing import REPUBLISH_PART
 from lattica.mesh.dht.records import PROVIDER, TTL_S
 from lattica.mesh.dht.upkeep import OWN_REFRESH_S, REFRESH_S
+from lattica.testing.authority import FakeKey
 from tests.mesh.dht.examples import (
     ANN,
     AT,
@@ -183,6 +184,27 @@ def test_a_newcomer_that_nobody_answered_tries_again_in_seconds() -> None:
     assert ANN.peer in peers.cores[BOB.peer].table
 
 
+def test_a_client_that_came_first_learns_of_those_that_come_later() -> None:
+    """It met the one server that there was, and nobody tells a client of others. If that one died, it had nobody."""
+    client, first = FakeKey("client"), MANY[0]
+    peers = Peers(*MANY)
+    peers.cores[client.peer], peers.events[client.peer] = core(client, serves=False), []
+    peers.tell(client.peer, "saw", first.peer, to(first), True)
+    peers.run(10.0)
+    for key in MANY[1:]:
+        peers.cores[key.peer].saw(first.peer, to(first), True, peers.now)
+    peers.run(60.0)
+    assert len(peers.cores[client.peer].table) >= K
+
+
+def test_a_small_mesh_does_not_look_for_more_all_the_time(three: Peers) -> None:
+    counted = 0
+    while (due := min(one.next_deadline() or 0.0 for one in three.cores.values())) < 3 * 3600.0:
+        three.run(due)
+        counted += 1
+    assert counted < 3 * 3 * 3600 / 200, "ticks of three peers in three hours"
+
+
 def test_what_nobody_looks_at_is_refreshed(ann: Kademlia) -> None:
     ann.saw(BOB.peer, to(BOB), True, 0.0)
     targets: list[Key] = []
@@ -193,7 +215,9 @@ def test_what_nobody_looks_at_is_refreshed(ann: Kademlia) -> None:
             for store in sends(ann.receive(BOB.peer, Found(send.message.ask, (), (), to(BOB)), due + 0.1), Store):
                 ann.receive(BOB.peer, Kept(store.message.ask, True), due + 0.2)
         ann.validate()
-    own = 2 * REFRESH_S / OWN_REFRESH_S + 2 * REFRESH_S / (TTL_S * REPUBLISH_PART)  # and our peer record is renewed
+    own = (
+        7 + 2 * REFRESH_S / OWN_REFRESH_S + 2 * REFRESH_S / (TTL_S * REPUBLISH_PART)
+    )  # 5 s, 10 s, ...; our peer record
     assert 0.7 * own <= targets.count(peer_key(ANN.peer)) <= 1.5 * own
     assert any(distance(target, BOB.peer) < distance(target, ANN.peer) for target in targets), "Bob's bucket"
 

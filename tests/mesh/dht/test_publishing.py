@@ -55,6 +55,12 @@ def test_a_value_that_is_too_long_is_refused_with_advice(ann: Kademlia) -> None:
         ann.put_record("step", bytes(VALUE_MAX_BYTES + 1), 0.0)
 
 
+@pytest.mark.parametrize("name", ["n" * 257, "ä" * 129, "\ud800", "\n"], ids=ascii)
+def test_a_name_that_is_none_is_refused_with_advice(ann: Kademlia, name: str) -> None:
+    with pytest.raises(ConfigError, match="printable"):
+        ann.put_record(name, b"", 0.0)
+
+
 def test_a_peer_cannot_provide_itself(ann: Kademlia) -> None:
     with pytest.raises(ConfigError, match="find_peer"):
         ann.provide(peer_key(ANN.peer), 0.0)
