@@ -158,7 +158,7 @@ class Community:
         self._written: dict[int, tuple[Kind, bytes, bytes]] = {}  # rows of this boot that must stay
         self._missing_at = self._news_at = now
         self._summons: dict[tuple[PeerId, PeerId], float] = {}
-        self._renew_at = now + NODE.ttl_s / RENEW_SHARE
+        self._renew_at = now + NODE.ttl_s / RENEW_SHARE * rng.uniform(0.8, 1.0)
 
     def __repr__(self) -> str:
         return f"<Community of {short_peer(self.me)}: {self.membership!r}, {self.replica!r}>"
@@ -200,10 +200,10 @@ class Community:
     def write(self, kind: Kind, key: bytes, body: bytes, now: float, **how: object) -> list[Effect]:
         """Write a row and tell everybody. how: of `Replica.write`, whose errors are raised."""
         merged = self.replica.write(kind, key, body, self.unix(now), **how)  # type: ignore[arg-type]
-        if not kind.is_multi and not how.get("gone"):
-            self._written[place_of(kind.number, key)] = kind, key, body
-        elif not kind.is_multi:
+        if how.get("gone"):
             self._written.pop(place_of(kind.number, key), None)
+        elif not kind.is_multi and kind is not ACCUSATION:
+            self._written[place_of(kind.number, key)] = kind, key, body
         return self._take(merged, None, now)
 
     def add_statement(self, statement: bytes, now: float) -> list[Effect]:
@@ -298,10 +298,10 @@ class Community:
         expiry = self.replica.next_expiry()
         if expiry is not None and expiry <= self.unix(now):
             for row in self.replica.expire(self.unix(now)):
-                if row.kind == NODE.number:
-                    effects += self._from_membership(self.membership.forget(row.writer, now), now)
+                effects += self._expired(row, now)
         if self._renew_at <= now:
-            effects += self._write_node(now)
+            self._renew_at = now + NODE.ttl_s / RENEW_SHARE
+            effects += self._renew(now)
         return effects
 
     def next_deadline(self) -> float:
@@ -322,7 +322,6 @@ class Community:
     # -- inside
 
     def _write_node(self, now: float) -> list[Effect]:
-        self._renew_at = now + NODE.ttl_s / RENEW_SHARE * self._rng.uniform(0.8, 1.0)
         return self.write(NODE, bytes(self.me), _encode(self.info), now)
 
     def _take(self, merged: Merged, sender: PeerId | None, now: float, *, flood: bool = True) -> list[Effect]:
@@ -372,6 +371,23 @@ class Community:
             return self._from_membership(self.membership.forget(peer, now), now)
         row = self.replica.get(NODE, bytes(peer))
         return [] if row is None else self._apply(row, None, now)[1:]
+
+    def _expired(self, row: Row, now: float) -> list[Effect]:
+        mine = self._written.get(row.place)
+        if mine is not None and row.writer == self.me:  # this machine was asleep when it should have renewed it
+            return self.write(*mine, now)
+        if row.kind == NODE.number:
+            return self._from_membership(self.membership.forget(row.writer, now), now)
+        return []
+
+    def _renew(self, now: float) -> list[Effect]:
+        """Write again what would expire otherwise."""
+        effects: list[Effect] = []
+        for place, (kind, key, body) in list(self._written.items()):
+            row = self.replica.at(place)
+            if row is None or row.content.expires - self.unix(now) < kind.ttl_s * (1 - 0.9 / RENEW_SHARE):
+                effects += self.write(kind, key, body, now)
+        return effects
 
     def _accusers(self, suspect: PeerId) -> Iterable[Row]:
         """Accusations that came before the row of the accused."""

@@ -226,7 +226,7 @@ def load(folder: str, unix_s: float) -> Credentials | None:
 def leave(folder: str) -> bool:
     """Forget the mesh. The node's key stays, so it is the same peer in the next one. Whether there was a mesh."""
     there_was = os.path.exists(_path(folder, "membership"))
-    for name in ("membership", "issuer.key", "trust"):
+    for name in ("membership", "issuer.key", "trust", "table.snapshot", "table.journal"):
         remove(_path(folder, name))
     return there_was
 

@@ -14,7 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
-from lattica.errors import LatticaError
+from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.mesh import notices
 from lattica.mesh.community import (
     BootRaised,
@@ -35,7 +35,7 @@ from lattica.mesh.membership import State
 from lattica.mesh.table.boots import next_writer_boot
 from lattica.mesh.table.journal import Journal
 from lattica.mesh.table.kinds import NODE, SERVICE, STATEMENT, Kind
-from lattica.mesh.table.replica import Replica
+from lattica.mesh.table.replica import WRONG_SIGNATURE, Replica
 from lattica.mesh.table.rows import BOOT_BITS, Row
 from lattica.mesh.topics import Topics
 
@@ -298,6 +298,8 @@ class Gossip:
             watcher(change)
 
     def _row_refused(self, sender: PeerId, row: Row, reason: str) -> None:
+        if reason == WRONG_SIGNATURE:  # nobody honest has merged it, so nobody honest passes it on
+            raise RemoteProtocolError(f"it passed on a row that {short_peer(row.writer)} did not sign")
         if (sender, reason) not in self._refusals and len(self._refusals) < 100:
             self._refusals.add((sender, reason))
             log.warning("%s passed on %r, which is not merged: %s", short_peer(sender), row, reason)
@@ -307,6 +309,7 @@ class Gossip:
     def _look(self) -> None:
         """See that sessions are wanted with those that should have one: a wish ends when nobody answers."""
         self._keeper = self._loop.call_later(KEEP_AGAIN_S, self._look)
+        self.correct_clock()  # somebody may have set it, or the machine was asleep
         for peer in self._kept:
             self._peer.keep(peer)
 

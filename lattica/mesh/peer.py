@@ -201,14 +201,15 @@ class Peer:
         self._arm()
         return self
 
-    async def stop(self, reason: str = "it was stopped") -> None:
-        """End every session, politely, and close every socket."""
+    async def stop(self, reason: str = "it was stopped", *, leaves: bool = True) -> None:
+        """End every session, politely, and close every socket. leaves: all members are told that it has left."""
         if not hasattr(self, "sessions"):
             return
         self._stopping = True
         self.steward.stop()
-        self.gossip.leave()
-        self._flush()
+        if leaves:
+            self.gossip.leave()
+            self._flush()
         self._perform(self.sessions.stop(reason, self._loop.time()))
         for talk in list(self._talks.values()):
             talk.end(reason)
@@ -447,7 +448,7 @@ class Peer:
         if self.stopped_by is None:
             self.stopped_by = reason
             log.error("this node stops: %s", reason)
-            stopping = self._loop.create_task(self.stop(reason))
+            stopping = self._loop.create_task(self.stop(reason, leaves=False))  # what has our key and lives goes on
             if self.on_stop is not None:
                 told = self.on_stop
                 stopping.add_done_callback(lambda _: told(reason))

@@ -27,9 +27,10 @@ from lattica.mesh.table.rows import (
     BOOT_BITS,
     Content,
     Row,
+    bare,
     place_of,
     predecessor_of,
-    read_row,
+    read_bare,
     signed_part,
     statement_row,
     to_sign,
@@ -37,8 +38,10 @@ from lattica.mesh.table.rows import (
 )
 
 UNKNOWN_ROWS_MAX = 1024
-"""Rows of one writer and one kind that only a later release knows."""
+"""Rows of one writer of kinds that only a later release knows, all of them together."""
+_UNKNOWN = 0  # such a kind, where rows are counted
 EXPIRY_SLACK_S = 60.0
+WRONG_SIGNATURE = "its signature is wrong"
 
 
 @dataclass(slots=True)
@@ -104,7 +107,7 @@ class Replica:
         """Whether readers see it."""
         if row.content.gone:
             return False
-        return KINDS.get(row.kind) in (STATEMENT, EVIDENCE) or self.distrusts(row.writer) == ""
+        return _proves(row) or self.distrusts(row.writer) == ""
 
     def distrusts(self, writer: PeerId) -> str:
         """Why this writer's rows are hidden; "" if they are not."""
@@ -199,7 +202,10 @@ class Replica:
         merged = Merged()
         for row in sorted(rows, key=lambda row: row.kind != CERTIFICATE.number):
             if row.content.expires > unix_s and self._wins(row):
-                self._learn(row, None)
+                try:
+                    self._learn(row, None)
+                except (AdmissionError, RemoteProtocolError):
+                    continue  # this release does not take it any more
                 self._put(row, merged, self._rows.get(row.place))
         return len(merged.fresh)
 
@@ -215,7 +221,7 @@ class Replica:
             c = row.content
             if c.expires <= unix_s or is_ahead(c.hlc, unix_s):
                 continue
-            lied = held is not None and held.writer == row.writer and held.dot == row.dot
+            lied = held is not None and held.writer == row.writer and held.dot == row.dot and not _proves(row)
             if not lied and not self._wins(row):
                 continue
             why = self._objection(row, unix_s, merged)
@@ -224,7 +230,7 @@ class Replica:
             if why:
                 merged.refused.append((row, why))
                 continue
-            if row.writer == self.me and KINDS.get(row.kind) not in (STATEMENT, EVIDENCE) and c.boot >= self.boot:
+            if row.writer == self.me and not _proves(row) and c.boot >= self.boot:
                 merged.elsewhere = max(merged.elsewhere, c.boot)
             if lied and held is not None:
                 self._accuse(held, row, merged)
@@ -267,6 +273,8 @@ class Replica:
         kind = KINDS.get(row.kind)
         try:
             if kind is CERTIFICATE:
+                if row.content.gone:
+                    return "nobody takes back a certificate: newcomers could not read what its writer has written"
                 self._learn(row, unix_s)
             elif kind is STATEMENT:
                 canonical = statement_row(row.body).hash == row.hash
@@ -286,9 +294,8 @@ class Replica:
             return f"its writer lacks the role {roles_text(kind.role)}"
         if kind is not None and row.content.expires > kind_end(kind, seconds_of(row.content.hlc)) + EXPIRY_SLACK_S:
             return f"it would count for longer than {kind.name} rows do"
-        content, signature = signed_part(row)
-        if not self._checks.signed(member.public_key, signature, to_sign(content, self.mesh)):
-            return "its signature is wrong"
+        if not self._is_signed(row, member):
+            return WRONG_SIGNATURE
         before = predecessor_of(row)
         if before is None:
             return ""
@@ -318,10 +325,13 @@ class Replica:
             member = self._checks.member(chain, self._root, min(unix_s, member.expires - 1))
         if member.peer != row.writer:
             raise AdmissionError("its certificate is another peer's")
-        content, signature = signed_part(row)
-        if unix_s is not None and not self._checks.signed(member.public_key, signature, to_sign(content, self.mesh)):
-            raise AdmissionError("its signature is wrong")
+        if unix_s is not None and not self._is_signed(row, member):
+            raise AdmissionError(WRONG_SIGNATURE)
         self._members[row.writer] = member
+
+    def _is_signed(self, row: Row, by: Member) -> bool:
+        content, signature = signed_part(row)
+        return self._checks.signed(by.public_key, signature, to_sign(content, self.mesh))
 
     def _put(self, row: Row, merged: Merged, held: Row | None) -> None:
         c = row.content
@@ -333,7 +343,8 @@ class Replica:
             self.ranges.add(row.place, row.hash)
         self._rows[row.place] = row
         self._by_kind.setdefault(c.kind, {})[c.key] = row
-        count = self._counts[c.kind, row.writer] = self._counts.get((c.kind, row.writer), 0) + 1
+        counted = _counted(row)
+        count = self._counts[counted] = self._counts.get(counted, 0) + 1
         heappush(self._expiries, (c.expires, row.place))
         if len(self._expiries) > 2 * len(self._rows) + 64:
             self._expiries = [(each.content.expires, place) for place, each in self._rows.items()]
@@ -345,12 +356,13 @@ class Replica:
         merged.changed.append((row, held))
         kind = KINDS.get(c.kind)
         if count > (kind.max_rows if kind else UNKNOWN_ROWS_MAX):
-            self._drop_oldest(c.kind, row.writer, merged)
+            self._drop_oldest(counted, merged)
 
     def _uncount(self, row: Row) -> None:
-        left = self._counts[row.kind, row.writer] = self._counts[row.kind, row.writer] - 1
+        counted = _counted(row)
+        left = self._counts[counted] = self._counts[counted] - 1
         if not left:
-            del self._counts[row.kind, row.writer]
+            del self._counts[counted]
 
     def _drop(self, row: Row) -> None:
         self._uncount(row)
@@ -358,9 +370,10 @@ class Replica:
         del self._rows[row.place]
         del self._by_kind[row.kind][row.key]
 
-    def _drop_oldest(self, kind: int, writer: PeerId, merged: Merged) -> None:
+    def _drop_oldest(self, counted: tuple[int, PeerId], merged: Merged) -> None:
         """A writer may have so many rows of a kind: the greatest dots are kept, by every replica alike."""
-        theirs = [row for row in self._by_kind[kind].values() if row.writer == writer]
+        kinds = [counted[0]] if counted[0] else [kind for kind in self._by_kind if kind not in KINDS]
+        theirs = [row for kind in kinds for row in self._by_kind[kind].values() if row.writer == counted[1]]
         oldest = min(theirs, key=lambda row: (row.dot, row.hash))
         self._drop(oldest)
         merged.fresh = [row for row in merged.fresh if row is not oldest]
@@ -370,7 +383,7 @@ class Replica:
 
     def _accuse(self, one: Row, other: Row, merged: Merged) -> None:
         """Two rows under one dot: keep both as evidence."""
-        body = msgspec.msgpack.encode(sorted((one.data, other.data)))
+        body = msgspec.msgpack.encode(sorted((bare(one), bare(other))))
         c = one.content
         key = c.writer + c.boot.to_bytes(8, "big") + c.counter.to_bytes(8, "big")
         evidence = write_row(
@@ -383,22 +396,34 @@ class Replica:
 
     def _evidence_objection(self, row: Row, merged: Merged) -> str | None:
         try:
-            one, other = (read_row(data) for data in msgspec.msgpack.decode(row.body, type=list[bytes]))
+            one, other = (read_bare(data) for data in msgspec.msgpack.decode(row.body, type=list[bytes]))
         except (*DAMAGED, RemoteProtocolError) as error:
             raise RemoteProtocolError(f"evidence cannot be read: {error}") from error
         c = row.content
         key = c.writer + c.boot.to_bytes(8, "big") + c.counter.to_bytes(8, "big")
         same = one.writer == other.writer == row.writer and one.dot == other.dot == row.dot
-        if not same or one.hash == other.hash or c.key != key or c.hlc or c.gone:
+        if not same or one.hash == other.hash or c.key != key or _proves(one) or _proves(other):
             return "it proves nothing"
-        whys = [self._writer_objection(each, KINDS.get(each.kind), merged) for each in (one, other)]
-        return None if None in whys else next(filter(None, whys), "")
+        member = self._members.get(row.writer)
+        if member is None:
+            merged.unknown.add(row.writer)
+            return None
+        return "" if self._is_signed(one, member) and self._is_signed(other, member) else "its signature is wrong"
 
     def _cleared(self, writer: PeerId) -> int:
         row = self._by_kind.get(CLEARANCE.number, {}).get(bytes(writer))
-        if row is None or row.content.gone:
+        if row is None or row.content.gone or self._revoked(row.writer):
             return -1
         return int.from_bytes(row.body[:8], "big")
+
+
+def _proves(row: Row) -> bool:
+    return KINDS.get(row.kind) in (STATEMENT, EVIDENCE)
+
+
+def _counted(row: Row) -> tuple[int, PeerId]:
+    """What it counts as, of what its writer may have."""
+    return row.kind if row.kind in KINDS else _UNKNOWN, row.writer
 
 
 def kind_end(kind: Kind, unix_s: float) -> int:
