@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from lattica.mesh.identity import PeerId
 from lattica.mesh.wire import Frame
 
+NOBODY_LISTENS = "nobody listens there"
+"""In the reason of a dial that failed: a machine answered, and no process."""
+
 
 @dataclass(frozen=True, slots=True)
 class Dial:

@@ -30,7 +30,7 @@ from lattica.mesh.authority import INVITE_S
 from lattica.mesh.calls import Stream, Talk
 from lattica.mesh.compression import Packer
 from lattica.mesh.credentials import Credentials
-from lattica.mesh.effects import Dial, Hangup, Transmit
+from lattica.mesh.effects import NOBODY_LISTENS, Dial, Hangup, Transmit
 from lattica.mesh.gossip import Gossip
 from lattica.mesh.identity import PeerId, parse_peer, peer_text
 from lattica.mesh.links import (
@@ -57,8 +57,6 @@ from lattica.mesh.transport.tcp import Tcp
 from lattica.mesh.wire import BULK, Hello, Received
 
 log = logging.getLogger(__name__)
-NOBODY_LISTENS = "refused"
-"""In the words of a dial that a machine answered, and no process."""
 SUMMONED_S = 10.0  # for a member that cannot be dialed to dial us
 TIMER_SLACK_S = 0.005
 """How late a deadline may be noticed: the cores are asked for their next one this often at the most."""
@@ -571,7 +569,7 @@ class Peer:
             case Faltering(peer, reason):
                 if peer in self._talks:
                     self._talks[peer].falter()
-                if NOBODY_LISTENS in reason.lower():
+                if NOBODY_LISTENS in reason:
                     self.gossip.refused(peer)
             case ClockSample(peer, offset_s):
                 self.steward.clock_sample(peer, offset_s)

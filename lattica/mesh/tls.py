@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from lattica.errors import AdmissionError, LatticaError
-from lattica.mesh.certificates import Member, read_chain
+from lattica.mesh.certificates import VERIFICATION_WORDS, Member, read_chain
+from lattica.mesh.effects import NOBODY_LISTENS
 
 MESH_NAME, RENEW_NAME = "mesh.lattica", "renew"
 """Server names. That of the mesh says nothing about which mesh it is: it is visible to whoever carries the packets."""
@@ -131,7 +132,7 @@ def words(error: BaseException) -> str:
     if isinstance(error, LatticaError):
         return str(error).partition("\n")[0]
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _VERIFICATION.get(error.verify_code, f"its certificate is not accepted: {error.verify_message}")
+        return VERIFICATION_WORDS.get(error.verify_code, f"its certificate is not accepted: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
         for reason, text in _ALERTS.items():
             if reason in (error.reason or ""):
@@ -140,7 +141,7 @@ def words(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "it did not finish the handshake in time"
     if isinstance(error, ConnectionRefusedError):
-        return "nobody listens there"
+        return NOBODY_LISTENS
     if isinstance(error, ConnectionError):
         return "it broke the connection"
     if isinstance(error, OSError):
@@ -155,18 +156,6 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, ssl.SSLError) and any(reason in (error.reason or "") for reason in _ALERTS)
 
 
-_VERIFICATION = {
-    9: "its certificate is not valid yet: the clocks differ by more than an hour",
-    10: "a certificate of its chain has expired",
-    18: "its certificate is signed by itself",
-    19: "its certificate is of another mesh",
-    20: "its certificate is of another mesh, or of none",
-    21: "its certificate is of another mesh, or of none",
-    7: "a signature in its chain is wrong",
-    25: "its chain is longer than its issuer allows",
-    79: "a certificate of its chain may not issue others",
-}
-"""X509_V_ERR_*, by OpenSSL's numbers, which do not change."""
 _ALERTS = {
     "CERTIFICATE_REQUIRED": "it requires a certificate, and none was shown",
     "ALERT_UNKNOWN_CA": "it is of another mesh, and does not know ours",

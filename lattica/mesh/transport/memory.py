@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count
 
 from lattica.errors import ConfigError, RemoteProtocolError
-from lattica.mesh.effects import Dial
+from lattica.mesh.effects import NOBODY_LISTENS, Dial
 from lattica.mesh.links import Member
 from lattica.mesh.transport.interface import Owner
 from lattica.mesh.wire import Decoder, Frame
@@ -161,7 +161,7 @@ class MemoryTransport:
                 there._owner.accepted(theirs.number, self.member)
                 self._owner.dialed(dial.attempt, mine.number, there.member)
                 return
-        self._owner.dial_failed(dial.attempt, "nobody listens there", False)
+        self._owner.dial_failed(dial.attempt, NOBODY_LISTENS, False)
 
     def _send(self, end: _End) -> None:
         if end.unsent and end.other is not None:
