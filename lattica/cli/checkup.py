@@ -132,6 +132,8 @@ def of_node(facts: Mapping[str, Any], unix_s: float) -> Iterator[Finding]:
     yield from of_clock(state, facts.get("peers", []))
     yield from of_port(state, facts.get("reached", []))
     yield from of_peers(facts.get("peers", []), facts.get("troubles", []))
+    yield from of_members(facts.get("members", {}))
+    yield from of_table(facts.get("table", {}))
     yield from of_refusals(facts.get("refusals", []), unix_s)
 
 
@@ -239,6 +241,51 @@ def of_peers(peers: Sequence[object], troubles: Sequence[Mapping[str, Any]]) -> 
             yield Finding(BAD, why, "ask an admin of the mesh (`lattica issuer` on another node)")
         else:
             yield Finding(WARN, why, "see that it runs, and that this machine reaches its addresses")
+
+
+def of_members(members: Mapping[str, Any]) -> Iterator[Finding]:
+    """Who of the mesh lives, and who watches this node."""
+    counts = members.get("counts", {})
+    if sum(counts.values()) < 2:
+        return
+    shown = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    watchers = [one.get("name") or str(one.get("peer_id", "?"))[:SHORT] for one in members.get("watched_by", ())]
+    watched = f"; this node is watched by {', '.join(watchers)}" if watchers else ""
+    what = f"the mesh has {sum(counts.values())} nodes: {shown}{watched}"
+    if counts.get("dead") or counts.get("suspect"):
+        yield Finding(WARN, what, "`lattica peers` says which; see that they run, and reach the network")
+    else:
+        yield Finding(OK, what)
+
+
+def of_table(table: Mapping[str, Any]) -> Iterator[Finding]:
+    """Our table beside those of neighbours, and writers whose rows do not count."""
+    rows, neighbours = table.get("rows", 0), table.get("neighbours", [])
+    if not neighbours:
+        return
+    same = [one for one in neighbours if one.get("same")]
+    where = f"the same at {len(same)} of {len(neighbours)} neighbours"
+    what = f"the table has {rows} rows (fingerprint {str(table.get('root', '?'))[:SHORT]}), {where}"
+    if len(same) == len(neighbours):
+        yield Finding(OK, what)
+    else:
+        others = [one for one in neighbours if not one.get("same")][:REFUSALS_SHOWN]
+        they = ", ".join(f"{_who(one)} differs ({rows} rows here, {one.get('rows', '?')} there)" for one in others)
+        yield Finding(WARN, f"{what}; {they}", "look again in a minute; if it stays, read node.log on both")
+    liars = [one for one in table.get("distrusted", ()) if "revoked" not in str(one.get("why", ""))]
+    for one in liars[:REFUSALS_SHOWN]:
+        do_next = "find out who has its key (a copy of its directory?), and `lattica revoke` it"
+        yield Finding(WARN, f"what {_who(one)} wrote does not count: {one.get('why', '?')}", do_next)
+    for one in table.get("refused", [])[:REFUSALS_SHOWN]:
+        yield Finding(
+            WARN,
+            f"{_who(one)} passed on rows that are not taken: {one.get('why', '?')}",
+            "look at `lattica doctor` there; it may run another release",
+        )
+
+
+def _who(one: Mapping[str, Any]) -> str:
+    return str(one.get("name") or str(one.get("peer_id", "?"))[:SHORT])
 
 
 def of_refusals(refusals: Sequence[Mapping[str, Any]], unix_s: float) -> Iterator[Finding]:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
-from lattica.cli.sizes import table
+from lattica.cli.sizes import duration_text, table
 
 ROWS_MAX = 50
 """Rows for people; `--json` has all."""
+GONE = ("dead", "left")
 SHORT = 8  # characters of an id for people; commands take them, where they tell a peer from all others
 
 
-@click.command("peers", short_help="List the nodes that this one is connected to.")
+@click.command("peers", short_help="List the nodes of the mesh.")
 @click.option("--json", "as_json", is_flag=True, help="For machines: a list of objects.")
 @data_dir_option
 def command(as_json: bool, data_dir: str | None) -> None:
     """\b
     lattica peers
-    lattica peers --json | jq '.[].peer_id'
+    lattica peers --json | jq -r '.[] | select(.state == "dead") | .name'
 
-    Lists the nodes with which this one has a session, and returns at once.
+    Lists the nodes of the mesh, this one among them, and returns at once. Every node lists the same; the path and the
+    round trip are those of this one's sessions. Nodes that died or left come last, for a day.
     """
     with NodeConnection(node_of(data_dir)) as connection:
         peers = connection.mesh("peers")
@@ -32,32 +35,40 @@ def command(as_json: bool, data_dir: str | None) -> None:
     if as_json:
         click.echo(json.dumps(peers, indent=2))
     else:
-        click.echo("\n".join(page(peers)))
+        click.echo("\n".join(page(peers, time.time())))
     for warning in state.get("warnings", ()):
         click.echo(f"warning: {warning}", err=True)
 
 
-def page(peers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lines for people. Tolerates what a node of another release leaves out."""
-    if not peers:
-        return ["no session with another node; `lattica ticket` here and `lattica join` there make one"]
+def page(peers: Sequence[Mapping[str, Any]], unix_s: float) -> list[str]:
+    """The lines for people, the living first. Tolerates what a node of another release leaves out."""
+    alone = all(peer.get("this_node") for peer in peers)
     rows = [
         [
             str(peer.get("peer_id", "?"))[:SHORT],
             peer.get("name", ""),
-            peer.get("state", "?"),
-            " ".join(filter(None, (peer.get("transport", ""), peer.get("path", "")))),
+            _state(peer, unix_s),
+            "this node"
+            if peer.get("this_node")
+            else " ".join(filter(None, (peer.get("transport", ""), peer.get("path", "")))),
             _rtt(peer.get("rtt_ms")),
             peer.get("roles", ""),
             peer.get("version", ""),
             next(iter(peer.get("addresses", ())), ""),
         ]
-        for peer in peers[:ROWS_MAX]
+        for peer in sorted(peers, key=lambda peer: peer.get("state") in GONE)[:ROWS_MAX]
     ]
-    lines = table(["peer", "name", "state", "path", "rtt", "roles", "lattica", "address"], rows)
+    lines = table(["peer", "name", "state", "path", "rtt", "roles", "lattica", "address"], rows) if rows else []
+    if alone:
+        lines.append("there is no other node; `lattica ticket` here and `lattica join` there bring one")
     if len(peers) > ROWS_MAX:
         lines.append(f"  ... and {len(peers) - ROWS_MAX} more, with --json")
     return lines
+
+
+def _state(peer: Mapping[str, Any], unix_s: float) -> str:
+    since = peer.get("since")
+    return str(peer.get("state", "?")) + ("" if since is None else f" for {duration_text(unix_s - since)}")
 
 
 def _rtt(rtt_ms: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What one node tells another about how it is seen: whether its port can be reached from there (`lattica doctor`)."""
+"""What one node tells another for `lattica doctor`: whether its port can be reached from there, and its table."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ class DialBack:
         addresses = self._peer.addresses_of(peer)[:ADDRESSES_MAX]
         tried = await asyncio.gather(*(self._try(address, peer) for address in addresses))
         return dict(zip(addresses, tried))
+
+    @method(role=None, idempotent=True)
+    def table_root(self) -> tuple[bytes, int]:
+        """The fingerprint of our table, and how many rows it has."""
+        replica = self._peer.gossip.community.replica
+        return replica.root(), len(replica)
 
     async def _try(self, address: str, peer: PeerId) -> str:
         """A handshake, and no more: behind a private address there may be another machine."""

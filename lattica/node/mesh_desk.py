@@ -2,7 +2,7 @@
 
     command ──MeshRequest(verb, data)──► MeshDesk ──► Peer and its steward ──► MeshAnswer
 
-    whoami, peers, issuers, doctor          what is so
+    whoami, peers, table, issuers, doctor   what is so
     met                                     as `whoami`, once a session is up or all dials have come to nothing
     ticket, revoke, revoke_issuer, add_issuer, recover_issuer        what only commands may ask for
 
@@ -31,6 +31,7 @@ from lattica.mesh.peer import Peer
 from lattica.mesh.roles import parse_roles, roles_text
 from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.trust import PeerRevoked
+from lattica.node import roster, table_view
 from lattica.node.contacts import Contact, Contacts, contacts_path, write_contacts
 from lattica.node.dial_back import CONNECT_S, DialBack, told_of
 
@@ -43,6 +44,9 @@ NO_PORT = "none"  # as an address to listen at: only dial
 LOOK_S = 1.0
 """How often contacts are compared with sessions. More often: a lost peer is dialed sooner; more wake-ups of an idle
 node."""
+SESSIONS_ENOUGH = 2
+"""With so many the membership finds all others, and contacts are left alone. One may be with a node as lost as this."""
+STRANGERS_MAX = 8  # members that the table knows, and nobody here has met, that are dialed at once
 DIAL_S = 10.0  # for a contact to be reached
 MET_MAX_S = 30.0  # longest that `met` waits
 STOP_S = 1.0  # for sessions to end politely
@@ -50,6 +54,8 @@ HOW = {"founded": "founds", "joined": "joins", "returned": "returns to"}
 SHORT_MIN_CHARS = 4  # of a peer id, where it tells one from all others that are known
 REQUESTS_MAX = 64  # of commands, at once
 REACHED_BY_MAX = 2  # peers that are asked whether they reach us
+COMPARED_MAX = 16  # neighbours whose tables are compared with ours
+COMPARE_AGAIN_S = 1.0  # what is new is everywhere by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ class MeshDesk:
         self._verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "whoami": self._whoami,
             "peers": self._peers,
+            "table": self._table,
             "issuers": self._issuers,
             "met": self._met,
             "doctor": self._doctor,
@@ -134,7 +141,8 @@ class MeshDesk:
         if note:
             desk.notes.append(note)
             log.warning("%s", note)
-        peer.serve(DialBack(peer))
+        peer.serve(DialBack(peer), offered=False)
+        peer.gossip.describe(labels=desk.labels)
         peer.on_stop = desk.stopped_by_itself
         log.info(
             "peer %s %s mesh %s (%s), at %s", peer_text(peer.id), HOW[how], short_peer(PeerId(member.mesh)),
@@ -142,6 +150,10 @@ class MeshDesk:
         )  # fmt: skip
         desk._look()
         return desk
+
+    def offer(self, resources: Mapping[str, float]) -> None:
+        """Tell the mesh what this node has in all."""
+        self.peer.gossip.describe(resources=dict(resources))
 
     async def stop(self) -> None:
         """End all sessions, and what is under way."""
@@ -178,10 +190,12 @@ class MeshDesk:
     # -- contacts
 
     def _sessions(self) -> dict[PeerId, list[str]]:
-        return {parse_peer(row["peer_id"]): list(row["addresses"]) for row in self.peer.peers()}
+        """With whom there is one, and where they say they are; nothing while a session is being resumed."""
+        sessions = self.peer.sessions
+        return {peer: list(hello.addresses) if (hello := sessions.hello(peer)) else [] for peer in sessions.peers()}
 
     def _look(self) -> None:
-        """Compare whom we know with whom we have a session: keep those, dial the others."""
+        """Compare whom we know with whom we have a session: while those are few, dial the others."""
         self._timer = self._loop.call_later(LOOK_S, self._look)
         sessions, now = self._sessions(), self._loop.time()
         changed = self.contacts.met(sessions, time())
@@ -189,9 +203,20 @@ class MeshDesk:
         changed |= self.contacts.forget([PeerId(one.peer) for one in said if isinstance(one, PeerRevoked)])
         if changed:
             self._keep()
+        if len(sessions) >= SESSIONS_ENOUGH:
+            return
+        if not sessions:
+            self.contacts.add(self._strangers())
         for contact in self.contacts.due(now):
             if contact.peer not in sessions and contact.peer not in self._dialing and contact.peer != self.peer.id:
                 self._dialing[contact.peer] = self._loop.create_task(self._dial(contact))
+
+    def _strangers(self) -> list[tuple[PeerId, list[str]]]:
+        """Members that the table knows and that were not met, dead ones too: it may be us who were away."""
+        community = self.peer.gossip.community
+        known = [peer for peer in community.states() if peer not in self.contacts.known and peer != self.peer.id]
+        chosen = self._rng.sample(known, min(len(known), STRANGERS_MAX))
+        return [(peer, info.addresses) for peer in chosen if (info := community.node(peer)) is not None]
 
     async def _dial(self, contact: Contact) -> None:
         try:
@@ -265,7 +290,12 @@ class MeshDesk:
         return path if os.path.lexists(path) else ""
 
     async def _peers(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self.peer.peers()
+        return roster.members(self.peer)
+
+    async def _table(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"kind": its name, "" for how much there is of each}."""
+        replica, kind = self.peer.gossip.community.replica, str(data.get("kind", ""))
+        return table_view.rows_of(replica, kind) if kind else table_view.summary(replica)
 
     async def _issuers(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self.peer.steward.issuers()
@@ -273,7 +303,7 @@ class MeshDesk:
     async def _met(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"wait_s": seconds}."""
         deadline = self._loop.time() + min(float(data.get("wait_s", 0.0)), MET_MAX_S)
-        while not self.peer.peers() and self._dialing:
+        while not self._sessions() and self._dialing:
             left = deadline - self._loop.time()
             if left <= 0:
                 break
@@ -281,6 +311,9 @@ class MeshDesk:
         return await self._whoami(data) | {"peers": self.peer.peers(), "troubles": self._troubles()}
 
     def _troubles(self) -> list[dict[str, Any]]:
+        """Dials that came to nothing, while they matter."""
+        if len(self._sessions()) >= SESSIONS_ENOUGH:
+            return []
         return [
             {"peer_id": peer_text(contact.peer), "addresses": list(contact.addresses), "why": contact.trouble}
             for contact in self.contacts.known.values()
@@ -296,7 +329,46 @@ class MeshDesk:
             "troubles": self._troubles(),
             "refusals": refusals,
             "reached": await self._reached(),
+            "members": self._members(),
+            "table": await self._compared(),
         }
+
+    def _members(self) -> dict[str, Any]:
+        """How many members are in which state, and the neighbours that watch this node."""
+        community = self.peer.gossip.community
+        watchers = community.membership.neighbours(self.peer.id)
+        return {
+            "counts": roster.counts(community.states().values()),
+            "watched_by": [{"peer_id": peer_text(peer), "name": self._name_of(peer)} for peer in watchers],
+        }
+
+    def _name_of(self, peer: PeerId) -> str:
+        info = self.peer.gossip.community.node(peer)
+        return info.name if info is not None else ""
+
+    async def _compared(self) -> dict[str, Any]:
+        """Our table beside those of neighbours: {root, rows, kinds, distrusted, refused, neighbours: [{peer_id, name,
+        same, rows}, ...]}. What differs is compared again: a change may be on its way."""
+        replica = self.peer.gossip.community.replica
+        asked = list(self._sessions())[:COMPARED_MAX]
+        found = {peer: row for peer, row in zip(asked, await asyncio.gather(*map(self._compare, asked))) if row}
+        if differing := [peer for peer, row in found.items() if not row["same"]]:
+            await asyncio.sleep(COMPARE_AGAIN_S)
+            again = zip(differing, await asyncio.gather(*map(self._compare, differing)))
+            found |= {peer: row for peer, row in again if row}
+        refused = [{"peer_id": peer_text(peer), "why": why} for peer, why in self.peer.gossip.refusals()]
+        return table_view.summary(replica) | {"neighbours": list(found.values()), "refused": refused}
+
+    async def _compare(self, peer: PeerId) -> dict[str, Any] | None:
+        """None for one that does not say, like a program, or a node of an earlier release."""
+        try:
+            root, rows = await self.peer.call(peer, "node.table_root", timeout_s=2 * CONNECT_S)
+        except (LatticaError, TimeoutError, TypeError, ValueError) as error:
+            log.info("%s does not say what its table is: %s", short_peer(peer), str(error).partition("\n")[0])
+            return None
+        replica = self.peer.gossip.community.replica
+        same = bytes(root) == replica.root()
+        return {"peer_id": peer_text(peer), "name": self._name_of(peer), "same": same, "rows": int(rows)}
 
     async def _reached(self) -> list[dict[str, Any]]:
         """Who reaches us where, as peers find when they are asked: {peer_id, addresses: {address: "" or why not}}."""
@@ -363,7 +435,7 @@ class MeshDesk:
         given = text.strip().lower()
         if len(given) == PEER_ID_CHARS:
             return parse_peer(given)
-        names = {row["peer_id"]: row["name"] for row in self.peer.peers()}
+        names = {row["peer_id"]: row["name"] for row in roster.members(self.peer)}
         known = {*names, *map(peer_text, self.contacts.known), *(row["peer_id"] for row in self.peer.steward.issuers())}
         found = [peer for peer in known if len(given) >= SHORT_MIN_CHARS and peer.startswith(given)]
         found = found or [peer for peer, name in names.items() if name and name == text.strip()]
@@ -403,7 +475,10 @@ async def _started(peer: Peer) -> Peer:
     try:
         return await peer.start()
     except BaseException:
-        await peer.stop()
+        if hasattr(peer, "gossip"):
+            await peer.stop()
+        else:  # it cannot listen: no more than that was begun, which `stop` does not foresee
+            await peer._transport.close()
         raise
 
 

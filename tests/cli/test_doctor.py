@@ -193,5 +193,34 @@ def test_refused_handshakes_of_late_are_shown_the_latest_first() -> None:
     assert not list(checkup.of_refusals(refusals[:10], NOW)), "these are older than an hour"
 
 
+@pytest.mark.parametrize(
+    ("counts", "level"), [({"alive": 3}, OK), ({"alive": 2, "left": 1}, OK), ({"alive": 2, "dead": 1}, WARN)]
+)
+def test_members_are_counted_and_who_watches_us_is_named(counts: dict[str, int], level: str) -> None:
+    watchers = [{"peer_id": PEER, "name": "gpu-1"}, {"peer_id": PEER, "name": ""}]
+    [finding] = checkup.of_members({"counts": counts, "watched_by": watchers})
+    assert finding.level == level and "3 nodes" in finding.what and "watched by gpu-1, k3f9a2bc" in finding.what
+    assert not list(checkup.of_members({"counts": {"alive": 1}})), "alone"
+
+
+def test_a_table_is_judged_by_the_neighbours() -> None:
+    same, other = {"name": "b", "same": True, "rows": 12}, {"name": "c", "same": False, "rows": 11}
+    assert levels(checkup.of_table({"root": "ab", "rows": 12, "neighbours": [same]})) == [OK]
+    [finding] = checkup.of_table({"root": "ab", "rows": 12, "neighbours": [same, other]})
+    assert finding.level == WARN and "c differs (12 rows here, 11 there)" in finding.what
+    assert "the same at 1 of 2" in finding.what and not list(checkup.of_table({"rows": 3, "neighbours": []}))
+
+
+def test_writers_that_lied_or_are_refused_are_named_and_revoked_ones_are_not() -> None:
+    table = {
+        "rows": 1, "root": "ab", "neighbours": [{"same": True, "rows": 1}],
+        "distrusted": [{"peer_id": PEER, "why": "it wrote two different things"}, {"why": "it was revoked"}],
+        "refused": [{"peer_id": MESH, "why": "its signature is wrong"}],
+    }  # fmt: skip
+    _, liar, forger = checkup.of_table(table)
+    assert liar.level == forger.level == WARN
+    assert "k3f9a2bc" in liar.what and "two different" in liar.what and "signature is wrong" in forger.what
+
+
 def test_what_a_node_of_another_release_leaves_out_is_tolerated() -> None:
     assert BAD not in levels(checkup.of_node({}, NOW))

@@ -39,7 +39,7 @@ def apart(data_dir: object) -> Lattica:
 
 
 @pytest.mark.parametrize(
-    "words", [["ticket"], ["peers"], ["whoami"], ["revoke", "x"], ["issuer"], ["issuer", "add", "x"]]
+    "words", [["ticket"], ["peers"], ["table"], ["whoami"], ["revoke", "x"], ["issuer"], ["issuer", "add", "x"]]
 )
 def test_without_a_node_a_verb_says_how_to_start_one(lattica: Lattica, words: list[str]) -> None:
     result = lattica(*words)
@@ -49,7 +49,8 @@ def test_without_a_node_a_verb_says_how_to_start_one(lattica: Lattica, words: li
 @pytest.mark.parametrize(
     ("words", "verb"),
     [
-        (["ticket"], "ticket"), (["peers"], "peers"), (["whoami"], "whoami"), (["revoke", "x"], "revoke"),
+        (["ticket"], "ticket"), (["peers"], "peers"), (["table", "node"], "table"), (["whoami"], "whoami"),
+        (["revoke", "x"], "revoke"),
         (["revoke", "--issuer", "x"], "revoke_issuer"), (["issuer"], "issuers"),
         (["issuer", "add", "x"], "add_issuer"), (["issuer", "recover", "/dev/null"], "recover_issuer"),
     ],
@@ -111,12 +112,20 @@ def test_peers_are_a_list_for_machines(apart: Lattica, node: FakeNode) -> None:
     }  # fmt: skip
 
 
+def test_the_living_come_first_and_since_when_others_are_gone_is_said() -> None:
+    gone = [ROW | {"state": state, "since": 1000.0, "session": False} for state in ("dead", "left")]
+    lines = peers.page([*gone, ROW, ROW | {"this_node": True}], 1090.0)
+    assert [line.split()[2] for line in lines[1:]] == ["alive", "alive", "dead", "left"]
+    assert "  this node  " in lines[2] and "dead for 1 min 30 s" in lines[3]
+
+
 def test_without_a_peer_it_says_how_to_get_one() -> None:
-    assert "lattica join" in peers.page([])[0]
+    assert "lattica join" in peers.page([], 0.0)[0]
+    assert "lattica join" in peers.page([ROW | {"this_node": True}], 0.0)[-1]
 
 
 def test_many_peers_are_cut_and_what_a_node_of_another_release_leaves_out_is_tolerated() -> None:
-    lines = peers.page([{}, {"peer_id": "abc", "rtt_ms": None}] + [ROW] * peers.ROWS_MAX)
+    lines = peers.page([{}, {"peer_id": "abc", "rtt_ms": None}] + [ROW] * peers.ROWS_MAX, 0.0)
     assert lines[-1] == "  ... and 2 more, with --json" and len(lines) == peers.ROWS_MAX + 2
 
 

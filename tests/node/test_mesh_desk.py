@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ import pytest
 
 from lattica.codec import messages as m
 from lattica.errors import AdmissionError, ConfigError, LatticaError, PermissionDeniedError
-from lattica.mesh.identity import peer_text
+from lattica.mesh.identity import PeerId, peer_text
+from lattica.mesh.membership import State
 from lattica.mesh.peer import Peer
+from lattica.mesh.table.kinds import SERVICE
 from lattica.mesh.transport.memory import MemoryNetwork
-from lattica.node import membership, mesh_desk
+from lattica.node import membership, mesh_desk, roster
 from lattica.node.mesh_desk import MeshDesk, Wish
 from lattica.testing.loop import run_virtually
 
@@ -320,7 +323,7 @@ async def test_what_no_release_knows_and_what_fails_is_answered_all_the_same(mac
         await ask(desk, "dance")
     with pytest.raises(LatticaError, match="ticket failed: ValueError"):
         await ask(desk, "ticket", roles="all", ttl_s="soon")
-    assert (await ask(desk, "peers")) == []
+    assert [row["this_node"] for row in await ask(desk, "peers")] == [True]
 
 
 @story
@@ -343,6 +346,122 @@ async def test_the_doctor_is_told_what_there_is(machines: Machines) -> None:
     assert [row["name"] for row in facts["peers"]] == ["b"] and len(facts["issuers"]) == 1
     assert [row["from"] for row in facts["refusals"]] == ["10.0.0.9:1"]
     assert facts["whoami"]["peer_id"] == founder.peer_id and not facts["troubles"]
+
+
+@story
+async def test_the_doctor_counts_members_and_compares_the_table_with_neighbours(machines: Machines) -> None:
+    founder = await machines.start("a")
+    other = await joined(machines, "b", founder)
+    await until(lambda: other.peer.gossip.community.replica.root() == founder.peer.gossip.community.replica.root())
+    facts = await ask(founder, "doctor")
+    assert facts["members"]["counts"] == {"alive": 2, "suspect": 0, "dead": 0, "left": 0}
+    assert facts["members"]["watched_by"] == [{"peer_id": other.peer_id, "name": "b"}]
+    [neighbour] = facts["table"]["neighbours"]
+    assert neighbour == {"peer_id": other.peer_id, "name": "b", "same": True, "rows": facts["table"]["rows"]}
+    assert facts["table"]["distrusted"] == facts["table"]["refused"] == []
+
+    other.peer.gossip.community.replica.write(SERVICE, bytes(other.peer.id) + b"x", b"", time.time())  # and tell nobody
+    other.peer.gossip.community.replica.root = lambda: b"another"  # type: ignore[method-assign]
+    [neighbour] = (await ask(founder, "doctor"))["table"]["neighbours"]
+    assert not neighbour["same"] and neighbour["rows"] == len(other.peer.gossip.community.replica)
+
+
+@story
+async def test_a_writer_that_lied_is_named_to_the_doctor(machines: Machines) -> None:
+    founder = await machines.start("a")
+    other = await joined(machines, "b", founder)
+    founder.peer.gossip.community.replica._guilty[other.peer.id] = 1 << 62
+    [liar] = (await ask(founder, "doctor"))["table"]["distrusted"]
+    assert liar["peer_id"] == other.peer_id and "two different things" in liar["why"]
+
+
+# -- the mesh as every node sees it ----------------------------------------------------------------------------------
+
+OURS_ALONE = ("transport", "path", "rtt_ms", "session", "this_node")  # of a row of `lattica peers`
+
+
+@story
+async def test_every_node_lists_the_same_members_though_one_met_only_the_founder(machines: Machines) -> None:
+    founder = await machines.start("a", labels={"site": "home"})
+    founder.offer({"CPU": 4.0})
+    ticket = await ticket_of(founder)
+    others = [await machines.start(name, ticket) for name in "bc"]
+    desks = [founder, *others]
+    await until(lambda: all(len(roster.members(desk.peer)) == 3 for desk in desks))
+    await until(lambda: not any(desk.peer.credentials.member.via_invite for desk in desks))
+    await until(lambda: len({desk.peer.gossip.community.replica.root() for desk in desks}) == 1)
+    lists = [await ask(desk, "peers") for desk in desks]
+    shared = [[{name: row[name] for name in row if name not in OURS_ALONE} for row in rows] for rows in lists]
+    assert shared[0] == shared[1] == shared[2]
+    of = {row["name"]: row for row in lists[1]}
+    assert of["b"]["this_node"] and not of["b"]["session"] and of["a"]["session"] and of["a"]["transport"] == "memory"
+    assert of["a"]["labels"] == {"site": "home"} and of["a"]["resources"] == {"CPU": 4.0}
+    assert "admin" in of["a"]["roles"] and of["c"]["roles"] == "execute,submit,store,relay"
+
+
+@story
+async def test_who_left_is_listed_with_since_when_and_who_is_revoked_is_not(machines: Machines) -> None:
+    founder = await machines.start("a")
+    other, third = await joined(machines, "b", founder), await joined(machines, "c", founder)
+    await other.stop()
+    await until(lambda: third.peer.gossip.community.states().get(other.peer.id) is State.LEFT)
+    [row] = [row for row in await ask(third, "peers") if row["name"] == "b"]
+    assert row["state"] == "left" and abs(row["since"] - time.time()) < 60 and not row["session"]
+    await ask(founder, "revoke", peer="b")
+    await until(lambda: len(roster.members(founder.peer)) == len(roster.members(third.peer)) == 2)
+
+
+@story
+async def test_the_table_is_shown_by_kinds_and_by_rows(machines: Machines) -> None:
+    founder = await machines.start("a", labels={"site": "home"})
+    other = await joined(machines, "b", founder)
+    replica = founder.peer.gossip.community.replica
+    await until(lambda: (it := replica.member(other.peer.id)) and not it.via_invite)
+    found = await ask(founder, "table")
+    kinds = {one["kind"]: one for one in found["kinds"]}
+    assert found["root"] == replica.root().hex() and kinds["node"]["rows"] == 2
+    assert found["rows"] == sum(one["rows"] for one in found["kinds"]) and kinds["node"]["bytes"] > 300
+    nodes = {row["key"]: row for row in (await ask(founder, "table", kind="node"))["rows"]}
+    mine = nodes[founder.peer_id[:8]]
+    assert mine["writer"] == founder.peer_id and mine["boot"] == founder.peer.credentials.boot and not mine["hidden"]
+    assert mine["says"].startswith("a; lattica ") and "site=home" in mine["says"] and mine["expires"] > mine["written"]
+    [own] = [row for row in (await ask(founder, "table", kind="certificate"))["rows"] if row["writer"] == other.peer_id]
+    assert own["says"].startswith("execute,submit,store,relay; by an issuer, until 2")
+
+    await ask(founder, "revoke", peer="b", reason="stolen")
+    said = (await ask(founder, "table", kind="statement"))["rows"]
+    assert [row for row in said if row["says"].endswith(f": peer {other.peer_id[:8]} is out: stolen")]
+    assert {row["hidden"] for row in (await ask(founder, "table", kind="node"))["rows"]} == {"", "it was revoked"}
+    with pytest.raises(ConfigError, match="no kind 'dance'"):
+        await ask(founder, "table", kind="dance")
+    assert (await ask(founder, "table", kind="99"))["rows"] == []
+
+
+@story
+async def test_contacts_are_left_alone_while_there_are_sessions_enough(machines: Machines) -> None:
+    founder = await machines.start("a")
+    others = [await joined(machines, name, founder) for name in "bc"]
+    await until(lambda: all(len(names(desk)) == 2 for desk in [founder, *others]))
+    nobody = PeerId(bytes(32))
+    founder.contacts.add([(nobody, ["127.0.0.1:9"])])
+    await asyncio.sleep(5.0)
+    assert not founder.contacts.known[nobody].trouble, "it was not dialed"
+    for other in others:
+        await other.stop()
+    await until(lambda: founder.contacts.known[nobody].trouble, 30.0)
+
+
+@story
+async def test_a_node_without_contacts_returns_by_the_table_on_its_disk(machines: Machines) -> None:
+    founder = await machines.start("a")
+    joiner = await joined(machines, "b", founder)
+    await until(lambda: joiner.peer.gossip.community.node(founder.peer.id))
+    await joiner.stop()
+    os.unlink(joiner.contacts.path)
+    member = joiner.peer.credentials
+    member.peers = []
+    back = await machines.start("b")
+    await until(lambda: names(back) == ["a"])
 
 
 @story
