@@ -266,6 +266,20 @@ def test_a_dial_that_tls_refuses_is_final_too() -> None:
     assert ann.seen(Unreachable)[0].final and ann.sessions.next_deadline() is None
 
 
+def test_a_refusal_of_certificates_that_were_renewed_meanwhile_is_not_final() -> None:
+    """Ann dials with a certificate that has expired. While the handshake is under way an issuer renews it; then the
+    refusal of the old one comes. She dials again, with the new one."""
+    ring = Ring()
+    ann = ring.node("ann", 1)
+    bob = ring.node("bob", 2)
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.connect(bob.id, ["bob"], ring.now))
+    _, dial = ring.dials.popleft()
+    ring.perform(ann, ann.sessions.reconnect("its certificates were renewed", ring.now))
+    ring.perform(ann, ann.sessions.dial_failed(dial.attempt, "certificate expired", ring.now, final=True))
+    assert not ann.seen(Unreachable) and ann.sessions.next_deadline() is not None
+
+
 def test_a_revocation_ends_the_session_at_once_on_both_sides() -> None:
     ring, ann, bob = pair()
     ring.say(ann, bob, b"bulk too", BULK)
