@@ -32,7 +32,7 @@ PUBLISHERS_MAX = 4096  # some 300 bytes each; beyond, the one that was silent fo
 
 @dataclass(slots=True)
 class _Numbers:
-    """Of one process of a publisher: all up to `floor` count as seen, and those above it that were. -> when."""
+    """Of one process of a publisher: all up to `floor` count as seen. above: others that were, and when."""
 
     floor: int = 0
     above: dict[int, float] = field(default_factory=dict)

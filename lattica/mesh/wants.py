@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from lattica.mesh.identity import PeerId
 from lattica.mesh.publications import Id
 
-WANT_S = 0.5  # for an answer, before another that has it is asked: the longest round trip of a world is 0.4 s
+WANT_S = 0.5  # for an answer, before others that have it are asked: the longest round trip of a world is 0.4 s
 ASKS_MAX = 6  # then the next announcement begins anew
-SOURCES_MAX = 4  # that are remembered for one
+SOURCES_MAX = 4
+"""That are remembered for one. The n-th time the latest n are asked: at 30 % loss one arrival of a long publication in
+a thousand took 3.7 s; with one asked each time it took 6.3 s."""
 WANTED_OF_ONE_MAX = 256  # publications that one peer can make this one wait for
 
 
@@ -77,8 +79,9 @@ class Wants:
             if want.asks >= ASKS_MAX:
                 self.came(id)
                 continue
-            asked.setdefault(want.sources[want.asks % len(want.sources)], []).append(id)
             want.asks, want.at = want.asks + 1, now + WANT_S
+            for source in want.sources[-want.asks :]:
+                asked.setdefault(source, []).append(id)
             self._wants[id] = self._wants.pop(id)  # now the last one
         return asked
 
