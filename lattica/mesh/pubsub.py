@@ -44,8 +44,8 @@ from lattica.mesh.recent import PUBLISHED_MAX, PUBLISHED_MAX_BYTES, PUBLISHERS_M
 from lattica.mesh.wants import Wants
 
 FANOUT = 6
-"""Links that are told of what is new. In a large mesh chance then leaves out a peer in 400, at 30 % loss one in 70, whom
-digests find; each more costs every peer the whole of every short publication once more."""
+"""Links that are told of what is new. In a large mesh chance then leaves out a peer in 400, at 30 % loss one in 70,
+whom digests find; each more costs every peer the whole of every short publication once more."""
 PUSHED_MAX_BYTES = 2 << 10
 """Longest body that is pushed; of a longer one FANOUT links are told, and fetch it once. A peer sends a pushed one up
 to FANOUT times; an announced one about once, a round trip later at each hop."""
