@@ -192,7 +192,7 @@ class Kademlia:
         effects: list[Effect] = []
         while lookup := self._lookups.begin():
             key = lookup.target
-            lookup.suggest(self.table.closest(key), 1)
+            lookup.suggest(self.table, 1)  # all: of those close to the key every one may be dead
             self._upkeep.looks(key, now)
             kept = [record.data for record in self.store.of(lookup.wish.kind, key, now)]
             effects += self._learn(lookup, kept, now) + self._advance(lookup, now)

@@ -57,6 +57,17 @@ def test_a_lookup_goes_from_one_peer_to_the_next() -> None:
     assert CYD.peer in peers.cores[ANN.peer].table
 
 
+def test_a_lookup_goes_on_with_those_farther_away_if_all_who_were_close_are_dead() -> None:
+    peers = Peers(*MANY)
+    peers.introduce()
+    others = sorted((key.peer for key in MANY[1:]), key=lambda peer: distance(peer, TOPIC))
+    peers.silent |= set(others[:K])
+    peers.tell(MANY[0].peer, "lookup", TOPIC)
+    peers.run(30.0)
+    (found,) = events(peers, MANY[0], LookupFinished)
+    assert [contact.peer for contact in found.closest] == others[K:]
+
+
 def test_a_lookup_without_anybody_ends_at_once(ann: Kademlia) -> None:
     assert ann.lookup(TOPIC, 0.0) == [LookupFinished(TOPIC, (), 0, 0)]
 
