@@ -162,7 +162,10 @@ class Replica:
         before = held if kind.is_multi and held is not None and held.content.expires > unix_s else None
         hlc = self.clock.stamp(unix_s)
         self._counter += 1
-        until = min(unix_s + (TOMBSTONE_S if gone else kind.ttl_s if ttl_s is None else ttl_s), kind_end(kind, unix_s))
+        until = unix_s + (TOMBSTONE_S if gone else kind.ttl_s if ttl_s is None else ttl_s)
+        if gone and held is not None:
+            until = max(until, held.content.expires)  # what it buries must not come back after it
+        until = min(until, kind_end(kind, unix_s))
         content = Content(
             kind.number, key, self.me, self.boot, self._counter, hlc, int(until), gone, body,
             (before.content.epoch + 1 if before else 1) if kind.is_multi else 0, before.hash if before else b"", heir,

@@ -24,6 +24,8 @@ from lattica.mesh.table.kinds import KEY_MAX_BYTES, KINDS, NEVER, STATEMENT, Key
 ROW_MAX_BYTES = 80 << 10
 """Longest row: the longest body, and the row that it supersedes."""
 HASH_BYTES = 16
+UNKNOWN_MAX_BYTES = 16 << 10
+"""Body of a row of a kind that only a later release knows. Two of them must fit into one row, as evidence."""
 BOOT_BITS = 20
 """Random bits behind a node's boot number: two copies of one directory that start in the same second share no dot."""
 _PURPOSE = b"lattica row 1\0"
@@ -119,7 +121,7 @@ def write_row(content: Content, sign: Callable[[bytes], bytes], mesh: bytes, bef
     none, for example if it is too large."""
     data = _encode(content)
     signature = b"" if _proves(content.kind) else sign(to_sign(data, mesh))
-    return read_row(_encode(_Signed(data, signature, _bare(before) if before else b"")))
+    return read_row(_encode(_Signed(data, signature, bare(before) if before else b"")))
 
 
 def statement_row(statement: bytes) -> Row:
@@ -137,11 +139,26 @@ def read_row(data: bytes) -> Row:
     Raises RemoteProtocolError. Whether its writer wrote it, and may, is for the replica to say.
     """
     signed, content, hash = _read(data)
-    if _encode(signed) != data:
-        raise RemoteProtocolError("a row is written in another way than rows are")
     if bool(content.before) != bool(signed.before):
         raise RemoteProtocolError("a row does not carry what it supersedes")
+    row = Row(bytes(data), content, hash)
+    if signed.before:
+        predecessor_of(row)
+    return row
+
+
+def read_bare(data: bytes) -> Row:
+    """A row without what it carried, from `bare`. Raises RemoteProtocolError."""
+    signed, content, hash = _read(data)
+    if signed.before:
+        raise RemoteProtocolError("a row carries what it should not")
     return Row(bytes(data), content, hash)
+
+
+def bare(row: Row) -> bytes:
+    """The row as another one carries it: without what it superseded itself."""
+    signed = _signed.decode(row.data)
+    return _encode(_Signed(signed.content, signed.signature))
 
 
 def signed_part(row: Row) -> tuple[bytes, bytes]:
@@ -156,16 +173,11 @@ def predecessor_of(row: Row) -> Row | None:
     carried = _signed.decode(row.data).before
     if not carried:
         return None
-    _, content, hash = _read(carried)
-    c = row.content
-    if hash != c.before or (content.kind, content.key, content.epoch) != (c.kind, c.key, c.epoch - 1):
+    before, c = read_bare(carried), row.content
+    b = before.content
+    if before.hash != c.before or (b.kind, b.key, b.epoch) != (c.kind, c.key, c.epoch - 1):
         raise RemoteProtocolError("a row supersedes one that is not of its key, or not the last")
-    return Row(carried, content, hash)
-
-
-def _bare(row: Row) -> bytes:
-    signed = _signed.decode(row.data)
-    return _encode(_Signed(signed.content, signed.signature))
+    return before
 
 
 def _read(data: bytes) -> tuple[_Signed, Content, bytes]:
@@ -178,6 +190,8 @@ def _read(data: bytes) -> tuple[_Signed, Content, bytes]:
         content = _content.decode(signed.content)
     except DAMAGED as error:
         raise RemoteProtocolError(f"a row cannot be read: {error}") from error
+    if _encode(signed) != data:
+        raise RemoteProtocolError("a row is written in another way than rows are")
     _check(content, len(signed.signature))
     return signed, content, blake3(signed.content).digest(HASH_BYTES)
 
@@ -195,10 +209,11 @@ def _check(c: Content, signature_bytes: int) -> None:
     if signature_bytes != (0 if _proves(c.kind) else SIGNATURE_BYTES) or len(c.heir) not in (0, PEER_ID_BYTES):
         raise RemoteProtocolError("a row is signed in no way that counts")
     kind = KINDS.get(c.kind)
+    name, max_bytes = (kind.name, kind.max_bytes) if kind else (f"kind {c.kind}", UNKNOWN_MAX_BYTES)
+    if len(c.body) > max_bytes:
+        raise RemoteProtocolError(f"a {name} row has {len(c.body)} bytes, and may have {max_bytes}")
     if kind is None:
         return
-    if len(c.body) > kind.max_bytes:
-        raise RemoteProtocolError(f"a {kind.name} row has {len(c.body)} bytes, and may have {kind.max_bytes}")
     if not _key_holds(kind, c):
         raise RemoteProtocolError(f"a {kind.name} row stands under a key that is not its writer's")
     if not kind.is_multi and (c.epoch or c.before or c.heir):
