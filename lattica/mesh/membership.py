@@ -145,7 +145,12 @@ class _Member:
     dot: Dot
     left: bool
     dead: bool = False
-    accusers: dict[PeerId, Dot] | None = None
+    accusers: dict[PeerId, Dot] | None = None  # who says that it is silent, as of which row
+
+    @property
+    def witnesses(self) -> int:
+        """How many say so of its current row."""
+        return sum(dot == self.dot for dot in self.accusers.values()) if self.accusers else 0
 
 
 @dataclass(slots=True)
@@ -203,7 +208,7 @@ class Membership:
         if member.dead:
             return State.DEAD
         watch = self._watched.get(peer)
-        doubtful = member.accusers or (watch is not None and watch.silent)
+        doubtful = member.witnesses or (watch is not None and watch.silent)
         return State.SUSPECT if doubtful else State.ALIVE
 
     def members(self) -> Iterator[PeerId]:
@@ -352,7 +357,7 @@ class Membership:
             member.accusers = {who: dot for who, dot in member.accusers.items() if dot >= member.dot} or None
         others = len(self._ring) - (1 if self._in_ring(peer) else 0)
         needed = max(1, min(WITNESSES, others))
-        member.dead = peer != self.me and not member.left and len(member.accusers or ()) >= needed
+        member.dead = peer != self.me and not member.left and member.witnesses >= needed
         if member.dead:
             self._dead.add(peer)
         else:
@@ -384,6 +389,12 @@ class Membership:
     def _settle(self, now: float) -> list[Effect]:
         """The ring has changed: whom we watch, and with whom we keep sessions."""
         self._settle_at = None
+        effects: list[Effect] = []
+        for peer, member in self._members.items():  # one of few others has left: so many witnesses are not needed now
+            if member.accusers and not member.dead:
+                before = self.state(peer)
+                self._judge(peer, member, now)
+                effects += self._told(peer, before)
         watched = set(self.neighbours(self.me)) if self._in_ring(self.me) else set()
         for peer in self._watched.keys() - watched:
             del self._watched[peer]
@@ -391,7 +402,7 @@ class Membership:
             first = now + self._rng.uniform(0.0, PING_S)
             self._watched[peer] = _Watch(heard_at=now, ping_at=first)
         kept = watched | self._short_cuts(watched)
-        effects: list[Effect] = [Keep(peer) for peer in sorted(kept - self._kept)]
+        effects += [Keep(peer) for peer in sorted(kept - self._kept)]
         effects += [Release(peer) for peer in sorted(self._kept - kept)]
         self._kept = kept
         return effects
@@ -432,10 +443,10 @@ class Membership:
             others = [other for other in self.neighbours(peer) if other != self.me and other in self._kept]
             chosen = self._rng.sample(others, min(ASKED, len(others)))
             effects += [Tell(other, Ask(peer)) for other in chosen]
-        over = silence >= ACCUSE_S or (refused and now - (watch.refused_at or now) >= REFUSED_S)
+        over = silence >= ACCUSE_S or (watch.refused_at is not None and now - watch.refused_at >= REFUSED_S)
         if over and watch.accused != member.dot:
             watch.accused = member.dot
-            if len(member.accusers or ()) <= WITNESSES:
+            if member.witnesses <= WITNESSES:
                 effects.append(Accuse(peer, member.dot))
         return effects + self._told(peer, before)
 
