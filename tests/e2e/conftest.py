@@ -13,12 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import lattica
+
+if TYPE_CHECKING:
+    from tests.e2e.machines import Machine
 
 HERE = str(Path(__file__).parent)
 ROOT = str(Path(__file__).parents[2])
@@ -154,6 +158,26 @@ def fresh(sessions: Sessions) -> Iterator[Callable[..., Any]]:
     sessions.end()
     yield sessions.fresh
     sessions.end()
+
+
+# -- machines of a mesh ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(sessions: Sessions, tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
+    """Machines by name, whose nodes end with the test."""
+    from tests.e2e.machines import Machine
+
+    sessions.end()
+    machines: dict[str, Machine] = {}
+
+    def named(name: str) -> Machine:
+        return machines.setdefault(name, Machine(tmp_path / name))
+
+    yield named
+    with ThreadPoolExecutor() as pool:
+        for done in pool.map(lambda one: one.run("stop", "--force"), machines.values()):
+            assert done.returncode == 0, done.stderr
 
 
 # -- programs --------------------------------------------------------------------------------------------------------

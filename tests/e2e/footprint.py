@@ -89,3 +89,18 @@ def books() -> list[str]:
     """What the node has in its books, in words."""
     now = footprint()
     return [f"{name} {getattr(now, name)}" for name in ("objects", "held", "actors") if getattr(now, name)]
+
+
+# -- one process -----------------------------------------------------------------------------------------------------
+
+
+def pss_bytes(pid: int) -> int:
+    """Its memory, with its share of what several processes have."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds that it has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
