@@ -30,7 +30,7 @@ from lattica.mesh.table.rows import Row, place_of
 
 FLOOD_S = 0.05  # rows that come together within it leave together
 ROWS_BYTES = 48 << 10  # of one message
-COMPARE_S = 0.5  # between comparisons begun with one peer: a round of one takes a few round trips
+COMPARE_S = 0.5  # between comparisons that this peer begins: one takes a few round trips
 FANOUT = 12
 """Sessions that a new row is sent to at once: as many as a peer keeps in a large mesh. Others find it by comparing."""
 NEWS_S = 0.5  # between messages of soft state, while there is any that is new
@@ -40,6 +40,9 @@ SUMMON_TO = 2  # sessions that one is passed on to, where it is not known who ha
 SUMMON_AGAIN_S = 2.0  # the same one is passed on only once in it
 SUMMONS_MAX = 1024  # remembered
 MISSING_S = 0.5  # between questions for certificates: what does not help must not be asked for ever
+LONG_BYTES = 1 << 10
+"""A longer row, like a certificate, is flooded to FANOUT_LONG sessions only; who needs it asks (`Want`)."""
+FANOUT_LONG = 3
 FLOODED_MAX = 32  # rows of one comparison that are flooded; more are found by others' comparisons, begun at once
 RENEW_SHARE = 3  # a node row is renewed at a third of its life
 
@@ -151,7 +154,10 @@ class Community:
         self.info = info
         self._chain, self._rng = list(chain), rng
         self._reconciler = Reconciler(replica.ranges, replica.at)
-        self._linked: dict[PeerId, float] = {}  # with whom there is a session -> when a comparison may begin
+        self._linked: dict[PeerId, None] = {}  # with whom there is a session
+        self._compare_at = now  # when the next comparison may begin
+        self._differ: dict[PeerId, None] = {}  # whose table was another one when none might
+        self._differ_at = now  # when the next of them is asked whether it still is
         self._news: dict[int, PeerId | None] = {}  # places of rows to flood -> from whom
         self._flood_at: float | None = None
         self._compare_all = False  # the flood is too long: let all compare
@@ -238,13 +244,14 @@ class Community:
 
     def connected(self, peer: PeerId, now: float) -> list[Effect]:
         """There is a session with this peer."""
-        self._linked[peer] = now
+        self._linked[peer] = None
         effects = self._from_membership(self.membership.heard(peer, now), now)
         return [*effects, self._probe(peer, 0, False, now)]
 
     def disconnected(self, peer: PeerId) -> None:
         """There is none any more."""
         self._linked.pop(peer, None)
+        self._differ.pop(peer, None)
 
     def refused(self, peer: PeerId, now: float) -> list[Effect]:
         """Its machine answered that nobody listens."""
@@ -290,6 +297,11 @@ class Community:
         effects: list[Effect] = []
         if self._flood_at is not None and self._flood_at <= now:
             effects += self._flood(now)
+        if self._differ and self._differ_at <= now:
+            peer = next(iter(self._differ))
+            del self._differ[peer]
+            self._differ_at = now + COMPARE_S
+            effects.append(self._probe(peer, 0, False, now))  # the answer tells whether it still differs
         if self._news_at <= now and self.soft.has_news and self._linked:
             effects += self._tell_news(now)
         due = self.membership.next_deadline()
@@ -309,6 +321,8 @@ class Community:
         due = self._renew_at
         if self.soft.has_news and self._linked:
             due = min(due, self._news_at)
+        if self._differ:
+            due = min(due, self._differ_at)
         for at in (self._flood_at, self.membership.next_deadline()):
             if at is not None and at < due:
                 due = at
@@ -417,10 +431,14 @@ class Community:
         return Send(peer, Probe(nonce, answer, self.replica.root(), self.soft.pick(now)))
 
     def _compare(self, peer: PeerId, now: float) -> list[Effect]:
-        if self._linked.get(peer, now) > now:
+        """One at a time: to compare with ten at once would bring what is missing ten times."""
+        if self._compare_at > now:
+            if peer in self._linked:
+                self._differ[peer] = None
+                self._differ_at = max(self._differ_at, self._compare_at)
             return []
-        if peer in self._linked:
-            self._linked[peer] = now + COMPARE_S
+        self._compare_at = now + COMPARE_S
+        self._differ.pop(peer, None)
         return [Send(peer, self._reconciler.begin())]
 
     def _missing(self, merged: Merged, rows: Sequence[Row]) -> Want:
@@ -440,14 +458,12 @@ class Community:
             effects += [self._probe(peer, 0, False, now) for peer in self._fan()]
         if not found:
             return effects
-        batches: dict[PeerId | None, list[Rows]] = {}
-        senders = {sender for _, sender in found}
-        everything = _in_messages([row for row, _ in found], flood=True)
-        for peer in self._fan():
-            if peer in senders:
-                rest = [row for row, sender in found if sender != peer]
-                batches[peer] = _in_messages(rest, flood=True)
-            effects += [Send(peer, message) for message in batches.get(peer, everything)]
+        fan = self._fan()
+        told_long = set(fan if len(fan) <= FANOUT_LONG else self._rng.sample(fan, FANOUT_LONG))
+        short = [(row, sender) for row, sender in found if len(row.data) <= LONG_BYTES]
+        for peer in fan:
+            rows = [row for row, sender in (found if peer in told_long else short) if sender != peer]
+            effects += [Send(peer, message) for message in _in_messages(rows, flood=True)]
         return effects
 
     def _pass_on(self, summon: Summon, sender: PeerId | None, now: float) -> list[Effect]:

@@ -49,8 +49,8 @@ ACK_BYTES = 13 + 22 + 52 + 52
 HANDSHAKE_BYTES = 3400
 """Of a new session, both sides: TLS 1.3 with both chains, and the hellos. A dial that nobody answers costs a packet."""
 REOPEN_S = 1.0
-OPEN_TRIES = 5  # dials of a peer that does not answer, before a pause
-PAUSE_S = 5.0
+OPEN_TRIES = 5  # dials of a peer that does not answer, before longer pauses
+PAUSE_S = 2.0  # as `gossip` looks after sessions that should be there
 UNWANTED_S = 15.0  # a session that nobody keeps any more
 
 
