@@ -19,6 +19,8 @@ EXPIRE_S = 30.0
 SAYINGS_MAX = 40  # in one message: some 2 KiB
 PASSED_ON = 3
 """Times that a saying is passed on by each that heard it. Fewer: some never hear of it; more: bytes for the deaf."""
+FORGOTTEN_S = 2 * EXPIRE_S  # later than anybody passes it on: until then an echo is known as one
+PEERS_MAX = 20_000  # that are heard of: 3 MB, twice as many as a mesh may have
 ID_BYTES = 8
 """Of a peer's id, in a saying: no two members share them by chance, and who makes them be shared blurs its own load."""
 
@@ -49,6 +51,7 @@ class SoftState:
         self._number = first_number
         self._entries: dict[bytes, _Entry] = {}
         self._fresh: dict[bytes, None] = {}  # to be passed on, the newest last
+        self._sweep_at = 0.0
 
     def __repr__(self) -> str:
         return f"<SoftState: {len(self._entries)} peers, {len(self._fresh)} to pass on>"
@@ -93,9 +96,11 @@ class SoftState:
         for saying in sayings[:SAYINGS_MAX]:
             peer = saying.peer
             known = self._entries.get(peer)
-            if peer == self._me or (known is not None and known.number >= saying.number):
+            if peer == self._me or (known is not None and known.number >= saying.number and not _is_old(known, now)):
                 continue
-            if len(peer) == ID_BYTES and len(saying.data) <= DATA_MAX_BYTES and 0 <= saying.age_ms < EXPIRE_S * 1e3:
+            if len(peer) != ID_BYTES or len(saying.data) > DATA_MAX_BYTES or not 0 <= saying.age_ms < EXPIRE_S * 1e3:
+                continue
+            if known is not None or self._has_room(now):
                 self._enter(peer, _Entry(saying.number, now - saying.age_ms / 1e3, saying.data, PASSED_ON))
 
     def get(self, peer: PeerId, now: float) -> tuple[bytes, float] | None:
@@ -110,7 +115,18 @@ class SoftState:
         self._entries.pop(peer[:ID_BYTES], None)
         self._fresh.pop(peer[:ID_BYTES], None)
 
+    def _has_room(self, now: float) -> bool:
+        """For one peer more, after those that are silent for long were forgotten."""
+        if len(self._entries) >= PEERS_MAX and self._sweep_at <= now:
+            self._sweep_at = now + EXPIRE_S
+            self._entries = {peer: entry for peer, entry in self._entries.items() if not _is_old(entry, now)}
+        return len(self._entries) < PEERS_MAX
+
     def _enter(self, peer: bytes, entry: _Entry) -> None:
         self._entries[peer] = entry
         self._fresh.pop(peer, None)
         self._fresh[peer] = None
+
+
+def _is_old(entry: _Entry, now: float) -> bool:
+    return now - entry.said_at >= FORGOTTEN_S

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lattica.crdt.ranges import ALL, DEPTH_MAX, Ranges
 from lattica.errors import RemoteProtocolError
+from lattica.mesh.table.kinds import EVIDENCE, NEVER
 from lattica.mesh.table.reconcile import (
     ITEMS_FEW,
     MESSAGE_MAX_BYTES,
@@ -30,7 +31,7 @@ from lattica.mesh.table.reconcile import (
     decode,
     encode,
 )
-from lattica.mesh.table.rows import Row, write_row
+from lattica.mesh.table.rows import Content, Row, write_row
 from tests.mesh.table.some_rows import KEY, MESH, some_row, some_rows
 
 ROUNDS_MAX = 60
@@ -183,10 +184,8 @@ def test_rows_that_one_side_never_takes_do_not_keep_the_others_back() -> None:
 
 
 def test_rows_longer_than_an_answer_come_one_by_one() -> None:
-    keys = [KEY.peer + bytes([number]) for number in range(5)]
-    contents = [
-        msgspec.structs.replace(some_row(1).content, kind=60_000, key=key, body=bytes(70 << 10)) for key in keys
-    ]
+    proof = Content(EVIDENCE.number, b"", KEY.peer, 7, 1, 0, NEVER, False, bytes(EVIDENCE.max_bytes))
+    contents = [msgspec.structs.replace(proof, key=KEY.peer + bytes([number])) for number in range(5)]
     exchange = Exchange(Table(), Table(write_row(content, KEY.sign, MESH) for content in contents))
     exchange.round()
     assert len(exchange.tables[0].rows) == 5
