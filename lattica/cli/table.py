@@ -62,7 +62,7 @@ def rows_page(found: Mapping[str, Any], unix_s: float) -> list[str]:
         [
             row.get("key", "?")[:40],
             str(row.get("writer", ""))[:SHORT],
-            f"{row.get('boot', '?')}.{row.get('counter', '?')}",
+            f"{row.get('boot', '?')}.{row.get('counter', '?')}" if row.get("writer") else "",
             "" if row.get("written") is None else duration_text(unix_s - row["written"]),
             "never" if row.get("expires") is None else duration_text(row["expires"] - unix_s),
             f"({row['hidden']})" if row.get("hidden") else _cut(row.get("says", "")),

@@ -31,9 +31,9 @@ from lattica.mesh.peer import Peer
 from lattica.mesh.roles import parse_roles, roles_text
 from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.trust import PeerRevoked
-from lattica.node import roster, table_view
+from lattica.node import neighbours, roster, table_view
 from lattica.node.contacts import Contact, Contacts, contacts_path, write_contacts
-from lattica.node.dial_back import CONNECT_S, DialBack, told_of
+from lattica.node.dial_back import DialBack
 
 if TYPE_CHECKING:
     from lattica.mesh.credentials import Credentials
@@ -53,9 +53,6 @@ STOP_S = 1.0  # for sessions to end politely
 HOW = {"founded": "founds", "joined": "joins", "returned": "returns to"}
 SHORT_MIN_CHARS = 4  # of a peer id, where it tells one from all others that are known
 REQUESTS_MAX = 64  # of commands, at once
-REACHED_BY_MAX = 2  # peers that are asked whether they reach us
-COMPARED_MAX = 16  # neighbours whose tables are compared with ours
-COMPARE_AGAIN_S = 1.0  # what is new is everywhere by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,66 +325,10 @@ class MeshDesk:
             "issuers": self.peer.steward.issuers(),
             "troubles": self._troubles(),
             "refusals": refusals,
-            "reached": await self._reached(),
-            "members": self._members(),
-            "table": await self._compared(),
+            "reached": await neighbours.reached(self.peer),
+            "members": neighbours.members(self.peer),
+            "table": await neighbours.compared(self.peer),
         }
-
-    def _members(self) -> dict[str, Any]:
-        """How many members are in which state, and the neighbours that watch this node."""
-        community = self.peer.gossip.community
-        watchers = community.membership.neighbours(self.peer.id)
-        return {
-            "counts": roster.counts(community.states().values()),
-            "watched_by": [{"peer_id": peer_text(peer), "name": self._name_of(peer)} for peer in watchers],
-        }
-
-    def _name_of(self, peer: PeerId) -> str:
-        info = self.peer.gossip.community.node(peer)
-        return info.name if info is not None else ""
-
-    async def _compared(self) -> dict[str, Any]:
-        """Our table beside those of neighbours: {root, rows, kinds, distrusted, refused, neighbours: [{peer_id, name,
-        same, rows}, ...]}. What differs is compared again: a change may be on its way."""
-        replica = self.peer.gossip.community.replica
-        asked = list(self._sessions())[:COMPARED_MAX]
-        found = {peer: row for peer, row in zip(asked, await asyncio.gather(*map(self._compare, asked))) if row}
-        if differing := [peer for peer, row in found.items() if not row["same"]]:
-            await asyncio.sleep(COMPARE_AGAIN_S)
-            again = zip(differing, await asyncio.gather(*map(self._compare, differing)))
-            found |= {peer: row for peer, row in again if row}
-        refused = [{"peer_id": peer_text(peer), "why": why} for peer, why in self.peer.gossip.refusals()]
-        return table_view.summary(replica) | {"neighbours": list(found.values()), "refused": refused}
-
-    async def _compare(self, peer: PeerId) -> dict[str, Any] | None:
-        """None for one that does not say, like a program, or a node of an earlier release."""
-        try:
-            root, rows = await self.peer.call(peer, "node.table_root", timeout_s=2 * CONNECT_S)
-        except (LatticaError, TimeoutError, TypeError, ValueError) as error:
-            log.info("%s does not say what its table is: %s", short_peer(peer), str(error).partition("\n")[0])
-            return None
-        replica = self.peer.gossip.community.replica
-        same = bytes(root) == replica.root()
-        return {"peer_id": peer_text(peer), "name": self._name_of(peer), "same": same, "rows": int(rows)}
-
-    async def _reached(self) -> list[dict[str, Any]]:
-        """Who reaches us where, as peers find when they are asked: {peer_id, addresses: {address: "" or why not}}."""
-        asked = list(self._sessions())[:REACHED_BY_MAX] if self.peer.listening else []
-        answers = await asyncio.gather(*map(self._ask_whether_it_reaches_us, asked))
-        found = []
-        for peer, answer in zip(asked, answers):
-            if answer is not None:
-                shown = {address: answer[address] for address in told_of(list(answer))}
-                found.append({"peer_id": peer_text(peer), "addresses": shown})
-        return found
-
-    async def _ask_whether_it_reaches_us(self, peer: PeerId) -> dict[str, str] | None:
-        try:
-            answer = await self.peer.call(peer, "node.dial_back", timeout_s=2 * CONNECT_S)
-            return {str(address): str(why) for address, why in dict(answer).items()}
-        except (LatticaError, TimeoutError, TypeError, ValueError) as error:
-            log.info("%s does not say whether it reaches us: %s", short_peer(peer), str(error).partition("\n")[0])
-            return None
 
     async def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"roles": words, "ttl_s": seconds, "label": words}."""

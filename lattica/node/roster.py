@@ -74,7 +74,7 @@ def _ends(community: Community, states: Mapping[PeerId, State]) -> dict[PeerId, 
     for row in replica.rows(ACCUSATION):
         suspect = PeerId(row.key[:PEER_ID_BYTES])
         node = replica.get(NODE, bytes(suspect))
-        if states.get(suspect) is State.DEAD and node is not None and _dot(row.body) >= node.dot:
+        if states.get(suspect) is State.DEAD and node is not None and _dot(row.body) == node.dot:
             accused.setdefault(suspect, []).append(row.content.hlc)
     found = {suspect: seconds_of(sorted(stamps)[:WITNESSES][-1]) for suspect, stamps in accused.items()}
     for member, state in states.items():

@@ -138,8 +138,12 @@ def _says(row: Row, replica: Replica) -> str:
 def _node(info: NodeInfo) -> str:
     parts = [info.name, f"lattica {info.version}", "has left" if info.left else " ".join(info.addresses)]
     parts.append(" ".join(f"{name}={value}" for name, value in sorted(info.labels.items())))
-    parts.append(" ".join(f"{amount:g} {name}" for name, amount in sorted(info.resources.items())))
+    parts.append(" ".join(_amount(name, amount) for name, amount in sorted(info.resources.items())))
     return "; ".join(filter(None, parts))
+
+
+def _amount(name: str, amount: float) -> str:
+    return f"{amount / 2**30:.1f} GiB {name}" if name == "memory" else f"{amount:g} {name}"
 
 
 def _statement(body: bytes) -> str:
