@@ -359,7 +359,7 @@ class Community:
     def _apply(self, row: Row, before: Row | None, now: float) -> list[Effect]:
         effects: list[Effect] = [RowChanged(row, before)]
         if row.kind == NODE.number:
-            if self.replica.is_visible(row):
+            if self.replica.is_visible(row) or row.writer == self.me:  # in quarantine we go on hearing of others
                 info = _node_info(row)
                 told = self.membership.node(row.writer, row.dot, info.left, now)
             else:
