@@ -51,8 +51,9 @@ bench: $(VENV)/.dev ## lattica beside Ray in its own environment (PEER= without;
 sim: $(VENV)/.dev ## simulated worlds from one seed (SEED=7)
 	@$(BIN)/python -m lattica.testing.sim --seed $(SEED) $(ARGS)
 
-sim-long: $(VENV)/.dev ## many seeds, larger worlds
+sim-long: $(VENV)/.dev ## many seeds, larger worlds, and a thousand peers for ten minutes (ARGS="--world community")
 	@$(BIN)/python -m lattica.testing.sim --seed $(SEED) --long $(ARGS)
+	@$(if $(ARGS),,$(BIN)/python -m lattica.testing.crowd --peers 1000 --seconds 600 --seed $(SEED))
 
 setup: $(VENV)/.dev ## only the set-up of test and check
 setup-rl: $(VENV)/.dev $(VENV)/.rl ## only the set-up of everything
