@@ -378,13 +378,16 @@ class Community:
 
     def _weigh(self, peer: PeerId, now: float) -> list[Effect]:
         """Whether this writer's rows count has changed, perhaps."""
-        if peer == self.me or (self.membership.state(peer) is None) == (self.replica.get(NODE, bytes(peer)) is None):
+        if peer == self.me:
             return []
         if self.replica.distrusts(peer):
             self.soft.forget(peer)
-            return self._from_membership(self.membership.forget(peer, now), now)
+            told = self.membership.disregard(peer, now) + self.membership.forget(peer, now)
+            return self._from_membership(told, now)
         row = self.replica.get(NODE, bytes(peer))
-        return [] if row is None else self._apply(row, None, now)[1:]
+        if row is None or self.membership.state(peer) is not None:
+            return []
+        return self._apply(row, None, now)[1:]
 
     def _expired(self, row: Row, now: float) -> list[Effect]:
         mine = self._written.get(row.place)

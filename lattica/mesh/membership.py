@@ -269,6 +269,17 @@ class Membership:
         self._judge(suspect, member, now)
         return self._told(suspect, before)
 
+    def disregard(self, witness: PeerId, now: float) -> list[Effect]:
+        """What this member says of others does not count any more."""
+        effects: list[Effect] = []
+        for peer, member in list(self._members.items()):
+            if member.accusers and witness in member.accusers:
+                before = self.state(peer)
+                del member.accusers[witness]
+                self._judge(peer, member, now)
+                effects += self._told(peer, before)
+        return effects
+
     def forget(self, peer: PeerId, now: float) -> list[Effect]:
         """It is no member any more: its row expired, or it was revoked."""
         member = self._members.pop(peer, None)
