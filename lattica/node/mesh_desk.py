@@ -27,6 +27,7 @@ from lattica.errors import ConfigError, InternalError, LatticaError, NodeDiedErr
 from lattica.mesh import credentials
 from lattica.mesh.addresses import DEFAULT_PORT
 from lattica.mesh.identity import PEER_ID_BYTES, PEER_ID_CHARS, PeerId, parse_peer, peer_text, short_peer
+from lattica.mesh.membership import MemberChanged, State
 from lattica.mesh.peer import Peer
 from lattica.mesh.roles import parse_roles, roles_text
 from lattica.mesh.tickets import parse_ticket
@@ -44,6 +45,7 @@ NO_PORT = "none"  # as an address to listen at: only dial
 LOOK_S = 1.0
 """How often contacts are compared with sessions. More often: a lost peer is dialed sooner; more wake-ups of an idle
 node."""
+SOON_S = 0.1  # after a member came, for the session with it to be up: who is killed a second later must know it
 SESSIONS_ENOUGH = 2
 """With so many the membership finds all others, and contacts are left alone. One may be with a node as lost as this."""
 STRANGERS_MAX = 8  # members that the table knows, and nobody here has met, that are dialed at once
@@ -102,7 +104,7 @@ class MeshDesk:
         self._dialing: dict[PeerId, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._writing = self._stale = False
+        self._writing = self._stale = self._hurries = False
         self._verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "whoami": self._whoami,
             "peers": self._peers,
@@ -140,6 +142,7 @@ class MeshDesk:
             log.warning("%s", note)
         peer.serve(DialBack(peer), offered=False)
         peer.gossip.describe(labels=desk.labels)
+        peer.gossip.watch_members(desk._member_changed)
         peer.on_stop = desk.stopped_by_itself
         log.info(
             "peer %s %s mesh %s (%s), at %s", peer_text(peer.id), HOW[how], short_peer(PeerId(member.mesh)),
@@ -193,7 +196,7 @@ class MeshDesk:
 
     def _look(self) -> None:
         """Compare whom we know with whom we have a session: while those are few, dial the others."""
-        self._timer = self._loop.call_later(LOOK_S, self._look)
+        self._timer, self._hurries = self._loop.call_later(LOOK_S, self._look), False
         sessions, now = self._sessions(), self._loop.time()
         changed = self.contacts.met(sessions, time())
         said = [statement.says for statement in self.peer.credentials.trust.revocations()]
@@ -207,6 +210,12 @@ class MeshDesk:
         for contact in self.contacts.due(now):
             if contact.peer not in sessions and contact.peer not in self._dialing and contact.peer != self.peer.id:
                 self._dialing[contact.peer] = self._loop.create_task(self._dial(contact))
+
+    def _member_changed(self, change: MemberChanged) -> None:
+        if change.state is State.ALIVE and self._timer is not None and not self._hurries:
+            self._hurries = True
+            self._timer.cancel()
+            self._timer = self._loop.call_later(SOON_S, self._look)
 
     def _strangers(self) -> list[tuple[PeerId, list[str]]]:
         """Members that the table knows and that were not met, dead ones too: it may be us who were away."""
