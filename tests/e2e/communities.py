@@ -19,8 +19,8 @@ RETURN_MAX_S = 10.0
 REVOKE_MAX_S = 8.0  # promised: 2 s
 STALL_S = 5.0
 KNOWN_BUG = "'uvloop.loop.Handle' object has no attribute 'when'"
-"""`mesh/topics.arm` asks a handle when it is due, and uvloop's of what is due already does not know; the connection drops
-and the session resumes. This goes when that is mended."""
+"""`mesh/topics.arm` asks a handle when it is due, and uvloop's of what is due already does not know; the connection
+drops, and the session resumes. This goes when that is mended."""
 
 
 def took_s(fact: Callable[[], bool], within_s: float, what: str, nodes: Sequence[Machine]) -> float:

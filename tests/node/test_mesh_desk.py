@@ -162,6 +162,15 @@ async def test_a_node_returns_to_whom_it_has_met_though_its_ticket_is_forgotten(
 
 
 @story
+async def test_who_is_met_is_written_down_at_once(machines: Machines) -> None:
+    """Else one that is killed a second after it joined, by a founder that is gone, knows nobody when it returns."""
+    founder = await machines.start("a")
+    joiner = await machines.start("b", await ticket_of(founder))
+    await until(lambda: names(joiner) == ["a"])
+    await until(lambda: os.path.exists(joiner.contacts.path) and os.path.exists(founder.contacts.path), 0.3)
+
+
+@story
 async def test_who_was_away_is_dialed_until_it_is_back(machines: Machines) -> None:
     """The founder restarts at another port, so only it can find the other: by its contacts on disk."""
     founder = await machines.start("a")
