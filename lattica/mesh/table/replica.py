@@ -209,6 +209,8 @@ class Replica:
                     self._learn(row, None)
                 except (AdmissionError, RemoteProtocolError):
                     continue  # this release does not take it any more
+                if not is_ahead(row.content.hlc, unix_s):
+                    self.clock.heard(row.content.hlc)
                 self._put(row, merged, self._rows.get(row.place))
         return len(merged.fresh)
 

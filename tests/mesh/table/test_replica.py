@@ -217,7 +217,9 @@ def in_groups(rows: Sequence[Row], dice: Random) -> Replica:
 
 
 @given(histories(), st.randoms(use_true_random=False))
-def test_any_order_any_grouping_and_any_repetition_give_the_same_table(rows: list[Row], dice: Random) -> None:
+def test_whatever_the_order_the_grouping_and_the_repetition_the_table_is_the_same(
+    rows: list[Row], dice: Random
+) -> None:
     one, other = replica(rows), in_groups(rows, dice)
     assert table(one) == table(other)
     assert one.root() == other.root()
@@ -225,7 +227,7 @@ def test_any_order_any_grouping_and_any_repetition_give_the_same_table(rows: lis
 
 
 @given(histories())
-def test_of_each_key_the_greatest_valid_row_is_kept(rows: list[Row]) -> None:
+def test_whatever_comes_the_greatest_valid_row_of_each_key_is_kept(rows: list[Row]) -> None:
     """A row is valid or not by itself: each one is asked of a replica of its own."""
     best: dict[int, Row] = {}
     for row in rows:
@@ -262,7 +264,7 @@ def _lies(rows: Iterable[Row]) -> bool:
 
 
 @given(histories(honest=False), st.randoms(use_true_random=False))
-def test_replicas_of_a_mesh_with_liars_are_equal_once_they_have_told_each_other_all(
+def test_whatever_liars_write_replicas_are_equal_once_they_have_told_each_other_all(
     rows: list[Row], dice: Random
 ) -> None:
     """Who heard two things under one number keeps both as evidence; the others learn it from that."""
@@ -303,7 +305,7 @@ def _below(row: Row, rows: Iterable[Row]) -> list[Row]:
 
 
 @given(histories(), st.randoms(use_true_random=False))
-def test_who_has_too_many_rows_keeps_the_same_latest_ones_everywhere(rows: list[Row], dice: Random) -> None:
+def test_whatever_comes_first_who_has_too_many_rows_keeps_the_same_latest_ones(rows: list[Row], dice: Random) -> None:
     many = [row for row in rows if row.kind in (SERVICE.number, LATER)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(KINDS, SERVICE.number, replace(SERVICE, max_rows=1))
@@ -734,6 +736,14 @@ def test_a_stamp_is_later_than_what_was_read_before() -> None:
     """Cleo's clock is 30 s ahead. Bob reads her row, and writes after her."""
     bob = replica(me=BOB)
     bob.merge([CLEO.row(NAME, b"learner", heir=bytes(BOB.peer), at=NOW + 30)], NOW)
+    (row,) = bob.write(NAME, b"player", b"", NOW).fresh
+    assert row.content.hlc > int((NOW + 30) * 1000) << 16
+
+
+def test_a_stamp_is_later_than_what_was_read_before_a_restart() -> None:
+    """The wall clock was put back by half a minute while the node was off."""
+    bob = replica(me=BOB, known=())
+    bob.load([*CERTIFICATES, CLEO.row(NAME, b"learner", at=NOW + 30)], NOW)
     (row,) = bob.write(NAME, b"player", b"", NOW).fresh
     assert row.content.hlc > int((NOW + 30) * 1000) << 16
 
