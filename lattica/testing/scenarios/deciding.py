@@ -1,0 +1,199 @@
+"""Six peers without a leader: one constructor per name, one life per actor, the larger side restarts, all agree after.
+
+They claim the same names at once, their detached actors die with them and are restarted, while nodes crash, stall and
+are cut apart, 3+3 or 5+1. On the way: while nothing is cut, a name has one constructor; a receiver that has met a life
+refuses earlier ones; a node that is cut off alone restarts nobody else's actor. When everything is healed: all agree
+who has each name, each actor lives once, minority lives are over, and everybody listens to those that go on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+
+from lattica.ids import ActorId
+from lattica.mesh.table.kinds import ACTOR, NAME
+from lattica.scheduler.fencing import Life
+from lattica.scheduler.restarts import PROMOTE_S, Record, Restart, read_record
+from lattica.testing.checkers import attach
+from lattica.testing.community import Town
+from lattica.testing.deciding import Accepted, Constructed, Decider
+from lattica.testing.host import EPOCH_S
+from lattica.testing.links import Link
+from lattica.testing.world import Gone, World
+
+NAMES = tuple(f"p{number}" for number in range(6))
+BUSY_S = 70.0
+HEAL_S = 5.0
+AGREE_S = 5.0
+CLAIMED_S = 31.0  # a claim is decided by then, or given up
+RESTARTED_S = 45.0  # a death is known after 10 s, settled 5 s later, and rank five waits 10 s; some of that twice
+CALM_S = 15.0  # after a heal, until all see all again and tables are equal
+
+
+@dataclass(slots=True)
+class Judge:
+    """Hears what the peers report."""
+
+    world: World
+    rounds: dict[bytes, list[float]] = field(default_factory=dict)  # name -> when it was claimed, when constructed
+    calm_since: float = 0.0  # nothing is cut, and all see all; infinite while something is
+    alone: set[str] = field(default_factory=set)
+    met: dict[tuple[str, ActorId], Life] = field(default_factory=dict)
+
+    def saw(self, who: str, event: object) -> None:
+        world = self.world
+        match event:
+            case Gone():
+                self.met = {ends: life for ends, life in self.met.items() if ends[0] != who}  # memory ends with it
+            case Constructed(name, _):
+                world.count("constructed")
+                self.rounds[name].append(world.now)
+                begun, *runs = self.rounds[name]
+                calm = begun >= self.calm_since
+                assert len(runs) == 1 or not calm, f"{who} runs constructor {len(runs)} of {name!r}, and nothing is cut"
+            case Restart(actor, record):
+                world.count("minority restarts" if record.life.minority else "restarts")
+                assert who not in self.alone or record.available, f"{who} is alone and restarts {actor.hex()}"
+            case Accepted(actor, life) if not life.minority:
+                world.count("calls")
+                latest = self.met.get((who, actor), life)
+                assert life >= latest, f"{who} listens to {life} of {actor.hex()} after {latest}"
+                self.met[who, actor] = life
+
+
+def play(seed: int, long: bool = False) -> World:
+    world = World(seed, link=Link(delay_s=(0.02, 0.2), loss=0.1, duplicates=0.02))
+    rng, town = world.rng, Town(NAMES, admins=NAMES)  # admins, since others may not write over a dead peer's row
+    rows, view = town.founding_rows(NAMES, EPOCH_S), [town.peer(name) for name in NAMES]
+    judge = Judge(world)
+    attach(world, judge)
+    busy_s = BUSY_S * (10 if long else 1)
+    for name in NAMES:
+        world.add_host(
+            name,
+            lambda host: Decider(host, town, rows=rows, view=view),
+            offset_s=rng.uniform(-20, 20),
+            drift=rng.uniform(-1e-4, 1e-4),
+            uptime_s=rng.uniform(0, 1e6),
+        )
+
+    def living() -> list[str]:
+        return [name for name in NAMES if world.is_alive(name)]
+
+    def claim_at_once() -> None:
+        name, available = b"name %d" % len(judge.rounds), rng.random() < 0.4
+        judge.rounds[name] = [world.now]
+        for peer in living():
+            world.after(rng.uniform(0, 0.3), claim, peer, name, available)
+
+    def claim(peer: str, name: bytes, available: bool) -> None:
+        if world.is_alive(peer):
+            world.tell(peer, "claim", name, available)
+
+    def stop() -> None:
+        for peer in living():
+            if running := sorted(world.core(peer).restarts.running.values(), key=lambda record: record.spec):
+                name = rng.choice(running).spec
+                world.tell(peer, "stop", name)
+                if rng.random() < 0.7:  # and it is wanted again
+                    judge.rounds[name] = [world.now]
+                    for other in living():
+                        world.after(rng.uniform(0, 2), claim, other, name, False)
+                return
+
+    def crash() -> None:
+        name = rng.choice(NAMES)
+        if world.is_alive(name) and name not in judge.alone:
+            world.crash(name, power=rng.random() < 0.5)
+            world.after(rng.choice((rng.uniform(1, 9), rng.uniform(15, 40))), restart, name)
+
+    def restart(name: str) -> None:
+        if not world.is_alive(name):
+            world.restart(name)
+
+    def crash_actor() -> None:
+        if names := living():
+            world.tell(rng.choice(names), "crash_actor", rng.randrange(100))
+
+    def partition() -> None:
+        left = rng.sample(NAMES, rng.choice((3, 3, 1, 1, 2)))
+        right = [name for name in NAMES if name not in left]
+        world.partition(left, right)
+        judge.calm_since = inf
+        judge.alone = set(left) if len(left) == 1 else set()
+        world.after(rng.uniform(20, 40) * (1 if rng.random() < 0.7 or not long else 4), mend)
+
+    def mend() -> None:
+        world.obstacles.clear()
+        judge.alone, judge.calm_since = set(), world.now + CALM_S
+
+    def stall() -> None:
+        name = rng.choice(NAMES)
+        if world.is_alive(name) and not world.is_paused(name):
+            world.pause(name)
+            world.after(rng.uniform(0.5, 5.0), world.resume, name)
+
+    for _ in range(int(busy_s / 10)):
+        world.after(rng.uniform(5, busy_s), claim_at_once)
+    for _ in range(int(busy_s / BUSY_S)):
+        world.after(rng.uniform(10, busy_s / 2), partition)
+        for fault, most in ((crash, 3), (stall, 2), (crash_actor, 2), (stop, 3)):
+            for _ in range(rng.randint(0, most)):
+                world.after(rng.uniform(5, busy_s), fault)
+    world.run(until=busy_s)
+
+    mend()
+    for name in NAMES:
+        world.resume(name)
+        restart(name)
+    world.run(until=world.now + 1.0)
+    world.heal()
+    world.run_until(lambda: _are_equal(world), within_s=HEAL_S, missing=lambda: "tables differ")
+    world.run_until(
+        lambda: not _quarrels(world, town, lost=False), within_s=AGREE_S, missing=lambda: _first(world, town)
+    )
+    world.run(until=world.now + CLAIMED_S)
+    world.run_until(
+        lambda: not _quarrels(world, town, lost=True),
+        within_s=RESTARTED_S + PROMOTE_S,
+        missing=lambda: "; ".join(_quarrels(world, town, lost=True)),
+    )
+    return world
+
+
+def _first(world: World, town: Town) -> str:
+    return "; ".join(_quarrels(world, town, lost=False)[:8])
+
+
+def _are_equal(world: World) -> bool:
+    return len({world.core(name).community.replica.root() for name in NAMES}) == 1
+
+
+def _quarrels(world: World, town: Town, *, lost: bool) -> list[str]:
+    """About what they do not agree. lost: also which actors do not run, or are not heard by all."""
+    found: list[str] = []
+    cores: dict[str, Decider] = {name: world.core(name) for name in NAMES}
+    rows: dict[ActorId, Record] = {
+        ActorId(row.key): read_record(row.body) for row in cores[NAMES[0]].community.replica.rows(ACTOR)
+    }
+    names = {row.key for row in cores[NAMES[0]].community.replica.rows(NAME)}
+    runs: dict[ActorId, list[str]] = {}
+    for name, core in cores.items():
+        for actor, record in core.restarts.running.items():
+            runs.setdefault(actor, []).append(name)
+            if rows.get(actor) != record:
+                found.append(f"{name} runs {actor.hex()} as {record.life}, the table says {rows.get(actor)}")
+    found += [f"{actor.hex()} runs on {hosts}" for actor, hosts in runs.items() if len(hosts) > 1]
+    if lost:
+        found += [f"{actor.hex()} does not run" for actor in rows if actor not in runs]
+        found += [f"{record.spec!r} is minority still" for record in rows.values() if record.life.minority]
+        found += [f"{record.spec!r} has an actor and no row" for record in rows.values() if record.spec not in names]
+        found += [
+            f"{name} waits for {latest} of {actor.hex()}, which is {record.life}"
+            for name, core in cores.items()
+            for actor, record in rows.items()
+            if (latest := core.fencing.latest(actor)) is not None and latest.standing() > record.life.standing()
+        ]
+        found += [f"{name} is an island" for name, core in cores.items() if core.islands.is_island]
+    return found
