@@ -16,6 +16,8 @@ from lattica.mesh.community import (
     FLOOD_S,
     MISSING_S,
     RENEW_SHARE,
+    SUMMON_AGAIN_S,
+    SUMMON_HOPS,
     BootRaised,
     Community,
     Effect,
@@ -26,9 +28,10 @@ from lattica.mesh.community import (
     RowRefused,
     Rows,
     Send,
+    Summon,
 )
 from lattica.mesh.identity import PeerId
-from lattica.mesh.membership import ACCUSE_S, MemberChanged, State
+from lattica.mesh.membership import ACCUSE_S, MemberChanged, State, Try
 from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, CLEARANCE, DAY_S, EVIDENCE, NODE, SERVICE, Kind
 from lattica.mesh.table.reconcile import Fingerprints, Items, Want
 from lattica.mesh.table.replica import Replica
@@ -305,6 +308,37 @@ def test_with_nobody_linked_nothing_is_sent_but_answers() -> None:
     ann.core.disconnected(BOB)
     ann.merge(row("bob", SERVICE, bytes(BOB) + b"shop"), sender=CLEO)
     assert not sent(ann.run(1.0), Rows)
+
+
+# -- summons: who cannot be dialed is asked to dial ------------------------------------------------------------------
+
+
+def test_who_is_summoned_dials_the_caller_if_that_is_a_living_member() -> None:
+    ann = Person("ann")
+    assert ann.hear(CLEO, Summon(BOB, ANN, 0)) == [Try(BOB)]
+    ann.merge(accusation("cleo", BOB), accusation("dan", BOB))
+    assert ann.hear(CLEO, Summon(BOB, ANN, 0)) == []
+    assert ann.hear(CLEO, Summon(PeerId(bytes(32)), ANN, 0)) == []
+
+
+def test_a_summons_goes_to_who_is_meant_if_there_is_a_session_and_once_in_two_seconds() -> None:
+    ann = Person("ann", linked=["bob", "cleo", "dan"])
+    assert ann.hear(BOB, Summon(BOB, DAN, 2)) == [Send(DAN, Summon(BOB, DAN, 1))]
+    assert ann.hear(CLEO, Summon(BOB, DAN, 2)) == [], "it comes by several ways"
+    ann.run(SUMMON_AGAIN_S)
+    assert ann.hear(BOB, Summon(BOB, DAN, 2)) == [Send(DAN, Summon(BOB, DAN, 1))]
+
+
+def test_a_summons_goes_on_to_those_who_watch_whom_it_is_for_and_never_back() -> None:
+    ann = Person("ann", linked=["bob", "cleo"])
+    assert ann.hear(BOB, Summon(BOB, DAN, 2)) == [Send(CLEO, Summon(BOB, DAN, 1))]
+    alone = Person("ann", linked=["bob"])
+    assert alone.hear(BOB, Summon(BOB, DAN, 2)) == []
+    assert {each.hops for _, each in sent(ann.core.summon(DAN, ann.now), Summon)} == {SUMMON_HOPS - 1}
+
+
+def test_a_summons_ends_after_so_many_peers() -> None:
+    assert Person("ann", linked=["dan"]).hear(BOB, Summon(BOB, DAN, 0)) == []
 
 
 # -- ourselves ------------------------------------------------------------------------------------------------------
