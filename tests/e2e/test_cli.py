@@ -75,7 +75,7 @@ def test_a_node_starts_serves_shows_itself_and_stops(place: Path) -> None:
 
 def test_start_with_block_ends_on_sigterm_with_everything_it_started(place: Path) -> None:
     node = subprocess.Popen([*COMMAND, "start", "--block", "--num-cpus", "1"], stdout=subprocess.PIPE, text=True)
-    assert eventually((place / "node.json").exists)
+    assert node.stdout is not None and "serves" in node.stdout.readline(), "it hands signals on from now"
     lattica.init()
     pid = lattica.get(lattica.remote(os.getpid).remote())
     began = time.monotonic()
