@@ -196,7 +196,7 @@ class Restarts:
         self._deciders = deciders(standings, Role.SUBMIT)
         for peer in self._living - before:
             if self._dead_since.pop(peer, None) is not None:  # and with it, what its side has decided meanwhile
-                self._settled_at = now + SETTLE_S
+                self._settled_at = max(self._settled_at, now + SETTLE_S)
         for peer in before - self._living:
             self._dead_since[peer] = now
         self._plan_all(now)
@@ -204,7 +204,8 @@ class Restarts:
 
     def island(self, is_island: bool, now: float) -> list[Effect]:
         """Whether this peer is on a smaller side has changed."""
-        self._is_island, self._settled_at, self._whole_since = is_island, now + SETTLE_S, now
+        self._is_island, self._whole_since = is_island, now
+        self._settled_at = max(self._settled_at, now + SETTLE_S)
         self._plan_all(now)
         return []
 
@@ -214,7 +215,8 @@ class Restarts:
         """Whatever is due."""
         due = self.next_deadline()
         if due is not None and now - due > LATE_S:
-            self._settled_at = self._whole_since = now + SETTLE_S
+            self._settled_at = max(self._settled_at, now + SETTLE_S)
+            self._whole_since = now
             self._plan_all(now)
         effects: list[Effect] = []
         for actor in [actor for actor, at in self._due.items() if at <= now]:
