@@ -47,6 +47,7 @@ from lattica.mesh.membership import (
 
 FIRST = (1, 1)  # the dot of everybody's first row
 SECOND = (1, 2)
+STEPS_MAX = 10_000  # of one run
 
 
 def peer(number: int) -> PeerId:
@@ -84,7 +85,7 @@ class Story:
     def run(self, seconds: float, *, stop: Callable[[Effect], bool] = lambda effect: False) -> Story:
         """Until then, or until something is told."""
         end = self.now + seconds
-        while True:
+        for _ in range(STEPS_MAX):
             due = self.core.next_deadline()
             answer = min(self._later, default=None)
             if answer is not None and answer[0] <= min(end, due if due is not None else end):
@@ -99,6 +100,7 @@ class Story:
                 return self
             if any(stop(effect) for effect in self.hear(effects)):
                 return self
+        raise AssertionError(f"a tick at {self.now} leaves its deadline where it was")
 
     def times(self, kind: type[Effect], of: int | None = None) -> list[float]:
         """When such an effect came, about that peer."""
