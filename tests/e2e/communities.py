@@ -13,7 +13,8 @@ from tests.e2e.conftest import eventually
 from tests.e2e.machines import LIGHT, Machine
 
 Machines = Callable[[str], Machine]
-JOIN_MAX_S = 20.0  # the promise is 5 s for 12 nodes; processes that start share the cores with other tests
+JOIN_MAX_S = 30.0
+"""Of 12 nodes, from the first command; promised: 5 s. A start takes 0.7 s of CPU, on cores that others use."""
 DEATH_MAX_S = 25.0  # promised: 8 s
 RETURN_MAX_S = 10.0
 REVOKE_MAX_S = 8.0  # promised: 2 s
@@ -64,7 +65,7 @@ def joined(machine: Machines, count: int) -> tuple[list[Machine], str]:
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(lambda node: node.start("join", "-", *LIGHT, said=ticket), nodes[1:]))
     started = time.monotonic() - began
-    rest = took_s(all_see(nodes), JOIN_MAX_S, "join", nodes)
+    rest = took_s(all_see(nodes), JOIN_MAX_S - started, "join", nodes)
     return nodes, f"{count - 1} commands have joined after {started:.1f} s, and {rest:.2f} s later all see all"
 
 
