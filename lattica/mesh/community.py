@@ -124,6 +124,13 @@ class RowChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class RowGone:
+    """It expired, or its writer may not write such rows any more."""
+
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
 class BootRaised:
     """Keep it on disk, durably, before the effects that follow are carried out."""
 
@@ -139,7 +146,7 @@ class RowRefused:
     reason: str
 
 
-Effect = Send | RowChanged | BootRaised | RowRefused | Keep | Release | Try | MemberChanged
+Effect = Send | RowChanged | RowGone | BootRaised | RowRefused | Keep | Release | Try | MemberChanged
 
 
 class Community:
@@ -208,7 +215,7 @@ class Community:
         merged = self.replica.write(kind, key, body, self.unix(now), **how)  # type: ignore[arg-type]
         if how.get("gone"):
             self._written.pop(place_of(kind.number, key), None)
-        elif not kind.is_multi and kind is not ACCUSATION:
+        elif not kind.is_multi and kind is not ACCUSATION and "ttl_s" not in how:  # that one is meant to end
             self._written[place_of(kind.number, key)] = kind, key, body
         return self._take(merged, None, now)
 
@@ -341,10 +348,6 @@ class Community:
     def _take(self, merged: Merged, sender: PeerId | None, now: float, *, flood: bool = True) -> list[Effect]:
         """Rows were merged: tell the membership, the readers and the others."""
         effects: list[Effect] = []
-        if merged.elsewhere >= self.replica.boot:  # an earlier copy of us, or a twin: what we say must win
-            effects.append(BootRaised(self.replica.raise_boot(merged.elsewhere)))
-            for kind, key, body in list(self._written.values()):
-                effects += self.write(kind, key, body, now)
         if flood or len(merged.fresh) <= FLOODED_MAX:
             for row in merged.fresh:
                 self._news[row.place] = sender
@@ -352,8 +355,13 @@ class Community:
             self._compare_all = True
         if merged.fresh and self._flood_at is None:
             self._flood_at = now + FLOOD_S
+        effects += [RowGone(row) for row in merged.dropped]
         for row, before in merged.changed:
             effects += self._apply(row, before, now)
+        if merged.elsewhere >= self.replica.boot:  # an earlier copy of us, or a twin: what we say must win
+            effects.append(BootRaised(self.replica.raise_boot(merged.elsewhere)))
+            for kind, key, body in list(self._written.values()):
+                effects += self.write(kind, key, body, now)
         return effects
 
     def _apply(self, row: Row, before: Row | None, now: float) -> list[Effect]:
@@ -393,9 +401,10 @@ class Community:
         mine = self._written.get(row.place)
         if mine is not None and row.writer == self.me:  # this machine was asleep when it should have renewed it
             return self.write(*mine, now)
+        gone: list[Effect] = [RowGone(row)]
         if row.kind == NODE.number:
-            return self._from_membership(self.membership.forget(row.writer, now), now)
-        return []
+            gone += self._from_membership(self.membership.forget(row.writer, now), now)
+        return gone
 
     def _renew(self, now: float) -> list[Effect]:
         """Write again what would expire otherwise."""
@@ -548,5 +557,5 @@ def unreadable(reason: str) -> RemoteProtocolError:
 
 __all__ = [
     "BootRaised", "Community", "Effect", "Keep", "MemberChanged", "Message", "News", "NodeInfo", "Probe", "Release",
-    "RowChanged", "RowRefused", "Rows", "STATEMENT", "Send", "Summon", "Try",
+    "RowChanged", "RowGone", "RowRefused", "Rows", "STATEMENT", "Send", "Summon", "Try",
 ]  # fmt: skip

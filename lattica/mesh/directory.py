@@ -19,7 +19,7 @@ from lattica.mesh.dht.keys import Key, content_key, peer_key, topic_key, value_k
 from lattica.mesh.dht.messages import Send
 from lattica.mesh.identity import PeerId
 from lattica.mesh.notices import DHT
-from lattica.mesh.topics import arm
+from lattica.mesh.topics import Alarm
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer
@@ -38,7 +38,7 @@ class Directory:
         identity = peer.credentials.identity
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._tick)
         self._core = Kademlia(
             identity.public_key, Random(peer.rng.random()), sign=identity.sign, verify=checks.signed, mesh=mesh,
             boot=boot, wall_offset=wall_offset,
@@ -119,8 +119,7 @@ class Directory:
 
     def stop(self) -> None:
         """End what is under way."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         for task in list(self._dials):
             task.cancel()
         for waiters in self._asked.values():
@@ -156,7 +155,7 @@ class Directory:
                     self._tell(effect, key)
                 case LookupFinished(key):
                     self._tell(effect, key)
-        arm(self, self._core.next_deadline(), self._tick)
+        self._alarm.set(self._core.next_deadline())
 
     def _tell(self, event: Event, key: Key) -> None:
         for waiter in self._asked.pop((type(event), key), ()):
@@ -193,7 +192,6 @@ class Directory:
             self._peer.release(peer)
 
     def _tick(self) -> None:
-        self._timer = None
         self._carry_out(self._core.tick(self._loop.time()))
 
 

@@ -25,6 +25,7 @@ from lattica.mesh.community import (
     NodeInfo,
     Release,
     RowChanged,
+    RowGone,
     RowRefused,
     Send,
     Try,
@@ -37,7 +38,7 @@ from lattica.mesh.table.journal import Journal
 from lattica.mesh.table.kinds import NODE, SERVICE, STATEMENT, Kind
 from lattica.mesh.table.replica import WRONG_SIGNATURE, Replica
 from lattica.mesh.table.rows import BOOT_BITS, Row
-from lattica.mesh.topics import Topics
+from lattica.mesh.topics import Alarm, Topics
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer
@@ -47,7 +48,7 @@ KEEP_AGAIN_S = 2.0  # between looks at sessions that should be there
 WRITE_S = 1.0  # rows of others are on disk about so much later
 LOADED_AT_ONCE = 512  # rows read between two looks at the clock
 
-Watcher = Callable[[Row, Row | None], None]
+Watcher = Callable[[Row | None, Row | None], None]
 
 
 class Gossip:
@@ -56,8 +57,7 @@ class Gossip:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.Handle | None = None
-        self._due = 0.0  # when it fires: uvloop's handle of what is due already does not know
+        self._alarm = Alarm(self._tick)
         self._keeper: asyncio.TimerHandle | None = None
         self._writer: asyncio.TimerHandle | None = None
         self._unwritten: dict[int, Row] = {}
@@ -113,10 +113,11 @@ class Gossip:
 
     async def stop(self) -> None:
         """Write down what is known."""
-        for timer in (self._timer, self._keeper, self._writer):
+        self._alarm.cancel()
+        for timer in (self._keeper, self._writer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._keeper = self._writer = None
+        self._keeper = self._writer = None
         for task in list(self._tasks):
             task.cancel()
         self.topics.stop()
@@ -130,7 +131,8 @@ class Gossip:
     # -- doors
 
     def watch(self, kind: Kind, watcher: Watcher) -> Callable[[], None]:
-        """Hear of each change of a row of this kind: (the row now, the row before). What ends it."""
+        """Hear of each change of a row of this kind: (the row now, the row before); None where there is
+        none. What ends it."""
         watchers = self._watchers.setdefault(kind.number, [])
         watchers.append(watcher)
         return lambda: watchers.remove(watcher)
@@ -253,6 +255,9 @@ class Gossip:
                     self._peer.send_notice(to, *notices.encode(message))
                 case RowChanged(row, before):
                     self._row_changed(row, before)
+                case RowGone(row):
+                    for watcher in list(self._watchers.get(row.kind, ())):
+                        watcher(None, row)
                 case Keep(peer):
                     self._kept.add(peer)
                     self._peer.keep(peer)
@@ -267,7 +272,7 @@ class Gossip:
                     log.warning("another copy of this node has written to the table; ours counts from boot %d", boot)
                 case RowRefused(sender, row, reason):
                     self._row_refused(sender, row, reason)
-        self._arm()
+        self._alarm.set(self.community.next_deadline())
 
     def _row_changed(self, row: Row, before: Row | None) -> None:
         if row is not before:
@@ -338,15 +343,5 @@ class Gossip:
 
     # -- time
 
-    def _arm(self) -> None:
-        due = self.community.next_deadline()
-        if self._timer is not None:
-            if self._due <= due:
-                return
-            self._timer.cancel()
-        self._due = due
-        self._timer = self._loop.call_at(due, self._tick)
-
     def _tick(self) -> None:
-        self._timer = None
         self._carry_out(self.community.tick(self._loop.time()))

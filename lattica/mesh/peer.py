@@ -182,7 +182,11 @@ class Peer:
         make = self._transport_of or (lambda owner: Tcp(owner, self.steward.contexts, self.steward.serve_renewal))
         self._transport = make(_Verbs(self))
         if self._listen is not None:
-            bound = list(await self._transport.listen(self._listen))
+            try:
+                bound = list(await self._transport.listen(self._listen))
+            except BaseException:
+                await self._transport.close()
+                raise
             self.listening = _reachable(bound)
             self._say_hello_with(addresses=self.listening)
         self.serve(self.steward.service(), offered=False)
@@ -201,7 +205,7 @@ class Peer:
 
     async def stop(self, reason: str = "it was stopped", *, leaves: bool = True) -> None:
         """End every session, politely, and close every socket. leaves: all members are told that it has left."""
-        if not hasattr(self, "sessions"):
+        if not self._is_up:
             return
         self._stopping = True
         self.steward.stop()
@@ -569,7 +573,7 @@ class Peer:
             case Faltering(peer, reason):
                 if peer in self._talks:
                     self._talks[peer].falter()
-                if NOBODY_LISTENS in reason:
+                if all(NOBODY_LISTENS in why for why in reason.split("; ")):  # at every address of it
                     self.gossip.refused(peer)
             case ClockSample(peer, offset_s):
                 self.steward.clock_sample(peer, offset_s)

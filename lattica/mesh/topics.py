@@ -94,7 +94,7 @@ class Topics:
     def __init__(self, peer: Peer, replica: Replica, checks: Any) -> None:
         self._peer = peer
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._tick)
         self._subscriptions: dict[str, list[Subscription]] = {}
 
         def verify(publisher: PeerId, signature: bytes, data: bytes) -> bool:
@@ -135,8 +135,7 @@ class Topics:
 
     def stop(self) -> None:
         """End all subscriptions."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
         for subscription in [each for mine in self._subscriptions.values() for each in mine]:
             subscription.close()
 
@@ -162,19 +161,34 @@ class Topics:
                 case Published(topic):
                     for subscription in list(self._subscriptions.get(topic, ())):
                         subscription.came(effect)
-        arm(self, self._core.next_deadline(), self._tick)
+        self._alarm.set(self._core.next_deadline())
 
     def _tick(self) -> None:
-        self._timer = None
         self._carry_out(self._core.tick(self._loop.time()))
 
 
-def arm(shell: Any, due: float | None, tick: Callable[[], None]) -> None:
-    """See that a shell's one timer rings when its core wants it, or sooner."""
-    if due is None:
-        return
-    if shell._timer is not None:
-        if shell._timer.when() <= due:
+class Alarm:
+    """A shell's one timer: it rings when the core wants it, or sooner. uvloop's handles do not say when they ring."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self._ring = ring
+        self._loop = asyncio.get_running_loop()
+        self._handle: asyncio.TimerHandle | None = None
+        self._due = 0.0
+
+    def set(self, due: float | None) -> None:
+        """Ring at this time of the loop's clock, if not before."""
+        if due is None or (self._handle is not None and self._due <= due):
             return
-        shell._timer.cancel()
-    shell._timer = shell._loop.call_at(due, tick)
+        self.cancel()
+        self._due, self._handle = due, self._loop.call_at(due, self._rings)
+
+    def cancel(self) -> None:
+        """Do not ring."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _rings(self) -> None:
+        self._handle = None
+        self._ring()

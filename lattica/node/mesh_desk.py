@@ -425,10 +425,7 @@ async def _started(peer: Peer) -> Peer:
     try:
         return await peer.start()
     except BaseException:
-        if hasattr(peer, "gossip"):
-            await peer.stop()
-        else:  # it cannot listen: no more than that was begun, which `stop` does not foresee
-            await peer._transport.close()
+        await peer.stop()
         raise
 
 

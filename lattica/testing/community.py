@@ -24,6 +24,7 @@ from lattica.mesh.community import (
     NodeInfo,
     Probe,
     RowChanged,
+    RowGone,
     RowRefused,
     Rows,
     Send,
@@ -279,6 +280,8 @@ class Resident:
                         self._theirs.discard(peer)
                         self._unlink(peer)
                     out.append(effect)
+                case RowGone():
+                    pass
                 case RowRefused():
                     out.append(effect)
                 case _:

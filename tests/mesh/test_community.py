@@ -7,7 +7,6 @@ from random import Random
 from typing import Any
 
 import msgspec
-import pytest
 
 from lattica.mesh import membership as m
 from lattica.mesh.community import (
@@ -422,7 +421,6 @@ def test_a_liar_is_hidden_until_an_admin_clears_it() -> None:
 # -- known faults: each of these says what is wrong ------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="Community._take applies the row from elsewhere after the one that beats it")
 def test_readers_hear_of_our_own_newest_row_last() -> None:
     """They keep what they are told last; here it is the row that has just been superseded."""
     ann = Person("ann")
@@ -432,7 +430,6 @@ def test_readers_hear_of_our_own_newest_row_last() -> None:
     assert told[-1] is ann.core.replica.get(NODE, bytes(ANN))
 
 
-@pytest.mark.xfail(strict=True, reason="Community._written forgets `ttl_s`: the row is written anew for a day")
 def test_a_row_that_was_to_live_for_a_minute_is_gone_after_it() -> None:
     ann = Person("ann")
     ann.core.write(SERVICE, bytes(ANN) + b"shop", b"open", ann.now, ttl_s=60.0)

@@ -16,6 +16,11 @@ NEVER = 1 << 40
 """`expires` of what must not be forgotten, in unix seconds."""
 TOMBSTONE_S = 7 * DAY_S
 """A replica that was silent for longer takes everything but its own rows anew."""
+RULE_S = 120 * DAY_S
+"""What an admin has said of the mesh counts so long, and no row that is not renewed counts for longer: less than the
+certificate by which it can be verified, which is kept for 180 days and renewed every 20."""
+EVIDENCE_S = 30 * DAY_S
+"""A lie is evidence for so long after its rows have expired."""
 KEY_MAX_BYTES = 256
 
 
@@ -52,14 +57,14 @@ NODE = Kind(1, "node", Keys.OWN, None, 16 << 10, 1, DAY_S)
 ACCUSATION = Kind(2, "accusation", Keys.OWN_SUFFIX, None, 64, 4096, DAY_S)
 CERTIFICATE = Kind(3, "certificate", Keys.OWN, None, 12 << 10, 1, 180 * DAY_S)
 STATEMENT = Kind(4, "statement", Keys.PROVES, None, 8 << 10, 10_000, NEVER)
-EVIDENCE = Kind(5, "evidence", Keys.PROVES, None, 64 << 10, 10_000, NEVER)
-CLEARANCE = Kind(6, "clearance", Keys.FREE, Role.ADMIN, 1 << 10, 10_000, NEVER)
+EVIDENCE = Kind(5, "evidence", Keys.PROVES, None, 64 << 10, 10_000, RULE_S)
+CLEARANCE = Kind(6, "clearance", Keys.FREE, Role.ADMIN, 1 << 10, 10_000, RULE_S)
 SERVICE = Kind(7, "service", Keys.OWN_PREFIX, None, 1 << 10, 1024, DAY_S)
 JOB = Kind(8, "job", Keys.FREE, Role.SUBMIT, 8 << 10, 10_000, 7 * DAY_S)
 ACTOR = Kind(9, "actor", Keys.FREE, Role.SUBMIT, 8 << 10, 50_000, 7 * DAY_S)
 GROUP = Kind(10, "group", Keys.FREE, Role.SUBMIT, 16 << 10, 10_000, 7 * DAY_S)
 NAME = Kind(11, "name", Keys.FREE, Role.SUBMIT, 1 << 10, 10_000, 7 * DAY_S)
-SETTING = Kind(12, "setting", Keys.FREE, Role.ADMIN, 8 << 10, 1024, NEVER)
+SETTING = Kind(12, "setting", Keys.FREE, Role.ADMIN, 8 << 10, 1024, RULE_S)
 
 KINDS = {
     kind.number: kind

@@ -22,7 +22,18 @@ from lattica.mesh.certificates import Checks, Member
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role, roles_text
-from lattica.mesh.table.kinds import CERTIFICATE, CLEARANCE, EVIDENCE, KINDS, NEVER, STATEMENT, TOMBSTONE_S, Kind
+from lattica.mesh.table.kinds import (
+    CERTIFICATE,
+    CLEARANCE,
+    EVIDENCE,
+    EVIDENCE_S,
+    KINDS,
+    NEVER,
+    RULE_S,
+    STATEMENT,
+    TOMBSTONE_S,
+    Kind,
+)
 from lattica.mesh.table.rows import (
     BOOT_BITS,
     Content,
@@ -50,6 +61,7 @@ class Merged:
 
     fresh: list[Row] = field(default_factory=list)  # new here: pass them on
     changed: list[tuple[Row, Row | None]] = field(default_factory=list)  # (now, before)
+    dropped: list[Row] = field(default_factory=list)  # whose writers may not write them any more
     unknown: set[PeerId] = field(default_factory=set)  # writers whose certificates are missing
     refused: list[tuple[Row, str]] = field(default_factory=list)  # forged, or not theirs to write
     elsewhere: int = 0  # the highest boot under which somebody else, or an earlier copy of us, wrote as us
@@ -181,6 +193,8 @@ class Replica:
         self._learn(row, None)
         merged = Merged()
         self._put(row, merged, held)
+        if kind is CERTIFICATE:
+            self._drop_what_it_may_not(self.me, merged)
         return merged
 
     def add_statement(self, statement: bytes) -> Merged:
@@ -209,6 +223,8 @@ class Replica:
                     self._learn(row, None)
                 except (AdmissionError, RemoteProtocolError):
                     continue  # this release does not take it any more
+                if self._lacks_role(row):
+                    continue
                 if not is_ahead(row.content.hlc, unix_s):
                     self.clock.heard(row.content.hlc)
                 self._put(row, merged, self._rows.get(row.place))
@@ -242,6 +258,8 @@ class Replica:
             if self._wins(row):
                 self.clock.heard(c.hlc)
                 self._put(row, merged, self._rows.get(row.place))
+                if c.kind == CERTIFICATE.number:
+                    self._drop_what_it_may_not(row.writer, merged)
         return merged
 
     def expire(self, unix_s: float) -> list[Row]:
@@ -290,21 +308,22 @@ class Replica:
         except (AdmissionError, RemoteProtocolError) as error:
             return error.message
 
-    def _writer_objection(self, row: Row, kind: Kind | None, merged: Merged) -> str | None:
+    def _writer_objection(self, row: Row, kind: Kind | None, merged: Merged, *, superseded: bool = False) -> str | None:
+        """superseded: it counts no more, so its writer may have lost the role since."""
         member = self._members.get(row.writer)
         if member is None:
             merged.unknown.add(row.writer)
             return None
-        if kind is not None and kind.role is not None and kind.role not in member.roles:
+        if kind is not None and kind.role is not None and kind.role not in member.roles and not superseded:
             return f"its writer lacks the role {roles_text(kind.role)}"
-        if kind is not None and row.content.expires > kind_end(kind, seconds_of(row.content.hlc)) + EXPIRY_SLACK_S:
-            return f"it would count for longer than {kind.name} rows do"
+        if row.content.expires > kind_end(kind, seconds_of(row.content.hlc)) + EXPIRY_SLACK_S:
+            return f"it would count for longer than {kind.name if kind else 'such'} rows do"
         if not self._is_signed(row, member):
             return WRONG_SIGNATURE
         before = predecessor_of(row)
         if before is None:
             return ""
-        why = self._writer_objection(before, kind, merged)
+        why = self._writer_objection(before, kind, merged, superseded=True)
         if why == "" and not self._may_follow(row, before):
             return f"it supersedes a row of {short_peer(before.writer)}, which is not its writer's to do"
         return why
@@ -384,6 +403,20 @@ class Replica:
         merged.fresh = [row for row in merged.fresh if row is not oldest]
         merged.changed = [change for change in merged.changed if change[0] is not oldest]
 
+    def _lacks_role(self, row: Row) -> bool:
+        kind, member = KINDS.get(row.kind), self._members.get(row.writer)
+        return kind is not None and kind.role is not None and (member is None or kind.role not in member.roles)
+
+    def _drop_what_it_may_not(self, writer: PeerId, merged: Merged) -> None:
+        """Its certificate is a new one, perhaps with fewer roles: a newcomer would not take what needs the others."""
+        roles = self._members[writer].roles
+        for kind in KINDS.values():
+            if kind.role is None or kind.role in roles:
+                continue
+            for row in [row for row in self._by_kind.get(kind.number, {}).values() if row.writer == writer]:
+                self._drop(row)
+                merged.dropped.append(row)
+
     # -- liars
 
     def _accuse(self, one: Row, other: Row, merged: Merged) -> None:
@@ -392,7 +425,7 @@ class Replica:
         c = one.content
         key = c.writer + c.boot.to_bytes(8, "big") + c.counter.to_bytes(8, "big")
         evidence = write_row(
-            Content(EVIDENCE.number, key, c.writer, c.boot, c.counter, 0, kind_end(EVIDENCE, 0), False, body),
+            Content(EVIDENCE.number, key, c.writer, c.boot, c.counter, 0, _evidence_end(one, other), False, body),
             self._sign,
             self.mesh,
         )
@@ -407,7 +440,8 @@ class Replica:
         c = row.content
         key = c.writer + c.boot.to_bytes(8, "big") + c.counter.to_bytes(8, "big")
         same = one.writer == other.writer == row.writer and one.dot == other.dot == row.dot
-        if not same or one.hash == other.hash or c.key != key or _proves(one) or _proves(other):
+        ends = c.expires == _evidence_end(one, other)
+        if not same or not ends or one.hash == other.hash or c.key != key or _proves(one) or _proves(other):
             return "it proves nothing"
         member = self._members.get(row.writer)
         if member is None:
@@ -431,6 +465,13 @@ def _counted(row: Row) -> tuple[int, PeerId]:
     return row.kind if row.kind in KINDS else _UNKNOWN, row.writer
 
 
-def kind_end(kind: Kind, unix_s: float) -> int:
-    """The latest that a row of this kind may expire, if it is written now."""
+def _evidence_end(one: Row, other: Row) -> int:
+    """Until when two lies are evidence: the same, whoever heard of them."""
+    return int(max(one.content.expires, other.content.expires) + EVIDENCE_S)
+
+
+def kind_end(kind: Kind | None, unix_s: float) -> int:
+    """The latest that a row of this kind may expire, if it is written now. None: only a later release knows it."""
+    if kind is None:
+        return int(unix_s + RULE_S)
     return NEVER if kind.ttl_s >= NEVER else int(unix_s + max(kind.ttl_s, TOMBSTONE_S))

@@ -101,7 +101,7 @@ class Row:
         c = self.content
         if c.epoch:
             return c.epoch, c.hlc, c.writer, self.hash
-        return c.boot, c.counter, self.hash
+        return 0, c.boot, c.counter.to_bytes(8, "big"), self.hash  # comparable with the other: kinds may be unknown
 
 
 def place_of(kind: int, key: bytes) -> int:
@@ -218,7 +218,7 @@ def _check(c: Content, signature_bytes: int) -> None:
         raise RemoteProtocolError(f"a {kind.name} row stands under a key that is not its writer's")
     if not kind.is_multi and (c.epoch or c.before or c.heir):
         raise RemoteProtocolError(f"a {kind.name} row has one writer, and supersedes nobody's")
-    if kind.keys is Keys.PROVES and (c.hlc, c.expires, c.gone) != (0, NEVER, False):
+    if kind.keys is Keys.PROVES and (c.hlc or c.gone or (kind is STATEMENT and c.expires != NEVER)):
         raise RemoteProtocolError(f"a {kind.name} row claims more than it proves")
     if kind.is_multi and (c.epoch < 1 or len(c.before) != HASH_BYTES * (c.epoch > 1)):
         raise RemoteProtocolError(f"a {kind.name} row does not name what it supersedes")

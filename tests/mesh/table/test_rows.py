@@ -234,6 +234,8 @@ def test_a_statement_makes_the_same_row_whoever_brings_it() -> None:
 @pytest.mark.parametrize("fields", [{"hlc": 1}, {"expires": NEVER - 1}, {"gone": True}, {"epoch": 1}], ids=str)
 @pytest.mark.parametrize("kind", [STATEMENT, EVIDENCE], ids=lambda kind: kind.name)
 def test_what_proves_itself_claims_nothing_more(kind: Kind, fields: dict[str, Any]) -> None:
+    if kind is EVIDENCE and "expires" in fields:
+        return  # its end follows from what it proves
     with pytest.raises(RemoteProtocolError):
         row(kind, b"k", **({"hlc": 0, "expires": NEVER} | fields))
 
