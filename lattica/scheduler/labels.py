@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from lattica.errors import ConfigError
 
@@ -37,6 +38,7 @@ def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return True
 
 
+@lru_cache(1024)  # a rule is looked at for each node
 def _parse(rule: str) -> tuple[tuple[str, ...], bool]:
     """The values, and whether the label shall be one of them."""
     wanted = not rule.startswith("!")

@@ -298,3 +298,36 @@ def test_an_answer_to_an_attempt_that_was_given_up_is_aborted() -> None:
     late: ToOwner = Reserved(GROUP, 7, 1)
     assert group.receive(OTHER, late, 0.0) == [Send(OTHER, Abort(GROUP, 7))]
     assert group.receive(OTHER, Denied(GROUP, 7, ""), 0.0) == []
+
+
+def sent(effects: list[object]) -> list[tuple[PeerId, object]]:
+    return [(effect.to, effect.message) for effect in effects if isinstance(effect, Send)]
+
+
+def test_one_refusal_lets_go_of_what_others_reserved_at_once() -> None:
+    """Three nodes are asked; the first holds its bundle already, the second refuses, the third has not answered."""
+    view = Mesh(1, 3).view
+    group = Group(GROUP, [TWO] * 3, Pattern.STRICT_SPREAD, view, Random(1))
+    (one, reserve), (two, other), (three, last) = sent(group.create(0.0))  # type: ignore[arg-type]
+    assert isinstance(reserve, Reserve) and isinstance(other, Reserve) and isinstance(last, Reserve)
+    assert group.receive(one, Reserved(GROUP, reserve.attempt, 5), 0.1) == []
+    effects = group.receive(two, Denied(GROUP, other.attempt, "full"), 0.2)
+    assert sent(effects) == [(one, Abort(GROUP, reserve.attempt)), (three, Abort(GROUP, last.attempt))]  # type: ignore[arg-type]
+    assert effects[-1] == Stuck("full", False)
+
+
+def test_each_pause_before_another_plan_is_longer_up_to_a_limit() -> None:
+    group, now, pauses = Group(GROUP, [TWO], Pattern.PACK, Mesh(1, 1).view, Random(1)), 0.0, []
+    effects = group.create(now)
+    for _ in range(12):
+        ((node, reserve),) = sent(effects)  # type: ignore[arg-type]
+        assert isinstance(reserve, Reserve)
+        group.receive(node, Denied(GROUP, reserve.attempt, "full"), now)
+        due = group.next_deadline()
+        assert due is not None
+        pauses.append(due - now)
+        now = due
+        effects = group.tick(now)
+    assert all(
+        0.5 * wanted <= pause <= 1.5 * wanted for pause, wanted in zip(pauses, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5])
+    )
