@@ -568,6 +568,7 @@ class Peer:
                     talk.end(reason)
                     self._dirty.pop(talk, None)
                     self.gossip.disconnected(peer)
+                    self.steward.parted(peer)
             case Unreachable(peer, reason, final):
                 self._unreachable(peer, reason, final)
             case Faltering(peer, reason):

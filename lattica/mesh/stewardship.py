@@ -112,6 +112,10 @@ class Steward:
         roles: Role = member.roles
         return roles
 
+    def parted(self, peer: PeerId) -> None:
+        """The session with this peer is over: others are asked before it."""
+        self._admission.disconnected(peer)
+
     def clock_sample(self, peer: PeerId, offset_s: float) -> None:
         """How far another's clock is from ours."""
         before = self.skew.correction_s
@@ -244,6 +248,10 @@ class Steward:
         self._peer.say_hello_with(self._trust.digest())
         self._peer.recheck()
         self._admitted(self._admission.issuers(self._issuer_peers(), self.unix_s()))
+        here = set(self._peer.sessions.peers())
+        for issuer in self._issuer_peers():  # one that is named after its session began is asked first too
+            if issuer in here:
+                self._admitted(self._admission.connected(issuer, self.unix_s()))
         if why := self._trust.revoked(self._credentials.member):
             self.lost = f"this node is no member of its mesh any more: {why}"
             log.error("%s", self.lost)

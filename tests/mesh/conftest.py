@@ -57,6 +57,7 @@ class PlainSteward:
         roles: Role = member.roles
         return roles
 
+    def parted(self, peer: PeerId) -> None: ...
     def clock_sample(self, peer: PeerId, offset_s: float) -> None: ...
     def refused_by(self, peer: PeerId, reason: str) -> None:
         self.refused.append(reason)
