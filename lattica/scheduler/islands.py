@@ -65,17 +65,17 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class StableViewChanged:
-    """Keep `Islands.state()` on disk."""
+    """Keep `Islands.state()` on disk. members: in order."""
 
     number: int
-    members: frozenset[PeerId]
+    members: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class IslandBegan:
-    """missing: members of the stable view that do not answer."""
+    """missing: members of the stable view that do not answer, in order."""
 
-    missing: frozenset[PeerId]
+    missing: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Islands:
         effects = self._weigh(now)
         if gone and not self.is_island:
             return effects + self._change(self.members - self._gone, now)
-        return effects + ([StableViewChanged(self.number, self.members)] if gone else [])
+        return effects + ([StableViewChanged(self.number, self._view().members)] if gone else [])
 
     def connected(self, peer: PeerId, now: float) -> list[Effect]:
         """There is a session with this peer."""
@@ -209,7 +209,7 @@ class Islands:
             return []
         self.is_island = not self.is_island
         if self.is_island:
-            return [IslandBegan(self._counted() - self._living)]
+            return [IslandBegan(tuple(sorted(self._counted() - self._living)))]
         self._whole_since = now
         self._tell_again(now)
         return [IslandEnded()]
@@ -223,7 +223,7 @@ class Islands:
         self.number, self.members, self._gone, self._digest = number, members, frozenset(), digest_of(members)
         self._since = {peer: self._since.get(peer, now) for peer in members ^ self._living}
         self._tell_again(now)
-        return [StableViewChanged(number, members), *self._weigh(now)]
+        return [StableViewChanged(number, self._view().members), *self._weigh(now)]
 
     def _tell_again(self, now: float) -> None:
         self._say_at, self._tellings = now, TELLINGS

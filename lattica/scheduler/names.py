@@ -7,7 +7,7 @@ The home looks into its table and, where nobody has the name, writes its row: th
 granted when the *claimer's* table holds its row, which comes with the answer or with the flood, so a name is lost only
 if both die at once; then the constructor starts. Asking again is harmless: the row names the claim.
 
-Only the home writes over a predecessor, the tombstone of the last holder, so a name's rows are one chain of epochs. Where
+Only the home writes over a predecessor, the tombstone of the last holder, so a name's rows are a chain of epochs. Where
 two halves of a mesh each began one, or superseded the same row, the table keeps one of the two, the same everywhere.
 Whoever then sees another claim under a name that it holds has lost it (`NameLost`), and its actor is fenced. Who sees
 its row superseded by the tombstone of somebody else, which the home did not know, asks again for the same claim.

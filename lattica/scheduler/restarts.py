@@ -219,7 +219,7 @@ class Restarts:
             self._whole_since = now
             self._plan_all(now)
         effects: list[Effect] = []
-        for actor in [actor for actor, at in self._due.items() if at <= now]:
+        for actor in sorted(actor for actor, at in self._due.items() if at <= now):
             del self._due[actor]
             record = self._running[actor] = self._next(self._records[actor], now)
             effects.append(Restart(actor, record))
@@ -274,15 +274,14 @@ class Restarts:
 
     def _next(self, last: Record, now: float) -> Record:
         """The record of the next life, here."""
-        life = Life(
-            last.life.epoch + (not self._is_island), self._incarnation(last.life.incarnation, now), self._is_island
-        )
+        epoch = min(last.life.epoch + (not self._is_island), NUMBER_MAX)
+        life = Life(epoch, self._incarnation(last.life.incarnation, now), self._is_island)
         left = last.restarts_left if last.restarts_left == ENDLESS else last.restarts_left - 1
         return Record(life, self.me, last.available, left, last.spec)
 
     def _incarnation(self, last: int, now: float) -> int:
         at = max(int((now + self._wall) * 1000), (last >> HOST_BITS) + 1)
-        return at << HOST_BITS | xxhash.xxh3_64_intdigest(self.me) & ((1 << HOST_BITS) - 1)
+        return min(at << HOST_BITS | xxhash.xxh3_64_intdigest(self.me) & ((1 << HOST_BITS) - 1), NUMBER_MAX)
 
     def _promotable(self) -> list[tuple[ActorId, Record]]:
         """Minority lives here, once this side is whole again."""

@@ -8,13 +8,15 @@ who has each name, each actor lives once, minority lives are over, and everybody
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from math import inf
 
 from lattica.ids import ActorId
 from lattica.mesh.table.kinds import ACTOR, NAME
+from lattica.scheduler.claims import read_holder
 from lattica.scheduler.fencing import Life
-from lattica.scheduler.restarts import PROMOTE_S, Record, Restart, read_record
+from lattica.scheduler.restarts import PROMOTE_S, RANK_S, Fenced, Record, Restart, read_record
 from lattica.testing.checkers import attach
 from lattica.testing.community import Town
 from lattica.testing.deciding import Accepted, Constructed, Decider
@@ -28,6 +30,7 @@ HEAL_S = 5.0
 AGREE_S = 5.0
 CLAIMED_S = 31.0  # a claim is decided by then, or given up
 RESTARTED_S = 45.0  # a death is known after 10 s, settled 5 s later, and rank five waits 10 s; some of that twice
+KNOWN_S = 8.0  # after a cut, until all know on which side they are
 CALM_S = 15.0  # after a heal, until all see all again and tables are equal
 
 
@@ -38,14 +41,31 @@ class Judge:
     world: World
     rounds: dict[bytes, list[float]] = field(default_factory=dict)  # name -> when it was claimed, when constructed
     calm_since: float = 0.0  # nothing is cut, and all see all; infinite while something is
+    cut_at: float = 0.0
     alone: set[str] = field(default_factory=set)
+    small: set[str] = field(default_factory=set)  # the side with less than half, or half without the lowest
     met: dict[tuple[str, ActorId], Life] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)  # one side of the cut
+    ended_at: dict[str, float] = field(default_factory=dict)
+    restarts: dict[tuple[ActorId, int, bool], tuple[str, float]] = field(default_factory=dict)
+    """(actor, epoch, side) -> who has restarted it first since the last cut or its end, and when."""
+
+    def cut(self, left: Collection[str], right: Collection[str], small: Collection[str]) -> None:
+        self.left, self.small, self.calm_since, self.cut_at = set(left), set(small), inf, self.world.now
+        self.alone = next((set(side) for side in (left, right) if len(side) == 1), set())
+        self.restarts.clear()
+
+    def mended(self) -> None:
+        self.left, self.small, self.alone, self.calm_since = set(), set(), set(), self.world.now + CALM_S
+        self.restarts.clear()
 
     def saw(self, who: str, event: object) -> None:
         world = self.world
         match event:
             case Gone():
+                self.ended_at[who] = world.now
                 self.met = {ends: life for ends, life in self.met.items() if ends[0] != who}  # memory ends with it
+                self.restarts = {base: first for base, first in self.restarts.items() if first[0] != who}
             case Constructed(name, _):
                 world.count("constructed")
                 self.rounds[name].append(world.now)
@@ -54,7 +74,21 @@ class Judge:
                 assert len(runs) == 1 or not calm, f"{who} runs constructor {len(runs)} of {name!r}, and nothing is cut"
             case Restart(actor, record):
                 world.count("minority restarts" if record.life.minority else "restarts")
+                is_first_view = len(world.core(who).islands.members) == len(NAMES)
+                knows = who in self.small and is_first_view and world.now - self.cut_at > KNOWN_S
+                stolen = knows and not record.life.minority
+                assert not stolen, f"{who} is on the smaller side and restarts {actor.hex()}"
                 assert who not in self.alone or record.available, f"{who} is alone and restarts {actor.hex()}"
+                base = actor, record.life.epoch, who in self.left
+                other, at = self.restarts.setdefault(base, (who, world.now))
+                began = max(self.ended_at.get(who, -inf), self.ended_at.get(other, -inf))
+                late = world.now - began < 60  # who has just begun comes later than its turn
+                in_turn = other == who or late or world.now - at > RANK_S / 2  # in turn: the row was lost on all ways
+                assert in_turn, f"{other} and {who} restart {actor.hex()} at once, and nothing is between them"
+            case Fenced(actor, life, by):
+                world.count("fenced")
+                over = by is not None and by.life.minority and by.life.epoch == life.epoch and not life.minority
+                assert not over, f"{who} runs the original of {actor.hex()}, and loses to the minority life {by}"
             case Accepted(actor, life) if not life.minority:
                 world.count("calls")
                 latest = self.met.get((who, actor), life)
@@ -120,13 +154,12 @@ def play(seed: int, long: bool = False) -> World:
         left = rng.sample(NAMES, rng.choice((3, 3, 1, 1, 2)))
         right = [name for name in NAMES if name not in left]
         world.partition(left, right)
-        judge.calm_since = inf
-        judge.alone = set(left) if len(left) == 1 else set()
+        judge.cut(left, right, left if len(left) < 3 or min(view) in map(town.peer, right) else right)
         world.after(rng.uniform(20, 40) * (1 if rng.random() < 0.7 or not long else 4), mend)
 
     def mend() -> None:
         world.obstacles.clear()
-        judge.alone, judge.calm_since = set(), world.now + CALM_S
+        judge.mended()
 
     def stall() -> None:
         name = rng.choice(NAMES)
@@ -177,7 +210,7 @@ def _quarrels(world: World, town: Town, *, lost: bool) -> list[str]:
     rows: dict[ActorId, Record] = {
         ActorId(row.key): read_record(row.body) for row in cores[NAMES[0]].community.replica.rows(ACTOR)
     }
-    names = {row.key for row in cores[NAMES[0]].community.replica.rows(NAME)}
+    names = {row.key: read_holder(row.body).claim for row in cores[NAMES[0]].community.replica.rows(NAME)}
     runs: dict[ActorId, list[str]] = {}
     for name, core in cores.items():
         for actor, record in core.restarts.running.items():
@@ -188,7 +221,7 @@ def _quarrels(world: World, town: Town, *, lost: bool) -> list[str]:
     if lost:
         found += [f"{actor.hex()} does not run" for actor in rows if actor not in runs]
         found += [f"{record.spec!r} is minority still" for record in rows.values() if record.life.minority]
-        found += [f"{record.spec!r} has an actor and no row" for record in rows.values() if record.spec not in names]
+        found += [f"{actor.hex()} has lost its name" for actor, each in rows.items() if names.get(each.spec) != actor]
         found += [
             f"{name} waits for {latest} of {actor.hex()}, which is {record.life}"
             for name, core in cores.items()
