@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from lattica.errors import ConfigError
@@ -61,3 +62,29 @@ def own_addresses(port: int, hosts: list[str]) -> list[str]:
         return 3 if address.is_loopback else 2 if address.is_link_local else 1 if address.is_private else 0
 
     return [host_text(host, port) for host in sorted(dict.fromkeys(hosts), key=rank)]
+
+
+def reachable(bound: Sequence[str]) -> list[str]:
+    """What to tell others, of the addresses that were bound: those of all interfaces in place of the wildcard."""
+    hosts: list[str] = []
+    port = 0
+    for address in bound:
+        host, port = split_host(address)
+        if host in ("0.0.0.0", "::"):
+            hosts += _interface_hosts(6 if host == "::" else 4)
+        else:
+            hosts.append(host)
+    return own_addresses(port, hosts)
+
+
+def _interface_hosts(version: int) -> list[str]:
+    """Addresses of this machine's interfaces, without link-local ones, which mean nothing elsewhere."""
+    import psutil
+
+    family = socket.AF_INET6 if version == 6 else socket.AF_INET
+    return [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family == family and "%" not in address.address and not address.address.startswith("fe80")
+    ]

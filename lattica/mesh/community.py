@@ -12,19 +12,33 @@ accusations, a death becomes a row. Every message may be lost; what a flood miss
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from random import Random
 
 import msgspec
 
-from lattica.errors import RemoteProtocolError
 from lattica.mesh import membership as m
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, short_peer
+from lattica.mesh.letters import (
+    SUMMON_HOPS,
+    Accused,
+    BootRaised,
+    Effect,
+    Message,
+    News,
+    NodeInfo,
+    Probe,
+    RowChanged,
+    RowGone,
+    RowRefused,
+    Rows,
+    Send,
+    Summon,
+)
 from lattica.mesh.membership import Keep, MemberChanged, Membership, Release, State, Try
 from lattica.mesh.papers import DAMAGED
-from lattica.mesh.soft_state import Saying, SoftState
-from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, CLEARANCE, EVIDENCE, NODE, STATEMENT, Kind
-from lattica.mesh.table.reconcile import WANT_MAX, Fingerprints, Items, More, Reconciler, Want
+from lattica.mesh.soft_state import SoftState
+from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, CLEARANCE, EVIDENCE, NODE, Kind
+from lattica.mesh.table.reconcile import WANT_MAX, Reconciler, Want
 from lattica.mesh.table.replica import Merged, Replica
 from lattica.mesh.table.rows import Row, place_of
 
@@ -35,7 +49,6 @@ FANOUT = 12
 """Sessions that a new row is sent to at once: as many as a peer keeps in a large mesh. Others find it by comparing."""
 NEWS_S = 0.5  # between messages of soft state, while there is any that is new
 NEWS_TO = 3  # sessions that they go to: 80 of 100 sayings a second are new to others in a busy mesh of 200
-SUMMON_HOPS = 3
 SUMMON_TO = 2  # sessions that one is passed on to, where it is not known who has one with the summoned
 SUMMON_AGAIN_S = 2.0  # the same one is passed on only once in it
 SUMMONS_MAX = 1024  # remembered
@@ -47,106 +60,9 @@ FLOODED_MAX = 32  # rows of one comparison that are flooded; more are found by o
 RENEW_SHARE = 3  # a node row is renewed at a third of its life
 
 
-class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of a node row. Unknown fields are ignored."""
-
-    name: str = ""
-    version: str = ""
-    addresses: list[str] = []
-    labels: dict[str, str] = {}
-    resources: dict[str, float] = {}
-    left: bool = False
-
-
-class Accused(msgspec.Struct, array_like=True, frozen=True):
-    """The body of an accusation: the accused node row's dot."""
-
-    boot: int
-    counter: int
-
-
 _info = msgspec.msgpack.Decoder(NodeInfo)
 _accused = msgspec.msgpack.Decoder(Accused)
 _encode = msgspec.msgpack.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """answer: it answers one. root: of the sender's table."""
-
-    nonce: int
-    answer: bool
-    root: bytes
-    sayings: tuple[Saying, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """flood: they are new, and to be passed on."""
-
-    rows: tuple[Row, ...]
-    flood: bool
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """Soft state that has changed."""
-
-    sayings: tuple[Saying, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Summon:
-    """`caller` cannot dial `to`, and asks it to dial. Passed on by those who have sessions with it, or with who may."""
-
-    caller: PeerId
-    to: PeerId
-    hops: int  # that it may still be passed on
-
-
-Message = Probe | Rows | News | Summon | m.Ask | m.Heard | Fingerprints | Items | Want | More
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """To a peer with whom there is a session; it may be lost."""
-
-    to: PeerId
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class RowChanged:
-    """What is under this key now, and what was before."""
-
-    row: Row
-    before: Row | None
-
-
-@dataclass(frozen=True, slots=True)
-class RowGone:
-    """It expired, or its writer may not write such rows any more."""
-
-    row: Row
-
-
-@dataclass(frozen=True, slots=True)
-class BootRaised:
-    """Keep it on disk, durably, before the effects that follow are carried out."""
-
-    boot: int
-
-
-@dataclass(frozen=True, slots=True)
-class RowRefused:
-    """A peer passed on what its writer may not have written."""
-
-    sender: PeerId
-    row: Row
-    reason: str
-
-
-Effect = Send | RowChanged | RowGone | BootRaised | RowRefused | Keep | Release | Try | MemberChanged
 
 
 class Community:
@@ -550,12 +466,7 @@ def _accusation(row: Row) -> tuple[int, int] | None:
         return None
 
 
-def unreadable(reason: str) -> RemoteProtocolError:
-    """For codecs of these messages."""
-    return RemoteProtocolError(f"a message of the community cannot be read: {reason}")
-
-
 __all__ = [
     "BootRaised", "Community", "Effect", "Keep", "MemberChanged", "Message", "News", "NodeInfo", "Probe", "Release",
-    "RowChanged", "RowGone", "RowRefused", "Rows", "STATEMENT", "Send", "Summon", "Try",
+    "RowChanged", "RowGone", "RowRefused", "Rows", "Send", "Summon", "Try",
 ]  # fmt: skip

@@ -6,7 +6,8 @@
              3, pub/sub      see `pubsub`
              4, DHT          see `dht`
 
-Numbers are only ever appended. A protocol that is not known is ignored, so that releases may differ.
+Numbers are only ever appended. A protocol that is not known is ignored, so that releases may differ; a message that is
+not known within one is not, so what a release adds to a protocol has a number of its own here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import msgspec
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import membership
-from lattica.mesh.community import SUMMON_HOPS, Message, News, Probe, Rows, Summon
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId
+from lattica.mesh.letters import SUMMON_HOPS, Message, News, Probe, Rows, Summon
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.soft_state import SAYINGS_MAX, Saying
 from lattica.mesh.table import reconcile

@@ -25,7 +25,7 @@ from typing import Any, Self
 from lattica._version import __version__
 from lattica.errors import ConfigError, PeerUnreachableError, RemoteProtocolError
 from lattica.mesh import credentials, values
-from lattica.mesh.addresses import own_addresses, split_host
+from lattica.mesh.addresses import reachable
 from lattica.mesh.authority import INVITE_S
 from lattica.mesh.calls import Stream, Talk
 from lattica.mesh.compression import Packer
@@ -187,7 +187,7 @@ class Peer:
             except BaseException:
                 await self._transport.close()
                 raise
-            self.listening = _reachable(bound)
+            self.listening = reachable(bound)
             self._say_hello_with(addresses=self.listening)
         self.serve(self.steward.service(), offered=False)
         self.gossip = self._gossip_of(self)
@@ -738,31 +738,3 @@ class _Verbs:
 
 def _peer_id(target: PeerId | str) -> PeerId:
     return parse_peer(target) if isinstance(target, str) else target
-
-
-def _reachable(bound: Sequence[str]) -> list[str]:
-    """What to tell others, of the addresses that were bound: those of all interfaces in place of the wildcard."""
-    hosts: list[str] = []
-    port = 0
-    for address in bound:
-        host, port = split_host(address)
-        if host in ("0.0.0.0", "::"):
-            hosts += _interface_hosts(6 if host == "::" else 4)
-        else:
-            hosts.append(host)
-    return own_addresses(port, hosts)
-
-
-def _interface_hosts(version: int) -> list[str]:
-    """Addresses of this machine's interfaces, without link-local ones, which mean nothing elsewhere."""
-    import socket
-
-    import psutil
-
-    family = socket.AF_INET6 if version == 6 else socket.AF_INET
-    return [
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family == family and "%" not in address.address and not address.address.startswith("fe80")
-    ]

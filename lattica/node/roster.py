@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lattica.crdt.hlc import seconds_of
-from lattica.mesh.community import Accused, Community, NodeInfo
+from lattica.mesh.community import Community
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, parse_peer, peer_text
+from lattica.mesh.letters import Accused, NodeInfo
 from lattica.mesh.membership import WITNESSES, State
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import NOTHING, roles_text

@@ -9,8 +9,8 @@ import msgspec
 
 from lattica.crdt.hlc import seconds_of
 from lattica.errors import ConfigError, RemoteProtocolError
-from lattica.mesh.community import Accused, NodeInfo
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, peer_text, short_peer
+from lattica.mesh.letters import Accused, NodeInfo
 from lattica.mesh.papers import DAMAGED, read_paper
 from lattica.mesh.roles import roles_text
 from lattica.mesh.table.kinds import (

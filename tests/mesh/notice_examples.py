@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 
 from lattica.mesh import notices
-from lattica.mesh.community import Message, News, Probe, Rows, Summon
 from lattica.mesh.identity import PeerId
+from lattica.mesh.letters import Message, News, Probe, Rows, Summon
 from lattica.mesh.membership import Ask, Heard
 from lattica.mesh.soft_state import Saying
 from lattica.mesh.table.reconcile import Few, Fingerprints, Items, More, Sums, Want

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import community, notices
-from lattica.mesh.community import SUMMON_HOPS, News, Probe, Rows
+from lattica.mesh.letters import SUMMON_HOPS, News, Probe, Rows
 from lattica.mesh.notices import COMMUNITY, COMPARISON, ROOT_MAX_BYTES, ROWS_MAX, decode, encode
 from lattica.mesh.soft_state import SAYINGS_MAX, Saying
 from tests.mesh.notice_examples import GOLDEN, MESSAGES, PEER, SAYINGS, encoded

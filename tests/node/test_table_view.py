@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from lattica.mesh.community import Accused, NodeInfo
 from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.letters import Accused, NodeInfo
 from lattica.mesh.table.kinds import ACCUSATION, CLEARANCE, NODE, SERVICE, SETTING, Kind
 from lattica.mesh.table.rows import BOOT_BITS, Content, Row, write_row
 from lattica.node import table_view

@@ -1,0 +1,113 @@
+"""What communities write to each other, what stands in their rows, what they ask of their shells: see `community`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from lattica.mesh import membership as m
+from lattica.mesh.identity import PeerId
+from lattica.mesh.membership import Keep, MemberChanged, Release, Try
+from lattica.mesh.soft_state import Saying
+from lattica.mesh.table.reconcile import Fingerprints, Items, More, Want
+from lattica.mesh.table.rows import Row
+
+SUMMON_HOPS = 3  # of a summons: as many as there are between any two members of a thousand, nearly always
+
+
+class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of a node row. Unknown fields are ignored."""
+
+    name: str = ""
+    version: str = ""
+    addresses: list[str] = []
+    labels: dict[str, str] = {}
+    resources: dict[str, float] = {}
+    left: bool = False
+
+
+class Accused(msgspec.Struct, array_like=True, frozen=True):
+    """The body of an accusation: the accused node row's dot."""
+
+    boot: int
+    counter: int
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """answer: it answers one. root: of the sender's table."""
+
+    nonce: int
+    answer: bool
+    root: bytes
+    sayings: tuple[Saying, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """flood: they are new, and to be passed on."""
+
+    rows: tuple[Row, ...]
+    flood: bool
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Soft state that has changed."""
+
+    sayings: tuple[Saying, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summon:
+    """`caller` cannot dial `to`, and asks it to dial. Passed on by those who have sessions with it, or with who may."""
+
+    caller: PeerId
+    to: PeerId
+    hops: int  # that it may still be passed on
+
+
+Message = Probe | Rows | News | Summon | m.Ask | m.Heard | Fingerprints | Items | Want | More
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """To a peer with whom there is a session; it may be lost."""
+
+    to: PeerId
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class RowChanged:
+    """What is under this key now, and what was before."""
+
+    row: Row
+    before: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowGone:
+    """It expired, or its writer may not write such rows any more."""
+
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class BootRaised:
+    """Keep it on disk, durably, before the effects that follow are carried out."""
+
+    boot: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowRefused:
+    """A peer passed on what its writer may not have written."""
+
+    sender: PeerId
+    row: Row
+    reason: str
+
+
+Effect = Send | RowChanged | RowGone | BootRaised | RowRefused | Keep | Release | Try | MemberChanged
