@@ -166,10 +166,6 @@ class Islands:
         effects: list[Effect] = []
         if self._due is not None and now - self._due > LATE_S:
             self._whole_since = now
-        if self._say_at is not None and self._say_at <= now:
-            self._tellings -= 1
-            self._say_at = now + AGAIN_S if self._tellings else None
-            effects.append(Spread(Viewed(self.number, self._digest)))
         ripe = self._ripe_at()
         if ripe is not None and ripe <= now:
             if self._is_founding():
@@ -177,6 +173,10 @@ class Islands:
             else:
                 ripe_ones = {peer for peer in self._pending() if self._held_at(peer) <= now}
                 effects += self._change(self.members ^ ripe_ones, now)
+        if self._say_at is not None and self._say_at <= now:
+            self._tellings -= 1
+            self._say_at = now + AGAIN_S if self._tellings else None
+            effects.append(Spread(Viewed(self.number, self._digest)))
         self._schedule()
         return effects
 

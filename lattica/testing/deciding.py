@@ -66,7 +66,8 @@ class Decider(Resident):
         state = host.disk.read("view")
         if state is None and view and host.boot == 1:
             state = views.write_state(views.View(2, tuple(sorted(view))), ())
-        self.islands = islands.Islands(me, now, state=state, founder=view is None and state is None)
+        is_founder = view is None and state is None and host.boot == 1
+        self.islands = islands.Islands(me, now, state=state, founder=is_founder)
         self.names = names.Names(me, now, self._holder)
         self.restarts = restarts.Restarts(me, now, host.clock.unix_s() - now, is_island=self.islands.is_island)
         self.fencing = Fencing()
