@@ -13,10 +13,11 @@ out, and no other certifies it until the round is over, it is out. The new membe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import inf
 from random import Random
 from typing import Protocol
+
+import msgspec
 
 from lattica.errors import AdmissionError
 from lattica.mesh.certificates import DAY_S, Checks, Member
@@ -36,8 +37,7 @@ ASK_FOR_TICKET = (
 ASK_AN_ADMIN = "ask an admin of the mesh; a revoked peer comes back only under a new key, with a new ticket"
 
 
-@dataclass(frozen=True, slots=True)
-class AskMembership:
+class AskMembership(msgspec.Struct, frozen=True):
     """Effect: ask this issuer, dialing it if need be; answered by `answered` or `refused`, or by nothing.
 
     issuer: maybe ourselves. expired: our certificates open no session any more, so ask through the `renew` door.
@@ -47,8 +47,7 @@ class AskMembership:
     expired: bool
 
 
-@dataclass(frozen=True, slots=True)
-class MembershipRenewed:
+class MembershipRenewed(msgspec.Struct, frozen=True):
     """Event: keep this chain, and show it from now on. expired_for_s: how long there had been no valid one."""
 
     chain: tuple[bytes, ...]
@@ -56,16 +55,14 @@ class MembershipRenewed:
     expired_for_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class MembershipRefused:
+class MembershipRefused(msgspec.Struct, frozen=True):
     """Event: this issuer did not help; another may."""
 
     issuer: PeerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class MembershipLost:
+class MembershipLost(msgspec.Struct, frozen=True):
     """Event, the last one: no issuer can help any more, only people can."""
 
     reason: str
@@ -75,8 +72,7 @@ class MembershipLost:
 Effect = AskMembership | MembershipRenewed | MembershipRefused | MembershipLost
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """An issuer's no. final: it is about the peer, so that all issuers say it, and not about this issuer."""
 
     reason: str

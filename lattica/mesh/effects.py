@@ -9,7 +9,7 @@ core; who is at the other end (`Member`) is what the transport authenticated, ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from lattica.mesh.identity import PeerId
 from lattica.mesh.wire import Frame
@@ -18,8 +18,7 @@ NOBODY_LISTENS = "nobody listens there"
 """In the reason of a dial that failed: a machine answered, and no process."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Connect to this peer at one of these addresses, whichever answers first as that peer; answered by `dialed` or
     `dial_failed`."""
 
@@ -28,16 +27,14 @@ class Dial:
     addresses: tuple[str, ...]  # best first
 
 
-@dataclass(frozen=True, slots=True)
-class Transmit:
+class Transmit(msgspec.Struct, frozen=True):
     """Write this frame to the connection, after those before it."""
 
     connection: int
     frame: Frame
 
 
-@dataclass(frozen=True, slots=True)
-class Hangup:
+class Hangup(msgspec.Struct, frozen=True):
     """Write what was transmitted, then close; no verb follows for this connection. reason: words for the log."""
 
     connection: int

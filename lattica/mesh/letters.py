@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from lattica.mesh import membership as m
@@ -34,8 +32,7 @@ class Accused(msgspec.Struct, array_like=True, frozen=True):
     counter: int
 
 
-@dataclass(frozen=True, slots=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """answer: it answers one. root: of the sender's table."""
 
     nonce: int
@@ -44,23 +41,20 @@ class Probe:
     sayings: tuple[Saying, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
+class Rows(msgspec.Struct, frozen=True):
     """flood: they are new, and to be passed on."""
 
     rows: tuple[Row, ...]
     flood: bool
 
 
-@dataclass(frozen=True, slots=True)
-class News:
+class News(msgspec.Struct, frozen=True):
     """Soft state that has changed."""
 
     sayings: tuple[Saying, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Summon:
+class Summon(msgspec.Struct, frozen=True):
     """`caller` cannot dial `to`, and asks it to dial. Passed on by those who have sessions with it, or with who may."""
 
     caller: PeerId
@@ -71,38 +65,33 @@ class Summon:
 Message = Probe | Rows | News | Summon | m.Ask | m.Heard | Fingerprints | Items | Want | More
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """To a peer with whom there is a session; it may be lost."""
 
     to: PeerId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class RowChanged:
+class RowChanged(msgspec.Struct, frozen=True):
     """What is under this key now, and what was before."""
 
     row: Row
     before: Row | None
 
 
-@dataclass(frozen=True, slots=True)
-class RowGone:
+class RowGone(msgspec.Struct, frozen=True):
     """It expired, or its writer may not write such rows any more."""
 
     row: Row
 
 
-@dataclass(frozen=True, slots=True)
-class BootRaised:
+class BootRaised(msgspec.Struct, frozen=True):
     """Keep it on disk, durably, before the effects that follow are carried out."""
 
     boot: int
 
 
-@dataclass(frozen=True, slots=True)
-class RowRefused:
+class RowRefused(msgspec.Struct, frozen=True):
     """A peer passed on what its writer may not have written."""
 
     sender: PeerId

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
+
+import msgspec
 
 from lattica.mesh import wire
 from lattica.mesh.identity import PeerId, short_peer
@@ -20,24 +21,21 @@ class Member(Protocol):
     def expires(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SessionUp:
+class SessionUp(msgspec.Struct, frozen=True):
     """A session began; nothing of an earlier one is part of it."""
 
     peer: PeerId
     hello: Hello
 
 
-@dataclass(frozen=True, slots=True)
-class SessionDown:
+class SessionDown(msgspec.Struct, frozen=True):
     """The session is over: what was asked in it and not answered may have run."""
 
     peer: PeerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Attached:
+class Attached(msgspec.Struct, frozen=True):
     """A connection carries the session's control plane: the first one, or a successor. `member` may be renewed."""
 
     peer: PeerId
@@ -46,8 +44,7 @@ class Attached:
     resumed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True):
     """A payload from the session, in order, once."""
 
     peer: PeerId
@@ -55,16 +52,14 @@ class Delivered:
     payload: wire.Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(msgspec.Struct, frozen=True):
     """The other side has acknowledged frames of this plane."""
 
     peer: PeerId
     plane: int
 
 
-@dataclass(frozen=True, slots=True)
-class Unreachable:
+class Unreachable(msgspec.Struct, frozen=True):
     """Nobody answered for UNREACHABLE_S, or the peer refuses us (`final`): those who wait for it may give up."""
 
     peer: PeerId
@@ -72,32 +67,28 @@ class Unreachable:
     final: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Faltering:
+class Faltering(msgspec.Struct, frozen=True):
     """The session has no connection, and dialing again failed: what may be asked elsewhere had better be."""
 
     peer: PeerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class ClockSample:
+class ClockSample(msgspec.Struct, frozen=True):
     """The peer's wall clock minus ours, by its hello; older by the time that the hello was under way."""
 
     peer: PeerId
     offset_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TwinSeen:
+class TwinSeen(msgspec.Struct, frozen=True):
     """Two live processes have this peer's key; the later one was told to stop."""
 
     peer: PeerId
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class WeAreTwin:
+class WeAreTwin(msgspec.Struct, frozen=True):
     """Another live process has our key and was first: we must stop."""
 
     reason: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from lattica.mesh import wire
 from lattica.mesh.links import Connection, State
@@ -17,8 +17,7 @@ SPARE_S = 5.0  # a second connection that the other side has not closed by then 
 BULK_IDLE_S = 60.0  # a bulk connection that carried nothing for so long is closed; a new one costs 2.3 ms
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
+class Due(msgspec.Struct, frozen=True):
     """What connections of one peer are measured by, in monotonic seconds."""
 
     expires_at: float  # when a certificate of this connection ends

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum
 from random import Random
+
+import msgspec
 
 from lattica.mesh.identity import PeerId, short_peer
 
@@ -59,25 +60,21 @@ class State(Enum):
     LEFT = "left"
 
 
-@dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(msgspec.Struct, frozen=True):
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(msgspec.Struct, frozen=True):
     nonce: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """Ping this member for me."""
 
     suspect: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
+class Heard(msgspec.Struct, frozen=True):
     """It answered my ping just now."""
 
     suspect: PeerId
@@ -86,29 +83,25 @@ class Heard:
 Message = Ping | Pong | Ask | Heard
 
 
-@dataclass(frozen=True, slots=True)
-class Tell:
+class Tell(msgspec.Struct, frozen=True):
     """Send this to a peer, over whatever there is; it may be lost."""
 
     peer: PeerId
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class Accuse:
+class Accuse(msgspec.Struct, frozen=True):
     """Write that this member is silent, as of this row of its own."""
 
     peer: PeerId
     dot: Dot
 
 
-@dataclass(frozen=True, slots=True)
-class Refute:
+class Refute(msgspec.Struct, frozen=True):
     """Write our own row anew: somebody accuses us."""
 
 
-@dataclass(frozen=True, slots=True)
-class MemberChanged:
+class MemberChanged(msgspec.Struct, frozen=True):
     """before: None if it is new."""
 
     peer: PeerId
@@ -116,22 +109,19 @@ class MemberChanged:
     before: State | None
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True):
     """Have a session with this member."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """It needs no session for membership's sake any more."""
 
     peer: PeerId
 
 
-@dataclass(frozen=True, slots=True)
-class Try:
+class Try(msgspec.Struct, frozen=True):
     """See whether this dead member can be reached after all."""
 
     peer: PeerId
@@ -140,8 +130,7 @@ class Try:
 Effect = Tell | Accuse | Refute | MemberChanged | Keep | Release | Try
 
 
-@dataclass(slots=True)
-class _Member:
+class _Member(msgspec.Struct):
     dot: Dot
     left: bool
     dead: bool = False
@@ -153,8 +142,7 @@ class _Member:
         return sum(dot == self.dot for dot in self.accusers.values()) if self.accusers else 0
 
 
-@dataclass(slots=True)
-class _Watch:
+class _Watch(msgspec.Struct):
     """A ring neighbour, as we hear it."""
 
     heard_at: float
@@ -166,13 +154,12 @@ class _Watch:
     silent: bool = False
 
 
-@dataclass(slots=True)
-class _Favour:
+class _Favour(msgspec.Struct):
     """A ping of ours for somebody who asked."""
 
     peer: PeerId
     until: float
-    askers: set[PeerId] = field(default_factory=set)
+    askers: set[PeerId] = msgspec.field(default_factory=set)
 
 
 class Membership:

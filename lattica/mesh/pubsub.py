@@ -20,9 +20,10 @@ Source: Vyzovitis et al., "GossipSub: Attack-Resilient Message Propagation in th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 from typing import assert_never
+
+import msgspec
 
 from lattica.errors import ConfigError, LatticaError
 from lattica.mesh.identity import PeerId, short_peer
@@ -55,8 +56,7 @@ ANSWER_MAX_BYTES = 256 << 10  # to one Want; the rest is asked for again
 TOPICS_MAX = 1024  # of one peer
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """To a peer with whom there is a link; it may be lost."""
 
     to: PeerId
@@ -66,8 +66,7 @@ class Send:
         return f"<Send {type(self.message).__name__} to {short_peer(self.to)}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """For the subscribers of this topic here. (publisher, boot, number) is its name."""
 
     topic: str

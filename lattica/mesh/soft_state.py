@@ -7,8 +7,6 @@ nothing changes. What a thousand busy peers say each second is more than anybody
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from lattica.mesh.identity import PeerId
@@ -34,8 +32,7 @@ class Saying(msgspec.Struct, array_like=True, frozen=True):
     data: bytes
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(msgspec.Struct):
     number: int
     said_at: float
     data: bytes

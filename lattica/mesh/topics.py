@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from lattica.mesh import publications, values
 from lattica.mesh.identity import PeerId
@@ -22,8 +23,7 @@ QUEUE_MAX = 1024
 """Publications that wait for one subscriber; then the oldest is dropped, and counted. More would hold 64 MiB."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """What was published. publisher: by its certificate and signature."""
 
     topic: str

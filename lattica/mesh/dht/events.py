@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from lattica.mesh.dht.keys import Key
 from lattica.mesh.dht.messages import Contact, Send
 from lattica.mesh.dht.records import Record
 
 
-@dataclass(frozen=True, slots=True)
-class LookupFinished:
+class LookupFinished(msgspec.Struct, frozen=True):
     """closest: at most K that serve and have answered, closest first, never we ourselves. hops: how many peers, one
     after another, led to the first of them (1: it was known here). asked: how many were."""
 
@@ -20,16 +19,14 @@ class LookupFinished:
     asked: int
 
 
-@dataclass(frozen=True, slots=True)
-class RecordFound:
+class RecordFound(msgspec.Struct, frozen=True):
     """The latest that was found; None if there is none."""
 
     key: Key
     record: Record | None
 
 
-@dataclass(frozen=True, slots=True)
-class ProvidersFound:
+class ProvidersFound(msgspec.Struct, frozen=True):
     """All found so far, one record each: told when there are new ones, and a last time when the search is finished."""
 
     key: Key
@@ -37,8 +34,7 @@ class ProvidersFound:
     finished: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(msgspec.Struct, frozen=True):
     """So many keep a record of ours; told at each renewal. 0: it is tried again soon, unless it was withdrawn."""
 
     key: Key

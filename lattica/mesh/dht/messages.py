@@ -10,7 +10,6 @@ answer counts if it has the number of an open ask of that very peer. Who sends i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -128,8 +127,7 @@ def _is_address(address: str) -> bool:
 # -- what the core asks of its shell -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Bring this to the peer, over the session there is, or one dialed at these addresses; it may be lost."""
 
     peer: PeerId
