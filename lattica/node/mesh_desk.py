@@ -35,6 +35,7 @@ from lattica.mesh.trust import PeerRevoked
 from lattica.node import neighbours, roster, table_view
 from lattica.node.contacts import Contact, Contacts, contacts_path, write_contacts
 from lattica.node.dial_back import DialBack
+from lattica.scheduler.load import Load, encode
 
 if TYPE_CHECKING:
     from lattica.mesh.credentials import Credentials
@@ -105,6 +106,7 @@ class MeshDesk:
         self._answering: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._writing = self._stale = self._hurries = False
+        self._load: Callable[[], Load] | None = None
         self._verbs: dict[str, Callable[[Mapping[str, Any]], Awaitable[Any]]] = {
             "whoami": self._whoami,
             "peers": self._peers,
@@ -151,9 +153,10 @@ class MeshDesk:
         desk._look()
         return desk
 
-    def offer(self, resources: Mapping[str, float]) -> None:
-        """Tell the mesh what this node has in all."""
+    def offer(self, resources: Mapping[str, float], load: Callable[[], Load] | None = None) -> None:
+        """Tell the mesh what this node has in all, and each second what of it is taken."""
         self.peer.gossip.describe(resources=dict(resources))
+        self._load = load
 
     async def stop(self) -> None:
         """End all sessions, and what is under way."""
@@ -197,6 +200,8 @@ class MeshDesk:
     def _look(self) -> None:
         """Compare whom we know with whom we have a session: while those are few, dial the others."""
         self._timer, self._hurries = self._loop.call_later(LOOK_S, self._look), False
+        if self._load is not None:
+            self.peer.gossip.say(encode(self._load()))
         sessions, now = self._sessions(), self._loop.time()
         changed = self.contacts.met(sessions, time())
         said = [statement.says for statement in self.peer.credentials.trust.revocations()]

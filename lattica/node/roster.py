@@ -3,12 +3,14 @@ paths and round trips are this one's."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from lattica.crdt.hlc import seconds_of
+from lattica.errors import RemoteProtocolError
 from lattica.mesh.community import Community
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, parse_peer, peer_text
 from lattica.mesh.letters import Accused, NodeInfo
@@ -16,6 +18,8 @@ from lattica.mesh.membership import WITNESSES, State
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import NOTHING, roles_text
 from lattica.mesh.table.kinds import ACCUSATION, NODE
+from lattica.scheduler.load import decode
+from lattica.scheduler.resources import UNITS
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer
@@ -33,6 +37,7 @@ def members(peer: Peer) -> list[dict[str, Any]]:
     sessions = {parse_peer(row["peer_id"]): row for row in peer.peers()}
     states = community.states()
     ends = _ends(community, states)
+    now = asyncio.get_running_loop().time()
     found = []
     for member in sorted(states.keys() | sessions.keys()):
         session: Mapping[str, Any] = sessions.get(member, {})
@@ -53,11 +58,26 @@ def members(peer: Peer) -> list[dict[str, Any]]:
                 "version": info.version,
                 "labels": info.labels,
                 "resources": info.resources,
+                "load": _load(community, member, now),
                 "session": session.get("state") == "alive",
                 "this_node": member == peer.id,
             }
         )
     return found
+
+
+def _load(community: Community, member: PeerId, now: float) -> dict[str, Any] | None:
+    """What it lately said of itself: what of its resources is taken, how many requests wait; None if it said nothing.
+    age_s: how old that is."""
+    said = community.soft.get(member, now)
+    if said is None:
+        return None
+    try:
+        load = decode(said[0])
+    except RemoteProtocolError:
+        return None
+    taken = {name: units / UNITS for name, units in load.taken.items()}
+    return {"taken": taken, "queued": load.queued, "draining": load.draining, "age_s": round(said[1], 3)}
 
 
 def counts(states: Iterable[State]) -> dict[str, int]:

@@ -186,7 +186,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
     node.mesh = mesh
-    mesh.offer(node.settings.resources.to_dict())
+    mesh.offer(node.settings.resources.to_dict(), node.load)
     nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
     listener = _listen(where)

@@ -41,6 +41,7 @@ from lattica.node.wires import Wire, Wires
 from lattica.node.workers import Death, Process, Workers
 from lattica.objectstore.arena import Arena
 from lattica.scheduler.leases import LeaseBook
+from lattica.scheduler.load import Load
 from lattica.scheduler.resources import ResourcePool, ResourceSet
 
 if TYPE_CHECKING:
@@ -370,6 +371,10 @@ class Node:
             self.tell(worker, m.Exit())
             self.loop.call_later(FAREWELL_S, self.workers.kill, worker)
         self.lease_desk.perform(self.book.tick(self.now()))
+
+    def load(self) -> Load:
+        """What of it is taken, for other nodes."""
+        return Load(self.resources.taken, self.book.waiting, draining=self.closing)
 
     # -- the end
 

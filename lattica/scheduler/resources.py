@@ -224,6 +224,11 @@ class ResourcePool:
         return {name: ResourceSet({name: max(0, free)}).get(name, 0) for name, free in self._free.items()}
 
     @property
+    def taken(self) -> dict[str, int]:
+        """What is not free, in 1/10,000, for those that know the totals."""
+        return {name: total - self._free[name] for name, total in self.total.units.items() if total > self._free[name]}
+
+    @property
     def overdrawn(self) -> bool:
         return any(free < 0 for free in self._free.values())
 

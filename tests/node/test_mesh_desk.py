@@ -409,6 +409,22 @@ async def test_every_node_lists_the_same_members_though_one_met_only_the_founder
 
 
 @story
+async def test_what_is_taken_of_a_node_is_known_to_others_within_seconds(machines: Machines) -> None:
+    founder = await machines.start("a")
+    other = await joined(machines, "b", founder)
+    founder.offer({"CPU": 4.0}, lambda: Load({"CPU": 3 * UNITS}, queued=2))
+
+    def told() -> dict[str, Any]:
+        [row] = [row for row in roster.members(other.peer) if row["name"] == "a"]
+        return row["load"] or {}
+
+    await until(lambda: told().get("taken") == {"CPU": 3.0})
+    assert told()["queued"] == 2 and told()["age_s"] < 5 and not told()["draining"]
+    [silent] = [row for row in roster.members(founder.peer) if row["name"] == "b"]
+    assert silent["load"] is None, "it has said nothing"
+
+
+@story
 async def test_who_left_is_listed_with_since_when_and_who_is_revoked_is_not(machines: Machines) -> None:
     founder = await machines.start("a")
     other, third = await joined(machines, "b", founder), await joined(machines, "c", founder)
