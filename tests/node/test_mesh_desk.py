@@ -21,6 +21,8 @@ from lattica.mesh.table.kinds import SERVICE
 from lattica.mesh.transport.memory import MemoryNetwork
 from lattica.node import membership, mesh_desk, roster
 from lattica.node.mesh_desk import MeshDesk, Wish
+from lattica.scheduler.load import Load
+from lattica.scheduler.resources import UNITS
 from lattica.testing.loop import run_virtually
 
 
@@ -386,7 +388,7 @@ async def test_a_writer_that_lied_is_named_to_the_doctor(machines: Machines) -> 
 
 # -- the mesh as every node sees it ----------------------------------------------------------------------------------
 
-OURS_ALONE = ("transport", "path", "rtt_ms", "session", "this_node")  # of a row of `lattica peers`
+OURS_ALONE = ("transport", "path", "rtt_ms", "session", "this_node", "load")  # of a row of `lattica peers`
 
 
 @story
