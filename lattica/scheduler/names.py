@@ -113,8 +113,10 @@ class Names:
 
     def hold(self, name: bytes, claim: bytes, body: bytes, now: float) -> list[Effect]:
         """What this claim's name stands for was restarted here: watch over the name from now on."""
+        found, other = self._holder(name), self._held.get(name)
+        if other is not None and other.claim != claim:  # both are here, of two halves
+            return [NameLost(claim, name, other)]
         self._held[name] = Holder(claim, self.me, body)
-        found = self._holder(name)
         return self.name_changed(name, None if found is None else found[0], False, now)
 
     def release(self, name: bytes, claim: bytes, now: float) -> list[Effect]:
