@@ -24,6 +24,17 @@ LISTEN = "127.0.0.1:0"
 """Where nodes begun by `lattica start` listen in a test run (LATTICA_LISTEN): no test opens a port to the network."""
 
 
+REAL_PROCESSES = {"benchmarks", "e2e", "examples", "nat"}
+"""Folders whose tests start processes and watch clocks: one after the other, beside the workers that have all others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of real processes do not run at the same time as each other (`make test` has several workers)."""
+    for item in items:
+        if REAL_PROCESSES & set(item.path.parts):
+            item.add_marker(pytest.mark.xdist_group("processes"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Hide the user's nodes from this run and from every process it starts."""
