@@ -25,7 +25,7 @@ LISTEN = "127.0.0.1:0"
 
 
 REAL_PROCESSES = {"benchmarks", "e2e", "examples", "nat"}
-"""Folders whose tests start processes and watch clocks: one after the other, beside the workers that have all others."""
+"""Folders whose tests start processes and watch clocks: one after the other, beside workers that have all others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
