@@ -25,16 +25,14 @@ LISTEN = "127.0.0.1:0"
 
 
 REAL_PROCESSES = {"benchmarks", "e2e", "examples", "nat"}
-"""Folders whose tests start processes and watch clocks: they run in two rows, one of one machine and one of meshes and
-scripts, beside workers that have all others."""
+"""Folders whose tests start processes and watch clocks: one after the other, beside one worker that has all others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real processes run one after the other in their row (`make test` has several workers)."""
+    """Tests of real processes do not run at the same time as each other (`make test` has two workers)."""
     for item in items:
         if REAL_PROCESSES & set(item.path.parts):
-            one_machine = "e2e" in item.path.parts and "mesh" not in item.path.name
-            item.add_marker(pytest.mark.xdist_group("one machine" if one_machine else "meshes and scripts"))
+            item.add_marker(pytest.mark.xdist_group("processes"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -78,7 +78,7 @@ def storm_of_tasks(path: Path, tasks: int, seconds: float, kill_every_s: float, 
     for number in range(tasks):
         assert runs[number] >= 1, f"task {number} has a result and never ran"
         assert runs[number] <= 1 + charges[number], f"task {number} ran {runs[number]} times, charged {charges[number]}"
-    assert max(charges.values()) <= 3, "max_retries is 3"
+    assert max(charges.values()) <= max_retries, f"max_retries is {max_retries}"
     assert sum(charges.values()) <= killer.killed, "a death was charged to more than one task"
     again = sum(runs.values()) - tasks
     took = time.monotonic() - began
