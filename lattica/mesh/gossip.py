@@ -249,6 +249,8 @@ class Gossip:
     # -- effects
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
+        """Raises RemoteProtocolError at the end if one of them was a forgery: what came beside it counts all the same."""
+        forged = ""
         for effect in effects:
             match effect:
                 case Send(to, message):
@@ -271,8 +273,12 @@ class Gossip:
                 case BootRaised(boot):
                     log.warning("another copy of this node has written to the table; ours counts from boot %d", boot)
                 case RowRefused(sender, row, reason):
+                    if reason == WRONG_SIGNATURE:  # nobody honest has merged it, so nobody honest passes it on
+                        forged = f"it passed on a row that {short_peer(row.writer)} did not sign"
                     self._row_refused(sender, row, reason)
         self._alarm.set(self.community.next_deadline())
+        if forged:
+            raise RemoteProtocolError(forged)
 
     def _row_changed(self, row: Row, before: Row | None) -> None:
         if row is not before:
@@ -303,8 +309,6 @@ class Gossip:
             watcher(change)
 
     def _row_refused(self, sender: PeerId, row: Row, reason: str) -> None:
-        if reason == WRONG_SIGNATURE:  # nobody honest has merged it, so nobody honest passes it on
-            raise RemoteProtocolError(f"it passed on a row that {short_peer(row.writer)} did not sign")
         if (sender, reason) not in self._refusals and len(self._refusals) < 100:
             self._refusals.add((sender, reason))
             log.warning("%s passed on %r, which is not merged: %s", short_peer(sender), row, reason)

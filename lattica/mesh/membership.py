@@ -19,7 +19,7 @@ have been silent. Sources: Das, Gupta, Motivala, "SWIM" (2002); Dadgar et al., "
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 from random import Random
 
@@ -471,8 +471,3 @@ class Membership:
         if self._settle_at is not None:
             due.append(self._settle_at)
         self._due = max(now, min(due, default=now + PING_S))
-
-
-def all_states(membership: Membership, peers: Iterable[PeerId]) -> dict[PeerId, State | None]:
-    """For those who compare views."""
-    return {peer: membership.state(peer) for peer in peers}

@@ -207,7 +207,7 @@ class Peer:
         """End every session, politely, and close every socket. leaves: all members are told that it has left."""
         if not self._is_up:
             return
-        self._stopping = True
+        self._stopping, self._is_up = True, False
         self.steward.stop()
         if leaves:
             self.gossip.leave()

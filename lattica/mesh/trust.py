@@ -199,10 +199,10 @@ class Trust:
         if _key(data) in self._all:
             return ""
         try:
-            self._verified(data, now)
+            ahead = self._verified(data, now).at > now + AHEAD_MAX_S
         except RemoteProtocolError as error:
             return error.message
-        return ""
+        return "it is dated too far ahead of our clock, and waits until it is not" if ahead else ""
 
     def objection(self, member: Member, now: float, *, joining: bool = False) -> str:
         """Why this peer is refused; "" if it is not. joining: it wants its first membership."""
