@@ -42,7 +42,6 @@ from lattica.mesh.membership import (
     State,
     Tell,
     Try,
-    all_states,
 )
 
 FIRST = (1, 1)  # the dot of everybody's first row
@@ -194,7 +193,7 @@ def test_while_all_answer_neighbours_are_pinged_every_three_seconds_and_nobody_h
     story = Story(10).run(60)
     gaps = [later - earlier for earlier, later in pairwise(story.times(Tell, 1))]
     assert gaps and all(PING_S <= gap <= PING_S + 0.1 for gap in gaps)
-    assert not story.times(Accuse) and set(all_states(story.core, story.core.living).values()) == {State.ALIVE}
+    assert not story.times(Accuse) and {story.core.state(one) for one in story.core.living} == {State.ALIVE}
 
 
 def test_of_two_neighbours_the_lower_one_pings_and_that_serves_both() -> None:
@@ -360,7 +359,7 @@ def test_one_isolated_peer_accuses_nobody_to_death() -> None:
         return False
 
     story.run(120.0, stop=own_word)
-    states = all_states(story.core, map(peer, range(1, 12)))
+    states = {one: story.core.state(one) for one in map(peer, range(1, 12))}
     assert list(states.values()).count(State.SUSPECT) == 2 * RING and State.DEAD not in states.values()
     assert len(story.times(Accuse)) == 2 * RING, "once each"
 
