@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from lattica.errors import LatticaError
+from lattica.errors import GetTimeoutError, LatticaError
 from lattica.mesh.dht import messages
 from lattica.mesh.dht.events import Event, LookupFinished, ProvidersFound, RecordFound, Stored
 from lattica.mesh.dht.kademlia import Kademlia
@@ -136,6 +136,8 @@ class Directory:
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await waiter
+        except TimeoutError as error:
+            raise GetTimeoutError(timeout_s=ANSWER_S, waiting_for="an answer of the DHT") from error
         finally:
             waiters = self._asked.get((kind, key), [])
             if waiter in waiters:

@@ -86,7 +86,7 @@ class RowGone(msgspec.Struct, frozen=True):
 
 
 class BootRaised(msgspec.Struct, frozen=True):
-    """Keep it on disk, durably, before the effects that follow are carried out."""
+    """Somebody wrote as us under a boot not below ours: what we write has this one from now on."""
 
     boot: int
 

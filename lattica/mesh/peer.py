@@ -23,7 +23,7 @@ from time import perf_counter, time
 from typing import Any, Self
 
 from lattica._version import __version__
-from lattica.errors import ConfigError, PeerUnreachableError, RemoteProtocolError
+from lattica.errors import ConfigError, GetTimeoutError, PeerUnreachableError, RemoteProtocolError
 from lattica.mesh import credentials, values
 from lattica.mesh.addresses import reachable
 from lattica.mesh.authority import INVITE_S
@@ -285,7 +285,7 @@ class Peer:
         """
         deadline = self._deadline(timeout_s)
         encoded = values.encode((args, kwargs))
-        targets = await self._targets(target, method)
+        targets = await self._targets(target, method, deadline)
         for position, peer in enumerate(targets):
             try:
                 talk = self._talks.get(peer) or await self._talk(peer, deadline=deadline)
@@ -322,7 +322,7 @@ class Peer:
         """
         deadline = self._deadline(timeout_s)
         encoded = values.encode((args, kwargs))
-        peer = (await self._targets(target, method))[0]
+        peer = (await self._targets(target, method, deadline))[0]
         talk = self._talks.get(peer) or await self._talk(peer, deadline=deadline)
         await talk.room()
         id = talk.begin(method, encoded, self._left(deadline), STREAMS_IN * sends | STREAMS_OUT * receives)
@@ -441,10 +441,6 @@ class Peer:
         self.sessions.correction_s = correction_s
         self.gossip.correct_clock()
 
-    def say_hello_with(self, trust: bytes) -> None:
-        """Tell it in every hello from now on."""
-        self._say_hello_with(trust=trust)
-
     def stop_by_itself(self, reason: str) -> None:
         """It must not go on: end, and let the owner know."""
         if self.stopped_by is None:
@@ -510,9 +506,13 @@ class Peer:
                 f"peer {peer_text(peer)[:8]} does not answer any more", peer=peer_text(peer), may_have_run=True
             )
 
-    async def _targets(self, target: Target, method: str) -> list[PeerId]:
+    async def _targets(self, target: Target, method: str, deadline: float | None) -> list[PeerId]:
         if target is None:
-            found = list(await (self.resolver or self.gossip.providers)(method.partition(".")[0]))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    found = list(await (self.resolver or self.gossip.providers)(method.partition(".")[0]))
+            except TimeoutError as error:
+                raise GetTimeoutError(waiting_for=f"word of a peer that serves {method}") from error
         elif isinstance(target, bytes | str):
             return [_peer_id(target)]
         else:

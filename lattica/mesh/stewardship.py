@@ -80,7 +80,6 @@ class Steward:
 
     def start(self) -> None:
         """Begin to look after it."""
-        self._peer.say_hello_with(self._trust.digest())
         self._admitted(self._admission.issuers(self._issuer_peers(), self.unix_s()))
 
     def stop(self) -> None:
@@ -245,7 +244,6 @@ class Steward:
         if not fresh:
             return []
         self._credentials.save_trust()
-        self._peer.say_hello_with(self._trust.digest())
         self._peer.recheck()
         self._admitted(self._admission.issuers(self._issuer_peers(), self.unix_s()))
         here = set(self._peer.sessions.peers())

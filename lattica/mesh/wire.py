@@ -67,7 +67,6 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
     name: str = ""
     version: str = ""
     addresses: list[str] = []
-    trust: bytes = b""  # digest of the signed statements it has
     packs: list[str] = []  # compressions it can undo
 
 
@@ -209,7 +208,7 @@ def _checked(hello: Hello) -> Hello:
         or len(hello.instance) > INSTANCE_MAX_BYTES
     ):
         raise RemoteProtocolError("its hello has a number out of range")
-    if len(hello.trust) > 64 or not abs(hello.unix_s) < 1e12:  # also refuses nan
+    if not abs(hello.unix_s) < 1e12:  # also refuses nan
         raise RemoteProtocolError("its hello has a field out of range")
     if (
         len(hello.name) > WORDS_MAX

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from lattica.errors import RemoteProtocolError
+from lattica.mesh.letters import Rows
 from lattica.mesh.membership import MemberChanged, State
+from lattica.mesh.notices import encode
 from lattica.mesh.table.kinds import EVIDENCE, NAME, NODE, SERVICE
-from lattica.mesh.table.rows import Row
+from lattica.mesh.table.rows import Row, statement_row, write_row
 from lattica.mesh.transport.memory import MemoryTransport
+from lattica.mesh.trust import PeerRevoked, write_statement
 from lattica.node.mesh_desk import MeshDesk
 from tests.node.test_mesh_desk import Machines, ask, story, ticket_of, until
 
@@ -183,3 +189,21 @@ async def test_what_a_node_says_of_itself_is_in_its_row_and_its_load_is_known_in
     before = one.peer.gossip.community.replica.get(NODE, bytes(one.peer.id))
     one.peer.gossip.describe(labels={"zone": "attic"})
     assert one.peer.gossip.community.replica.get(NODE, bytes(one.peer.id)) is before, "nothing new, no row"
+
+
+@story
+async def test_a_forged_row_beside_a_revocation_ends_the_session_and_hides_no_revocation(machines: Machines) -> None:
+    """A liar that must pass on that it is revoked adds a row that nobody signed, hoping that both are thrown away."""
+    one, two, other = await three(machines)
+    credentials = one.peer.credentials
+    says = PeerRevoked(other.peer.id, b"", "a story")
+    chain, mesh = credentials.chain, credentials.member.mesh
+    statement = write_statement(says, time.time(), credentials.identity, chain, mesh)
+    node = two.peer.gossip.community.replica.get(NODE, bytes(one.peer.id))
+    assert node is not None
+    later = msgspec.structs.replace(node.content, counter=node.content.counter + 1)
+    forged = write_row(later, lambda _: bytes(64), bytes(mesh))
+    message = Rows((statement_row(statement), forged), True)
+    with pytest.raises(RemoteProtocolError, match="did not sign"):
+        two.peer.gossip.notice(other.peer.id, *encode(message))
+    assert two.peer.credentials.trust.is_revoked(other.peer.id)

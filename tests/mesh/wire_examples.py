@@ -22,7 +22,7 @@ INSTANCE = b"instance"
 FRAMES: list[Any] = [
     wire.Hello(
         boot=1 << 40, instance=INSTANCE, plane=1, session=1 << 62, proposal=7, received=9, unix_s=1.5e9, protocol=2,
-        oldest=2, name="gpu-2", version="0.4.0", addresses=["192.0.2.7:7411", "[2001:db8::7]:7411"], trust=b"d" * 32,
+        oldest=2, name="gpu-2", version="0.4.0", addresses=["192.0.2.7:7411", "[2001:db8::7]:7411"],
         packs=["zstd"],
     ),
     wire.Ack(1 << 33),

@@ -205,8 +205,8 @@ class Replica:
         return merged
 
     def raise_boot(self, seen: int) -> int:
-        """Write under a higher boot than `seen` from now on, which the caller keeps on disk before anything is written.
-        What it is."""
+        """Write under a higher boot than `seen` from now on. What it is: random in part, so that no dot is used twice
+        though it is on disk only with the next row."""
         if seen >= self.boot:
             self.boot = ((seen >> BOOT_BITS) + 1) << BOOT_BITS | self._rng.getrandbits(BOOT_BITS)
             self._counter = 0
