@@ -249,7 +249,7 @@ class Gossip:
     # -- effects
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
-        """Raises RemoteProtocolError in the end, if one of them is a forgery: what came beside it counts all the same."""
+        """Raises RemoteProtocolError in the end if one is a forgery; what came beside it counts all the same."""
         forged = ""
         for effect in effects:
             match effect:
