@@ -22,11 +22,12 @@ def command(force: bool, data_dir: str | None) -> None:
     lattica stop --force               even one that does not answer
 
     Ends this machine's node, its workers and what they run, and returns when all have ended. Programs that are
-    attached to it get NodeDiedError.
+    attached to it get NodeDiedError. What a node that was killed has left in the way is removed.
     """
     where = paths.data_dir(data_dir)
     node = paths.running_node(where)
     if node is None:
+        paths.sweep_dead_node(where)
         click.echo(f"no node runs on {where}")
         return
 
@@ -39,4 +40,5 @@ def command(force: bool, data_dir: str | None) -> None:
             f"the node (pid {node.pid}) has not ended after {END_WAIT_S:g} s",
             do_next="wait a little, or kill it with `lattica stop --force`",
         )
+    paths.sweep_dead_node(where)  # one that had to be killed has removed nothing
     click.echo(f"node {node.node[:8]} (pid {node.pid}) has ended")

@@ -89,14 +89,25 @@ def socket_path(data_dir: str, environ: Mapping[str, str] = os.environ) -> str:
 
     Clients read it from the node file, so they need not see the same environment.
     """
-    import hashlib
-
-    name = hashlib.blake2b(os.fsencode(os.path.realpath(data_dir)), digest_size=8).hexdigest() + ".sock"
+    name = _socket_name(data_dir)
     for folder in (runtime_dir, _temporary_sockets, lambda _: _temporary_sockets({})):
         path = os.path.join(folder(environ), name)
         if len(os.fsencode(path)) <= SOCKET_PATH_MAX_BYTES:
             return path
     raise AssertionError("a socket under /tmp/lattica-<uid> has a short path")
+
+
+def _socket_name(data_dir: str) -> str:
+    import hashlib
+
+    return hashlib.blake2b(os.fsencode(os.path.realpath(data_dir)), digest_size=8).hexdigest() + ".sock"
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _is_own_folder(path: str) -> bool:
@@ -212,6 +223,25 @@ def running_node(data_dir: str) -> NodeFile | None:
             f"{error.filename} may not be read by you", do_next=f"name your own with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
     return node if node and node.pid > 0 and node.birth and process_birth(node.pid) == node.birth else None
+
+
+def sweep_dead_node(data_dir: str) -> None:
+    """Remove the node file and the socket of a node that was killed here; nothing, where one lives, begins or ends."""
+    if read_node_file(data_dir) is None:
+        return
+    try:
+        lock = lock_data_dir(data_dir)
+    except ConfigError:
+        return
+    try:
+        node = read_node_file(data_dir)  # as it is now that nobody else writes it
+        if node is None:
+            return
+        if os.path.basename(node.socket) == _socket_name(data_dir) and _is_socket(node.socket):
+            remove(node.socket)
+        remove_node_file(data_dir)
+    finally:
+        os.close(lock)
 
 
 def lock_data_dir(data_dir: str) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,3 +95,46 @@ def test_a_process_that_has_a_dead_nodes_pid_is_left_alone(
     paths.write_node_file(str(data_dir), replace(node, birth="another-boot/17"))
     assert "no node runs" in lattica("stop", "--force").output
     assert process.poll() is None
+
+
+@pytest.fixture
+def left_behind(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The socket of a node that was killed, and its node file."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "")
+    monkeypatch.setenv("TMPDIR", str(data_dir))
+    path = paths.socket_path(str(data_dir))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+    paths.write_node_file(str(data_dir), paths.NodeFile(1, "another-boot/17", path, "cd" * 16, "0.1.0"))
+    yield Path(path)
+
+
+def test_what_a_killed_node_has_left_is_removed(lattica: Lattica, data_dir: Path, left_behind: Path) -> None:
+    assert lattica("stop").output == f"no node runs on {data_dir}\n"
+    assert not left_behind.exists() and paths.read_node_file(str(data_dir)) is None
+
+
+def test_a_node_that_had_to_be_killed_leaves_nothing(
+    lattica: Lattica, data_dir: Path, left_behind: Path, process: subprocess.Popen[bytes]
+) -> None:
+    birth = paths.process_birth(process.pid)
+    paths.write_node_file(str(data_dir), paths.NodeFile(process.pid, birth, str(left_behind), "cd" * 16, "0.1.0"))
+    assert lattica("stop").exit_code == 0
+    assert not left_behind.exists() and paths.read_node_file(str(data_dir)) is None
+
+
+def test_while_a_node_begins_or_ends_nothing_is_removed(lattica: Lattica, data_dir: Path, left_behind: Path) -> None:
+    lock = paths.lock_data_dir(str(data_dir))
+    assert "no node runs" in lattica("stop").output
+    os.close(lock)
+    assert left_behind.exists() and paths.read_node_file(str(data_dir)) is not None
+
+
+def test_no_file_is_removed_because_a_node_file_names_it(lattica: Lattica, data_dir: Path, left_behind: Path) -> None:
+    precious = data_dir / "precious"
+    precious.write_text("kept")
+    for named in (precious, data_dir / left_behind.name):
+        named.touch()
+        paths.write_node_file(str(data_dir), paths.NodeFile(1, "another-boot/17", str(named), "cd" * 16, "0.1.0"))
+        assert lattica("stop").exit_code == 0
+        assert named.exists() and paths.read_node_file(str(data_dir)) is None
