@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -25,14 +27,30 @@ LISTEN = "127.0.0.1:0"
 
 
 REAL_PROCESSES = {"benchmarks", "e2e", "examples", "nat"}
-"""Folders whose tests start processes and watch clocks: one after the other, beside one worker that has all others."""
+"""Folders whose tests start processes and watch clocks; those of one file share sessions."""
+CROWDS = ("community", "leaks", "mesh", "ppo")
+"""In the names of those files whose tests start many processes at once, or measure what one takes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of real processes do not run at the same time as each other (`make test` has two workers)."""
-    for item in items:
-        if REAL_PROCESSES & set(item.path.parts):
-            item.add_marker(pytest.mark.xdist_group("processes"))
+def unit(nodeid: str) -> str:
+    """What one worker of `make test` runs without another's help: a file of real processes, all crowds, any other test
+    by itself. (`--dist loadgroup` of xdist 3.8 would do, but groups nothing under pytest 9.2.)"""
+    path = PurePath(nodeid.partition("::")[0])
+    if not REAL_PROCESSES & set(path.parts):
+        return nodeid
+    return "crowds" if any(word in path.stem for word in CROWDS) else str(path)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Units with many tests first, so that the workers end at the same time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit(nodeid)
+
+    return Units(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)
