@@ -84,7 +84,7 @@ class Community:
         self._news: dict[int, PeerId | None] = {}  # places of rows to flood -> from whom
         self._flood_at: float | None = None
         self._compare_all = False  # the flood is too long: let all compare
-        self._written: dict[int, tuple[Kind, bytes, bytes]] = {}  # rows of this boot that must stay
+        self._written: dict[int, tuple[Kind, bytes, bytes, bytes]] = {}  # rows of this boot that must stay, with heirs
         self._missing_at = self._news_at = now
         self._summons: dict[tuple[PeerId, PeerId], float] = {}
         self._renew_at = now + NODE.ttl_s / RENEW_SHARE * rng.uniform(0.8, 1.0)
@@ -131,8 +131,10 @@ class Community:
         merged = self.replica.write(kind, key, body, self.unix(now), **how)  # type: ignore[arg-type]
         if how.get("gone"):
             self._written.pop(place_of(kind.number, key), None)
-        elif not kind.is_multi and kind is not ACCUSATION and "ttl_s" not in how:  # that one is meant to end
-            self._written[place_of(kind.number, key)] = kind, key, body
+        elif kind is not ACCUSATION and "ttl_s" not in how:  # that one is meant to end
+            heir = how.get("heir", b"")
+            assert isinstance(heir, bytes)
+            self._written[place_of(kind.number, key)] = kind, key, body, heir
         return self._take(merged, None, now)
 
     def add_statement(self, statement: bytes, now: float) -> list[Effect]:
@@ -276,8 +278,8 @@ class Community:
             effects += self._apply(row, before, now)
         if merged.elsewhere >= self.replica.boot:  # an earlier copy of us, or a twin: what we say must win
             effects.append(BootRaised(self.replica.raise_boot(merged.elsewhere)))
-            for kind, key, body in list(self._written.values()):
-                effects += self.write(kind, key, body, now)
+            for place in list(self._written):
+                effects += self._write_again(place, now)
         return effects
 
     def _apply(self, row: Row, before: Row | None, now: float) -> list[Effect]:
@@ -314,9 +316,8 @@ class Community:
         return self._apply(row, None, now)[1:]
 
     def _expired(self, row: Row, now: float) -> list[Effect]:
-        mine = self._written.get(row.place)
-        if mine is not None and row.writer == self.me:  # this machine was asleep when it should have renewed it
-            return self.write(*mine, now)
+        if row.place in self._written and row.writer == self.me and (again := self._write_again(row.place, now)):
+            return again  # this machine was asleep when it should have renewed it
         gone: list[Effect] = [RowGone(row)]
         if row.kind == NODE.number:
             gone += self._from_membership(self.membership.forget(row.writer, now), now)
@@ -325,11 +326,21 @@ class Community:
     def _renew(self, now: float) -> list[Effect]:
         """Write again what would expire otherwise."""
         effects: list[Effect] = []
-        for place, (kind, key, body) in list(self._written.items()):
+        for place, (kind, *_) in list(self._written.items()):
             row = self.replica.at(place)
             if row is None or row.content.expires - self.unix(now) < kind.ttl_s * (1 - 0.9 / RENEW_SHARE):
-                effects += self.write(kind, key, body, now)
+                effects += self._write_again(place, now)
         return effects
+
+    def _write_again(self, place: int, now: float) -> list[Effect]:
+        """A row of ours. One of a kind with several writers only while it is ours: others may have followed us, or have
+        taken the key since it expired."""
+        kind, key, body, heir = self._written[place]
+        row = self.replica.at(place)
+        if kind.is_multi and (row is None or row.writer != self.me or row.content.gone):
+            del self._written[place]
+            return []
+        return self.write(kind, key, body, now, **({"heir": heir} if kind.is_multi else {}))
 
     def _accusers(self, suspect: PeerId) -> Iterable[Row]:
         """Accusations that came before the row of the accused."""

@@ -138,7 +138,7 @@ class Gossip:
         return lambda: watchers.remove(watcher)
 
     def watch_members(self, watcher: Callable[[MemberChanged], None]) -> Callable[[], None]:
-        """Hear of each member that comes, is suspected, dies or leaves. What ends it."""
+        """Hear of each member that comes, is suspected, dies, leaves or is forgotten. What ends it."""
         self._changed.append(watcher)
         return lambda: self._changed.remove(watcher)
 
@@ -297,8 +297,8 @@ class Gossip:
     def _member_changed(self, change: MemberChanged) -> None:
         info = self.community.node(change.peer)
         name = f"{short_peer(change.peer)} ({info.name})" if info is not None else short_peer(change.peer)
-        level = logging.INFO if change.state in (State.ALIVE, State.LEFT, State.SUSPECT) else logging.WARNING
-        log.log(level, "member %s is %s", name, change.state.value)
+        level = logging.WARNING if change.state is State.DEAD else logging.INFO
+        log.log(level, "member %s is %s", name, change.state.value if change.state else "none any more")
         if change.state in (State.DEAD, State.LEFT) and change.peer != self._peer.id:
             self._kept.discard(change.peer)
             self._peer.lost(change.peer, f"it is {change.state.value}, as others say too")

@@ -102,10 +102,10 @@ class Refute(msgspec.Struct, frozen=True):
 
 
 class MemberChanged(msgspec.Struct, frozen=True):
-    """before: None if it is new."""
+    """state: None if it is no member any more; before: None if it is new."""
 
     peer: PeerId
-    state: State
+    state: State | None
     before: State | None
 
 
@@ -149,6 +149,7 @@ class _Watch(msgspec.Struct):
     ping_at: float
     pinged_at: float | None = None  # not answered yet
     ask_at: float = 0.0
+    asked: frozenset[PeerId] = frozenset()  # in this silence, and may say that they hear it
     refused_at: float | None = None  # since when dials are refused
     accused: Dot | None = None
     silent: bool = False
@@ -188,8 +189,9 @@ class Membership:
     def state(self, peer: PeerId) -> State | None:
         """None if it is no member."""
         member = self._members.get(peer)
-        if member is None:
-            return None
+        return None if member is None else self._state(peer, member)
+
+    def _state(self, peer: PeerId, member: _Member) -> State:
         if member.left:
             return State.LEFT
         if member.dead:
@@ -272,9 +274,10 @@ class Membership:
         member = self._members.pop(peer, None)
         if member is None:
             return []
+        before = self._state(peer, member)
         self._dead.discard(peer)
         self._out_of_ring(peer, now)
-        return []
+        return [MemberChanged(peer, None, before)]
 
     # -- what the network says
 
@@ -290,8 +293,10 @@ class Membership:
                     effects += [Tell(asker, Heard(sender)) for asker in sorted(favour.askers)]
             case Ask(suspect):
                 effects += self._asked(sender, suspect, now)
-            case Heard(suspect):
-                effects += self.heard(suspect, now)
+            case Heard(suspect):  # who was not asked could keep a dead one alive for ever
+                watch = self._watched.get(suspect)
+                if watch is not None and sender in watch.asked:
+                    effects += self.heard(suspect, now)
         return effects
 
     def heard(self, peer: PeerId, now: float) -> list[Effect]:
@@ -300,6 +305,7 @@ class Membership:
         if watch is None:
             return []
         watch.heard_at, watch.pinged_at, watch.refused_at, watch.accused = now, None, None, None
+        watch.asked = frozenset()
         if not watch.silent:
             return []
         before = self.state(peer)
@@ -394,8 +400,10 @@ class Membership:
                 self._judge(peer, member, now)
                 effects += self._told(peer, before)
         watched = set(self.neighbours(self.me)) if self._in_ring(self.me) else set()
-        for peer in self._watched.keys() - watched:
-            del self._watched[peer]
+        for peer in sorted(self._watched.keys() - watched):
+            before = self.state(peer)
+            del self._watched[peer]  # whether it is silent is for others to say now
+            effects += self._told(peer, before)
         for peer in sorted(watched - self._watched.keys()):
             first = now + self._rng.uniform(0.0, PING_S)
             self._watched[peer] = _Watch(heard_at=now, ping_at=first)
@@ -440,6 +448,7 @@ class Membership:
             watch.ask_at = now + ASK_S
             others = [other for other in self.neighbours(peer) if other != self.me and other in self._kept]
             chosen = self._rng.sample(others, min(ASKED, len(others)))
+            watch.asked |= frozenset(chosen)
             effects += [Tell(other, Ask(peer)) for other in chosen]
         over = silence >= ACCUSE_S or (watch.refused_at is not None and now - watch.refused_at >= REFUSED_S)
         if over and watch.accused != member.dot:

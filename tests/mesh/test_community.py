@@ -24,6 +24,7 @@ from lattica.mesh.community import (
     NodeInfo,
     Probe,
     RowChanged,
+    RowGone,
     RowRefused,
     Rows,
     Send,
@@ -31,7 +32,7 @@ from lattica.mesh.community import (
 )
 from lattica.mesh.identity import PeerId
 from lattica.mesh.membership import ACCUSE_S, MemberChanged, State, Try
-from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, CLEARANCE, DAY_S, EVIDENCE, NODE, SERVICE, Kind
+from lattica.mesh.table.kinds import ACCUSATION, CERTIFICATE, CLEARANCE, DAY_S, EVIDENCE, NAME, NODE, SERVICE, Kind
 from lattica.mesh.table.reconcile import Fingerprints, Items, Want
 from lattica.mesh.table.replica import Replica
 from lattica.mesh.table.rows import BOOT_BITS, Content, Row, place_of, write_row
@@ -378,11 +379,51 @@ def test_rows_of_this_node_are_renewed_long_before_they_expire() -> None:
             assert found.content.expires - ann.core.unix(ann.now) > DAY_S * (1 - 1 / RENEW_SHARE) - DAY_S / 8
 
 
+def test_a_name_is_renewed_for_as_long_as_it_is_ours_and_keeps_its_heir() -> None:
+    ann = Person("ann", knows=[])
+    ann.core.announce(ann.now)
+    ann.core.write(NAME, b"learner", b"actor 1", ann.now, heir=bytes(BOB))
+    for _ in range(40):
+        ann.run(DAY_S / 2)
+        found = ann.core.replica.get(NAME, b"learner")
+        assert found is not None and (found.body, found.content.heir) == (b"actor 1", bytes(BOB))
+        assert found.content.expires - ann.core.unix(ann.now) > NAME.ttl_s / 2
+    assert found.content.epoch > 5, "each supersedes the one before"
+
+
+def test_a_name_that_its_heir_has_taken_or_its_writer_has_given_up_is_not_renewed() -> None:
+    ann, bob = Person("ann"), Person("bob")
+    for person in (ann, bob):
+        person.core.announce(person.now)
+    for key in (b"learner", b"actor"):
+        ann.core.write(NAME, key, b"ann's", ann.now, heir=bytes(BOB))
+    bob.merge(*[row for row in ann.core.replica.all() if row.writer == ANN], sender=ANN)
+    bob.core.write(NAME, b"learner", b"bob's", bob.now)
+    ann.merge(*[row for row in bob.core.replica.all() if row.writer == BOB])
+    ann.core.write(NAME, b"actor", b"", ann.now, gone=True)
+    ann.now += 3 * DAY_S
+    ann.core.tick(ann.now)
+    (held,) = ann.core.replica.rows(NAME)
+    assert held.writer == BOB and held.body == b"bob's"
+
+
+def test_a_name_that_expired_while_its_host_slept_is_gone() -> None:
+    """Somebody else may have taken it meanwhile, and a row written now would win over theirs."""
+    ann = Person("ann", knows=[])
+    ann.core.announce(ann.now)
+    ann.core.write(NAME, b"learner", b"actor 1", ann.now)
+    ann.now += 8 * DAY_S
+    effects = ann.core.tick(ann.now)
+    assert [effect.row.key for effect in effects if isinstance(effect, RowGone)] == [b"learner"]
+    assert ann.core.replica.get(NAME, b"learner") is None and ann.core.replica.get(NODE, bytes(ANN)) is not None
+
+
 def test_a_node_whose_row_expires_is_no_member_any_more() -> None:
     """Bob was switched off a day ago, and nobody had said that he was dead."""
     ann = Person("ann", knows=["bob"])
     ann.core.announce(ann.now)
-    ann.run(DAY_S + 1)
+    forgotten = [change for change in changes(ann.run(DAY_S + 1)) if change.state is None]
+    assert [change.peer for change in forgotten] == [BOB]
     assert ann.state(BOB) is None and ann.core.node(BOB) is None
     assert ann.state(ANN) is State.ALIVE
 

@@ -270,6 +270,38 @@ def test_what_one_co_watcher_hears_saves_the_suspect() -> None:
     assert not story.times(Accuse) and story.state(1) in (State.ALIVE, State.SUSPECT)
 
 
+def test_who_was_not_asked_cannot_say_that_it_hears_the_suspect() -> None:
+    """A member that lies says each second that it hears the dead one, before anybody has asked it to ping."""
+    story, heard = silent()
+    while not story.times(Accuse) and story.now < heard + 20:
+        asked = {to.peer for _, to in story.told if isinstance(to, Tell) and to.message == Ask(peer(1))}
+        liar = next(number for number in (11, 10, 2, 3, 9) if peer(number) not in asked)
+        story.hear(story.core.receive(peer(liar), Heard(peer(1)), story.now))
+        story.run(0.5)
+    (accused,) = story.times(Accuse)
+    assert accused - heard < ACCUSE_S + 2
+
+
+def test_an_answer_serves_once() -> None:
+    story, _ = silent()
+    story.run(10.0, stop=lambda effect: isinstance(effect, Tell) and isinstance(effect.message, Ask))
+    asked = next(to.peer for _, to in story.told if isinstance(to, Tell) and to.message == Ask(peer(1)))
+    answered = story.now
+    for _ in range(2):
+        story.hear(story.core.receive(asked, Heard(peer(1)), story.now))
+        assert story.core._watched[peer(1)].heard_at == answered
+        story.run(0.5)
+
+
+def test_a_silent_neighbour_that_a_newcomer_takes_out_of_our_watch_is_no_suspect_of_ours() -> None:
+    story, _ = silent(who=8)
+    story.run(10.0, stop=lambda effect: isinstance(effect, MemberChanged))
+    assert story.state(8) is State.SUSPECT
+    story.write(12, FIRST)
+    story.run(SETTLE_S)
+    assert MemberChanged(peer(8), State.ALIVE, State.SUSPECT) in [effect for _, effect in story.told]
+
+
 def test_a_refused_dial_says_that_the_process_is_gone_and_shortens_the_silence() -> None:
     story, _ = silent()
     began = story.now
@@ -507,8 +539,8 @@ def test_who_is_no_member_any_more_is_forgotten_with_all_that_was_said_of_it() -
     story = Story(12)
     for witness in (5, 6):
         story.accuse(1, by=witness)
-    assert story.core.forget(peer(1), story.now) == [] and story.state(1) is None
-    assert story.core.forget(peer(1), story.now) == []
+    assert story.core.forget(peer(1), story.now) == [MemberChanged(peer(1), None, State.DEAD)]
+    assert story.state(1) is None and story.core.forget(peer(1), story.now) == []
     story.run(30.0)
     assert not story.times(Try) and peer(1) not in story.core.kept and len(list(story.core.members())) == 11
     assert story.write(1, FIRST) == [MemberChanged(peer(1), State.ALIVE, None)]
@@ -549,22 +581,23 @@ def test_whatever_is_told_those_who_follow_the_changes_know_who_lives(
 ) -> None:
     core, now = Membership(peer(0), Random(1), 0.0), 0.0
     core.node(peer(0), FIRST, False, now)
-    followed: dict[PeerId, State] = {peer(0): State.ALIVE}
+    followed: dict[PeerId, State | None] = {peer(0): State.ALIVE}
     for (verb, *args), later in story:
         now += later
         if verb == "node" and args[0] in followed and args[1] < core._members[args[0]].dot:
             continue  # the table gives newer rows only
         for effect in getattr(core, verb)(*args, now):
             if isinstance(effect, MemberChanged):
-                assert followed.get(effect.peer) == effect.before
+                assert followed.get(effect.peer) == effect.before or effect.peer == peer(0)
                 followed[effect.peer] = effect.state
+                if effect.state is None:
+                    del followed[effect.peer]
         core.validate()
-        if verb == "forget":
-            followed.pop(args[0], None)
         assert core.state(peer(0)) is not State.DEAD
         assert followed.keys() == set(core.members())
         for one, state in followed.items():
-            assert (core.state(one) in ENDED) == (state in ENDED) and (one in core.living) == (state not in ENDED)
+            assert core.state(one) is state or one == peer(0), "what others say of us we answer"
+            assert (one in core.living) == (state not in ENDED)
 
 
 ENDED = (State.DEAD, State.LEFT)
