@@ -44,6 +44,7 @@ class Demand:
 
     python: its minor version, "3.11"; "" for any. trust: peers or issuers; empty for every member. input_bytes: of all
     arguments together; inputs: how many of them lie where. work_s: what it takes on a node of pace 1; 0: not known.
+    soft_labels: nodes with these are preferred, by who places (`node.placer`); `fits` does not ask for them.
     """
 
     resources: ResourceSet
@@ -55,6 +56,7 @@ class Demand:
     inputs: Mapping[PeerId, int] = field(default_factory=dict)
     input_bytes: int = 0
     work_s: float = 0.0
+    soft_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +119,7 @@ def missing(demand: Demand, nodes: Iterable[NodeView]) -> str:
         return f"needs site {demand.site}; living nodes are at {_some(node.labels.get(SITE, '-') for node in left)}"
     left = there if demand.site else left
     if demand.python and not (able := [node for node in left if demand.python in node.pythons]):
-        return f"needs Python {demand.python}; living nodes have {_some(v for node in left for v in node.pythons)}"
+        return f"needs Python {demand.python}, which no living node runs; they run {_versions(left)}"
     left = able if demand.python else left
     for name, rule in demand.labels.items():
         alike = [node for node in left if labels.matches({name: rule}, node.labels)]
@@ -133,6 +135,15 @@ def missing(demand: Demand, nodes: Iterable[NodeView]) -> str:
     if any(fits(demand, node) for node in left):
         return ""
     return f"needs {_amounts(demand.resources)} on one node; living nodes have each, but none has all"
+
+
+def _versions(nodes: Iterable[NodeView]) -> str:
+    """Each version of Python, and who runs it."""
+    runs: dict[str, list[str]] = {}
+    for node in nodes:
+        for version in node.pythons:
+            runs.setdefault(version, []).append(short_peer(node.peer))
+    return "; ".join(f"{version}: {_some(runs[version])}" for version in sorted(runs)[:NAMED_MAX]) or "none"
 
 
 def _amounts(resources: ResourceSet) -> str:

@@ -1,6 +1,6 @@
-"""Which labels a task wants of a node, in Ray's words.
+"""Which labels a task wants of a node, in Ray's words; and two of ours, for whether a node has the label at all.
 
-{"market": "spot", "region": "!eu-west", "gpu": "in(A100, H100)", "zone": "!in(a, b)"}
+{"market": "spot", "region": "!eu-west", "gpu": "in(A100, H100)", "zone": "!in(a, b)", "disk": "*", "owner": "!*"}
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from lattica.errors import ConfigError
 
 RULES_MAX = 64  # of one task
 CHARS_MAX = 1024  # of one rule: they travel with each lease request
+EXISTS, MISSING = "*", "!*"
 
 
 def check(selector: Mapping[str, str]) -> None:
@@ -33,7 +34,8 @@ def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     """Whether a node with these labels may run it. A label that is missing is none of the values."""
     for name, rule in selector.items():
         values, wanted = _parse(rule)
-        if (labels.get(name) in values) != wanted:
+        found = labels.get(name) in values if rule not in (EXISTS, MISSING) else name in labels
+        if found != wanted:
             return False
     return True
 

@@ -272,7 +272,8 @@ def test_an_infeasible_demand_says_what_is_missing_and_waits(demand: Demand, wor
 
 def test_a_python_that_no_node_offers_is_an_error_that_names_those_there_are() -> None:
     answer = Submitter(node(0), node(1, pythons=("3.12", "3.13"))).refusal(Demand(ONE, python="3.9"))
-    assert answer == Infeasible("needs Python 3.9; living nodes have 3.11, 3.12, 3.13", final=True)
+    runs = f"they run 3.11: {short_peer(ME)}; 3.12: {ONES}; 3.13: {ONES}"
+    assert answer == Infeasible(f"needs Python 3.9, which no living node runs; {runs}", final=True)
 
 
 def test_a_python_that_is_only_on_nodes_too_small_is_no_error_yet() -> None:
