@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lattica.actors.refs import RETURNS_MAX
 from lattica.errors import ConfigError
-from lattica.scheduler.resources import parse_request
+from lattica.scheduler.resources import NAME_MAX_CHARS, parse_request
+
+if TYPE_CHECKING:
+    from lattica.scheduler.given import DemandGiven, StrategyGiven
 
 COMMON = {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy", "label_selector",
-          "accelerator_type", "object_store_memory", "_metadata", "enable_task_events", "_labels"}  # fmt: skip
+          "accelerator_type", "object_store_memory", "_metadata", "enable_task_events", "_labels",
+          "trust", "results", "site"}  # fmt: skip
 TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls"}
 ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
                   "get_if_exists", "concurrency_groups", "allow_out_of_order_execution"}  # fmt: skip
 METHOD = {"num_returns", "name", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events"}
 LATER = {
     "runtime_env",
-    "scheduling_strategy",
-    "label_selector",
     "accelerator_type",
     "concurrency_groups",
     "concurrency_group",
@@ -28,6 +30,8 @@ LATER = {
 }
 """Accepted by Ray, not yet by us: refused with a word rather than ignored, unless they ask for nothing."""
 
+RESULTS = ("any", "data")
+"""What a submitter takes from nodes: anything that pickle makes, or only numbers, strings, containers and arrays."""
 TASK_RETRIES = 3
 """Ray's default: a task is pure unless its author says otherwise."""
 
@@ -40,7 +44,7 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
                 f"{what} has no option {name!r}",
                 do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
             )
-        if name in LATER and value and value != "DEFAULT":
+        if name in LATER and value:
             raise ConfigError(
                 f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"
             )
@@ -49,6 +53,8 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
         raise ConfigError("generators are not supported by this release of lattica", do_next="return a list of refs")
     if any(options.get(name) is not None for name in ("num_cpus", "num_gpus", "memory", "resources")):
         resources(options, 0)
+    if any(options.get(name) is not None for name in ("scheduling_strategy", "label_selector", "trust")):
+        demand(options, 0).check()  # each alone makes sense: do they together?
     return dict(options)
 
 
@@ -70,6 +76,16 @@ def _check_one(name: str, value: Any) -> None:
         raise ConfigError(f"memory={value!r:.80} must be a number of bytes")
     if name == "resources" and not isinstance(value, Mapping):
         raise ConfigError(f"resources={value!r:.80} must be a dict of names and amounts")
+    if name == "results" and not (isinstance(value, str) and value in RESULTS):
+        raise ConfigError(f"results={value!r:.80} must be {' or '.join(map(repr, RESULTS))}")
+    if name == "site" and (not isinstance(value, str) or not 0 < len(value) <= NAME_MAX_CHARS):
+        raise ConfigError(f"site={value!r:.80} must be a string that is not empty", do_next="see `lattica peers`")
+    if name == "scheduling_strategy":
+        strategy(value)
+    if name == "label_selector":
+        _check_selector(value)
+    if name == "trust":
+        trusted(value)
     if name == "retry_exceptions" and not isinstance(value, bool) and not _are_exceptions(value):
         raise ConfigError(f"retry_exceptions={value!r} must be True, False or a list of exception classes")
 
@@ -93,6 +109,63 @@ def resources(options: Mapping[str, Any], default_cpus: float) -> dict[str, floa
         memory=options.get("memory"),
         resources=options.get("resources"),
     ).to_dict()
+
+
+def demand(options: Mapping[str, Any], default_cpus: float, python: str = "") -> DemandGiven:
+    """What one task or actor needs of its node, by all its options; python: "3.11". Raises ConfigError."""
+    from lattica.scheduler.given import DemandGiven
+
+    return DemandGiven(
+        resources(options, default_cpus),
+        strategy(options.get("scheduling_strategy")),
+        dict(options.get("label_selector") or {}),
+        options.get("site") or "",
+        trusted(options.get("trust")),
+        python=python,
+    )
+
+
+def strategy(value: Any) -> StrategyGiven:
+    """`scheduling_strategy` as nodes read it. Raises ConfigError."""
+    from lattica.scheduler.given import DEFAULT, SPREAD, StrategyGiven
+
+    if value is None:
+        return StrategyGiven()
+    if isinstance(value, str) and value in (DEFAULT, SPREAD):
+        return StrategyGiven(spread=value == SPREAD)
+    given = value.to_wire() if callable(getattr(value, "to_wire", None)) else None
+    if not isinstance(given, StrategyGiven):
+        raise ConfigError(
+            f"scheduling_strategy={value!r:.80} is none",
+            do_next='say "DEFAULT" or "SPREAD", or use one of lattica.util.scheduling_strategies',
+        )
+    return given
+
+
+def trusted(value: Any) -> tuple[bytes, ...]:
+    """`trust` as nodes read it: ids of peers and issuers; none for every member. Raises ConfigError."""
+    if value is None:
+        return ()
+    from lattica.scheduler.given import TRUST_MAX, read_trusted
+
+    named = [value] if isinstance(value, str) else value
+    if not isinstance(named, list | tuple | set | frozenset) or not 0 < len(named) <= TRUST_MAX:
+        raise ConfigError(
+            f"trust={value!r:.80} must be one to {TRUST_MAX} ids of peers and issuers",
+            do_next="leave it out to trust every member of the mesh that may execute",
+        )
+    return tuple(sorted({read_trusted(one) for one in named}))
+
+
+def _check_selector(value: Any) -> None:
+    from lattica.scheduler import labels
+
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"label_selector={value!r:.80} must be a dict of labels",
+            do_next='say it like {"gpu": "in(A100, H100)", "market": "!spot"}',
+        )
+    labels.check(value)
 
 
 def num_returns(options: Mapping[str, Any]) -> int:

@@ -12,7 +12,10 @@ from lattica.actors import options
 from lattica.actors.options import ACTOR, LATER, METHOD, TASK, check
 from lattica.actors.refs import RETURNS_MAX
 from lattica.errors import ConfigError
+from lattica.scheduler.given import DemandGiven, StrategyGiven
+from lattica.util.scheduling_strategies import In, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy
 
+PEER = "a" * 52  # as `lattica peers` shows one
 SENSIBLE: list[dict[str, Any]] = [
     {},
     {"num_cpus": 0.5, "num_gpus": 1, "memory": 1 << 30, "resources": {"TPU": 2}},
@@ -27,6 +30,11 @@ SENSIBLE: list[dict[str, Any]] = [
     {"name": "step"},
     {"scheduling_strategy": "DEFAULT", "runtime_env": None},
     {"runtime_env": {}, "max_calls": 0, "label_selector": {}},
+    {"scheduling_strategy": "SPREAD", "label_selector": {"gpu": "in(A100, H100)", "market": "!spot"}},
+    {"scheduling_strategy": NodeAffinitySchedulingStrategy("ab" * 32, soft=True)},
+    {"trust": PEER, "results": "data", "site": "home"},
+    {"trust": [PEER, "ab" * 32], "results": "any"},
+    {"trust": None, "results": None, "site": None, "label_selector": None},
 ]
 
 WRONG: list[tuple[dict[str, Any], str]] = [
@@ -53,7 +61,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": ""}, "not empty"),
     ({"name": 5}, "string"),
     ({"runtime_env": {"pip": ["x"]}}, "runtime_env is not supported"),
-    ({"scheduling_strategy": "SPREAD"}, "leave scheduling_strategy out"),
+    ({"scheduling_strategy": "SPRED"}, r"(?s)scheduling_strategy='SPRED' is none.*\"SPREAD\".*scheduling_strategies"),
+    ({"scheduling_strategy": 3}, "is none"),
+    ({"label_selector": ["gpu"]}, "(?s)must be a dict of labels.*say it like"),
+    ({"label_selector": {"gpu": "in("}}, "(?s)no rule for a label.*say"),
+    (
+        {"label_selector": {"gpu": "a"}, "scheduling_strategy": NodeLabelSchedulingStrategy({"gpu": In("b")})},
+        "different",
+    ),
+    ({"trust": []}, "(?s)one to 256 ids.*leave it out"),
+    ({"trust": "attic"}, "(?s)'attic' is no id of a peer or an issuer.*lattica peers"),
+    ({"trust": 5}, "one to 256 ids"),
+    ({"results": "safe"}, "results='safe' must be 'any' or 'data'"),
+    ({"site": ""}, "(?s)site='' must be a string.*lattica peers"),
+    ({"site": 7}, "site=7 must be a string"),
 ]
 
 WRONG_FOR_ACTORS: list[tuple[dict[str, Any], str]] = [
@@ -134,6 +155,16 @@ def test_resources_are_what_was_asked_and_a_cpu_by_default(given: dict[str, Any]
 
 def test_an_actor_takes_no_cpu_by_default() -> None:
     assert options.resources({}, 0) == {}
+
+
+def test_what_a_node_is_asked_for_stands_in_the_options() -> None:
+    strategy = NodeLabelSchedulingStrategy({"gpu": In("A100")})
+    given = {"num_gpus": 1, "scheduling_strategy": strategy, "label_selector": {"market": "!spot"}, "site": "home"}
+    assert options.demand(given, 1, "3.11") == DemandGiven(
+        {"CPU": 1, "GPU": 1}, StrategyGiven(labels={"gpu": "in(A100)"}), {"market": "!spot"}, "home", python="3.11"
+    )
+    assert options.demand({"trust": [PEER, PEER]}, 0) == DemandGiven({}, trust=(bytes(32),))
+    assert options.demand({}, 0) == options.demand({"scheduling_strategy": "DEFAULT"}, 0) == DemandGiven({})
 
 
 def test_the_number_of_results_is_one_unless_said_otherwise() -> None:
