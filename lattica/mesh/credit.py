@@ -144,7 +144,7 @@ class Outflows:
         return self._rich()
 
     def validate(self, flows: list[Outflow]) -> None:
-        assert self._overdrawn == sum(flow.overdrawn for flow in flows), "overdrafts of streams do not add up"
+        assert self._overdrawn == sum([flow.overdrawn for flow in flows]), "overdrafts of streams do not add up"
 
     def _rich(self) -> list[Outflow]:
         woken = [flow for flow in self._poor if flow.waits]
@@ -218,5 +218,5 @@ class Inflows:
         self._overdrawn -= flow.overdrawn
 
     def validate(self, flows: list[Inflow]) -> None:
-        assert self._overdrawn == sum(flow.overdrawn for flow in flows), "overdrafts of streams do not add up"
-        assert self._grown == sum(flow.window - self.window for flow in flows), "windows of streams do not add up"
+        assert self._overdrawn == sum([flow.overdrawn for flow in flows]), "overdrafts of streams do not add up"
+        assert self._grown == sum([flow.window - self.window for flow in flows]), "windows of streams do not add up"

@@ -278,12 +278,14 @@ class Conversation:
         return 0.0 if self._woken else self._deadlines.next()
 
     def validate(self) -> None:
-        assert len(self._mine) <= CALLS_MAX and len(self._theirs) <= CALLS_MAX, f"too many calls: {self!r}"
-        calls = [*self._mine.values(), *self._theirs.values()]
-        answered = [call for *_, call in self._answers_waiting]
-        readings = [call.reading for call in calls if call.reading is not None]
-        self._streams.validate(readings, [c.writing for c in calls + answered if c.writing is not None])
-        assert self._running == sum(call.running for call in self._theirs.values()), "arguments do not add up"
+        mine, theirs = self._mine.values(), self._theirs.values()
+        assert len(mine) <= CALLS_MAX and len(theirs) <= CALLS_MAX, f"too many calls: {self!r}"
+        readings = [call.reading for call in (*mine, *theirs) if call.reading is not None]
+        writings = [call.writing for call in (*mine, *theirs) if call.writing is not None]
+        if self._answers_waiting:
+            writings += [call.writing for *_, call in self._answers_waiting if call.writing is not None]
+        self._streams.validate(readings, writings)
+        assert self._running == sum([call.running for call in theirs]), "arguments do not add up"
         self._coming.validate()
 
     # -- out

@@ -151,13 +151,18 @@ class Session:
 
     def next_deadline(self) -> float | None:
         """When to call `tick`."""
-        due = [flow.ack_due for flow in self._planes if flow.ack_due is not None and flow.connection is not None]
-        return min(due) if due else None
+        first: float | None = None
+        for flow in self._planes:
+            due = flow.ack_due
+            if due is not None and flow.connection is not None and (first is None or due < first):
+                first = due
+        return first
 
     def validate(self) -> None:
         for flow in self._planes:
             assert flow.acked + len(flow.unacked) == flow.sent, f"{self!r}: frames are neither acked nor kept"
-            assert flow.unacked_bytes == sum(size for _, size in flow.unacked), f"{self!r}: bytes do not add up"
+            unacked_bytes = sum([size for _, size in flow.unacked]) if flow.unacked else 0
+            assert flow.unacked_bytes == unacked_bytes, f"{self!r}: bytes do not add up"
             assert flow.told <= flow.received, f"{self!r}: acknowledged what never came"
 
     def _said(self, flow: _Plane) -> None:

@@ -39,6 +39,7 @@ from lattica.mesh.sessions import Sessions
 from lattica.mesh.wire import Hello
 from lattica.testing.host import Host
 
+TO_CARRY_OUT = {Transmit, Hangup, Dial}  # by the world; all other effects are events
 STREAM_ITEMS = 40
 ITEM_BYTES = (10, 3000)
 ANSWER_S = (0.0, 0.0, 0.0, 0.5, 3.0)  # how long methods take; most answer at once
@@ -212,14 +213,16 @@ class MeshPeer:
             if self.talks.get(peer) is talk:
                 self._answer(talk, id)
         for talk in self.talks.values():
-            self._events(talk, talk.conversation.tick(now), now)
+            if events := talk.conversation.tick(now):
+                self._events(talk, events, now)
         return self._carry_out(effects, now)
 
     def next_deadline(self) -> float | None:
-        due = [self.sessions.next_deadline(), *(talk.conversation.next_deadline() for talk in self.talks.values())]
+        due = [self.sessions.next_deadline()]
+        due += [talk.conversation.next_deadline() for talk in self.talks.values()]
         if self._due:
             due.append(self._due[0][0])
-        return min((at for at in due if at is not None), default=None)
+        return min([at for at in due if at is not None], default=None)
 
     def validate(self) -> None:
         self.sessions.validate()
@@ -233,15 +236,15 @@ class MeshPeer:
         queue = list(effects)
         while True:
             for effect in queue:
-                if isinstance(effect, Transmit | Hangup | Dial):
+                if type(effect) in TO_CARRY_OUT:
                     out.append(effect)
                 else:
                     out += self._hear(effect, now)
             queue = []
-            for peer, talk in list(self.talks.items()):
-                self._pump(talk)
-                session = self.sessions.session(peer)
-                if session is not None and talk.conversation.dirty:
+            for peer, talk in self.talks.items():
+                if talk.to_send:
+                    self._pump(talk)
+                if talk.conversation.dirty and (session := self.sessions.session(peer)) is not None:
                     for plane, frame, size in talk.conversation.flush(session.room):
                         queue += self.sessions.send(peer, plane, frame, size, now)
             if not queue:

@@ -418,8 +418,10 @@ class World:
         """See that the core is ticked when it wants to be, with one event on the heap."""
         participant = self._participants[name]
         due = participant.armed = participant.core.next_deadline()
-        if due is None:
-            return
+        if due is not None:
+            self._await(participant, due)
+
+    def _await(self, participant: _Participant, due: float) -> None:
         clock = participant.host.clock
         at = due if clock.exact else clock.reached_at(due)
         if at < self.now:
@@ -443,7 +445,7 @@ class World:
         if due is None:
             return
         if due > participant.host.clock.now():
-            self._arm(name)
+            self._await(participant, due)
             return
         participant.armed = None
         self.deliver(name, boot, "tick", ())
