@@ -65,6 +65,7 @@ class Gossip:
         self._kept: set[PeerId] = set()
         self._watchers: dict[int, list[Watcher]] = {}
         self._changed: list[Callable[[MemberChanged], None]] = []
+        self._hearers: list[Callable[[list[bytes]], None]] = []
         self._tasks: set[asyncio.Task[int]] = set()
         self._refusals: set[tuple[PeerId, str]] = set()
         credentials = peer.credentials
@@ -141,6 +142,11 @@ class Gossip:
         """Hear of each member that comes, is suspected, dies, leaves or is forgotten. What ends it."""
         self._changed.append(watcher)
         return lambda: self._changed.remove(watcher)
+
+    def watch_soft(self, hearer: Callable[[list[bytes]], None]) -> Callable[[], None]:
+        """Hear of whose soft state is new, by the beginnings of ids, as of `SoftState.heard`. What ends it."""
+        self._hearers.append(hearer)
+        return lambda: self._hearers.remove(hearer)
 
     def write(self, kind: Kind, key: bytes, body: bytes, **how: Any) -> None:
         """Write a row and tell everybody; see `Replica.write` for `how` and for errors."""
@@ -230,6 +236,9 @@ class Gossip:
             return
         message = notices.decode(protocol, body)
         self._carry_out(self.community.receive(peer, message, self._loop.time()))
+        if heard := self.community.soft.heard():
+            for hearer in list(self._hearers):
+                hearer(heard)
 
     def statements(self, statements: Sequence[bytes]) -> None:
         """An admin has said something, and `trust` has taken it in."""

@@ -15,7 +15,10 @@ SUMMON_HOPS = 3  # of a summons: as many as there are between any two members of
 
 
 class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The body of a node row. Unknown fields are ignored."""
+    """The body of a node row. Unknown fields are ignored.
+
+    python: minor versions in which it runs tasks, like "3.11". ephemeral: a driver's own node, which goes with it.
+    """
 
     name: str = ""
     version: str = ""
@@ -23,6 +26,8 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     resources: dict[str, float] = {}
     left: bool = False
+    python: list[str] = []
+    ephemeral: bool = False
 
 
 class Accused(msgspec.Struct, array_like=True, frozen=True):

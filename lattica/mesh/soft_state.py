@@ -49,6 +49,7 @@ class SoftState:
         self._entries: dict[bytes, _Entry] = {}
         self._fresh: dict[bytes, None] = {}  # to be passed on, the newest last
         self._sweep_at = 0.0
+        self._heard: dict[bytes, None] = {}
 
     def __repr__(self) -> str:
         return f"<SoftState: {len(self._entries)} peers, {len(self._fresh)} to pass on>"
@@ -99,6 +100,13 @@ class SoftState:
                 continue
             if known is not None or self._has_room(now):
                 self._enter(peer, _Entry(saying.number, now - saying.age_ms / 1e3, saying.data, PASSED_ON))
+                self._heard[peer] = None
+
+    def heard(self) -> list[bytes]:
+        """Who has said something since this was last asked, by the beginnings of their ids (ID_BYTES)."""
+        found = list(self._heard)
+        self._heard.clear()
+        return found
 
     def get(self, peer: PeerId, now: float) -> tuple[bytes, float] | None:
         """(what it said, seconds ago); None if it said nothing lately."""

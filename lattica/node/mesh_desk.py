@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from random import Random
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from lattica.node.clients import Client
 
 log = logging.getLogger(__name__)
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+"""What others' tasks run in here: workers are forked from the interpreter that runs the node."""
 NO_PORT = "none"  # as an address to listen at: only dial
 LOOK_S = 1.0
 """How often contacts are compared with sessions. More often: a lost peer is dialed sooner; more wake-ups of an idle
@@ -143,7 +146,7 @@ class MeshDesk:
             desk.notes.append(note)
             log.warning("%s", note)
         peer.serve(DialBack(peer), offered=False)
-        peer.gossip.describe(labels=desk.labels)
+        peer.gossip.describe(labels=desk.labels, python=[PYTHON])
         peer.gossip.watch_members(desk._member_changed)
         peer.on_stop = desk.stopped_by_itself
         log.info(

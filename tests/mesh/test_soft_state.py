@@ -45,6 +45,14 @@ def test_what_a_peer_says_is_known_with_its_age_until_it_says_something_else() -
     assert state.get(BOB, 101.0) is None
 
 
+def test_who_said_something_new_is_told_once_and_what_was_known_is_nothing_new() -> None:
+    state = told(saying(), saying(BOB))
+    assert state.heard() == [ANN[:ID_BYTES], BOB[:ID_BYTES]] and state.heard() == []
+    state.hear([saying(), saying(BOB, number=2), saying(BOB, number=3)], 101.0)
+    state.say(b"mine", 101.0)
+    assert state.heard() == [BOB[:ID_BYTES]]
+
+
 def test_of_two_sayings_the_higher_number_counts_in_whatever_order_they_come() -> None:
     for order in ((1, 2), (2, 1)):
         state = SoftState(ME, 0)
