@@ -60,11 +60,12 @@ class StrategyGiven(msgspec.Struct, array_like=True, frozen=True):
 class DemandGiven(msgspec.Struct, array_like=True, frozen=True):
     """What one scheduling class of tasks, or an actor, needs; fields as of `Demand`.
 
-    labels: `label_selector`; what the strategy says of labels comes on top. inputs: (peer, bytes of the input that lie
-    there). input_bytes: of all arguments together, each counted once.
+    resources: none where the message around it has them. labels: `label_selector`; what the strategy says of labels
+    comes on top. inputs: (peer, bytes of the input that lie there). input_bytes: of all arguments together, each
+    counted once.
     """
 
-    resources: Annotated[dict[_Name, float], msgspec.Meta(max_length=NAMES_MAX)]
+    resources: Annotated[dict[_Name, float], msgspec.Meta(max_length=NAMES_MAX)] = {}
     strategy: StrategyGiven = StrategyGiven()
     labels: _Rules = {}
     site: Annotated[str, msgspec.Meta(max_length=NAME_MAX_CHARS)] = ""

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,8 +22,12 @@ from lattica.mesh.table.kinds import SERVICE
 from lattica.mesh.transport.memory import MemoryNetwork
 from lattica.node import membership, mesh_desk, roster
 from lattica.node.mesh_desk import MeshDesk, Wish
+from lattica.node.placer import Placer
+from lattica.scheduler.demand import Demand
+from lattica.scheduler.leases import LeaseBook
 from lattica.scheduler.load import Load
-from lattica.scheduler.resources import UNITS
+from lattica.scheduler.placement import Choice, Infeasible
+from lattica.scheduler.resources import UNITS, ResourcePool, ResourceSet
 from lattica.testing.loop import run_virtually
 
 
@@ -424,6 +429,30 @@ async def test_what_is_taken_of_a_node_is_known_to_others_within_seconds(machine
     assert told()["queued"] == 2 and told()["age_s"] < 5 and not told()["draining"]
     [silent] = [row for row in roster.members(founder.peer) if row["name"] == "b"]
     assert silent["load"] is None, "it has said nothing"
+
+
+@story
+async def test_who_chooses_among_nodes_hears_of_a_member_its_python_its_load_and_its_end(machines: Machines) -> None:
+    founder = await machines.start("a")
+    pool = ResourcePool(ResourceSet.of({"CPU": 1}))
+    placer = Placer(founder, pool, LeaseBook(pool), asyncio.get_running_loop(), Random(1))
+    changes: list[int] = []
+    placer.changed = lambda: changes.append(1)
+    other = await joined(machines, "b", founder)
+    there = other.peer.id
+    assert isinstance(placer.choose(Demand(ResourceSet.of({"CPU": 4}))), Infeasible)
+    taken = {"CPU": 2 * UNITS}
+    other.offer({"CPU": 4.0}, lambda: Load(taken))
+    await until(lambda: there in placer.views() and placer.views()[there].load == Load(taken))
+    assert placer.views()[there].pythons == (mesh_desk.PYTHON,) and placer.views()[there].rtt_s < 0.1
+    assert isinstance(choice := placer.choose(Demand(ResourceSet.of({"CPU": 4}))), Choice) and choice.peer == there
+    changes.clear()
+    taken = {}
+    await until(lambda: not placer.views()[there].load.taken)
+    assert changes, "there is room"
+    await other.stop()
+    await until(lambda: there not in placer.views())
+    placer.stop()
 
 
 @story

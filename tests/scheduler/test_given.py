@@ -136,7 +136,7 @@ def test_what_makes_no_sense_is_refused_with_words(given: DemandGiven, words: st
         [ONE, [], {}, "", [], [[ANN, 1]] * 257],
         [ONE, [], {}, "", [], [], 0, "3.11.12.13"],
         [ONE, [], {}, "", [], [], 0, "", -1.0],
-        [],
+        [3],
         "words",
     ],
 )
