@@ -3,6 +3,10 @@
 An executor asks who submitted the *root* task, not who sent this one: nested tasks run on nodes that may only execute,
 and to execute does not become to submit. Whoever hosts a job's tasks holds its token, and may submit under that job
 until the token expires: tokens are short-lived, and renewed by the submitter's node while the job runs.
+
+A token carries the submitter's chain: an executor needs neither a session with it nor its certificate row, which may
+not have come yet. The roles of that chain count, though the table may know a newer one with fewer: whoever shall not
+submit any more is revoked, which `trust` knows from the table's statements, or its certificate ends.
 """
 
 from __future__ import annotations
