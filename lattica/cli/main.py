@@ -27,6 +27,9 @@ VERBS = {
     "issuer": "List the nodes that admit others; make one.",
     "leave": "Forget the mesh.",
     "doctor": "Look for what is wrong, and say what to do.",
+    "up": "Start the nodes of a cluster's file.",
+    "down": "Stop the nodes of a cluster's file.",
+    "exec": "Run a command on every host of a cluster's file.",
 }
 """Verb -> its line in `lattica --help`; the verb is `command` in the file of its name."""
 
@@ -64,6 +67,7 @@ def main() -> None:
     lattica ticket                     make a ticket, for another machine to
     lattica join TICKET                join the mesh of this one
     lattica peers                      see who is there
+    lattica up cluster.yaml            or all of it, by a file that names the machines
 
     A program that only calls lattica.init() needs no command: it starts a node of its own, which ends with it.
 

@@ -20,16 +20,24 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 @click.command("status", short_help="Show what the node has and does.")
+@click.argument("file", metavar="[CLUSTER.yaml]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="For machines: all there is, as one JSON object.")
 @data_dir_option
-def command(as_json: bool, data_dir: str | None) -> None:
+def command(file: str | None, as_json: bool, data_dir: str | None) -> None:
     """\b
     lattica status
     lattica status --json | jq .resources.available
+    lattica status cluster.yaml        a line for each host of the file
 
     Shows resources, jobs, workers, actors and memory of this machine's node, and returns at once; with exit code 1 if
-    none runs.
+    none runs. With a cluster's file it asks all its hosts, and the exit code is 1 if one of them has no node.
     """
+    if file is not None:
+        if data_dir is not None:
+            raise click.UsageError("a cluster's file says where its nodes are: leave --data-dir out")
+        from lattica.cli import clusters
+
+        return clusters.show_status(file, as_json=as_json)
     with NodeConnection(node_of(data_dir)) as connection:
         state = connection.state("status")
     if as_json:

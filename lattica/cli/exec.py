@@ -1,0 +1,44 @@
+"""`lattica exec`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from lattica.cli import clusters
+from lattica.launch import conduct
+from lattica.launch.cluster import Cluster, Host
+from lattica.launch.crew import Crew
+
+
+@click.command("exec", short_help="Run a command on every host of a cluster's file.")
+@clusters.file_argument
+@click.option("--host", "only", multiple=True, metavar="NAME", help="Only on this host. Repeat it for several.")
+@clusters.parallel_option
+@click.argument("words", metavar="-- COMMAND", nargs=-1, required=True, type=click.UNPROCESSED)
+def command(file: str, only: tuple[str, ...], parallel: int, words: tuple[str, ...]) -> None:
+    """\b
+    lattica exec cluster.yaml -- nvidia-smi -L
+    lattica exec cluster.yaml --host gpu-1 -- lattica doctor
+    lattica exec cluster.yaml -- sh -c 'df -h | tail -1'
+
+    Runs a command on every host of the file, shows what it says with the host before each line (not with one --host),
+    and returns when it has ended everywhere, with the worst of the exit codes; 255 is ssh's own, of a host that it did
+    not reach. The words go to the command as they are: for pipes and variables have `sh -c` run them. It reads nothing.
+    LATTICA_DATA_DIR and PATH are those of the host's node: `lattica` and `python` are the cluster's.
+    """
+
+    async def verb(_: Cluster, hosts: Sequence[Host], crew: Crew) -> int:
+        width = max(len(host.name) for host in hosts)
+
+        def show(host: str, line: str, err: bool) -> None:
+            click.echo(line if len(only) == 1 else f"{host:<{width}} | {line}", err=err)
+
+        code = await conduct.execute(hosts, crew, words, show)
+        for host, error in crew.failed.items():
+            click.echo(clusters.failure(host, error), err=True)
+        return code
+
+    sys.exit(clusters.over_hosts(file, verb, parallel=parallel, only=only, quiet=True))
