@@ -274,6 +274,7 @@ class _Creation:
         self.namespace: str = given.get("namespace") or runtime.namespace
         self.detached = given.get("lifetime") == "detached"
         self.resources = options.resources(given, 0)
+        self.where = options.where(given, 0)
 
     def start(self) -> ActorHandle:
         runtime, given = self.runtime, self.cls._options
@@ -353,6 +354,7 @@ class _Creation:
                 holds,
                 _meta_encoder.encode(self.meta),
                 announced,
+                self.where,
             )
         )
         if failed is not None:

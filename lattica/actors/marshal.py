@@ -22,25 +22,25 @@ class Marshal:
     def __init__(self, runtime: Runtime, place: context.Place) -> None:
         self.runtime, self.place = runtime, place
 
-    def load(self, value: m.Value) -> Any:
-        """A value that came with a message, as the user's object."""
+    def load(self, value: m.Value, via: int = 0) -> Any:
+        """A value that came with a message, as the user's object. via: of whom, if that one is on another machine."""
         if type(value) is bytes:
             return values.loads(value, self.runtime)
         with self.runtime.lock:
-            kept = self.runtime.objects.from_wire(value)
+            kept = self.runtime.objects.from_wire(value, via)
         return self.runtime.load(kept)
 
-    def arguments(self, task: m.Task | m.Call) -> tuple[Any, dict[str, Any]]:
+    def arguments(self, task: m.Task | m.Call, via: int = 0) -> tuple[Any, dict[str, Any]]:
         """(args, kwargs) of a task or call, the refs at their top level replaced by values."""
         try:
-            args, kwargs = self.load(task.args) if task.args else ([], {})
+            args, kwargs = self.load(task.args, via) if task.args else ([], {})
         except Exception as error:
             error.add_note("It was raised while the arguments of this call were unpickled.")
             raise
         if task.deps:
             args = list(args)
             for place, value in zip(task.at, task.deps, strict=True):
-                loaded = self.load(value)
+                loaded = self.load(value, via)
                 if isinstance(place, str):
                     kwargs[place] = loaded
                 elif place < len(args):

@@ -55,6 +55,8 @@ class Objects:
         self._promotion_request = 0  # for a span with that room
         self._spans_asked: dict[int, int] = {}  # request -> bytes
         self._denied: dict[int, str] = {}
+        self._coming: dict[bytes, list[Hold]] = {}  # to be fetched from other machines, and still held
+        self._lost: dict[bytes, m.Lost] = {}
         self._span_timer = False
         self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
 
@@ -283,13 +285,19 @@ class Objects:
 
     # -- receiving
 
-    def from_wire(self, value: m.Value) -> bytes | Nested | InPlace | m.Failed:
-        """A value that came with a message; the sender gave us what is inside."""
+    def from_wire(self, value: m.Value, via: int = 0) -> bytes | Nested | InPlace | m.Failed:
+        """A value that came with a message; the sender gave us what is inside. via: it is on another machine, and this
+        is its number."""
         if type(value) is bytes:
             return value
         if isinstance(value, m.WithRefs):
+            for id in value.refs if via else ():
+                self._runtime.tell_node(m.FromAfar(id, via))
             return Nested(value.data, [self.adopt(id) for id in value.refs])
         if isinstance(value, m.InArena):
+            if via:
+                self._runtime.tell_node(m.FromAfar(value.object, via, True))
+                return InPlace(Hold(self.releases, value.object, -1, value.size, count=1))
             return InPlace(self.adopt_region(value))
         assert isinstance(value, m.Failed)
         return value
@@ -334,8 +342,32 @@ class Objects:
                 ref._flags |= ASKED
             self._runtime.tell_node(m.Resolve([ref.id for ref in unknown]))
 
+    def bring(self, holds: list[Hold]) -> None:
+        """Have the node fetch values that lie on other machines."""
+        asked = []
+        for hold in holds:
+            waiting = self._coming.get(hold.id)
+            if waiting is None:
+                self._coming[hold.id] = [hold]
+                asked.append(hold.id)
+            elif hold not in waiting:
+                waiting.append(hold)
+        if asked:
+            self._runtime.tell_node(m.Resolve(asked))
+
+    def lost(self, object: bytes) -> m.Lost | None:
+        """Why a value that lies on another machine will never come."""
+        return self._lost.get(object)
+
+    def not_coming(self, message: m.Lost) -> None:
+        """It was to be fetched, and cannot be."""
+        if self._coming.pop(message.object, None) is not None:
+            self._lost[message.object] = message
+
     def located(self, message: m.Located) -> None:
         """A borrowed object lies in the arena."""
+        for hold in self._coming.pop(message.object, ()):
+            hold.offset, hold.size = message.offset, message.size
         ref = self.table.get(message.object)
         if ref is None or ref._value is not None or ref._hold is None:
             return
@@ -370,7 +402,7 @@ class Objects:
         """The failure that a settled value is, if it is one."""
         if type(value) is m.Failed:
             return value
-        if isinstance(value, InPlace) and value.failed:
+        if isinstance(value, InPlace) and value.failed and value.hold.offset >= 0:
             return m.Failed(bytes(self.arena.read(value.hold.offset, value.hold.size)))
         return None
 

@@ -32,6 +32,7 @@ LATER = {
 
 RESULTS = ("any", "data")
 """What a submitter takes from nodes: anything that pickle makes, or only numbers, strings, containers and arrays."""
+PLACE = ("scheduling_strategy", "label_selector", "site", "trust")
 TASK_RETRIES = 3
 """Ray's default: a task is pure unless its author says otherwise."""
 
@@ -123,6 +124,15 @@ def demand(options: Mapping[str, Any], default_cpus: float, python: str = "") ->
         trusted(options.get("trust")),
         python=python,
     )
+
+
+def where(options: Mapping[str, Any], default_cpus: float) -> bytes:
+    """What the options say of the place, for the node; empty if they say nothing. Raises ConfigError."""
+    if all(options.get(name) in (None, "DEFAULT", {}, ()) for name in PLACE):
+        return b""
+    from lattica.scheduler.given import encode
+
+    return encode(demand(options, default_cpus))
 
 
 def strategy(value: Any) -> StrategyGiven:

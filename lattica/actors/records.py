@@ -69,10 +69,10 @@ class Record:
         raise AssertionError("a record is a task or a call")
 
 
-def finish(runtime: Runtime, record: Record, values: list[m.Value], *, final: bool = False) -> None:
+def finish(runtime: Runtime, record: Record, values: list[m.Value], *, final: bool = False, via: int = 0) -> None:
     """It ran, or cannot: give its refs their values, or send it again if the user asked for that. Lock held.
 
-    values: one per ref, or one failure for all of them. final: do not retry.
+    values: one per ref, or one failure for all of them. final: do not retry. via: who made them, on another machine.
     """
     objects = runtime.objects
     first = values[0]
@@ -83,10 +83,10 @@ def finish(runtime: Runtime, record: Record, values: list[m.Value], *, final: bo
         for ref in record.refs:
             objects.settle(ref, first)
     elif record.returns == 1:
-        objects.settle(record.refs[0], first if type(first) is bytes else objects.from_wire(first))
+        objects.settle(record.refs[0], first if type(first) is bytes else objects.from_wire(first, via))
     else:
         for ref, value in zip(record.refs, values, strict=True):
-            objects.settle(ref, objects.from_wire(value))
+            objects.settle(ref, objects.from_wire(value, via))
     record.refs, record.args, record.deps = [], b"", []
 
 

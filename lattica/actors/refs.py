@@ -77,7 +77,8 @@ def _actor_over(releases: Releases, id: bytes, _: object) -> None:
 
 
 class InPlace:
-    """A value whose bytes lie in the arena, held."""
+    """A value whose bytes lie in the arena, held; or (`hold.offset` is negative) in that of another machine, from where
+    they come when they are read."""
 
     __slots__ = ("failed", "hold")
 

@@ -81,7 +81,8 @@ class RemoteFunction:
             code = values.dumps(self._function, f"function {self._name}")
             runtime.tasks.exports[self._key] = runtime.objects.small_or_stored(code)
         with runtime.lock:
-            self._lane = runtime.tasks.lane(options.resources(self._options, 1), self._retries != 0)
+            wanted, given = options.resources(self._options, 1), options.where(self._options, 1)
+            self._lane = runtime.tasks.lane(wanted, self._retries != 0, given)
         self._runtime = runtime
 
 

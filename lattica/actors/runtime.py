@@ -19,10 +19,10 @@ from lattica.actors import values
 from lattica.actors.calls import Calls
 from lattica.actors.context import Place
 from lattica.actors.objects import INLINE_MAX, Objects
-from lattica.actors.refs import BORROWED, InPlace, Nested, ObjectRef, Releases
+from lattica.actors.refs import BORROWED, Hold, InPlace, Nested, ObjectRef, Releases
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.codec import messages as m
-from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, OwnerDiedError, TaskError
+from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, ObjectLostError, OwnerDiedError, TaskError
 from lattica.local.descriptors import allow_descriptors
 from lattica.local.guard import Guard
 from lattica.local.reactor import Link, Reactor
@@ -225,8 +225,9 @@ class Runtime:
             self.on_client_gone(message.client)
 
     def _lost(self, message: m.Lost) -> None:
+        self.objects.not_coming(message)
         ref = self.objects.table.get(message.object)
-        if ref is not None:
+        if ref is not None and ref._value is None:
             error = OwnerDiedError(object_id=message.object.hex(), owner=message.owner, made_at=message.made_at)
             self.objects.settle(ref, self.failure(error))
 
@@ -278,6 +279,8 @@ class Runtime:
             raise self._error_of(failed)  # no name for it here: a frame that names what it raises is garbage in a ring
         assert isinstance(value, InPlace)
         hold = value.hold
+        if hold.offset < 0:
+            self.bring([hold], None)
         return values.loads(self.objects.arena.read(hold.offset, hold.size), self, hold)
 
     def _error_of(self, failed: m.Failed) -> BaseException:
@@ -321,13 +324,42 @@ class Runtime:
         """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout`
         seconds."""
         self.await_all(refs, timeout)
+        away = [ref._value.hold for ref in refs if type(ref._value) is InPlace and ref._value.hold.offset < 0]
+        if away:
+            self.bring(away, timeout)
         return [ref._runtime.load(ref._value) for ref in refs]  # one of an earlier session has its value there
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """The value of one ref."""
         if ref._value is None:
             self.await_all((ref,), timeout)
-        return self.load(ref._value)
+        value = ref._value
+        if type(value) is InPlace and value.hold.offset < 0:
+            self.bring([value.hold], timeout)
+        return self.load(value)
+
+    def bring(self, holds: list[Hold], timeout: float | None) -> None:
+        """Wait until values that lie on other machines are here. Without the lock.
+
+        Raises ObjectLostError if one will never come, GetTimeoutError.
+        """
+        with self.lock:
+            self.objects.bring(holds)
+            self.reactor.flush()
+        lost = self.objects.lost
+        if not self.wait_until(lambda: all(hold.offset >= 0 or lost(hold.id) for hold in holds) or self.gone, timeout):
+            raise GetTimeoutError(f"values on other machines had not come after {timeout} s")
+        for hold in holds:
+            if hold.offset < 0:
+                why = lost(hold.id)
+                if why is None:
+                    raise self.node_died_error()
+                raise ObjectLostError(why.owner, object_id=hold.id.hex(), made_at=why.made_at)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the node is."""
+        return self.node_died_at is not None
 
     def await_all(self, refs: Sequence[ObjectRef], timeout: float | None) -> None:
         """Wait until every ref has a value or failed."""
@@ -450,6 +482,8 @@ class Runtime:
         self.await_all((ref,), None)
         if self.objects.failure_of(ref._value) is not None:
             self.load(ref._value)  # raises
+        if type(ref._value) is InPlace and ref._value.hold.offset < 0:
+            self.bring([ref._value.hold], None)
         return self.objects.cid_of(ref._value)
 
     # -- cancel

@@ -149,17 +149,16 @@ class Submission:
         self.pending.extendleft(reversed(back))
         lease.progress_at = now
 
-    def lost(self, lease: Lease, started: int) -> tuple[Task | None, list[Task]]:
-        """The worker died. (the task that is charged, the others, which wait again already)."""
+    def lost(self, lease: Lease, started: int, *, unknown: bool = False) -> tuple[list[Task], list[Task]]:
+        """The worker died. (the tasks that are charged, the others, which wait again already). unknown: any may have
+        begun, so all are charged."""
         self.leases.pop(lease.id, None)
-        charged = lease.inflight.get(started)
-        moved = [task for task in lease.inflight.values() if task is not charged]
+        charged = [task for seq, task in lease.inflight.items() if unknown or seq == started]
+        moved = [] if unknown else [task for seq, task in lease.inflight.items() if seq != started]
         self._inflight -= len(lease.inflight)
         lease.inflight = {}
-        for task in moved:
+        for task in (*charged, *moved):
             task.lease = None
-        if charged is not None:
-            charged.lease = None
         self.pending.extendleft(reversed(moved))
         return charged, moved
 

@@ -54,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True):
     holds: tuple[bytes, ...] = ()
     meta: bytes = b""
     announced: bool = False  # its spec and holds are told later, by `arguments`
+    given: bytes = b""  # where it may live, as its creator said: for the placer
 
 
 class End(msgspec.Struct, frozen=True):

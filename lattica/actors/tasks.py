@@ -73,10 +73,12 @@ class TaskRecord(Record):
 class Target:
     """A worker that runs tasks for us, now or (its lease returned) perhaps again."""
 
-    __slots__ = ("client", "eof", "exports", "lane", "lease", "link", "pid", "tasks")
+    __slots__ = ("client", "eof", "exports", "lane", "lease", "link", "pid", "tasks", "via")
 
-    def __init__(self, tasks: Tasks, client: int, pid: int) -> None:
+    def __init__(self, tasks: Tasks, client: int, pid: int, *, far: bool = False) -> None:
+        """far: it is on another machine."""
         self.tasks, self.client, self.pid = tasks, client, pid
+        self.via = client if far else 0
         self.link: Link = None  # type: ignore[assignment]
         self.exports: set[bytes] = set()
         self.lane: Lane | None = None
@@ -93,7 +95,7 @@ class Target:
             if type(message) is m.Reply:
                 task = core.replied(lease, message.seq, message.micros, now)
                 if task is not None:
-                    finish(self.tasks.runtime, task, message.values)  # type: ignore[arg-type]  # each is a record of ours
+                    finish(self.tasks.runtime, task, message.values, via=self.via)  # type: ignore[arg-type]  # a record of ours
             else:
                 back = [lease.inflight[seq] for seq in message.seqs if seq in lease.inflight]
                 core.returned(lease, message.seqs, message.blocked, now)
@@ -124,10 +126,10 @@ class Target:
 class Lane:
     """The shell of one scheduling class."""
 
-    __slots__ = ("_timer_at", "core", "requests", "resources", "retryable", "tasks")
+    __slots__ = ("_timer_at", "core", "given", "requests", "resources", "retryable", "tasks")
 
-    def __init__(self, tasks: Tasks, resources: dict[str, float], retryable: bool) -> None:
-        self.tasks, self.resources, self.retryable = tasks, resources, retryable
+    def __init__(self, tasks: Tasks, resources: dict[str, float], retryable: bool, given: bytes = b"") -> None:
+        self.tasks, self.resources, self.retryable, self.given = tasks, resources, retryable, given
         self.core = Submission(tasks.next_seq)
         self.requests: list[int] = []
         self._timer_at = float("inf")
@@ -145,7 +147,7 @@ class Lane:
                 request = tasks.runtime.next_request()
                 self.requests.append(request)
                 tasks.lanes_by_request[request] = self
-                tasks.runtime.tell_node(m.LeaseRequest(request, self.resources, self.retryable, name))
+                tasks.runtime.tell_node(m.LeaseRequest(request, self.resources, self.retryable, name, self.given))
         for _ in range(moves.cancels):
             request = self.requests.pop()
             tasks.lanes_by_request.pop(request, None)
@@ -193,12 +195,12 @@ class Tasks:
 
     # -- out
 
-    def lane(self, resources: dict[str, float], retryable: bool) -> Lane:
-        """The lane of a scheduling class."""
-        key = (*sorted(resources.items()), retryable)
+    def lane(self, resources: dict[str, float], retryable: bool, given: bytes = b"") -> Lane:
+        """The lane of a scheduling class. given: where it may run, encoded."""
+        key = (*sorted(resources.items()), retryable, given)
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = Lane(self, resources, retryable)
+            lane = self.lanes[key] = Lane(self, resources, retryable, given)
         return lane
 
     def submit(self, record: TaskRecord) -> None:
@@ -286,7 +288,7 @@ class Tasks:
         """A worker is ours; perhaps for the first time, then its connection came along."""
         target = self.targets.get(message.client)
         if fd is not None:
-            target = self.targets[message.client] = Target(self, message.client, message.pid)
+            target = self.targets[message.client] = Target(self, message.client, message.pid, far=message.far)
             target.link = self.runtime.connect(fd, m.FromWorker, target)
         assert target is not None, "a lease on a worker that we never met"
         lane = self.lanes_by_request.pop(message.request, None)
@@ -350,12 +352,12 @@ class Tasks:
                 target.received(Decoder(m.FromWorker).decode(message.replies))
             except RemoteProtocolError:
                 pass  # it died while it wrote
-        charged, moved = lane.core.lost(lease, message.started)
+        charged, moved = lane.core.lost(lease, message.started, unknown=message.unknown)
         self.forget_canceled(moved)
         target.lane = target.lease = None
         self.targets.pop(message.client, None)
-        if charged is not None:
-            self._charge(charged, message)  # type: ignore[arg-type]
+        for record in reversed(charged):  # each goes before the others
+            self._charge(record, message)  # type: ignore[arg-type]
         lane.pump(time.monotonic())
 
     def _hear_out(self, target: Any) -> None:

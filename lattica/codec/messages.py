@@ -141,6 +141,7 @@ class LeaseRequest(msgspec.Struct, array_like=True, tag=10):
     resources: dict[str, float]
     retryable: bool = True  # the memory monitor kills retryable tasks' workers first
     name: str = ""  # function name, for `lattica status`
+    given: bytes = b""  # where it may run: a `scheduler.demand.DemandGiven`, encoded; empty: anywhere
 
 
 class LeaseCancel(msgspec.Struct, array_like=True, tag=11):
@@ -192,6 +193,7 @@ class ActorCreate(msgspec.Struct, array_like=True, tag=15):
     holds: list[bytes] = []
     meta: bytes = b""  # opaque: what a handle made by `get_actor` needs to know (methods, options)
     announced: bool = False  # its arguments are still being made: `spec` and `holds` follow in `ActorArguments`
+    given: bytes = b""  # where it may live: a `scheduler.demand.DemandGiven`, encoded; empty: anywhere
 
 
 class ActorConnect(msgspec.Struct, array_like=True, tag=16):
@@ -293,6 +295,15 @@ class Unheard(msgspec.Struct, array_like=True, tag=28):
     maker: int
 
 
+class FromAfar(msgspec.Struct, array_like=True, tag=29):
+    """`via`, a process of another machine that I am connected with, gave me one hold on this object or actor.
+    value: its bytes lie there."""
+
+    object: bytes
+    via: int
+    value: bool = False
+
+
 # -- node -> client --------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +379,7 @@ class LeaseGranted(msgspec.Struct, array_like=True, tag=48):
     pid: int
     connect: bool
     gpus: list[int] = []
+    far: bool = False  # on another machine: what it gives is to be imported
 
 
 class LeaseDenied(msgspec.Struct, array_like=True, tag=49):
@@ -394,6 +406,7 @@ class LeaseLost(msgspec.Struct, array_like=True, tag=51):
     how: str
     stderr: str
     out_of_memory: bool = False
+    unknown: bool = False  # nobody knows what had begun: the machine is gone
 
 
 class ActorAccepted(msgspec.Struct, array_like=True, tag=52):
@@ -421,6 +434,7 @@ class ActorConnected(msgspec.Struct, array_like=True, tag=54):
     incarnation: int
     client: int
     pid: int
+    far: bool = False  # on another machine: what it gives is to be imported
 
 
 class ActorDown(msgspec.Struct, array_like=True, tag=55):
@@ -475,12 +489,15 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=59):
     gpus: list[int] = []
     name: str = ""
     namespace: str = ""
+    via: int = 0  # of another machine: what `spec` holds is to be imported
 
 
 class NewCaller(msgspec.Struct, array_like=True, tag=60):
-    """Worker: client `client` may call you over the descriptor that comes with it."""
+    """Worker: client `client` may call you over the descriptor that comes with it. far: it is on another machine, and
+    what it gives is to be imported."""
 
     client: int
+    far: bool = False
 
 
 class Leased(msgspec.Struct, array_like=True, tag=61):
@@ -607,7 +624,10 @@ class Task(msgspec.Struct, array_like=True, tag=101):
 
 
 class Call(msgspec.Struct, array_like=True, tag=102):
-    """Call a method of the actor; fields as in `Task`. `acked`: all replies up to this sequence number have arrived."""
+    """Call a method of the actor; fields as in `Task`. `acked`: all replies up to this sequence number have arrived.
+
+    After a reconnect to the same incarnation it is sent again as it was, with the holds that were given for it then.
+    """
 
     seq: int
     object: bytes
@@ -617,10 +637,12 @@ class Call(msgspec.Struct, array_like=True, tag=102):
     deps: list[Value] = []
     at: list[int | str] = []
     attempt: int = 0
+    acked: int = 0
 
 
 class Reply(msgspec.Struct, array_like=True, tag=103):
-    """What it returned: `returns` values, or one `Failed`. `micros`: run time of the user's code in microseconds."""
+    """What it returned: `returns` values, or one `Failed`. `micros`: run time of the user's code in microseconds; -1:
+    it ran, and what it returned is not kept any more. The receiver then has a hold on each of the failure's `refs`."""
 
     seq: int
     values: list[Value]
@@ -651,6 +673,7 @@ FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
     | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest | Unheard
+    | FromAfar
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import traceback
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from contextvars import Context
 from typing import Any
@@ -127,6 +127,87 @@ class Stream:
         await self.close()
 
 
+class Pipe:
+    """Both streams of a call as bytes, for who needs them at once: no coroutine, no queue but for want of credit.
+
+    `came` is called with each item (a buffer that is whole and may be kept), in order, and `ended` once, with why.
+    """
+
+    def __init__(self, talk: Talk, id: int, mine: int) -> None:
+        """mine: FROM_CALLER or FROM_CALLEE, whichever end this is."""
+        self.peer = talk.peer
+        self.came: Callable[[Buffer], None] = self._keep
+        self.ended: Callable[[str], None] = lambda _: None
+        self.drained: Callable[[], None] = lambda: None  # all that waited for credit has gone
+        self.over: str | None = None
+        self.waiting_bytes = 0  # for credit
+        self._early: list[Buffer] = []
+        self._talk, self._id, self._mine, self._theirs = talk, id, mine, FROM_CALLER + FROM_CALLEE - mine
+        self._waiting: deque[tuple[Sequence[Buffer], int]] = deque()
+        talk.pipes[id, self._theirs] = self
+
+    def __repr__(self) -> str:
+        return f"<Pipe to {peer_text(self.peer)[:8]}: {self.over or f'{self.waiting_bytes} bytes wait'}>"
+
+    def listen(self, came: Callable[[Buffer], None], ended: Callable[[str], None]) -> None:
+        """Hear what comes, what came before this first."""
+        self.came, self.ended = came, ended
+        early, self._early = self._early, []
+        for body in early:
+            came(body)
+        if self.over is not None:
+            ended(self.over)
+
+    def send(self, parts: Sequence[Buffer], size: int) -> None:
+        """Send an item, now or when there is credit. After the end it is a no-op."""
+        if self.over is not None:
+            return
+        if self._waiting or not self._talk.conversation.may_send(self._id, self._mine, size):
+            self._waiting.append((parts, size))
+            self.waiting_bytes += size
+            return
+        self._talk.conversation.item(self._id, self._mine, parts, size)
+        self._talk.dirty()
+
+    def close(self, reason: str = "it was closed") -> None:
+        """End it from this side."""
+        if self.over is None:
+            if self._mine == FROM_CALLER:
+                self._talk.cancel(self._id)
+            self.end(reason)
+
+    def _keep(self, body: Buffer) -> None:
+        self._early.append(body)
+
+    # -- for the talk
+
+    def arrived(self, body: Buffer) -> None:
+        """An item came: it costs no credit any more, since whoever listens has its own bounds."""
+        self._talk.conversation.consumed(self._id, self._theirs, len(body))
+        self._talk.dirty()
+        self.came(body)
+
+    def writable(self) -> None:
+        """There may be credit again."""
+        conversation = self._talk.conversation
+        while self._waiting and conversation.may_send(self._id, self._mine, self._waiting[0][1]):
+            parts, size = self._waiting.popleft()
+            self.waiting_bytes -= size
+            conversation.item(self._id, self._mine, parts, size)
+        self._talk.dirty()
+        if not self._waiting:
+            self.drained()
+
+    def end(self, reason: str) -> None:
+        """No more will come, or go."""
+        if self.over is None:
+            self.over = reason
+            self._waiting.clear()
+            self.waiting_bytes = 0
+            self._talk.pipes.pop((self._id, self._theirs), None)
+            self.ended(reason)
+
+
 class Talk:
     """See the module."""
 
@@ -145,6 +226,7 @@ class Talk:
         self.peer, self.roles, self.conversation = peer, roles, conversation
         self.futures: dict[int, asyncio.Future[Buffer]] = {}
         self.inboxes: dict[tuple[int, int], Inbox] = {}
+        self.pipes: dict[tuple[int, int], Pipe] = {}  # (call, side of who sends to us)
         self.over: str | None = None  # why the session is over
         self.doubts: set[asyncio.Future[None]] = set()  # of calls that could be made elsewhere
         self.packer: Packer | None = None
@@ -164,7 +246,7 @@ class Talk:
     @property
     def idle(self) -> bool:
         """Nobody waits for an answer here or there, and no stream is open."""
-        return not (self.futures or self.inboxes or self._tasks or self._writable)
+        return not (self.futures or self.inboxes or self.pipes or self._tasks or self._writable)
 
     # -- as caller
 
@@ -220,6 +302,10 @@ class Talk:
                     future.set_result(event.body)
                 if self.inboxes and (inbox := self.inboxes.pop((FROM_CALLEE, event.id), None)) is not None:
                     inbox.end()
+                if self.pipes and (pipe := self.pipes.get((event.id, FROM_CALLEE))) is not None:
+                    pipe.end("the other side has closed it")
+            elif isinstance(event, rpc.Came) and (pipe := self.pipes.get((event.id, event.side))) is not None:
+                pipe.arrived(event.body)
             elif isinstance(event, rpc.Started):
                 self._start(event)
             else:
@@ -235,6 +321,8 @@ class Talk:
                 inbox = self.inboxes.pop((FROM_CALLEE, id), None)
                 if inbox is not None:
                     inbox.end(error)
+                if (pipe := self.pipes.get((id, FROM_CALLEE))) is not None:
+                    pipe.end(error.message)
                 self._wake(id)
             case rpc.Came(id, side, body):
                 inbox = self.inboxes.get((side, id))
@@ -270,6 +358,8 @@ class Talk:
                 future.exception()  # a caller that has gone does not make a warning
         for inbox in self.inboxes.values():
             inbox.end(self._lost())
+        for pipe in list(self.pipes.values()):
+            pipe.end(reason)
         for task in list(self._tasks.values()):
             task.cancel(reason)
         for id in list(self._writable):
@@ -285,6 +375,10 @@ class Talk:
         )
 
     def _wake(self, id: int) -> None:
+        if self.pipes:
+            for side in (FROM_CALLER, FROM_CALLEE):
+                if (pipe := self.pipes.get((id, side))) is not None:
+                    pipe.writable()
         for waiter in self._writable.pop(id, ()):
             if not waiter.done():
                 waiter.set_result(None)
@@ -303,7 +397,9 @@ class Talk:
                 raise PermissionDeniedError(
                     role=roles_text(role), peer=peer_text(self.peer), action=f"call {event.method}"
                 )
-            wanted = STREAMS_IN * method.declared.takes_stream | STREAMS_OUT * method.gives_stream
+            declared = method.declared
+            wanted = STREAMS_IN * (declared.takes_stream or declared.pipe)
+            wanted |= STREAMS_OUT * (method.gives_stream or declared.pipe)
             if event.flags != wanted:
                 how = "stream" if wanted else "call"
                 raise ConfigError(f"{event.method} is to be called by `{how}`")
@@ -319,6 +415,8 @@ class Talk:
             if method.declared.takes_stream:  # now: its first items may be in the same batch
                 kwargs = {**kwargs, "incoming": Inbox(self, event.id, FROM_CALLER)}
                 self.inboxes[FROM_CALLER, event.id] = kwargs["incoming"]
+            elif method.declared.pipe:
+                kwargs = {**kwargs, "pipe": Pipe(self, event.id, FROM_CALLEE)}
             running = self._run(event.id, method, who, args, kwargs)
             task = self._tasks[event.id] = self._loop.create_task(running, context=self._context.copy())
             task.add_done_callback(lambda _: self._finished(event.id))  # also of one that is cancelled before it began
@@ -340,6 +438,8 @@ class Talk:
     def _finished(self, id: int) -> None:
         self._tasks.pop(id, None)
         self.inboxes.pop((FROM_CALLER, id), None)
+        if self.pipes and (pipe := self.pipes.get((id, FROM_CALLER))) is not None:
+            pipe.end("its call is over")
         self._dirty(self)
 
     async def _run(self, id: int, method: Method, who: Caller, args: list[Any], kwargs: dict[str, Any]) -> None:

@@ -27,7 +27,7 @@ from lattica.errors import ConfigError, GetTimeoutError, PeerUnreachableError, R
 from lattica.mesh import credentials, values
 from lattica.mesh.addresses import reachable
 from lattica.mesh.authority import INVITE_S
-from lattica.mesh.calls import Stream, Talk
+from lattica.mesh.calls import Pipe, Stream, Talk
 from lattica.mesh.compression import Packer
 from lattica.mesh.credentials import Credentials
 from lattica.mesh.effects import NOBODY_LISTENS, Dial, Hangup, Transmit
@@ -46,7 +46,7 @@ from lattica.mesh.links import (
     WeAreTwin,
 )
 from lattica.mesh.roles import MEMBER, Role, roles_text
-from lattica.mesh.rpc import STREAMS_IN, STREAMS_OUT, Conversation
+from lattica.mesh.rpc import FROM_CALLER, STREAMS_IN, STREAMS_OUT, Conversation
 from lattica.mesh.services import Method, caller, methods_of, name_of
 from lattica.mesh.sessions import Effect, Sessions
 from lattica.mesh.stewardship import Steward
@@ -100,6 +100,7 @@ class Peer:
         self.resolver: Resolver | None = None
         self.stopped_by: str | None = None  # why it stopped by itself
         self.on_stop: Callable[[str], None] | None = None
+        self.on_falter: list[Callable[[PeerId, str], None]] = []  # hear of sessions that cannot get a connection
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
         self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
@@ -327,6 +328,16 @@ class Peer:
         await talk.room()
         id = talk.begin(method, encoded, self._left(deadline), STREAMS_IN * sends | STREAMS_OUT * receives)
         return Stream(talk, id)
+
+    async def pipe(self, peer: PeerId, method: str, *args: Any, timeout_s: float | None = None) -> Pipe:
+        """Call a method declared with `pipe`; our end. timeout_s: for a session to be there.
+
+        Raises PeerUnreachableError, TimeoutError.
+        """
+        encoded = values.encode((args, {}))
+        talk = self._talks.get(peer) or await self._talk(peer, deadline=self._deadline(timeout_s))
+        await talk.room()
+        return Pipe(talk, talk.begin(method, encoded, None, STREAMS_IN | STREAMS_OUT), FROM_CALLER)
 
     def publish(self, topic: str, value: Any) -> None:
         """Bring a value to all subscribers of a topic, once each. Raises ConfigError for one that is too long, and
@@ -574,6 +585,8 @@ class Peer:
             case Faltering(peer, reason):
                 if peer in self._talks:
                     self._talks[peer].falter()
+                    for hear in self.on_falter:
+                        hear(peer, reason)
                 if all(NOBODY_LISTENS in why for why in reason.split("; ")):  # at every address of it
                     self.gossip.refused(peer)
             case ClockSample(peer, offset_s):

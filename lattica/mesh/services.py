@@ -44,6 +44,7 @@ class Declared:
     idempotent: bool
     takes_stream: bool
     limit: int  # calls of it that run at once, of all callers together; 0: no bound of its own
+    pipe: bool = False  # both sides send, and it is given a `calls.Pipe`
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +85,23 @@ def service(name: str) -> Callable[[Class], Class]:
 
 
 def method(
-    *, role: Role | None = Role.SUBMIT, idempotent: bool = False, takes_stream: bool = False, limit: int = 0
+    *,
+    role: Role | None = Role.SUBMIT,
+    idempotent: bool = False,
+    takes_stream: bool = False,
+    limit: int = 0,
+    pipe: bool = False,
 ) -> Callable[[Func], Func]:
     """Declare a method callable.
 
     role: what the caller's certificates must carry. idempotent: running it twice does no harm, so a call whose session
     died is made again, elsewhere if need be. takes_stream: the caller sends items; they come as the keyword argument
-    `incoming`. limit: how many run at once; more wait, in order.
+    `incoming`. limit: how many run at once; more wait, in order. pipe: its caller uses `Peer.pipe`, and the other end
+    comes as the keyword argument `pipe`; the call is over when the coroutine returns.
     """
 
     def declare(function: Func) -> Func:
-        setattr(function, _MARK, Declared(role, idempotent, takes_stream, limit))
+        setattr(function, _MARK, Declared(role, idempotent, takes_stream, limit, pipe))
         return function
 
     return declare
@@ -122,7 +129,7 @@ def methods_of(instance: object) -> list[Method]:
         if isinstance(declared, Declared):
             gives_stream = inspect.isasyncgenfunction(function)
             is_async = gives_stream or inspect.iscoroutinefunction(function)
-            if declared.takes_stream and not is_async:
+            if (declared.takes_stream or declared.pipe) and not is_async:
                 raise ConfigError(f"{prefix}.{name} takes a stream and is no coroutine", do_next="make it `async def`")
             gate = asyncio.Semaphore(declared.limit) if declared.limit else None
             found.append(Method(f"{prefix}.{name}", declared, function, gives_stream, is_async, gate))

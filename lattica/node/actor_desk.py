@@ -24,6 +24,7 @@ from lattica.actors.supervision import (
 )  # fmt: skip
 from lattica.codec import messages as m
 from lattica.errors import ConfigError
+from lattica.node.clients import NODE as ANOTHER
 from lattica.node.clients import Client
 from lattica.node.loop import Timer
 from lattica.node.workers import Death
@@ -32,9 +33,6 @@ from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
     from lattica.node.server import Node
-
-LEAVE_S = 2.0
-"""How long an actor that said it leaves may take to run its exit handlers after we have closed its connection."""
 
 
 class ActorDesk:
@@ -55,7 +53,7 @@ class ActorDesk:
             return
         try:
             resources = ResourceSet.of(message.resources)
-            missing = node.resources.missing(resources)
+            missing = node.resources.missing(resources) if node.far is None else ""
             reason = f"this machine does not have {missing}" if missing else ""
         except ConfigError as error:
             reason = str(error)
@@ -66,7 +64,7 @@ class ActorDesk:
         plan = Plan(
             message.actor, client.job, message.spec, resources, message.class_name, message.name,
             message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
-            message.max_restarts, tuple(message.holds), message.meta, message.announced,
+            message.max_restarts, tuple(message.holds), message.meta, message.announced, message.given,
         )  # fmt: skip
         effects = self.supervisor.create(client.number, message.request, plan)
         self._perform(effects)
@@ -84,6 +82,9 @@ class ActorDesk:
             self._node.store.let_go(holds)
 
     def connect(self, client: Client, message: m.ActorConnect) -> None:
+        if self._node.far is not None and message.actor not in self.supervisor.actors:
+            self._node.far.actors.connect(client, message.actor)
+            return
         self._perform(self.supervisor.connect(client.number, message.actor))
 
     def lookup(self, client: Client, message: m.ActorLookup) -> None:
@@ -91,16 +92,29 @@ class ActorDesk:
         self._perform(self.supervisor.lookup(client.number, message.request, message.name, namespace))
 
     def kill(self, _: Client, message: m.ActorKill) -> None:
+        far = self._node.far
+        if far is not None and message.actor not in self.supervisor.actors and far.actors.kill(message):
+            return
         self._perform(self.supervisor.kill(message.actor, message.no_restart))
 
     def ready(self, client: Client, message: m.ActorReady) -> None:
+        if self._forwarded(client, message):
+            return
         self._perform(self.supervisor.ready(client.number, message.actor))
 
     def failed(self, client: Client, message: m.ActorFailed) -> None:
+        if self._forwarded(client, message):
+            return
         self._perform(self.supervisor.failed(client.number, message.actor, message.error))
 
     def leaving(self, client: Client, message: m.ActorExit) -> None:
+        if self._forwarded(client, message):
+            return
         self._perform(self.supervisor.leaving(client.number, message.actor, message.reason))
+
+    def _forwarded(self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit) -> bool:
+        """Whether this worker is an actor of another node's, which is told."""
+        return self._node.far is not None and self._node.far.forwards(client, message)
 
     # -- told by the other desks
 
@@ -113,6 +127,28 @@ class ActorDesk:
             return
         self._node.pool.became_actor(worker, self._node.now())
         self._perform(effects)
+
+    def granted_away(self, number: int, worker: int) -> bool:
+        """A worker of another node is to be had for one of our requests; False: nobody wants it any more."""
+        need = self._needs.pop(number, None)
+        effects = [] if need is None else self.supervisor.assigned(*need, worker, self._node.now())
+        self._perform(effects)
+        return bool(effects)
+
+    def away_said(self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit) -> None:
+        """An actor of ours on another node says this."""
+        match message:
+            case m.ActorReady(actor):
+                self._perform(self.supervisor.ready(client.number, actor))
+            case m.ActorFailed(actor, error):
+                self._perform(self.supervisor.failed(client.number, actor, error))
+            case m.ActorExit(actor, reason):
+                self._perform(self.supervisor.leaving(client.number, actor, reason))
+
+    def away_died(self, worker: int, how: str, stderr: str, out_of_memory: bool) -> None:
+        """A worker of another node is dead, or lost."""
+        end = End(how, stderr, out_of_memory=out_of_memory)
+        self._perform(self.supervisor.worker_gone(worker, end, self._node.now()))
 
     def denied(self, number: int, reason: str) -> None:
         """No worker can be had for one of our requests."""
@@ -194,6 +230,9 @@ class ActorDesk:
         self._needs[number] = actor_id, incarnation
         resources = plan.resources
         assert isinstance(resources, ResourceSet)
+        if self._node.far is not None:
+            self._node.far.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given)
+            return
         self._node.lease_desk.perform(
             self._node.book.request(
                 m.NODE, number, plan.job, resources, self._node.now(), retryable=False, name=plan.class_name
@@ -204,6 +243,9 @@ class ActorDesk:
         if pause := self._pauses.pop(actor, None):
             pause.cancel()
         for number in [number for number, need in self._needs.items() if need == (actor, incarnation)]:
+            if self._node.far is not None and self._node.far.canceled(m.NODE, number):
+                del self._needs[number]
+                continue
             self._node.lease_desk.perform(self._node.book.cancel(m.NODE, number, self._node.now()))
             # A granted one whose worker is being forked stays in `_needs`: `granted` returns it.
             if not any(
@@ -213,15 +255,16 @@ class ActorDesk:
 
     def _become(self, actor_id: bytes, incarnation: int, worker: int) -> None:
         plan = self.supervisor.actors[actor_id].plan
-        lease = self._node.book.lease_of(worker)
-        assert lease is not None, "an actor without a lease"
+        lease, far = self._node.book.lease_of(worker), self._node.far
+        away = far.aways.get(worker) if far is not None else None
+        assert lease is not None or away is not None, "an actor without a lease"
+        gpus = list(lease.allocation.gpus) if lease is not None else away.gpus if away is not None else []
         for hold in plan.holds:
             self._node.store.give(hold, worker)
         self._node.tell(
             worker,
             m.BecomeActor(
-                actor_id, incarnation, plan.spec, dict(plan.resources), list(lease.allocation.gpus), plan.name,
-                plan.namespace,
+                actor_id, incarnation, plan.spec, dict(plan.resources), gpus, plan.name, plan.namespace,
             ),
         )  # fmt: skip
 
@@ -231,13 +274,21 @@ class ActorDesk:
         caller = node.clients.get(client)
         if caller is None:
             return
-        pid = node.clients[worker].pid
+        pid, far = node.clients[worker].pid, node.far
+        if far is not None and caller.kind == ANOTHER:
+            far.actors.tell_where(caller, actor, incarnation, *far.actors.place_of(worker))
+            return
+        if far is not None and worker in far.aways:
+            fd = far.connect(caller, worker, actor, incarnation)
+            caller.send(m.ActorConnected(actor, incarnation, worker, pid, True), fd)
+            return
         caller.send(m.ActorConnected(actor, incarnation, worker, pid), node.connect(caller, worker))
 
     def _end_worker(self, worker: int, kill: bool) -> None:
         node = self._node
-        if kill:
+        if node.far is not None and worker in node.far.aways:
+            node.far.end_away(worker, kill=kill)
+        elif kill:
             node.end_worker(worker, "")
-            return
-        node.pool.ending(worker, node.now())
-        node.workers.let_go(worker, LEAVE_S)
+        else:
+            node.let_worker_go(worker)

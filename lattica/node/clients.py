@@ -9,6 +9,8 @@ import msgspec
 from lattica.node.wires import Wire
 
 DRIVER, WORKER, COMMAND = "driver", "worker", "command"
+NODE, AWAY, GUEST, STORE = "node", "away", "guest", "store"
+"""Of other machines: a node, a worker that ours call, a process that calls ours. STORE: this node, as it fetches."""
 
 
 class Client(msgspec.Struct, eq=False):
@@ -34,7 +36,7 @@ class Client(msgspec.Struct, eq=False):
 
 
 class Job(msgspec.Struct, eq=False):
-    """One driver's session: what its workers need to know, and what is left of it."""
+    """One driver's session: what its workers need to know, and what is left of it. Its driver may be elsewhere."""
 
     number: int
     driver: int  # client number

@@ -60,12 +60,16 @@ class JobDesk:
             given = msgspec.convert(hello.job, JobGiven)
         except msgspec.ValidationError as error:
             raise RemoteProtocolError(f"the job in its Hello: {error}") from error
-        number = next(self._numbers)
+        number = self.next_number()
         job = self._node.jobs[number] = Job(
             number, driver, hello.pid, hello.python, given.sys_path, given.cwd, given.script,
             given.namespace or f"anonymous-{os.urandom(8).hex()}", given.log_to_driver, time(), given.preload,
         )  # fmt: skip
         return job
+
+    def next_number(self) -> int:
+        """For a job that begins."""
+        return next(self._numbers)
 
     def prepare(self, job: Job) -> None:
         """Fork its first workers before it asks."""
@@ -86,6 +90,8 @@ class JobDesk:
         node = self._node
         if not job.ended:
             job.ended, job.farewell = True, farewell
+            if node.far is not None:
+                node.far.job_ended(job, farewell=farewell)
             node.actor_desk.job_ended(job.number)
         else:
             job.farewell = job.farewell and farewell
@@ -98,7 +104,7 @@ class JobDesk:
             node.pool.ending(worker, node.now())
             node.tell(worker, m.Exit())
         node.loop.call_later(FAREWELL_S, self._kill, doomed)
-        self._see_off(job)
+        self.see_off(job)
 
     def is_leaving(self, client: Client) -> bool:
         """Whether it is on its way out: what it still asks for would outlive it."""
@@ -117,7 +123,7 @@ class JobDesk:
         """One more of an ended job's workers is gone: perhaps that was the last one."""
         if not job.farewell and not self._node.actor_desk.supervisor.living_in(job.number):
             self._kill(self._mortals(job))  # what its last detached actor leaves behind
-        self._see_off(job)
+        self.see_off(job)
         self.forget(job)
 
     def forget(self, job: Job) -> None:
@@ -126,6 +132,8 @@ class JobDesk:
         gone = job.ended and job.driver not in node.clients and not node.pool.of_job(job.number)
         if gone and not node.actor_desk.supervisor.living_in(job.number):
             node.jobs.pop(job.number, None)
+            if node.far is not None:
+                node.far.job_forgotten(job.number)
 
     def _mortals(self, job: Job) -> list[int]:
         """Its workers, but for detached actors."""
@@ -136,10 +144,11 @@ class JobDesk:
         for worker in workers:
             self._node.end_worker(worker, "its job ended")
 
-    def _see_off(self, job: Job) -> None:
+    def see_off(self, job: Job) -> None:
         """Let the driver go once the last worker's output has been sent to it."""
         driver = self._node.clients.get(job.driver)
-        if job.farewell and driver is not None and not self._mortals(job):
+        elsewhere = self._node.far is not None and self._node.far.sees_off(job.number)
+        if job.farewell and driver is not None and not self._mortals(job) and not elsewhere:
             self._node.logs.send(job.number)
             driver.wire.end()
             self._node.loop.call_later(LAST_LINES_S, driver.wire.close_for, "it did not read its last lines")

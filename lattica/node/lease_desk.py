@@ -22,6 +22,7 @@ from lattica.codec.messages import (
     WorkerKill,
 )  # fmt: skip
 from lattica.errors import ConfigError
+from lattica.node.clients import NODE as ANOTHER
 from lattica.node.clients import Client
 from lattica.node.workers import Death, Process
 from lattica.scheduler.leases import Asked, Denied, Effect, Granted, Lease, Orphaned, WorkerFreed
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 FORKS_PER_LEASE_MAX = 3
 """Workers tried for one lease when forks fail; then it is denied, with the reason."""
+FAR_LEASE = 1 << 40
+"""Numbers of leases on other nodes begin here: those of our own book never come so far."""
 NO_ROOM = "the node has too many files open for one more worker; raise its limit (`ulimit -Hn`), or have fewer actors"
 
 
@@ -53,7 +56,13 @@ class LeaseDesk:
         except ConfigError as error:
             client.send(LeaseDenied(message.request, str(error)))
             return
-        book, now = self._node.book, self._node.now()
+        book, now, far = self._node.book, self._node.now(), self._node.far
+        if far is not None:
+            try:
+                far.wish(client, message, resources)
+            except ConfigError as error:
+                client.send(LeaseDenied(message.request, str(error)))
+            return
         self.perform(
             book.request(
                 client.number, message.request, client.job, resources, now,
@@ -62,12 +71,20 @@ class LeaseDesk:
         )  # fmt: skip
 
     def cancel(self, client: Client, message: LeaseCancel) -> None:
+        if self._node.far is not None and self._node.far.canceled(client.number, message.request):
+            return
         self.perform(self._node.book.cancel(client.number, message.request, self._node.now()))
 
     def returned(self, client: Client, message: LeaseReturn) -> None:
+        if self._node.far is not None and message.lease >= FAR_LEASE:
+            self._node.far.returned(client.number, message.lease)
+            return
         self.perform(self._node.book.returned(message.lease, client.number, self._node.now()))
 
     def kill(self, client: Client, message: WorkerKill) -> None:
+        if self._node.far is not None and message.lease >= FAR_LEASE:
+            self._node.far.kill(client.number, message)
+            return
         lease = self._node.book.leases.get(message.lease)
         if lease is not None and lease.holder == client.number and lease.worker is not None:
             started, _, _ = self._node.workers.processes[lease.worker].page.post_mortem(client.number)
@@ -107,8 +124,13 @@ class LeaseDesk:
 
     def _place(self, lease: Lease) -> list[Effect]:
         """Find it a worker; what the book wants after that."""
-        job, now = lease.request.job, self._node.now()
-        worker = self._node.pool.take(job, now, for_actor=lease.holder == NODE)
+        job, now, far = lease.request.job, self._node.now(), self._node.far
+        if far is not None:
+            far.granted_here(lease)
+        if job not in self._node.jobs:
+            return self._node.book.returned(lease.lease, lease.holder, now)
+        for_actor = lease.holder == NODE or (far is not None and far.is_for_actor(lease))
+        worker = self._node.pool.take(job, now, for_actor=for_actor)
         if worker is None and not self._node.workers.room():
             self._deny(lease.holder, lease.request.number, NO_ROOM)
             return self._node.book.returned(lease.lease, lease.holder, now)
@@ -129,13 +151,23 @@ class LeaseDesk:
             node.actor_desk.granted(lease, worker)
             return
         holder = node.clients[lease.holder]
+        if holder.kind == ANOTHER:
+            assert node.far is not None
+            node.far.lent(lease, worker)
+            return
         fd = [] if worker in holder.callees else node.connect(holder, worker)
         node.tell(worker, Leased(lease.lease, holder.number, request.resources.to_dict(), list(lease.allocation.gpus)))
         pid = node.workers.processes[worker].pid
         gpus = list(lease.allocation.gpus)
         holder.send(LeaseGranted(request.number, lease.lease, worker, pid, bool(fd), gpus), fd)
 
+    def is_unborn(self, lease: Lease) -> bool:
+        """Whether its worker is being forked."""
+        return lease.worker in self._unborn
+
     def _deny(self, holder: int, number: int, reason: str) -> None:
+        if self._node.far is not None:
+            self._node.far.denied_here(holder, number)
         if holder == NODE:
             self._node.actor_desk.denied(number, reason)
         else:

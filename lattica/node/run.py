@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping
+from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,10 +26,16 @@ from lattica.node.loop import EpollLoop, Loop
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import MemoryReader
 from lattica.node.server import Node, Settings
-from lattica.node.spawn import NOTHING_HIDDEN, ROOT, spawn_zygote
+from lattica.node.spawn import NOTHING_HIDDEN, ROOT, SECRET_VARIABLES, fork_zygote, spawn_zygote
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.suballocator import GRANULE_BYTES
 from lattica.scheduler.resources import ResourceSet, parse_request
+
+if TYPE_CHECKING:
+    from asyncio import Future
+
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.mesh_desk import MeshDesk
 
 log = logging.getLogger(__name__)
 STORE_SHARE = 0.30
@@ -144,31 +152,34 @@ def run_daemon(options: Options, import_paths: str) -> None:
             session.close(remove=False)
             os.close(lock)
     except LatticaError as error:
-        starter.say({"error": str(error)})
+        starter.say_more({"error": str(error)})
         sys.exit(str(error))
+    except SystemExit:
+        starter.say_more({"error": "the node was told to end while it started"})
+        raise
     except BaseException as error:
-        starter.say({"error": f"{type(error).__name__}: {error}"})
+        starter.say_more({"error": f"{type(error).__name__}: {error}"})
         raise
 
 
 def _serve(options: Options, import_paths: str, session: paths.Session, where: str, starter: _Starter) -> None:
-    """Begin, say so, and serve until the end. The zygote starts while uvloop and the mesh are imported (0.2 s).
+    """Begin, say so, and serve until the end. The zygote starts while the mesh is imported.
 
     Raises LatticaError if the node has no place in its mesh, or has lost it to another with the same key.
     """
+    import uvloop  # embedded nodes import neither it nor the mesh, nor `cryptography`
+
     from lattica.node.confine import hide_memory
 
-    hide_memory()  # before a key or a ticket is in it
-    ticket = _read_ticket(options.ticket_fd)
     identity = paths.identity_dir(options.data_dir)
     with contextlib.suppress(OSError):  # `load_or_create` says what is wrong
         os.makedirs(identity, mode=0o700, exist_ok=True)  # what is hidden must be there first
-    _log_to(os.path.join(options.data_dir, "node.log"))
     gpus.make_device_files()
     hidden = _fingerprints([*_secret_folders(options, import_paths, where), *options.hide])
-    zygote = spawn_zygote(sys.executable, import_paths, options.preload, hidden)
-
-    import uvloop  # embedded nodes import neither it nor the mesh, nor `cryptography`
+    zygote = _begin_zygote(options, import_paths, hidden)
+    hide_memory()  # before a key or a ticket is in it
+    ticket = _read_ticket(options.ticket_fd)
+    _log_to(os.path.join(options.data_dir, "node.log"))
 
     from lattica.node.mesh_desk import MeshDesk, Wish
 
@@ -186,9 +197,11 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
     node.mesh = mesh
+    node.far = loop.run_until_complete(_far(node, mesh))
     mesh.offer(node.settings.resources.to_dict(), node.load)
     nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
+    telling: set[Future[None]] = set()
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -200,16 +213,35 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
         paths.write_node_file(options.data_dir, about)
         starter.say({"pid": pid, "socket": where, "node": mesh.peer_id, "protocol": PROTOCOL})
         log.info("node %s (pid %d) serves %s", mesh.peer_id[:8], pid, options.data_dir)
+        telling.add(loop.create_task(tell()))
+
+    async def tell() -> None:
+        facts: dict[str, object] = {}
+        try:
+            facts["mesh"] = await mesh.met()
+            facts |= {"resources": node.state.resources(), "protection": node.workers.zygotes.protection()}
+        except Exception:  # a bug of ours: the node serves all the same, and the command must not wait
+            log.exception("what the command wants to know")
+        starter.say_more(facts)
 
     node.workers.zygotes.when_confined(ready)  # so that whoever started us can be told of it
     if not ends:
         loop.run_forever()
+    for task in telling:
+        task.cancel()
     loop.run_until_complete(mesh.stop())
     loop.remove_reader(listener.fileno())
     listener.close()
     arena.close()
     if ends:
         raise ends[0]
+
+
+def _begin_zygote(options: Options, import_paths: str, hidden: str) -> tuple[int, int, int]:
+    """Before this process has anything that workers must not have, or a thread."""
+    if any(name in os.environ for name in SECRET_VARIABLES):  # somebody started this process by hand
+        return spawn_zygote(sys.executable, import_paths, options.preload, hidden)
+    return fork_zygote(options.preload, hidden)
 
 
 def _read_ticket(fd: int | None) -> str:
@@ -232,6 +264,14 @@ def _fingerprints(folders: list[str]) -> str:
     from lattica.node.confine import fingerprints  # ctypes takes 2 ms
 
     return fingerprints(folders)
+
+
+async def _far(node: Node, mesh: MeshDesk) -> FarDesk:
+    """What the node does for others, and they for it."""
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.placer import Placer
+
+    return FarDesk(node, mesh, Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8))))
 
 
 def _compose(
@@ -309,16 +349,20 @@ def _log_to(path: str) -> None:
 
 
 class _Starter:
-    """Whoever started us, and is told once how it went: by one line of JSON."""
+    """Whoever started us, and is told how it went: by a line of JSON, and by another when we have met the mesh."""
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
-        self.told = False
 
     def say(self, data: Mapping[str, object]) -> None:
-        """Only the first time."""
-        fd, self._fd, self.told = self._fd, None, True
-        if fd is not None:
+        """A line. It has room in the pipe."""
+        if self._fd is not None:
             with contextlib.suppress(OSError):  # it has gone away
-                os.write(fd, json.dumps(data).encode() + b"\n")
-            os.close(fd)
+                os.write(self._fd, json.dumps(data).encode() + b"\n")
+
+    def say_more(self, data: Mapping[str, object]) -> None:
+        """The last line."""
+        self.say(data)
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

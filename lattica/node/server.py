@@ -25,7 +25,7 @@ from lattica._version import __version__
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.node.actor_desk import ActorDesk
-from lattica.node.clients import COMMAND, DRIVER, WORKER, Client, Job
+from lattica.node.clients import AWAY, COMMAND, DRIVER, GUEST, WORKER, Client, Job
 from lattica.node.job_desk import FAREWELL_S, JobDesk
 from lattica.node.lease_desk import LeaseDesk, connect_pair
 from lattica.node.log_desk import LogDesk
@@ -45,6 +45,7 @@ from lattica.scheduler.load import Load
 from lattica.scheduler.resources import ResourcePool, ResourceSet
 
 if TYPE_CHECKING:
+    from lattica.node.far_desk import FarDesk
     from lattica.node.mesh_desk import MeshDesk
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ TOKEN_BYTES = 8
 INLINE_MAX_BYTES = 100 << 10
 """Largest value that travels inside a message; larger ones lie in the arena."""
 TERM_S = 1.0  # between SIGTERM and SIGKILL when the node ends
+LEAVE_S = 2.0
+"""How long an actor that said it leaves may take to run its exit handlers after we have closed its connection."""
 CLOSE_S = 1.8
 """After which a node that ends is gone, whatever has become of its processes."""
 ANYONE = frozenset({DRIVER, WORKER, COMMAND})
@@ -107,6 +110,7 @@ class Node:
         self.clients: dict[int, Client] = {}
         self.jobs: dict[int, Job] = {}
         self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
+        self.far: FarDesk | None = None  # likewise
         self.closing = False
         self._numbers, self._job_numbers = count(1), count(1)
         self._timer: Timer | None = None
@@ -127,6 +131,7 @@ class Node:
             m.Resolve: (RUNNERS, store.resolve),
             m.CancelObject: (RUNNERS, store.cancel),
             m.Unheard: (RUNNERS, store.unheard),
+            m.FromAfar: (RUNNERS, store.imported),
             m.SpanRequest: (RUNNERS, store.span),
             m.SpanReturn: (RUNNERS, store.span_back),
             m.LeaseRequest: (RUNNERS, leases.request),
@@ -261,6 +266,10 @@ class Node:
         if entry is not None:
             entry.send(message)
 
+    def new_number(self) -> int:
+        """For a client that is no connection here."""
+        return next(self._numbers)
+
     def connect(self, caller: Client, worker: int) -> list[int]:
         """Connect the two: the caller's end, as a list of one descriptor; the worker is told and gets the other."""
         entry = self.clients[worker]
@@ -288,7 +297,10 @@ class Node:
             self.job_desk.end(self.jobs[client.job], farewell=False)
         self.lease_desk.perform(self.book.holder_gone(client.number, self.now()))
         self.actor_desk.client_gone(client.number)
-        self.store.gone(client, f"{client.kind} {client.name or client.number} (pid {client.pid}): {how}")
+        if self.far is not None:
+            self.far.client_gone(client)
+        if client.kind not in (GUEST, AWAY):
+            self.store.gone(client, f"{client.kind} {client.name or client.number} (pid {client.pid}): {how}")
         if client.kind == DRIVER:
             self.logs.collector.job_ended(client.job)
             self.job_desk.forget(self.jobs[client.job])
@@ -316,6 +328,11 @@ class Node:
         """Kill it and what it started."""
         self.pool.ending(worker, self.now())
         self.workers.kill(worker, reason, out_of_memory=out_of_memory)
+
+    def let_worker_go(self, worker: int) -> None:
+        """It said that it leaves: it ends when it reads the end of its connection."""
+        self.pool.ending(worker, self.now())
+        self.workers.let_go(worker, LEAVE_S)
 
     def _worker_said(self, worker: int, messages: list[Any]) -> None:
         client = self.clients.get(worker)
@@ -345,6 +362,8 @@ class Node:
         worker = process.client
         log.info("worker %d (pid %d) ended: %s", worker, process.pid, death.how)
         self.pool.gone(worker)
+        if self.far is not None:
+            self.far.worker_died(process, death)
         self.lease_desk.died(process, death)
         self.actor_desk.died(worker, death)
         client = self.clients.get(worker)
@@ -386,6 +405,8 @@ class Node:
         self.closing = True
         if self._timer is not None:
             self._timer.cancel()
+        if self.far is not None:
+            self.far.close()
         self.memory.close()
         for client in self.clients.values():
             if client.kind == DRIVER and last_signal == signal.SIGTERM:

@@ -13,7 +13,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.node.clients import Client
 from lattica.node.loop import Timer, Work
 from lattica.objectstore.arena import Arena
-from lattica.objectstore.ledger import Adopt, Effect, FreeRegion, Ledger, Tell, Unreferenced
+from lattica.objectstore.ledger import Adopt, Effect, FreeRegion, Ledger, Tell, Unborrowed, Unreferenced
 from lattica.objectstore.spans import SpanAllocator
 from lattica.objectstore.suballocator import rounded
 
@@ -73,7 +73,7 @@ class StoreDesk:
         for waiting in [waiting for waiting in self._waiting if waiting.client is client]:
             waiting.settle()
             self._waiting.remove(waiting)
-        self._perform(self.ledger.client_gone(client.number, how))
+        self.perform(self.ledger.client_gone(client.number, how))
 
     # -- counts
 
@@ -82,7 +82,7 @@ class StoreDesk:
             raise RemoteProtocolError(
                 f"it sealed {message.size} bytes at {message.offset}, which lie in no span of its own"
             )
-        self._perform(
+        self.perform(
             self.ledger.seal(
                 client.number,
                 message.object,
@@ -95,25 +95,36 @@ class StoreDesk:
         )
 
     def gave(self, client: Client, message: m.Give) -> None:
-        self._perform(self.ledger.give(client.number, message.object, message.to, message.count))
+        self.perform(self.ledger.give(client.number, message.object, message.to, message.count))
 
     def hold(self, client: Client, message: m.Hold) -> None:
-        self._perform(self.ledger.hold(client.number, message.object))
+        self.perform(self.ledger.hold(client.number, message.object))
 
     def drop(self, client: Client, message: m.Drop) -> None:
-        self._perform(self.ledger.drop(client.number, message.object, message.count))
+        self.perform(self.ledger.drop(client.number, message.object, message.count))
 
     def promise(self, client: Client, message: m.Promise) -> None:
-        self._perform(self.ledger.promise(client.number, message.object, message.made_at))
+        self.perform(self.ledger.promise(client.number, message.object, message.made_at))
 
     def resolve(self, client: Client, message: m.Resolve) -> None:
-        self._perform(self.ledger.resolve(client.number, message.objects))
+        self.perform(self.ledger.resolve(client.number, message.objects))
+        if self._node.far is not None:
+            self._node.far.objects.resolve(message.objects)
+
+    def imported(self, client: Client, message: m.FromAfar) -> None:
+        """A process elsewhere gave it something."""
+        if self._node.far is None:
+            raise RemoteProtocolError("it was given something from another machine, and there is none")
+        self._node.far.objects.imported(client, message)
 
     def unheard(self, client: Client, message: m.Unheard) -> None:
-        self._perform(self.ledger.unheard(client.number, message.objects, message.maker))
+        self.perform(self.ledger.unheard(client.number, message.objects, message.maker))
 
     def cancel(self, _: Client, message: m.CancelObject) -> None:
         """Only the owner of an object knows what makes it."""
+        if self._node.far is not None:
+            self._node.far.objects.cancel(message)
+            return
         owner = self.ledger.owner(message.object)
         if owner is not None:
             self._node.tell(owner, m.CancelWanted(message.object, message.force, message.recursive))
@@ -122,18 +133,19 @@ class StoreDesk:
 
     def track(self, client: int, actor: bytes) -> None:
         """`client` has created this actor and holds it."""
-        self._perform(self.ledger.track(client, actor))
+        self.perform(self.ledger.track(client, actor))
 
     def give(self, object_: bytes, to: int) -> None:
         """The node gives one hold to a client, or to itself."""
-        self._perform(self.ledger.give(m.NODE, object_, to))
+        self.perform(self.ledger.give(m.NODE, object_, to))
 
     def let_go(self, objects: Iterable[bytes]) -> None:
         """The node lets one hold on each go."""
         for object_ in objects:
-            self._perform(self.ledger.drop(m.NODE, object_))
+            self.perform(self.ledger.drop(m.NODE, object_))
 
-    def _perform(self, effects: Sequence[Effect]) -> None:
+    def perform(self, effects: Sequence[Effect]) -> None:
+        """Carry out what the ledger decided."""
         freed = False
         for effect in effects:
             match effect:
@@ -147,6 +159,9 @@ class StoreDesk:
                     freed = True
                 case Unreferenced(actor):
                     self._node.actor_desk.unreferenced(actor)
+                case Unborrowed(lender, object_) if self._node.far is not None:
+                    self._node.far.objects.unborrowed(lender, object_)
+                    self._node.far.actors.unborrowed(object_)
         if freed:
             self._memory_came_free()
 

@@ -18,6 +18,9 @@ A sealed object holds the objects inside it, as a client would. Bytes outlive th
 is adopted by the node. What was promised by the dead, or never told of, is lost, unless a `Seal` on another connection
 still brings it: an executor's reply may have been read by the owner that died, before its `Seal` was read by the node.
 
+Another machine's node is a client like any other: it holds what its processes hold, and what it lends to ours stands
+here as its promise until the bytes have been fetched (`borrow`, `Unborrowed`).
+
 One file, though a long one: the verbs are few lines each, and the invariants that `validate` states bind all of them.
 """
 
@@ -64,7 +67,14 @@ class Unreferenced(msgspec.Struct, frozen=True):
     actor: bytes
 
 
-Effect = Tell | FreeRegion | Adopt | Unreferenced
+class Unborrowed(msgspec.Struct, frozen=True):
+    """Nobody here holds what `lender`, another machine's node, lends us: tell it."""
+
+    lender: int
+    object: bytes
+
+
+Effect = Tell | FreeRegion | Adopt | Unreferenced | Unborrowed
 
 
 class _Sealed:
@@ -140,6 +150,7 @@ class Ledger:
         self._entries: dict[bytes, _Entry] = {}
         self._clients: dict[int, _Client] = {NODE: _Client(b"")}
         self._owners: dict[bytes, int] = {}  # token -> client
+        self._borrowed: dict[bytes, int] = {}  # object -> client that lends it
 
     def __repr__(self) -> str:
         return f"<Ledger {len(self._entries)} ids of {len(self._clients) - 1} clients, {self.pending} asked for>"
@@ -239,6 +250,53 @@ class Ledger:
             self._fall(object, entry, effects)
         return effects
 
+    def borrow(self, client: int, object: bytes, lender: int, *, value: bool) -> tuple[list[Effect], bool]:
+        """`lender`, another machine's node, gave `client` a hold. Effects, and whether we borrow it from there by now.
+
+        value: its bytes lie there; else it may be one of ours that comes back, and the first hold on it may be untold.
+        """
+        holder, owner = self._clients.get(client), self._clients.get(lender)
+        if holder is None or owner is None:
+            return [], False
+        entry = self._entry(object)
+        known = isinstance(entry.state, _Sealed | _Actor) or object in self._borrowed
+        keep = not known and (value or (entry.state is None and self.owner(object) is None))
+        if keep:
+            self._settle(object, entry)
+            entry.state = _Promised(lender, "")
+            owner.answers_for[object] = None
+            self._borrowed[object] = lender
+        return self._add(holder, object, 1), keep
+
+    def lender(self, object: bytes) -> int | None:
+        """Who lends it to us; None if nobody does."""
+        return self._borrowed.get(object)
+
+    def awaited(self, object: bytes) -> bool:
+        """Whether a client waits to be told where it lies."""
+        entry = self._entries.get(object)
+        return entry is not None and bool(entry.waiters)
+
+    def held(self, object: bytes) -> bool:
+        """Whether anybody holds it."""
+        entry = self._entries.get(object)
+        return entry is not None and entry.holders > 0
+
+    def place(self, object: bytes) -> tuple[int, int, bool, Sequence[bytes]] | None:
+        """(offset, size, whether it is a failure, what it contains) of an object that lies here."""
+        entry = self._entries.get(object)
+        if entry is None or not isinstance(entry.state, _Sealed):
+            return None
+        return entry.state.offset, entry.state.size, entry.state.failed, entry.state.contains
+
+    def lost(self, object: bytes, how: str, made_at: str = "") -> list[Effect]:
+        """What we borrow will never come: whoever waits for it is told."""
+        entry, effects = self._entries.get(object), list[Effect]()
+        if entry is not None and isinstance(entry.state, _Promised):
+            self._settle(object, entry)
+            self._lose(entry.state.owner, object, how, effects, made_at)
+        return effects
+
     def unheard(self, client: int, objects: Sequence[bytes], maker: int) -> list[Effect]:
         """`maker` has died, and `client` never heard of what it had sealed of these for it: those holds end.
 
@@ -295,7 +353,7 @@ class Ledger:
             if entry.waiters == [client] and (entry.state is None or not entry.holders):
                 self._settle(object, entry)
                 if not entry.holders:
-                    del self._entries[object]
+                    self._forget(object, effects)
             entry.waiters.remove(client)
         for object in gone.counts:
             self._lower(object, effects)
@@ -342,6 +400,7 @@ class Ledger:
             assert owner is not None or not (entry.state is None and entry.waiters), "an answer can never come"
         assert all(count for client in self._clients.values() for count in client.counts.values()), "a count of zero"
         assert holders == Counter({object: entry.holders for object, entry in self._entries.items()}), "wrong holders"
+        assert self._borrowed.keys() <= self._entries.keys(), "what nobody holds is still borrowed"
         assert waits == {(n, object) for object, entry in self._entries.items() for n in entry.waiters}, "lost waiters"
         made = {(number, object) for number, client in self._clients.items() for object in client.made}
         assert all(any(seal.maker == number for seal in self._attempts(object)) for number, object in made)
@@ -380,7 +439,7 @@ class Ledger:
                 continue  # the first hold is on its way, or the one that an executor's `Seal` gives to the owner
             self._settle(object, entry)
             self._answered(object, entry)
-            del self._entries[object]
+            self._forget(object, effects)
             match entry.state:
                 case _Sealed():
                     for seal in entry.state.attempts():
@@ -393,6 +452,12 @@ class Ledger:
                 case _Actor():
                     effects.append(Unreferenced(object))
 
+    def _forget(self, object: bytes, effects: list[Effect]) -> None:
+        del self._entries[object]
+        lender = self._borrowed.pop(object, None)
+        if lender is not None and lender in self._clients:
+            effects.append(Unborrowed(lender, object))
+
     def _free(self, object: bytes, seal: _Sealed, effects: list[Effect]) -> None:
         if seal.maker == NODE:
             effects.append(FreeRegion(seal.offset, seal.size))
@@ -401,17 +466,18 @@ class Ledger:
             effects.append(Tell(seal.maker, Freed(object)))
         # else: the maker is going this moment, and `Adopt` leaves the region out
 
-    def _lose(self, owner: int, object: bytes, how: str, effects: list[Effect]) -> None:
+    def _lose(self, owner: int, object: bytes, how: str, effects: list[Effect], made_at: str = "") -> None:
         """`owner` answered for `object`, and is gone."""
         entry = self._entries.get(object)
         if entry is None:
             return
-        made_at = entry.state.made_at if isinstance(entry.state, _Promised) else ""
+        if isinstance(entry.state, _Promised):
+            made_at = made_at or entry.state.made_at
         entry.state = _Lost(how, made_at)
         effects.extend(Tell(waiter, Lost(object, how, made_at)) for waiter in entry.waiters)
         self._answered(object, entry)
         if not entry.holders:
-            del self._entries[object]
+            self._forget(object, effects)
 
     def _answered(self, object: bytes, entry: _Entry) -> None:
         for waiter in entry.waiters:
@@ -445,3 +511,4 @@ class Ledger:
             if isinstance(entry.state, _Actor):
                 effects.append(Unreferenced(object))
         self._entries.clear()
+        self._borrowed.clear()

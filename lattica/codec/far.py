@@ -1,0 +1,300 @@
+"""Every message between the nodes of two machines: leases, jobs, carried connections, borrowed objects, actors.
+
+One conversation per pair of nodes, over one pipe of their mesh session: items are msgpack arrays of messages, in order.
+It ends with the session, and with it everything that it speaks of: both sides then begin anew.
+
+    submitter -> host   JobIs, JobOver, AskLease, DropAsk, GiveBack, KillWorker, ToWorker, EndWorker
+    host -> submitter   LeaseIs, LeaseNot, Wanted, WorkerOver, FromWorker, Output, JobGone
+    either way          Open, Carry, Taken, Closed           a connection between a process here and a worker there
+                        Took, Returned, Want, Here, Nowhere, Stop      objects, as `node.far_objects` tells
+                        ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
+
+Rules of this file. As in `codec.messages`: arrays, the tag first, tags only appended, fields only added at the end with
+a default. Numbers of workers, leases, carriers and proxies are the sender's own unless a comment says otherwise; what
+workers and callers say to each other (`Carry.data`) is not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from lattica.errors import RemoteProtocolError
+
+ITEM_MAX_BYTES = 64 << 20
+"""Of one item; a frame of a connection travels in pieces of at most 256 KiB."""
+
+
+class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """A job of which I shall ask something. token: `mesh.tokens`, signed by the node of its root submitter."""
+
+    job: bytes
+    token: bytes
+    origin: bytes  # PeerId of the node that has its driver
+    python: str = ""
+    minor: str = ""  # "3.11"
+    sys_path: list[str] = []
+    cwd: str = "/"
+    script: str = ""
+    namespace: str = ""
+    log_to_driver: bool = True
+    preload: list[str] = []
+
+
+class JobOver(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """Its driver is gone: end its workers. farewell: it waits for the last lines, and for `JobGone`."""
+
+    job: bytes
+    farewell: bool = False
+
+
+class AskLease(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """Lend me a worker; answered by `LeaseIs`, now or in its turn, or by `LeaseNot`. limit_s: the longest wait."""
+
+    number: int
+    job: bytes
+    resources: dict[str, float]
+    limit_s: float = 0.0
+    retryable: bool = True
+    name: str = ""
+    actor: bool = False
+
+
+class DropAsk(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    """I no longer want what I asked for."""
+
+    number: int
+
+
+class LeaseIs(msgspec.Struct, array_like=True, tag=5, frozen=True):
+    """The worker is yours."""
+
+    number: int
+    lease: int
+    worker: int
+    pid: int
+    gpus: list[int] = []
+    load: bytes = b""
+
+
+class LeaseNot(msgspec.Struct, array_like=True, tag=6, frozen=True):
+    """Not here. never: nor ever. load: as of `scheduler.load`."""
+
+    number: int
+    reason: str
+    never: bool = False
+    load: bytes = b""
+
+
+class GiveBack(msgspec.Struct, array_like=True, tag=7, frozen=True):
+    """I am done with that worker."""
+
+    lease: int  # the host's number
+
+
+class KillWorker(msgspec.Struct, array_like=True, tag=8, frozen=True):
+    """As `messages.WorkerKill`. caller: whose tasks `seq` counts, as the host numbers its proxy for it."""
+
+    lease: int
+    seq: int = 0
+    why: str = ""
+    caller: int = 0
+
+
+class Wanted(msgspec.Struct, array_like=True, tag=9, frozen=True):
+    """Others wait here: return what you can."""
+
+
+class WorkerOver(msgspec.Struct, array_like=True, tag=10, frozen=True):
+    """That worker is dead, or was let go (then `lease` is 0 and `how` says why). Fields as in `messages.LeaseLost`."""
+
+    worker: int
+    lease: int
+    started: int = 0
+    replies: bytes = b""
+    how: str = ""
+    stderr: str = ""
+    out_of_memory: bool = False
+
+
+class ToWorker(msgspec.Struct, array_like=True, tag=11, frozen=True):
+    """Give this to the worker: one encoded message of the node's to it. proxy: by what number I know the worker."""
+
+    worker: int  # the host's number
+    proxy: int
+    message: bytes
+
+
+class FromWorker(msgspec.Struct, array_like=True, tag=12, frozen=True):
+    """The worker says this: one encoded message of a worker to its node."""
+
+    worker: int
+    message: bytes
+
+
+class EndWorker(msgspec.Struct, array_like=True, tag=13, frozen=True):
+    """The actor in that worker has ended. kill: at once."""
+
+    worker: int  # the host's number
+    kill: bool
+
+
+class Output(msgspec.Struct, array_like=True, tag=14, frozen=True):
+    """What a worker of your job printed; fields as in `messages.LogLines`."""
+
+    job: bytes
+    who: str
+    pid: int
+    stream: int
+    lines: list[str]
+
+
+class JobGone(msgspec.Struct, array_like=True, tag=15, frozen=True):
+    """The workers of your job have ended, and their last lines are sent."""
+
+    job: bytes
+
+
+class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
+    """Connect `caller`, a process of mine, with that worker. carrier: even from the lower PeerId, else odd.
+    actor, incarnation: what the worker must be; empty for one that I lease. job: of the process."""
+
+    carrier: int
+    worker: int  # the host's number
+    proxy: int  # by what number I know the worker
+    job: bytes
+    caller: int
+    actor: bytes = b""
+    incarnation: int = 0
+
+
+class Opened(msgspec.Struct, array_like=True, tag=21, frozen=True):
+    """It is. proxy: by what number the host knows the caller."""
+
+    carrier: int
+    proxy: int
+
+
+class Carry(msgspec.Struct, array_like=True, tag=22, frozen=True):
+    """Bytes of the connection, in order."""
+
+    carrier: int
+    data: bytes
+
+
+class Taken(msgspec.Struct, array_like=True, tag=23, frozen=True):
+    """So many bytes have been handed on: as many more may be sent."""
+
+    carrier: int
+    size: int
+
+
+class Closed(msgspec.Struct, array_like=True, tag=24, frozen=True):
+    """The connection is over."""
+
+    carrier: int
+    reason: str = ""
+
+
+class Took(msgspec.Struct, array_like=True, tag=30, frozen=True):
+    """A process of mine was given `count` holds on `object`; you gave them to `proxy` of yours, and let them go now.
+    keep: I hold it from now on, until `Returned`."""
+
+    proxy: int
+    object: bytes
+    count: int
+    keep: bool
+
+
+class Returned(msgspec.Struct, array_like=True, tag=31, frozen=True):
+    """Nobody here holds it any more."""
+
+    object: bytes
+
+
+class Want(msgspec.Struct, array_like=True, tag=32, frozen=True):
+    """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`."""
+
+    object: bytes
+
+
+class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
+    """It has `size` bytes. data: they, if they are few; else ask `holders` for blocks (empty: me). contains: what it
+    refers to; you hold each from now on, until `Returned`."""
+
+    object: bytes
+    size: int
+    failed: bool = False
+    contains: list[bytes] = []
+    data: bytes = b""
+    holders: list[bytes] = []
+
+
+class Nowhere(msgspec.Struct, array_like=True, tag=34, frozen=True):
+    """It will never come; fields as in `messages.Lost`."""
+
+    object: bytes
+    owner: str
+    made_at: str = ""
+
+
+class Stop(msgspec.Struct, array_like=True, tag=35, frozen=True):
+    """Somebody here wants what makes it cancelled; fields as in `messages.CancelObject`."""
+
+    object: bytes
+    force: bool = False
+    recursive: bool = True
+
+
+class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
+    """Tell me where this actor is, now and after each restart: `ActorAt`, or `ActorIsDown`."""
+
+    actor: bytes
+
+
+class ActorAt(msgspec.Struct, array_like=True, tag=41, frozen=True):
+    """Incarnation `incarnation` is `worker` at `host` (empty: you)."""
+
+    actor: bytes
+    incarnation: int
+    host: bytes
+    worker: int  # the host's number
+
+
+class ActorIsDown(msgspec.Struct, array_like=True, tag=42, frozen=True):
+    """As `messages.ActorDown`, encoded."""
+
+    message: bytes
+
+
+class ActorEnd(msgspec.Struct, array_like=True, tag=43, frozen=True):
+    """As `messages.ActorKill`."""
+
+    actor: bytes
+    no_restart: bool = True
+
+
+FarMessage = (
+    JobIs | JobOver | AskLease | DropAsk | LeaseIs | LeaseNot | GiveBack | KillWorker | Wanted | WorkerOver | ToWorker
+    | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
+    | Nowhere | Stop | ActorWanted | ActorAt | ActorIsDown | ActorEnd
+)  # fmt: skip
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[FarMessage])
+
+
+def encode(messages: list[Any]) -> bytes:
+    """One item."""
+    return _encoder.encode(messages)
+
+
+def decode(item: bytes | bytearray | memoryview) -> list[Any]:
+    """The messages of one item. Raises RemoteProtocolError."""
+    if len(item) > ITEM_MAX_BYTES:
+        raise RemoteProtocolError(f"an item of {len(item)} bytes")
+    try:
+        return _decoder.decode(item)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"undecodable item of {len(item)} bytes: {error}") from error

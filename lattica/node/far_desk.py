@@ -1,0 +1,1127 @@
+"""Work across machines: leases on other nodes' workers, theirs on ours, and the connections that calls take.
+
+    our process ── LeaseRequest ──► LeaseDesk ──► FarDesk.place ──AskLease──► their FarDesk ──► their book, their worker
+    our process ══ unix socket ══ Carrier ═══════ Carry ═══════ Carrier ══ unix socket ══ their worker
+
+Both sides see the other machine's processes as clients with numbers of their own (`proxies`): to our process a worker
+elsewhere is a worker, and to that one our process is a caller. Nobody but the two looks at what they say; values too
+large for a message are fetched by the receiver's node when they are wanted (`far_objects`).
+
+What is known of another node lives as long as the session with it. When that ends, or cannot be resumed, what it had of
+ours is lost: tasks are run elsewhere, and actors hear the membership's verdict (`far_actors`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lattica.codec import far, frames
+from lattica.codec import messages as m
+from lattica.errors import ConfigError, LatticaError, RemoteProtocolError
+from lattica.ids import JobId
+from lattica.mesh.identity import PeerId, peer_text
+from lattica.mesh.membership import MemberChanged, State
+from lattica.mesh.roles import Role
+from lattica.mesh.services import method, service
+from lattica.mesh.tokens import TOKEN_MAX_S, Submission, sign_token, verify_token
+from lattica.node.clients import AWAY, DRIVER, GUEST, NODE, WORKER, Client, Job
+from lattica.node.far_actors import FarActors
+from lattica.node.far_objects import FarObjects
+from lattica.node.lease_desk import FAR_LEASE
+from lattica.node.links import Carrier, Link, pair
+from lattica.node.proxies import proxy
+from lattica.scheduler import given as givens
+from lattica.scheduler import load as loads
+from lattica.scheduler.admission import Refused
+from lattica.scheduler.demand import Demand, fits
+from lattica.scheduler.leases import Lease
+from lattica.scheduler.placement import Choice, Infeasible
+from lattica.scheduler.resources import ResourceSet
+
+if TYPE_CHECKING:
+    from lattica.mesh.calls import Pipe
+    from lattica.node.mesh_desk import MeshDesk
+    from lattica.node.placer import Placer
+    from lattica.node.server import Node
+    from lattica.node.workers import Death, Process
+
+log = logging.getLogger(__name__)
+SILENCE_S = 3.0
+"""Of a node that has tasks of ours, after which they are run elsewhere. Longer: a lost machine's tasks wait for it;
+shorter: one that is merely busy runs them twice."""
+PING_S = 1.0  # how often a node that has work of others, or of which it is asked, says something
+AGAIN_S = 0.5  # between two looks for a place for what waits
+SHORT_S = 0.05  # after something has changed that may make room
+HANDED_OVER_S = 10.0
+"""How long what was given to a process elsewhere is held after its connection has ended: its last messages may be on
+their way from a socket through that process to its node."""
+JOBS_MAX = 4096
+FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
+WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
+_from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit)
+_from_worker = msgspec.msgpack.Decoder(m.ActorReady | m.ActorFailed | m.ActorExit)
+
+
+class Away(msgspec.Struct, eq=False):
+    """A worker of another node, as ours know it: client `client.number` here, `theirs` there."""
+
+    neighbour: Neighbour
+    client: Client
+    theirs: int
+    pid: int
+    lease: int = 0  # of ours
+    gpus: list[int] = []
+    carriers: dict[int, Carrier] = {}  # caller -> its connection
+    guests: dict[int, int] = {}  # caller -> by what number that node knows it
+    over: bool = False
+
+
+class Guest(msgspec.Struct, eq=False):
+    """A process of another node that calls a worker of ours; theirs: that node's number for the worker."""
+
+    neighbour: Neighbour
+    client: Client
+    worker: int
+    theirs: int
+    carrier: Carrier
+
+
+class Held(msgspec.Struct, eq=False):
+    """A lease of ours on another node's worker. holder: NODE for an actor."""
+
+    away: Away
+    theirs: int
+    holder: int
+    resources: dict[str, float] = {}
+
+
+class Wish(msgspec.Struct, eq=False):
+    """A request of a client of ours for a worker, until it has one. where: whom we asked, None: nobody now."""
+
+    client: int
+    request: int
+    job: int
+    demand: Demand
+    retryable: bool
+    name: str
+    actor: bool
+    since: float
+    local: bool = False  # it waits in our own book
+    where: Neighbour | None = None
+    number: int = 0  # of the question
+    asked_at: float = 0.0
+    tried: list[PeerId] = []
+    again_at: float = 0.0
+    trouble: str = ""  # why nothing can run it
+    said: bool = False
+
+
+class Hosted(msgspec.Struct, eq=False):
+    """A worker of ours that is, or will be, an actor of another node's."""
+
+    neighbour: Neighbour
+    worker: int
+    actor: bytes = b""
+    incarnation: int = 0
+
+
+class Neighbour:
+    """Another node, for as long as the link with it."""
+
+    def __init__(self, peer: PeerId, client: Client, link: Link) -> None:
+        self.peer, self.client, self.link = peer, client, link
+        self.told_jobs: dict[bytes, float] = {}  # job -> until when they have its token
+        self.asks: dict[int, Wish] = {}
+        self.workers: dict[int, Away] = {}  # their number -> it
+        self.known: dict[tuple[int, int], int] = {}  # (their number of a process, worker) -> our number of it
+        self.questions: dict[int, bool] = {}  # their requests that wait here -> whether for an actor
+        self.doubtful = False  # their silence has cost them our tasks
+
+    def __repr__(self) -> str:
+        return f"<Neighbour {peer_text(self.peer)[:8]}: {len(self.workers)} workers for us>"
+
+
+@service("node")
+class NodeService:
+    """What one node offers to others."""
+
+    def __init__(self, desk: FarDesk) -> None:
+        self._desk = desk
+
+    @method(role=None, pipe=True)
+    async def link(self, *, pipe: Pipe) -> None:
+        """Hear a node: `codec.far`. What each of its messages needs is checked by the desk."""
+        await self._desk.linked(pipe)
+
+
+class FarDesk:
+    """See the module."""
+
+    def __init__(self, node: Node, mesh: MeshDesk, placer: Placer) -> None:
+        self.node, self.mesh, self.placer = node, mesh, placer
+        self.peer = mesh.peer
+        self.me = mesh.peer.id
+        self.neighbours: dict[PeerId, Neighbour] = {}
+        self.proxies: dict[
+            int, tuple[Neighbour, int]
+        ] = {}  # our number of a process elsewhere -> its node, their number
+        self.aways: dict[int, Away] = {}
+        self.guests: dict[int, Guest] = {}
+        self.hosted: dict[int, Hosted] = {}
+        self.leases: dict[int, Held] = {}
+        self.wishes: dict[tuple[int, int], Wish] = {}
+        self._jobs: dict[bytes, int] = {}  # of others and of ours -> our number
+        self._papers: dict[int, far.JobIs] = {}  # our number -> what others are told
+        self._submissions: dict[int, Submission] = {}  # our number -> what its token allows
+        self._seen_off: dict[bytes, set[PeerId]] = {}  # jobs of ours that end -> who has not sent its last lines yet
+        self._lease_numbers, self._questions = count(FAR_LEASE), count(1)
+        self._looking: Any = None
+        self._closing = False
+        self.objects = FarObjects(self)
+        self.actors = FarActors(self)
+        self._handlers: dict[type, Any] = {
+            far.JobIs: self._job_is, far.JobOver: self._job_over, far.JobGone: self._job_gone,
+            far.AskLease: self._ask_lease, far.DropAsk: self._drop_ask, far.LeaseIs: self._lease_is,
+            far.LeaseNot: self._lease_not, far.GiveBack: self._give_back, far.KillWorker: self._kill_worker,
+            far.Wanted: self._wanted, far.WorkerOver: self._worker_over, far.ToWorker: self._to_worker,
+            far.FromWorker: self._from_worker, far.EndWorker: self._end_worker, far.Output: self._output,
+            far.Open: self._open, far.Opened: self._opened, far.Carry: self._carry, far.Taken: self._taken,
+            far.Closed: self._closed,
+            far.Took: self.objects.took, far.Returned: self.objects.returned, far.Want: self.objects.want,
+            far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
+            far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
+            far.ActorEnd: self.actors.end,
+        }  # fmt: skip
+        self.peer.serve(NodeService(self), offered=False)
+        self.peer.on_falter.append(self._faltered)
+        self.peer.gossip.watch_members(self._member_changed)
+        placer.changed = self._look_soon
+        self._beat = node.loop.call_later(PING_S, self._ping)
+
+    def __repr__(self) -> str:
+        return (
+            f"<FarDesk: {len(self.neighbours)} links, {len(self.leases)} leases elsewhere, {len(self.wishes)} wishes>"
+        )
+
+    def close(self) -> None:
+        """The node ends."""
+        self._closing = True
+        self._beat.cancel()
+        if self._looking is not None:
+            self._looking[0].cancel()
+        for neighbour in list(self.neighbours.values()):
+            neighbour.link.end("this node ends")
+
+    # -- links
+
+    async def linked(self, pipe: Pipe) -> None:
+        """Another node has something to say."""
+        if self._closing:
+            pipe.close("this node ends")
+            return
+        neighbour = self.neighbour(pipe.peer)
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        neighbour.link.hear(pipe)
+        ended = pipe.ended
+
+        def end(reason: str) -> None:
+            ended(reason)
+            if not over.done():
+                over.set_result(None)
+
+        pipe.ended = end
+        if pipe.over is None:
+            await over
+
+    def neighbour(self, peer: PeerId) -> Neighbour:
+        """The node of this peer; a link with it begins if there is none."""
+        found = self.neighbours.get(peer)
+        if found is None:
+            link = Link(self.peer, peer, self._received, self._link_ended)
+            name = f"node {peer_text(peer)[:8]}"
+            number = self.new_number()
+            client = proxy(number, NODE, 0, time(), name, lambda message: self._told(peer, message))
+            found = self.neighbours[peer] = Neighbour(peer, client, link)
+            self.node.clients[number] = client
+            self.node.store.joined(number, b"")
+        return found
+
+    def new_number(self) -> int:
+        """For a client."""
+        return self.node.new_number()
+
+    def _received(self, link: Link, messages: list[Any]) -> None:
+        neighbour = self.neighbours.get(link.other)
+        if neighbour is None or neighbour.link is not link:
+            return
+        neighbour.doubtful = False
+        for message in messages:
+            self._handlers[type(message)](neighbour, message)
+
+    def _told(self, peer: PeerId, message: Any) -> None:
+        """What our desks tell another node, as a client of theirs."""
+        neighbour = self.neighbours.get(peer)
+        if neighbour is None:
+            return
+        match message:
+            case m.Located():
+                self.objects.located(neighbour, message)
+            case m.Lost():
+                neighbour.link.send(far.Nowhere(message.object, message.owner, message.made_at))
+            case m.LeaseWanted():
+                neighbour.link.send(far.Wanted())
+            case m.LeaseDenied():
+                neighbour.questions.pop(message.request, None)
+                neighbour.link.send(far.LeaseNot(message.request, message.reason, True, self._load()))
+            case m.ActorDown():
+                neighbour.link.send(far.ActorIsDown(frames.encode_one(message)))
+
+    def _link_ended(self, link: Link, reason: str) -> None:
+        neighbour = self.neighbours.get(link.other)
+        if neighbour is None or neighbour.link is not link:
+            return
+        del self.neighbours[link.other]
+        if self._closing or self.node.closing:
+            return
+        how = f"the connection with {neighbour.client.name} was lost: {reason}"
+        log.info("%s", how)
+        self._lose(neighbour, how)
+        for away in list(neighbour.workers.values()):
+            self._away_over(away, how)
+        for guest in [guest for guest in self.guests.values() if guest.neighbour is neighbour]:
+            self.guests.pop(guest.client.number, None)
+            self.node.client_gone(guest.client, how)
+        self.actors.parted(neighbour, how)
+        for hosted in [hosted for hosted in self.hosted.values() if hosted.neighbour is neighbour]:
+            del self.hosted[hosted.worker]
+            self.node.end_worker(hosted.worker, f"its owner is gone: {how}")
+        self.node.client_gone(neighbour.client, how)  # its leases are orphans: their workers end
+        self.objects.parted(neighbour, how)
+        self._look_soon()
+
+    def _member_changed(self, change: MemberChanged) -> None:
+        if change.state in (State.DEAD, State.LEFT):
+            for number, paper in list(self._papers.items()):
+                if paper.origin == change.peer and number in self.node.jobs:
+                    self._end_job(number, f"the node of its driver is {change.state.value}")
+            neighbour = self.neighbours.get(change.peer)
+            if neighbour is not None:
+                neighbour.link.end(f"it is {change.state.value}")
+        self._look_soon()
+
+    def _faltered(self, peer: PeerId, reason: str) -> None:
+        """No connection, and none to be had: what it does for us is done elsewhere, now."""
+        neighbour = self.neighbours.get(peer)
+        if neighbour is not None:
+            self._lose(neighbour, f"{neighbour.client.name} cannot be reached: {reason}")
+
+    def _ping(self) -> None:
+        """Say that we live, to those who wait for us; doubt those who are silent."""
+        now = self.node.now()
+        self._beat = self.node.loop.call_later(PING_S, self._ping)
+        for neighbour in list(self.neighbours.values()):
+            link = neighbour.link
+            mine = bool(neighbour.asks) or any(away.lease for away in neighbour.workers.values())
+            if mine and now - max(link.heard_at, link.since) > SILENCE_S and not neighbour.doubtful:
+                self._lose(neighbour, f"{neighbour.client.name} has been silent for {SILENCE_S:g} s")
+            theirs = neighbour.questions or any(hosted.neighbour is neighbour for hosted in self.hosted.values())
+            busy = mine or theirs or any(guest.neighbour is neighbour for guest in self.guests.values())
+            if busy and now - link.said_at >= PING_S / 2:
+                link.send(far.Taken(0, 0))
+
+    def _lose(self, neighbour: Neighbour, how: str) -> None:
+        """Its leases of tasks are lost, whether it lives or not; if it does, it is told to end them."""
+        neighbour.doubtful = True
+        for wish in list(neighbour.asks.values()):
+            neighbour.link.send(far.DropAsk(wish.number))
+            self._unask(wish)
+            wish.tried.append(neighbour.peer)
+        for number, held in list(self.leases.items()):
+            if held.away.neighbour is neighbour and held.holder != m.NODE:
+                neighbour.link.send(far.KillWorker(held.theirs, 0, how))
+                self._lease_lost(number, held, m.LeaseLost(number, 0, 0, b"", how, "", unknown=True))
+                self._away_over(held.away, how)
+        self._look_soon()
+
+    # -- jobs
+
+    def paper(self, job: int) -> far.JobIs | None:
+        """What other nodes are told of a job; None if it is gone."""
+        known, entry = self._papers.get(job), self.node.jobs.get(job)
+        if entry is None:
+            return None
+        now = self.unix()
+        if known is not None and (known.origin != self.me or self._submissions[job].expires - now > TOKEN_MAX_S / 2):
+            return known
+        id = known.job if known is not None else os.urandom(16)
+        token = sign_token(
+            JobId(id), {}, now, now + TOKEN_MAX_S, signer=self.peer.credentials.identity,
+            chain=self.peer.credentials.chain, mesh=self.peer.credentials.mesh,
+        )  # fmt: skip
+        made = far.JobIs(
+            id, token, self.me, entry.python, f"{sys.version_info[0]}.{sys.version_info[1]}", entry.sys_path, entry.cwd,
+            entry.script, entry.namespace, entry.log_to_driver, entry.preload,
+        )  # fmt: skip
+        self._papers[job] = made
+        self._jobs[id] = job
+        self._submissions[job] = Submission(self.me, Role(0), JobId(id), {}, now + TOKEN_MAX_S)
+        return made
+
+    def unix(self) -> float:
+        """The mesh's time."""
+        return time() + self.peer.sessions.correction_s
+
+    def _introduce(self, neighbour: Neighbour, job: int) -> bytes | None:
+        """Tell it of the job if it does not know; the job's id, None if it is gone."""
+        paper = self.paper(job)
+        if paper is None:
+            return None
+        expires = self._submissions[job].expires
+        if neighbour.told_jobs.get(paper.job, 0.0) < expires:
+            neighbour.told_jobs[paper.job] = expires
+            neighbour.link.send(paper)
+        return paper.job
+
+    def _job_is(self, neighbour: Neighbour, message: far.JobIs) -> None:
+        peer = self.peer
+        try:
+            token = verify_token(message.token, peer.credentials.root, peer.credentials.trust, self.unix())
+            if token.job != message.job or token.peer != message.origin:
+                raise RemoteProtocolError("a job's token is another's")
+        except LatticaError as error:
+            log.warning("a job of %s is refused: %s", neighbour.client.name, error.message)
+            return
+        number = self._jobs.get(message.job)
+        if number is None:
+            if len(self._papers) >= JOBS_MAX:
+                log.warning("a job of %s is refused: there are too many", neighbour.client.name)
+                return
+            number = self._begin_job(message)
+        self._papers[number] = message
+        self._submissions[number] = token
+
+    def _begin_job(self, paper: far.JobIs) -> int:
+        node, driver = self.node, self.new_number()
+        python = paper.python if paper.minor == _MINOR and os.access(paper.python, os.X_OK) else sys.executable
+        number = node.job_desk.next_number()
+        node.jobs[number] = Job(
+            number, driver, 0, python, paper.sys_path, paper.cwd, paper.script, paper.namespace, paper.log_to_driver,
+            time(), paper.preload,
+        )  # fmt: skip
+        name = f"driver on {peer_text(PeerId(paper.origin))[:8]}"
+        client = proxy(driver, DRIVER, number, time(), name, lambda message: self._say_output(number, message))
+        node.clients[driver] = client
+        self._jobs[paper.job] = number
+        node.workers.zygotes.preload(python, paper.sys_path, paper.preload)
+        return number
+
+    def _say_output(self, job: int, message: Any) -> None:
+        paper = self._papers.get(job)
+        if paper is not None and isinstance(message, m.LogLines):
+            origin = self.neighbour(PeerId(paper.origin))
+            origin.link.send(far.Output(paper.job, message.who, message.pid, message.stream, message.lines))
+
+    def _output(self, neighbour: Neighbour, message: far.Output) -> None:
+        job = self.node.jobs.get(self._jobs.get(message.job, 0))
+        if job is not None:
+            who = f"{message.who}, {neighbour.client.name}" if message.who else neighbour.client.name
+            self.node.tell(job.driver, m.LogLines(who, message.pid, message.stream, message.lines))
+
+    def job_ended(self, job: Job, *, farewell: bool) -> None:
+        """Tell those who have workers of it."""
+        paper = self._papers.get(job.number)
+        if paper is None:
+            return
+        told = [neighbour for neighbour in self.neighbours.values() if paper.job in neighbour.told_jobs]
+        for neighbour in told:
+            neighbour.link.send(far.JobOver(paper.job, farewell))
+            del neighbour.told_jobs[paper.job]
+        for wish in [wish for wish in self.wishes.values() if wish.job == job.number and not wish.actor]:
+            self._drop(wish)
+        if farewell and told and paper.origin == self.me:
+            self._seen_off[paper.job] = {neighbour.peer for neighbour in told}
+            self.node.loop.call_later(FAREWELL_S, self._see_off, job, paper.job)
+
+    def sees_off(self, job: int) -> bool:
+        """Whether other nodes have yet to send what its workers printed last."""
+        paper = self._papers.get(job)
+        return paper is not None and bool(self._seen_off.get(paper.job))
+
+    def _see_off(self, job: Job, id: bytes) -> None:
+        if self._seen_off.pop(id, None) is not None:
+            self.node.job_desk.see_off(job)
+
+    def _job_over(self, neighbour: Neighbour, message: far.JobOver) -> None:
+        number = self._jobs.get(message.job)
+        paper = self._papers.get(number) if number is not None else None
+        if number is None or paper is None or paper.origin == self.me:
+            return
+        if not message.farewell:
+            self._end_job(number, "its driver ended")
+            return
+        job = self.node.jobs.get(number)
+        if job is not None:
+            self.node.job_desk.end(job, farewell=True)
+            self._told_farewell(neighbour, job, message.job)
+
+    def _told_farewell(self, neighbour: Neighbour, job: Job, id: bytes) -> None:
+        """Say that all is said once its workers are gone."""
+        if self.node.pool.of_job(job.number) and not self._closing:
+            self.node.loop.call_later(SHORT_S, self._told_farewell, neighbour, job, id)
+            return
+        self.node.logs.send(job.number)
+        neighbour.link.send(far.JobGone(id))
+        self._end_job(job.number, "its driver ended")
+
+    def _job_gone(self, neighbour: Neighbour, message: far.JobGone) -> None:
+        waiting = self._seen_off.get(message.job)
+        job = self.node.jobs.get(self._jobs.get(message.job, 0))
+        if waiting is not None and job is not None:
+            waiting.discard(neighbour.peer)
+            if not waiting:
+                self._see_off(job, message.job)
+
+    def _end_job(self, number: int, how: str) -> None:
+        job = self.node.jobs.get(number)
+        driver = self.node.clients.get(job.driver) if job is not None else None
+        if driver is not None:
+            self.node.client_gone(driver, how)
+
+    def job_forgotten(self, number: int) -> None:
+        """Nothing is left of it."""
+        paper = self._papers.pop(number, None)
+        self._submissions.pop(number, None)
+        if paper is not None:
+            self._jobs.pop(paper.job, None)
+            for neighbour in self.neighbours.values():
+                neighbour.told_jobs.pop(paper.job, None)
+
+    # -- placing what our clients want
+
+    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> None:
+        """A process of ours wants a worker. Raises ConfigError if what it wants cannot be understood."""
+        demand = _demand(message.given, resources)
+        now = self.node.now()
+        self.place(
+            Wish(client.number, message.request, client.job, demand, message.retryable, message.name, False, now)
+        )
+
+    def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, given: bytes) -> None:
+        """The actor desk wants one. given: what its creator said of the place."""
+        demand = _demand(given, resources)
+        self.place(Wish(m.NODE, number, job, demand, False, name, True, self.node.now()))
+
+    def place(self, wish: Wish) -> None:
+        """A client wants a worker: here, or wherever the placer says."""
+        self.wishes[wish.client, wish.request] = wish
+        if self.placer.stays(wish.demand):
+            self._queue_here(wish)
+        else:
+            self._try(wish)
+
+    def _try(self, wish: Wish) -> None:
+        """Find the node to ask. What stays here waits in our book, and is looked at again."""
+        if wish.where is not None:
+            return
+        now = self.node.now()
+        choice = self.placer.choose(wish.demand, tuple(wish.tried))
+        wish.trouble = ""
+        match choice:
+            case Choice(peer, _) if peer == self.me:
+                self._queue_here(wish)
+            case Choice(peer, limit_s):
+                self._leave_book(wish)
+                self._ask(wish, self.neighbour(peer), limit_s)
+                return
+            case Infeasible(reason, final) if final:
+                self._drop(wish)
+                self._denied(wish, reason)
+                return
+            case Infeasible(reason):
+                wish.trouble = reason
+                self._leave_book(wish)
+                self._say_trouble(wish, now)
+            case _:
+                if self.node.resources.missing(wish.demand.resources):
+                    self._leave_book(wish)
+                elif self._may_wait_here(wish.demand):
+                    self._queue_here(wish)
+        wish.tried.clear()
+        wish.again_at = now + AGAIN_S
+        if (wish.client, wish.request) in self.wishes:
+            self._look_at(wish.again_at)
+
+    def _may_wait_here(self, demand: Demand) -> bool:
+        """Whether this node is one of those where it may run."""
+        own = self.placer.views().get(self.me)
+        return own is not None and fits(demand, own)
+
+    def _say_trouble(self, wish: Wish, now: float) -> None:
+        if not wish.said and now - wish.since > WAITING_SAID_S:
+            wish.said = True
+            text = f"{wish.name or 'a task'} waits for a node that can run it: {wish.trouble}"
+            log.warning("%s", text)
+            job = self.node.jobs.get(wish.job)
+            if job is not None:
+                self.node.tell(job.driver, m.LogLines("lattica", os.getpid(), 2, [text]))
+
+    def _queue_here(self, wish: Wish) -> None:
+        if not wish.local:
+            wish.local = True
+            self.node.lease_desk.perform(
+                self.node.book.request(
+                    wish.client, wish.request, wish.job, wish.demand.resources, self.node.now(),
+                    retryable=wish.retryable, name=wish.name,
+                )
+            )  # fmt: skip
+
+    def _leave_book(self, wish: Wish) -> None:
+        if wish.local:
+            wish.local = False
+            self.node.lease_desk.perform(self.node.book.cancel(wish.client, wish.request, self.node.now()))
+
+    def _ask(self, wish: Wish, neighbour: Neighbour, limit_s: float) -> None:
+        job = self._introduce(neighbour, wish.job)
+        if job is None:
+            self._drop(wish)
+            return
+        wish.where, wish.number, wish.asked_at = neighbour, next(self._questions), self.node.now()
+        neighbour.asks[wish.number] = wish
+        neighbour.link.send(
+            far.AskLease(
+                wish.number, job, wish.demand.resources.to_dict(), min(limit_s, 1e9), wish.retryable, wish.name,
+                wish.actor,
+            )
+        )  # fmt: skip
+
+    def _unask(self, wish: Wish) -> None:
+        if wish.where is not None:
+            wish.where.asks.pop(wish.number, None)
+            wish.where = None
+
+    def _drop(self, wish: Wish) -> None:
+        """It is no wish any more."""
+        if self.wishes.pop((wish.client, wish.request), None) is None:
+            return
+        if wish.where is not None:
+            wish.where.link.send(far.DropAsk(wish.number))
+            self._unask(wish)
+        self._leave_book(wish)
+
+    def canceled(self, client: int, request: int) -> bool:
+        """The client wants it no more. Whether that was a wish of ours that is not in the book."""
+        wish = self.wishes.get((client, request))
+        if wish is None:
+            return False
+        self._drop(wish)
+        return True
+
+    def granted_here(self, lease: Lease) -> None:
+        """Our own book has served it."""
+        self.wishes.pop((lease.holder, lease.request.number), None)
+
+    def denied_here(self, client: int, number: int) -> None:
+        """Our own book never will."""
+        self.wishes.pop((client, number), None)
+
+    def _denied(self, wish: Wish, reason: str) -> None:
+        if wish.client == m.NODE:
+            self.node.actor_desk.denied(wish.request, reason)
+        else:
+            self.node.tell(wish.client, m.LeaseDenied(wish.request, reason))
+
+    def _look_soon(self) -> None:
+        """Something has changed: what waits may find a place."""
+        for wish in self.wishes.values():
+            wish.again_at = 0.0
+        if self.wishes:
+            self._look_at(self.node.now() + SHORT_S)
+
+    def _look_at(self, at: float) -> None:
+        if self._closing or (self._looking is not None and self._looking[1] <= at):
+            return
+        if self._looking is not None:
+            self._looking[0].cancel()
+        self._looking = self.node.loop.call_at(at, self._look), at
+
+    def _look(self) -> None:
+        self._looking = None
+        now = self.node.now()
+        for wish in list(self.wishes.values()):
+            if wish.where is None and wish.again_at <= now and (wish.client, wish.request) in self.wishes:
+                self._try(wish)
+        waiting = [wish.again_at for wish in self.wishes.values() if wish.where is None]
+        if waiting:
+            self._look_at(max(min(waiting), now + SHORT_S))
+
+    # -- leases elsewhere
+
+    def _lease_is(self, neighbour: Neighbour, message: far.LeaseIs) -> None:
+        wish = neighbour.asks.pop(message.number, None)
+        if wish is None:
+            neighbour.link.send(far.GiveBack(message.lease))
+            return
+        self._heard_load(neighbour, message.load, wish.asked_at)
+        wish.where = None
+        self.wishes.pop((wish.client, wish.request), None)
+        away = self.away(neighbour, message.worker, message.pid, wish.job)
+        number = next(self._lease_numbers)
+        away.lease, away.gpus, away.client.name = number, message.gpus, wish.name
+        self.leases[number] = Held(away, message.lease, wish.client, wish.demand.resources.to_dict())
+        if wish.client == m.NODE:
+            if not self.node.actor_desk.granted_away(wish.request, away.client.number):
+                self.give_back(number)
+            return
+        holder = self.node.clients.get(wish.client)
+        if holder is None:
+            self.give_back(number)
+            return
+        worker = away.client.number
+        fd = [] if worker in holder.callees else self.connect(holder, worker)
+        holder.send(m.LeaseGranted(wish.request, number, worker, message.pid, bool(fd), message.gpus, True), fd)
+
+    def _lease_not(self, neighbour: Neighbour, message: far.LeaseNot) -> None:
+        wish = neighbour.asks.pop(message.number, None)
+        if wish is None:
+            return
+        self._heard_load(neighbour, message.load, wish.asked_at)
+        wish.where = None
+        wish.tried.append(neighbour.peer)
+        self._try(wish)
+
+    def _heard_load(self, neighbour: Neighbour, data: bytes, asked_at: float) -> None:
+        if data and (load := loads.decode(data)) is not None:
+            self.placer.told(neighbour.peer, load, asked_at)
+
+    def give_back(self, number: int) -> None:
+        """A lease of ours elsewhere is over."""
+        held = self.leases.pop(number, None)
+        if held is not None:
+            held.away.lease = 0
+            held.away.neighbour.link.send(far.GiveBack(held.theirs))
+
+    def returned(self, client: int, number: int) -> None:
+        """Its holder returns it."""
+        held = self.leases.get(number)
+        if held is not None and held.holder == client:
+            self.give_back(number)
+
+    def kill(self, client: int, message: m.WorkerKill) -> None:
+        """Its holder wants the worker killed."""
+        held = self.leases.get(message.lease)
+        if held is not None and held.holder == client:
+            guest = held.away.guests.get(client, 0)
+            held.away.neighbour.link.send(far.KillWorker(held.theirs, message.seq, message.why, guest))
+
+    def client_gone(self, client: Client) -> None:
+        """A client of the node has ended, here or elsewhere."""
+        if client.kind in (GUEST, AWAY):
+            self.let_go_later(client)
+            return
+        self.actors.client_gone(client.number)
+        self._holder_gone(client.number)
+
+    def _holder_gone(self, client: int) -> None:
+        """One of our processes has ended: what it had elsewhere goes."""
+        for wish in [wish for wish in self.wishes.values() if wish.client == client]:
+            self._drop(wish)
+        for number, held in list(self.leases.items()):
+            if held.holder == client:
+                del self.leases[number]
+                held.away.lease = 0
+                held.away.neighbour.link.send(far.KillWorker(held.theirs, 0, "its caller ended"))
+
+    def _wanted(self, neighbour: Neighbour, _: far.Wanted) -> None:
+        holders = {held.holder for held in self.leases.values() if held.away.neighbour is neighbour}
+        for holder in holders - {m.NODE}:
+            self.node.tell(holder, m.LeaseWanted())
+
+    def _lease_lost(self, number: int, held: Held, message: m.LeaseLost) -> None:
+        self.leases.pop(number, None)
+        held.away.lease = 0
+        if held.holder != m.NODE:
+            message.lease, message.client = number, held.away.client.number
+            self.node.tell(held.holder, message)
+
+    # -- workers elsewhere
+
+    def away(self, neighbour: Neighbour, theirs: int, pid: int = 0, job: int = 0) -> Away:
+        """The worker of another node, as a client of ours."""
+        found = neighbour.workers.get(theirs)
+        if found is None:
+            number = self.new_number()
+            name = f"worker {theirs} of {neighbour.client.name}"
+            client = proxy(number, AWAY, job, time(), name, lambda message: self._told_away(number, message))
+            client.pid = pid
+            found = neighbour.workers[theirs] = self.aways[number] = Away(neighbour, client, theirs, pid)
+            self.node.clients[number] = client
+            self.node.store.joined(number, b"")
+            self.proxies[number] = neighbour, theirs
+        return found
+
+    def _told_away(self, number: int, message: Any) -> None:
+        away = self.aways.get(number)
+        if away is None:
+            return
+        match message:
+            case m.ClientGone(client):
+                carrier = away.carriers.pop(client, None)
+                if carrier is not None:
+                    carrier.drain()
+                    carrier.close("its process has ended")
+            case m.BecomeActor() | m.ActorRelease() | m.Exit():
+                data = frames.encode_one(message)
+                away.neighbour.link.send(far.ToWorker(away.theirs, number, data), len(data))
+
+    def connect(self, caller: Client, worker: int, actor: bytes = b"", incarnation: int = 0) -> list[int]:
+        """Connect a process of ours with a worker elsewhere: its end, as a list of one descriptor."""
+        away = self.aways[worker]
+        link = away.neighbour.link
+        job = self._introduce(away.neighbour, caller.job) or b""
+        before = away.carriers.pop(caller.number, None)
+        if before is not None:
+            before.close("there is a newer one")
+        ours, theirs = pair()
+
+        def ended(_: str) -> None:
+            if away.carriers.get(caller.number) is carrier:
+                del away.carriers[caller.number]
+                caller.callees.discard(worker)
+
+        carrier = away.carriers[caller.number] = link.carrier(ours, ended)
+        link.send(far.Open(carrier.number, away.theirs, worker, job, caller.number, actor, incarnation))
+        caller.peers.add(worker)
+        caller.callees.add(worker)
+        away.client.peers.add(caller.number)
+        return [theirs]
+
+    def _opened(self, neighbour: Neighbour, message: far.Opened) -> None:
+        carrier = neighbour.link.carriers.get(message.carrier)
+        for away in neighbour.workers.values():
+            for client, each in away.carriers.items():
+                if each is carrier:
+                    away.guests[client] = message.proxy
+                    return
+
+    def _worker_over(self, neighbour: Neighbour, message: far.WorkerOver) -> None:
+        away = neighbour.workers.get(message.worker)
+        if away is None or away.over:
+            return
+        away.over = True
+        left = [carrier for carrier in away.carriers.values() if not carrier.over]
+
+        def when_empty() -> None:
+            left.pop()
+            if not left:
+                self._buried(away, message)
+
+        if not left:
+            self._buried(away, message)
+        for carrier in list(left):
+            carrier.when_empty(when_empty)
+
+    def _buried(self, away: Away, message: far.WorkerOver) -> None:
+        """All that it said has been handed on."""
+        held = self.leases.get(away.lease)
+        if held is not None:
+            number = away.lease
+            self._lease_lost(
+                number, held,
+                m.LeaseLost(
+                    number, 0, message.started, message.replies, message.how, message.stderr, message.out_of_memory
+                ),
+            )  # fmt: skip
+        self.node.actor_desk.away_died(away.client.number, message.how, message.stderr, message.out_of_memory)
+        self._away_gone(away, message.how)
+
+    def _away_over(self, away: Away, how: str) -> None:
+        """Its node is gone, or as good as."""
+        held = self.leases.get(away.lease)
+        if held is not None:
+            self._lease_lost(away.lease, held, m.LeaseLost(0, 0, 0, b"", how, "", unknown=True))
+        self.node.actor_desk.away_died(away.client.number, how, "", False)
+        self._away_gone(away, how)
+
+    def _away_gone(self, away: Away, how: str) -> None:
+        away.over = True
+        away.neighbour.workers.pop(away.theirs, None)
+        if self.aways.pop(away.client.number, None) is None:
+            return
+        carriers = list(away.carriers.values())
+        away.carriers.clear()
+        for carrier in carriers:
+            carrier.close(how)
+        self.node.client_gone(away.client, how)
+
+    def let_go_later(self, client: Client) -> None:
+        """What was given to a process elsewhere is held a little longer: it may just be telling its node of it."""
+        self.node.loop.call_later(HANDED_OVER_S, self._let_go, client)
+
+    def _let_go(self, client: Client) -> None:
+        self.proxies.pop(client.number, None)
+        if not self.node.closing:
+            self.node.store.gone(client, f"{client.name} is gone")
+
+    # -- leases of others here
+
+    def _ask_lease(self, neighbour: Neighbour, message: far.AskLease) -> None:
+        reason = self._objection(message.job)
+        try:
+            resources = ResourceSet.of(message.resources)
+        except ConfigError as error:
+            reason = str(error)
+        if reason:
+            neighbour.link.send(far.LeaseNot(message.number, reason, True, self._load()))
+            return
+        answer = self.placer.admission.ask(resources, message.limit_s)
+        if isinstance(answer, Refused):
+            neighbour.link.send(far.LeaseNot(message.number, answer.reason, answer.never, loads.encode(answer.load)))
+            return
+        neighbour.questions[message.number] = message.actor
+        self.node.lease_desk.perform(
+            self.node.book.request(
+                neighbour.client.number, message.number, self._jobs[message.job], resources, self.node.now(),
+                retryable=message.retryable, name=message.name,
+            )
+        )  # fmt: skip
+
+    def _objection(self, job: bytes) -> str:
+        """Why nothing of this job runs here; "" if it may."""
+        number = self._jobs.get(job)
+        if number is None or number not in self.node.jobs:
+            return "its job is not known here, or was refused: see this node's log"
+        if self.node.closing or self._closing:
+            return "this node is going"
+        if Role.EXECUTE not in self.peer.credentials.member.roles:
+            return "this node has not the role `execute`"
+        submission = self._submissions[number]
+        if submission.peer != self.me and submission.expires < self.unix():
+            return "its job's token has expired"
+        return ""
+
+    def _drop_ask(self, neighbour: Neighbour, message: far.DropAsk) -> None:
+        neighbour.questions.pop(message.number, None)
+        book = self.node.book
+        self.node.lease_desk.perform(book.cancel(neighbour.client.number, message.number, self.node.now()))
+        for lease in list(book.leases.values()):  # granted, and its worker is being forked
+            theirs = lease.holder == neighbour.client.number and lease.request.number == message.number
+            if theirs and self.node.lease_desk.is_unborn(lease):
+                self.node.lease_desk.perform(book.returned(lease.lease, lease.holder, self.node.now()))
+
+    def is_for_actor(self, lease: Lease) -> bool:
+        """Whether another node wants it for an actor: the worker will not come back."""
+        neighbour = self._by_client(lease.holder)
+        return neighbour is not None and neighbour.questions.get(lease.request.number, False)
+
+    def _by_client(self, number: int) -> Neighbour | None:
+        return next((each for each in self.neighbours.values() if each.client.number == number), None)
+
+    def lent(self, lease: Lease, worker: int) -> None:
+        """A worker of ours is another node's."""
+        neighbour = self._by_client(lease.holder)
+        if neighbour is None:
+            return
+        pid = self.node.workers.processes[worker].pid
+        if neighbour.questions.pop(lease.request.number, False):
+            self.hosted[worker] = Hosted(neighbour, worker)
+        gpus = list(lease.allocation.gpus)
+        self.node.tell(worker, m.Leased(lease.lease, neighbour.client.number, lease.request.resources.to_dict(), gpus))
+        neighbour.link.send(far.LeaseIs(lease.request.number, lease.lease, worker, pid, gpus, self._load()))
+
+    def _load(self) -> bytes:
+        return loads.encode(self.placer.admission.load())
+
+    def _give_back(self, neighbour: Neighbour, message: far.GiveBack) -> None:
+        lease = self.node.book.leases.get(message.lease)
+        if lease is not None and lease.holder == neighbour.client.number:
+            if lease.worker is not None:
+                self.hosted.pop(lease.worker, None)
+            self.node.lease_desk.perform(self.node.book.returned(message.lease, lease.holder, self.node.now()))
+
+    def _kill_worker(self, neighbour: Neighbour, message: far.KillWorker) -> None:
+        lease = self.node.book.leases.get(message.lease)
+        if lease is None or lease.holder != neighbour.client.number or lease.worker is None:
+            return
+        process = self.node.workers.processes.get(lease.worker)
+        if process is not None:
+            started, _, _ = process.page.post_mortem(message.caller)
+            if not (message.seq and started > message.seq):
+                self.node.end_worker(lease.worker, message.why or "killed by its caller")
+
+    def _to_worker(self, neighbour: Neighbour, message: far.ToWorker) -> None:
+        hosted = self.hosted.get(message.worker)
+        if hosted is None or hosted.neighbour is not neighbour:
+            return
+        try:
+            told = _from_node.decode(message.message)
+        except msgspec.DecodeError as error:
+            raise RemoteProtocolError(f"a message for a worker: {error}") from error
+        if isinstance(told, m.BecomeActor):
+            hosted.actor, hosted.incarnation = told.actor, told.incarnation
+            via = self._giver(neighbour, message.worker, message.proxy)
+            told = msgspec.structs.replace(told, via=via)
+            self.node.pool.became_actor(message.worker, self.node.now())
+        self.node.tell(message.worker, told)
+
+    def _giver(self, neighbour: Neighbour, worker: int, theirs: int) -> int:
+        """Stands for the node that gave an actor its arguments."""
+        number = self.new_number()
+        client = proxy(number, GUEST, 0, time(), f"the owner of worker {worker}", lambda _: None)
+        self.proxies[number] = neighbour, theirs
+        self.node.store.joined(number, b"")
+        self.node.clients[number] = client
+        client.peers.add(worker)
+        self.node.clients[worker].peers.add(number)
+        return number
+
+    def _end_worker(self, neighbour: Neighbour, message: far.EndWorker) -> None:
+        hosted = self.hosted.get(message.worker)
+        if hosted is None or hosted.neighbour is not neighbour:
+            return
+        if message.kill:
+            self.node.end_worker(message.worker, "")
+        else:
+            self.node.let_worker_go(message.worker)
+
+    def end_away(self, worker: int, *, kill: bool) -> None:
+        """An actor of ours elsewhere has ended."""
+        away = self.aways.get(worker)
+        if away is not None:
+            away.neighbour.link.send(far.EndWorker(away.theirs, kill))
+
+    def forwards(self, client: Client, message: Any) -> bool:
+        """Whether a worker of ours said this to the node that owns the actor it is."""
+        hosted = self.hosted.get(client.number)
+        if hosted is None or not hosted.actor:
+            return False
+        data = frames.encode_one(message)
+        hosted.neighbour.link.send(far.FromWorker(client.number, data), len(data))
+        return True
+
+    def _from_worker(self, neighbour: Neighbour, message: far.FromWorker) -> None:
+        away = neighbour.workers.get(message.worker)
+        if away is None:
+            return
+        try:
+            said = _from_worker.decode(message.message)
+        except msgspec.DecodeError as error:
+            raise RemoteProtocolError(f"a message of a worker: {error}") from error
+        self.node.actor_desk.away_said(away.client, said)
+
+    def worker_died(self, process: Process, death: Death) -> None:
+        """A worker of ours is dead: those elsewhere who know it are told, after all that it had said."""
+        worker = process.client
+        hosted = self.hosted.pop(worker, None)
+        lease = self.node.book.lease_of(worker)
+        knowing: dict[PeerId, Neighbour] = {}
+        if hosted is not None:
+            knowing[hosted.neighbour.peer] = hosted.neighbour
+        owner = self._by_client(lease.holder) if lease is not None else None
+        if owner is not None:
+            knowing[owner.peer] = owner
+        started, replies = 0, b""
+        for guest in list(self._guests_of(worker)):
+            knowing[guest.neighbour.peer] = guest.neighbour
+            if guest.neighbour is owner:
+                began, number, items = process.page.post_mortem(guest.client.number)
+                if began or number:
+                    started, replies = began, frames.join(number, items)[4:] + items if number else b""
+            guest.carrier.drain()
+            guest.carrier.close(death.how)
+        for neighbour in knowing.values():
+            mine = neighbour is owner and lease is not None
+            neighbour.link.send(
+                far.WorkerOver(
+                    worker, lease.lease if mine and lease is not None else 0, started if mine else 0,
+                    replies if mine else b"", death.how, death.stderr, death.out_of_memory,
+                )
+            )  # fmt: skip
+
+    def _guests_of(self, worker: int) -> Iterator[Guest]:
+        entry = self.node.clients.get(worker)
+        for number in entry.peers if entry is not None else ():
+            if number in self.guests:
+                yield self.guests[number]
+
+    # -- connections
+
+    def _open(self, neighbour: Neighbour, message: far.Open) -> None:
+        entry, node = self.node.clients.get(message.worker), self.node
+        hosted = self.hosted.get(message.worker)
+        reason = self._objection(message.job)
+        if entry is None or entry.kind != WORKER:
+            reason = "there is no such worker"
+        elif message.actor:
+            if not self.actors.lives_in(message.worker, message.actor, message.incarnation, hosted):
+                reason = "it is not that incarnation of that actor"
+        elif (lease := node.book.lease_of(message.worker)) is None or lease.holder != neighbour.client.number:
+            reason = "it is not leased to you"
+        if reason or entry is None:
+            neighbour.link.send(far.Closed(message.carrier, reason))
+            return
+        ours, theirs = pair()
+        before = neighbour.known.get((message.caller, message.worker))
+        guest = self.guests.get(before) if before is not None else None
+        client = guest.client if guest is not None else self._new_guest(neighbour, message)
+        number = client.number
+
+        def ended(why: str) -> None:
+            if self.guests.get(number) is mine and mine.carrier is carrier:
+                del self.guests[number]
+                neighbour.known.pop((message.caller, message.worker), None)
+                node.client_gone(client, why)
+
+        carrier = neighbour.link.accept(message.carrier, ours, ended)
+        mine = self.guests[number] = Guest(neighbour, client, message.worker, message.proxy, carrier)
+        if guest is not None:
+            guest.carrier.end("there is a newer one")
+        entry.send(m.NewCaller(number, True), [theirs])
+        client.peers.add(message.worker)
+        entry.peers.add(number)
+        neighbour.link.send(far.Opened(message.carrier, number))
+
+    def _new_guest(self, neighbour: Neighbour, message: far.Open) -> Client:
+        number = self.new_number()
+        name = f"a process of {neighbour.client.name}"
+        client = proxy(number, GUEST, self._jobs[message.job], time(), name, lambda _: None)
+        neighbour.known[message.caller, message.worker] = number
+        self.proxies[number] = neighbour, message.proxy
+        self.node.clients[number] = client
+        self.node.store.joined(number, b"")
+        return client
+
+    def _carry(self, neighbour: Neighbour, message: far.Carry) -> None:
+        carrier = neighbour.link.carriers.get(message.carrier)
+        if carrier is not None:
+            carrier.carry(message.data)
+
+    def _taken(self, neighbour: Neighbour, message: far.Taken) -> None:
+        carrier = neighbour.link.carriers.get(message.carrier)
+        if carrier is not None:
+            carrier.taken(message.size)
+
+    def _closed(self, neighbour: Neighbour, message: far.Closed) -> None:
+        carrier = neighbour.link.carriers.get(message.carrier)
+        if carrier is not None:
+            carrier.finish(message.reason)
+
+
+def _demand(given: bytes, resources: ResourceSet) -> Demand:
+    """What a client said. Raises ConfigError if that makes no sense, RemoteProtocolError if it cannot be read."""
+    if not given:
+        return Demand(resources, python=_MINOR)
+    demand = givens.decode(given).to_demand()
+    return replace(demand, resources=resources, python=demand.python or _MINOR)
+
+
+_MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"

@@ -1,0 +1,295 @@
+"""Objects across machines: who lends what to whom, and how bytes come here.
+
+    giver's node      holds what its process gave to a process elsewhere, under that one's number (`to`)
+    receiver's node   hears `FromAfar` from its process, says `Took`: held from now on by us as a node, until `Returned`
+    a process waits   Want → Here (few bytes, or who has them) → fetched, verified, into the arena, once per machine
+
+A node that borrows an object lends it on: its own lender keeps it as long as somebody here or further on holds it. When
+a lender is gone, what was fetched stays, and what was not is asked of those who are known to have it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Sequence
+from time import time
+from typing import TYPE_CHECKING, Any
+
+from lattica.codec import far
+from lattica.codec import messages as m
+from lattica.errors import LatticaError, ObjectStoreFullError, RemoteProtocolError
+from lattica.mesh.identity import PeerId, peer_text
+from lattica.node.blocks import Blocks
+from lattica.node.clients import STORE, Client
+from lattica.node.proxies import proxy
+from lattica.objectstore.arena import ArenaMap
+from lattica.objectstore.suballocator import Suballocator, span_bytes_for
+
+if TYPE_CHECKING:
+    from lattica.node.far_desk import FarDesk, Neighbour
+
+log = logging.getLogger(__name__)
+IN_MESSAGE_MAX_BYTES = 256 << 10
+"""Of an object whose bytes come with the answer; larger ones are fetched in verified blocks."""
+ACTOR_ID_BYTES = 12
+HOLDERS_MAX = 8  # of an object, named in one answer
+
+
+class FarObjects:
+    """See the module. `client`: this node as one that writes into the arena, like any process."""
+
+    def __init__(self, desk: FarDesk) -> None:
+        self._desk, self._node = desk, desk.node
+        self._loop = asyncio.get_running_loop()
+        number = desk.new_number()
+        self.client: Client = proxy(number, STORE, 0, time(), "fetched objects", self._told)
+        self._node.clients[number] = self.client
+        self._node.store.joined(number, b"")
+        self._regions = Suballocator()
+        self._sealed: dict[bytes, int] = {}
+        self._spans: dict[int, asyncio.Future[None]] = {}  # requests for room
+        self._requests = 0
+        self._map: ArenaMap | None = None
+        self._wanted: dict[bytes, PeerId] = {}  # asked of this node, and not told
+        self._fetching: dict[bytes, asyncio.Task[None]] = {}
+        self.blocks = Blocks(
+            desk.peer, self._node.store.arena, self._loop, self._pin, lambda offset, _: self._regions.free(offset)
+        )
+
+    def __repr__(self) -> str:
+        return f"<FarObjects: {len(self._wanted)} asked for, {len(self._fetching)} being fetched>"
+
+    # -- giving and taking
+
+    def imported(self, client: Client, message: m.FromAfar) -> None:
+        """A process of ours was given a hold by one elsewhere."""
+        entry = self._desk.proxies.get(message.via)
+        if entry is None:  # what it gave is let go there by now, unless somebody else holds it
+            self._perform(self._node.store.ledger.hold(client.number, message.object))
+            if self._node.store.ledger.owner(message.object) is None:
+                self._perform(self._node.store.ledger.lost(message.object, "the process that gave it is long gone"))
+            return
+        neighbour, theirs = entry
+        effects, keep = self._node.store.ledger.borrow(
+            client.number, message.object, neighbour.client.number, value=message.value
+        )
+        self._perform(effects)
+        neighbour.link.send(far.Took(theirs, message.object, 1, keep))
+        if keep and self._node.store.ledger.awaited(message.object):
+            self.fetch(message.object)
+
+    def took(self, neighbour: Neighbour, message: far.Took) -> None:
+        """They hold it from now on; our process's gift is theirs."""
+        ledger = self._node.store.ledger
+        if message.keep:
+            self._perform(ledger.give(m.NODE, message.object, neighbour.client.number))
+        known = self._desk.proxies.get(message.proxy)
+        if known is not None and known[0] is neighbour and 0 < message.count < 1 << 32:
+            self._perform(ledger.drop(message.proxy, message.object, message.count))
+
+    def returned(self, neighbour: Neighbour, message: far.Returned) -> None:
+        """They hold it no more."""
+        self._perform(self._node.store.ledger.drop(neighbour.client.number, message.object))
+
+    def unborrowed(self, lender: int, object_: bytes) -> None:
+        """Nobody here holds it any more."""
+        self._wanted.pop(object_, None)
+        neighbour = self._neighbour(lender)
+        if neighbour is not None:
+            neighbour.link.send(far.Returned(object_))
+
+    def _neighbour(self, client: int) -> Neighbour | None:
+        return next((each for each in self._desk.neighbours.values() if each.client.number == client), None)
+
+    # -- asking
+
+    def resolve(self, objects: Sequence[bytes]) -> None:
+        """Some of these may be wanted from elsewhere."""
+        ledger = self._node.store.ledger
+        for object_ in objects:
+            if ledger.lender(object_) is not None and ledger.awaited(object_):
+                self.fetch(object_)
+
+    def fetch(self, object_: bytes) -> None:
+        """Ask its lender for it, once."""
+        if object_ in self._wanted or object_ in self._fetching:
+            return
+        lender = self._node.store.ledger.lender(object_)
+        neighbour = self._neighbour(lender) if lender is not None else None
+        if neighbour is not None:
+            self._wanted[object_] = neighbour.peer
+            neighbour.link.send(far.Want(object_))
+
+    def want(self, neighbour: Neighbour, message: far.Want) -> None:
+        """They want to know where it lies; we may have to ask on."""
+        self._perform(self._node.store.ledger.resolve(neighbour.client.number, [message.object]))
+        self.resolve([message.object])
+
+    def located(self, neighbour: Neighbour, message: m.Located) -> None:
+        """It lies here: say so to a node that waits for it."""
+        ledger = self._node.store.ledger
+        found = ledger.place(message.object)
+        if found is None:
+            neighbour.link.send(far.Nowhere(message.object, "it was freed"))
+            return
+        offset, size, failed, contains = found
+        for inner in contains:
+            self._perform(ledger.give(m.NODE, inner, neighbour.client.number))
+        data = bytes(self._reading().read(offset, size)) if size <= IN_MESSAGE_MAX_BYTES else b""
+        if not data and size:
+            self.blocks.offer(message.object, offset, size, failed)
+        neighbour.link.send(far.Here(message.object, size, failed, list(contains), data), len(data))
+
+    def here(self, neighbour: Neighbour, message: far.Here) -> None:
+        """They say where it lies."""
+        if self._wanted.get(message.object) != neighbour.peer:
+            self._give_back(neighbour, message.contains)
+            return
+        del self._wanted[message.object]
+        if len(message.data) not in (0, message.size):
+            raise RemoteProtocolError(f"an object of {message.size} bytes came with {len(message.data)}")
+        task = self._fetching[message.object] = self._loop.create_task(self._bring(neighbour, message))
+        task.add_done_callback(lambda _: self._fetching.pop(message.object, None))
+
+    def nowhere(self, neighbour: Neighbour, message: far.Nowhere) -> None:
+        """It will never come."""
+        if self._wanted.pop(message.object, None) is not None:
+            self._perform(self._node.store.ledger.lost(message.object, message.owner, message.made_at))
+
+    async def _bring(self, neighbour: Neighbour, message: far.Here) -> None:
+        try:
+            if message.data or not message.size:
+                offset = await self._room(max(message.size, 1))
+                self._node.store.arena.write(offset, [message.data])
+            else:
+                sources = [neighbour.peer, *(PeerId(peer) for peer in message.holders[:HOLDERS_MAX])]
+                found = await self.blocks.fetch(message.object, sources, message.size, self._room)
+                offset = found.offset
+        except LatticaError as error:
+            self._give_back(neighbour, message.contains)
+            how = f"it could not be fetched from {neighbour.client.name}: {error.message}"
+            log.warning("object %s: %s", message.object.hex()[:8], how)
+            self._perform(self._node.store.ledger.lost(message.object, how))
+            return
+        self._arrived(neighbour, message, offset)
+
+    def _arrived(self, neighbour: Neighbour, message: far.Here, offset: int) -> None:
+        store, ledger, mine = self._node.store, self._node.store.ledger, self.client.number
+        if not ledger.held(message.object) and not ledger.awaited(message.object):
+            self._regions.free(offset)  # nobody wants it any more
+            self._give_back(neighbour, message.contains)
+            return
+        for inner in message.contains:
+            effects, keep = ledger.borrow(mine, inner, neighbour.client.number, value=False)
+            self._perform(effects)
+            if not keep:
+                neighbour.link.send(far.Returned(inner))
+        self._sealed[message.object] = offset
+        if message.size > IN_MESSAGE_MAX_BYTES:
+            self.blocks.offer(message.object, offset, message.size, message.failed)
+        store.perform(ledger.seal(mine, message.object, offset, message.size, 0, message.failed, message.contains))
+        for inner in message.contains:
+            self._perform(ledger.drop(mine, inner))
+        self._perform(ledger.drop(mine, message.object))
+
+    def _give_back(self, neighbour: Neighbour, objects: Sequence[bytes]) -> None:
+        for inner in objects:
+            neighbour.link.send(far.Returned(inner))
+
+    def stop(self, neighbour: Neighbour, message: far.Stop) -> None:
+        """They want what makes it cancelled."""
+        self.cancel(m.CancelObject(message.object, message.force, message.recursive))
+
+    def cancel(self, message: m.CancelObject) -> None:
+        """Only its owner knows what makes it: a process here, or one further on."""
+        ledger = self._node.store.ledger
+        owner, lender = ledger.owner(message.object), ledger.lender(message.object)
+        neighbour = self._neighbour(lender) if lender is not None else None
+        if owner is not None:
+            self._node.tell(owner, m.CancelWanted(message.object, message.force, message.recursive))
+        elif neighbour is not None:
+            neighbour.link.send(far.Stop(message.object, message.force, message.recursive))
+
+    def parted(self, neighbour: Neighbour, how: str) -> None:
+        """A node is gone: so are the answers that it owed, and what was given to its processes."""
+        for object_, peer in list(self._wanted.items()):
+            if peer == neighbour.peer:
+                del self._wanted[object_]
+        for number, (other, _) in list(self._desk.proxies.items()):
+            if other is neighbour:
+                del self._desk.proxies[number]
+                client = self._node.clients.get(number)
+                if client is not None:
+                    self._node.client_gone(client, how)
+                self._perform(self._node.store.ledger.client_gone(number, how))
+
+    # -- room for what comes
+
+    async def _room(self, size: int) -> int:
+        """Where in the arena `size` bytes may be written. Raises ObjectStoreFullError."""
+        while (offset := self._regions.allocate(size)) is None:
+            self._requests += 1
+            future = self._spans[self._requests] = self._loop.create_future()
+            wish = span_bytes_for(size, self._regions.span_bytes)
+            self._node.store.span(self.client, m.SpanRequest(self._requests, size, wish))
+            await future
+        return offset
+
+    def _told(self, message: Any) -> None:
+        match message:
+            case m.SpanGrant(request, offset, size):
+                self._regions.add_span(offset, size)
+                self._settle(request, None)
+            case m.SpanDenied(request, detail):
+                self._settle(request, ObjectStoreFullError(detail))
+            case m.Freed(object_):
+                if (region := self._sealed.pop(object_, None)) is not None:
+                    self.blocks.withdraw(object_)
+                    self._regions.free(region)
+                    self._loop.call_later(SPAN_ROUND_S, self._sweep)
+            case m.SpanWanted():
+                self._return(self._regions.empty_spans())
+
+    def _settle(self, request: int, error: Exception | None) -> None:
+        future = self._spans.pop(request, None)
+        if future is None or future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+    def _sweep(self) -> None:
+        if not self._node.closing:
+            self._return(self._regions.sweep())
+
+    def _return(self, spans: Sequence[tuple[int, int]]) -> None:
+        for offset, size in list(spans):
+            self._regions.remove_span(offset)
+            self._node.store.span_back(self.client, m.SpanReturn(offset, size))
+
+    def _reading(self) -> ArenaMap:
+        if self._map is None:
+            arena = self._node.store.arena
+            self._map = ArenaMap(os.dup(arena.fd), arena.size_bytes)
+        return self._map
+
+    def _pin(self, object_: bytes) -> Any:
+        """Keep it while its blocks are read; None if it is gone."""
+        ledger, mine = self._node.store.ledger, self.client.number
+        if ledger.place(object_) is None:
+            return None
+        self._perform(ledger.hold(mine, object_))
+        return lambda: self._perform(ledger.drop(mine, object_))
+
+    def _perform(self, effects: Any) -> None:
+        self._node.store.perform(effects)
+
+    def __str__(self) -> str:
+        return f"{self!r} for {peer_text(self._desk.me)[:8]}"
+
+
+SPAN_ROUND_S = 2.0
+"""As in the processes: a span that was empty for a whole round goes back."""
