@@ -14,17 +14,15 @@ from typing import Any
 import click
 
 from lattica.cli import daemon, protection
-from lattica.cli.client import NodeConnection, data_dir_option
 from lattica.cli.sizes import parse_size, size_text
-from lattica.errors import LatticaError, NodeDiedError, PeerUnreachableError
+from lattica.cli.where import data_dir_option
+from lattica.errors import NodeDiedError
 from lattica.node import paths
 from lattica.node.paths import NodeFile
 from lattica.scheduler.resources import parse_request
 
 SHORT = 8  # characters of an id for people
 ADDRESSES_SHOWN = 3
-MET_WAIT_S = {"joined": 6.0, "returned": 2.0}
-"""How long the command waits for another peer to answer: who joins wants to know, who returns may be the first."""
 LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
 Command = Callable[..., None]
 
@@ -88,12 +86,15 @@ def ticket_text(given: str | None) -> str:
 
     Raises ConfigError if it is none.
     """
-    from lattica.mesh.tickets import read_ticket  # a start without a ticket waits for no cryptography
-
     if given is None and not os.environ.get("LATTICA_TICKET", "").strip():
         return ""
-    ticket = read_ticket(given, os.environ, sys.stdin)
-    return ticket.text() if ticket is not None else ""
+    from lattica.mesh import ticket_text as texts  # what is inside is for the node to read: it takes cryptography
+
+    text = texts.read_text(given, os.environ, sys.stdin)
+    if text is None:
+        return ""
+    texts.unpack(text)
+    return "".join(text.split())
 
 
 def begin(
@@ -134,23 +135,44 @@ def begin(
         name=name,
         labels=json.dumps(labels) if labels else None,
     )
+    if not block:
+        _begin(options, where, ticket, None, named=data_dir is not None, as_json=as_json)
+        return
+    with daemon.Signals() as signals:
+        _begin(options, where, ticket, signals, named=data_dir is not None, as_json=as_json)
+
+
+def _begin(
+    options: list[str], where: str, ticket: str, signals: daemon.Signals | None, *, named: bool, as_json: bool
+) -> None:
+    """signals: of the foreground, where the command stays."""
     begun = daemon.spawn(options, where, ticket)
     log = os.path.join(where, daemon.LOG_FILE)
     try:
+        if signals is not None:
+            signals.hand_on_to(begun.process)
         try:
-            daemon.await_ready(begun.ready, begun.pidfd, log)
+            said = daemon.await_ready(begun.ready, begun.pidfd, log)
         except BaseException:
+            if signals is not None and signals.told:
+                signals.wait(begun.process)  # it tidies up
+                return
             begun.kill()
             raise
-        node = paths.running_node(where)
-        if node is None:
-            raise _ended(log, "the node served, and has ended again")
-        mesh = _meet(node, log)
+        try:
+            facts = daemon.facts(begun.ready, begun.pidfd, log, said)
+            node = paths.running_node(where)
+            if node is None:
+                raise _ended(log, "the node served, and has ended again")
+        except NodeDiedError:
+            if signals is not None and signals.told:
+                return
+            raise
         if as_json:
-            click.echo(json.dumps(_facts(node, mesh), indent=2))
+            click.echo(json.dumps(_facts(node, facts), indent=2))
         else:
-            click.echo("\n".join(greeting(node, where, mesh, named=data_dir is not None, block=block)))
-        if block and (code := daemon.serve_until_told(begun.process)):
+            click.echo("\n".join(greeting(node, where, facts, named=named, block=signals is not None)))
+        if signals is not None and (code := signals.wait(begun.process)):
             raise _ended(log, f"the node ended by itself ({exit_text(code)})")
     finally:
         begun.close()
@@ -169,55 +191,25 @@ def _ended(log: str, what: str) -> NodeDiedError:
     return NodeDiedError(what, do_next=f"read {log}{daemon.last_words(log)}")
 
 
-def _meet(node: NodeFile, log: str) -> dict[str, Any]:
-    """What the node says of its mesh, once it has met another peer or not; {} if it says nothing.
-
-    A node that has no place in its mesh ends within this time, and then this raises NodeDiedError.
-    """
-    try:
-        with NodeConnection(node) as connection:
-            first = connection.mesh("whoami")
-            if not first:
-                return {}
-            wait_s = MET_WAIT_S.get(first.get("how", ""), 0.0)
-            met: dict[str, Any] = connection.mesh("met", wait_s=wait_s)
-            return met
-    except PeerUnreachableError:
-        if not _lives_on(node):
-            raise _ended(log, "the node ended soon after its start") from None
-        return {}
-    except LatticaError:
-        return {}  # of another release: it serves, which is what matters
-
-
-def _lives_on(node: NodeFile) -> bool:
-    """Whether a node that closed our connection goes on; it needs a moment to end."""
-    pidfd = daemon.open_pidfd(node)
-    if pidfd is None:
-        return False
-    try:
-        return not daemon.ended_within(pidfd, daemon.KILL_WAIT_S)
-    finally:
-        os.close(pidfd)
-
-
-def _facts(node: NodeFile, mesh: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(node: NodeFile, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "node": node.node,
         "pid": node.pid,
         "socket": node.socket,
         "version": node.version,
-        "mesh": dict(mesh),
-        "key_protection": _ask(node, "protection"),
+        "mesh": facts.get("mesh") or {},
+        "key_protection": facts.get("protection"),
     }
 
 
-def greeting(node: NodeFile, where: str, mesh: Mapping[str, Any], *, named: bool, block: bool) -> list[str]:
-    """What to say of a node that serves. named: the user named its data directory, and must do so again."""
+def greeting(node: NodeFile, where: str, facts: Mapping[str, Any], *, named: bool, block: bool) -> list[str]:
+    """What to say of a node that serves. facts: as of `daemon.facts`. named: the user named its data directory, and
+    must do so again."""
+    mesh: Mapping[str, Any] = facts.get("mesh") or {}
     option = f" --data-dir {shlex.quote(where)}" if named else ""
     variable = f"{paths.DATA_DIR_VARIABLE}={shlex.quote(where)} " if named else ""
     lines = [
-        f"node {node.node[:SHORT]} serves (pid {node.pid}, lattica {node.version}){_offer(node)}",
+        f"node {node.node[:SHORT]} serves (pid {node.pid}, lattica {node.version}){_offer(facts)}",
         *_mesh_lines(mesh),
         f"  attach    {variable}python my_program.py, which calls lattica.init()",
         f"  look      lattica status{option}" + (f", lattica peers{option}" if mesh else ""),
@@ -232,7 +224,7 @@ def greeting(node: NodeFile, where: str, mesh: Mapping[str, Any], *, named: bool
     if recovery := mesh.get("recovery_file"):
         lines.append(f"  recovery  {recovery}")
         lines.append("            whoever has this file rules the mesh: move it off this machine, to a safe place")
-    warnings = [*mesh.get("warnings", ()), protection.warning(_ask(node, "protection") or {})]
+    warnings = [*mesh.get("warnings", ()), protection.warning(facts.get("protection") or {})]
     return [*lines, *(f"  warning   {text}" for text in warnings if text)]
 
 
@@ -263,10 +255,10 @@ def exit_text(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _offer(node: NodeFile) -> str:
+def _offer(facts: Mapping[str, Any]) -> str:
     """Words for what it offers; nothing if it does not say, which is no reason to fail."""
     try:
-        total = (_ask(node, "resources") or {})["total"]
+        total = facts["resources"]["total"]
         amounts = [
             size_text(amount) + " of shared memory" if name == "object_store_memory" else f"{amount:g} {name}"
             for name, amount in total.items()
@@ -275,12 +267,3 @@ def _offer(node: NodeFile) -> str:
     except (KeyError, TypeError, AttributeError, ValueError):
         return ""
     return f" with {', '.join(amounts)}"
-
-
-def _ask(node: NodeFile, what: str) -> Any:
-    """What the node says of itself; None if it does not."""
-    try:
-        with NodeConnection(node) as connection:
-            return connection.state(what)
-    except LatticaError:
-        return None

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-import click
 import msgspec
 
+from lattica.cli.where import data_dir_option, node_of
 from lattica.codec import frames
 from lattica.codec.messages import (
     PROTOCOL,
@@ -27,7 +27,6 @@ from lattica.codec.messages import (
     Welcome,
 )
 from lattica.errors import ConfigError, LatticaError, PeerUnreachableError, RemoteProtocolError
-from lattica.node import paths
 from lattica.node.paths import NodeFile
 
 ANSWER_WAIT_S = 5.0
@@ -36,24 +35,7 @@ MESH_WAIT_S = 40.0
 """How long a question may take that the node must ask other machines: they are given 15 s each, two in turn."""
 READ_BYTES = 64 << 10
 FDS_MAX = 4  # one comes with `Welcome`
-
-data_dir_option = click.option(
-    "--data-dir",
-    metavar="DIR",
-    help=f"The node's directory. [default: ${paths.DATA_DIR_VARIABLE}, else ~/.local/share/lattica]",
-)
-
-
-def node_of(data_dir: str | None) -> NodeFile:
-    """The node that a command means. Raises ConfigError if none runs."""
-    where = paths.data_dir(data_dir)
-    node = paths.running_node(where)
-    if node is None:
-        raise ConfigError(
-            f"no node runs on the data directory {where}",
-            do_next=f"start one with `lattica start`, or name another with --data-dir or {paths.DATA_DIR_VARIABLE}",
-        )
-    return node
+__all__ = ["NodeConnection", "data_dir_option", "node_of"]
 
 
 class NodeConnection:

@@ -10,17 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, Self
 
 from lattica.errors import ConfigError, LatticaError, NodeDiedError
-from lattica.node.launch import NODE_BOOT
 from lattica.node.paths import NodeFile, process_birth
-from lattica.node.spawn import ROOT, SECRET_VARIABLES
+from lattica.node.spawn import NODE_BOOT, ROOT, SECRET_VARIABLES
 
 READY_WAIT_S = 10.0
 """How long a node may take to serve. It takes 0.2 s; a machine that swaps or has a cold disk takes seconds."""
-SAID_BYTES_MAX = 64 << 10  # who serves where, or the words of an error
+SAID_BYTES_MAX = 256 << 10  # who serves where and whom it has met, or the words of an error
+FACTS_WAIT_S = 20.0
+"""How long a node that serves may take to say what became of its mesh; it gives a first dial 6 s."""
 KILL_WAIT_S = 5.0
 """How long the kernel may take to end a killed process: many GiB of memory, or a disk that hangs."""
+TOLD_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOG_FILE = "node.log"
 LOG_BYTES_MAX = 16 << 20
 """A longer log becomes `node.log.1` at the next start."""
@@ -92,30 +96,62 @@ def _open_log(data_dir: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
 
 
-def await_ready(ready: int, pidfd: int, log: str, wait_s: float = READY_WAIT_S) -> None:
-    """Return when the node serves.
+def await_ready(ready: int, pidfd: int, log: str, wait_s: float = READY_WAIT_S) -> bytes:
+    """Return when the node serves: what it has said beyond that, for `facts`.
 
-    ready: reads one line of JSON, with "error" if the node cannot serve. pidfd: readable when the process is dead; the
+    ready: reads a line of JSON, with "error" if the node cannot serve. pidfd: readable when the process is dead; the
     end of `ready` alone may never come, since what the node starts can inherit its other side.
     Raises LatticaError with the node's own words, or NodeDiedError; `log` is named in it.
     """
-    said = b""
+    try:
+        line, more = _line(ready, pidfd, b"", wait_s)
+    except TimeoutError:
+        raise NodeDiedError(
+            f"the node did not serve within {wait_s:g} s, and was ended", do_next=f"read {log}, and try again"
+        ) from None
+    except EOFError:
+        raise NodeDiedError("the node ended while it started", do_next=f"read {log}{last_words(log)}") from None
+    _read(line)
+    return more
+
+
+def facts(ready: int, pidfd: int, log: str, said: bytes, wait_s: float = FACTS_WAIT_S) -> dict[str, Any]:
+    """What a node that serves says of itself, in a second line, when it has met another of its mesh or nobody answers:
+    "mesh", "resources" and "protection", as it would answer a command. {} if it says nothing in this time.
+
+    said: what `await_ready` gave. Raises as that does: a node that has no place in its mesh ends.
+    """
+    try:
+        line, _ = _line(ready, pidfd, said, wait_s)
+    except TimeoutError:
+        return {}  # it serves, which is what matters
+    except EOFError:
+        raise NodeDiedError("the node ended soon after its start", do_next=f"read {log}{last_words(log)}") from None
+    return _read(line)
+
+
+def _line(ready: int, pidfd: int, said: bytes, wait_s: float) -> tuple[bytes, bytes]:
+    """A line, and what came after it. Raises TimeoutError, or EOFError if the process dies before it."""
     poll = select.poll()
     poll.register(ready, select.POLLIN)
     poll.register(pidfd, select.POLLIN)
-    while not said.endswith(b"\n"):
+    while b"\n" not in said:
         events = dict(poll.poll(wait_s * 1000))
         if not events:
-            raise NodeDiedError(
-                f"the node did not serve within {wait_s:g} s, and was ended", do_next=f"read {log}, and try again"
-            )
+            raise TimeoutError
         data = os.read(ready, 4096) if ready in events else b""
         said += data
         if not data or len(said) > SAID_BYTES_MAX:
-            raise NodeDiedError("the node ended while it started", do_next=f"read {log}{last_words(log)}")
-    error = json.loads(said).get("error")
-    if error:
+            raise EOFError
+    line, _, more = said.partition(b"\n")
+    return line, more
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    said: dict[str, Any] = json.loads(line)
+    if error := said.get("error"):
         raise LatticaError(str(error))
+    return said
 
 
 def last_words(log: str) -> str:
@@ -129,22 +165,42 @@ def last_words(log: str) -> str:
     return "; it ends with:" + "".join(f"\n    {line}" for line in lines[-10:]) if lines else ""
 
 
-def serve_until_told(process: subprocess.Popen[bytes]) -> int:
-    """Wait for the node to end, and hand SIGTERM and Ctrl-C on to it; its exit code. The second one kills it."""
-    told = 0
+class Signals:
+    """SIGTERM, SIGHUP and Ctrl-C of a command in the foreground, from before its node exists.
 
-    def tell(number: int, _: object) -> None:
-        nonlocal told
-        told += 1
-        process.send_signal(signal.SIGTERM if told == 1 else signal.SIGKILL)
+    The first asks the node to end, the second kills it.
+    """
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.told = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._tell) for number in TOLD_BY}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
-    return 0 if told else code
+
+    def hand_on_to(self, process: subprocess.Popen[bytes]) -> None:
+        """This is the node."""
+        self._process = process
+        if self.told:
+            process.send_signal(signal.SIGTERM)
+
+    def wait(self, process: subprocess.Popen[bytes]) -> int:
+        """Until the node has ended; its exit code, 0 if it was told to."""
+        code = process.wait()
+        return 0 if self.told else code
+
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self.told += 1
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM if self.told == 1 else signal.SIGKILL)
 
 
 def open_pidfd(node: NodeFile) -> int | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lattica.errors import ConfigError
+
+if TYPE_CHECKING:
+    import asyncio  # 30 ms that a command with --listen need not wait for
 
 DEFAULT_PORT = 7411
 """For TCP and UDP alike. Unassigned by IANA; a node takes a free one where it is taken."""

@@ -9,9 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from lattica.node.spawn import BOOT, ROOT
-
-NODE_BOOT = BOOT + "from lattica.node.main import main; main(sys.argv[2:], sys.argv[1])"
+from lattica.node.spawn import NODE_BOOT, ROOT
 
 
 def spawn_embedded(

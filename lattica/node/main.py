@@ -11,6 +11,7 @@ imports what the node needs: together they are most of the time from `init` to t
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` takes 1 ms, and the zygote's start is what `init` waits for
 import os
 import sys
 
@@ -24,7 +25,9 @@ def main(argv: list[str], paths: str = "") -> None:
     for option in ("--attach-fd", "--ready-fd", "--ticket-fd"):
         if option in argv:
             os.set_inheritable(int(argv[argv.index(option) + 1]), False)
-    if "--attach-fd" in argv:
+    if "--attach-fd" not in argv:
+        _signal.signal(_signal.SIGTERM, _leave)  # until the loop takes it: what has begun by then is tidied up
+    else:
         preload = argv[argv.index("--preload") + 1] if "--preload" in argv else ""
         hidden = _fingerprints(argv[argv.index("--hide") + 1]) if "--hide" in argv else NOTHING_HIDDEN
         zygote = spawn_zygote(sys.executable, paths, [name for name in preload.split(",") if name], hidden)
@@ -36,6 +39,11 @@ def main(argv: list[str], paths: str = "") -> None:
         run_embedded(options, paths, zygote)
     else:
         run_daemon(options, paths)
+
+
+def _leave(*_: object) -> None:
+    _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)  # once is enough
+    sys.exit()
 
 
 def _fingerprints(folders: str) -> str:

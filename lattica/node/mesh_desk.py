@@ -55,6 +55,10 @@ SESSIONS_ENOUGH = 2
 STRANGERS_MAX = 8  # members that the table knows, and nobody here has met, that are dialed at once
 DIAL_S = 10.0  # for a contact to be reached
 MET_MAX_S = 30.0  # longest that `met` waits
+MET_WAIT_S = {"joined": 6.0, "returned": 2.0}
+"""How long who started this node waits for another peer to answer: who joins wants to know, who returns may be the
+first."""
+MET_TOLD_MAX = 100  # peers and troubles that it is told of, in a pipe that takes 64 KiB
 STOP_S = 1.0  # for sessions to end politely
 HOW = {"founded": "founds", "joined": "joins", "returned": "returns to"}
 SHORT_MIN_CHARS = 4  # of a peer id, where it tells one from all others that are known
@@ -313,6 +317,11 @@ class MeshDesk:
 
     async def _issuers(self, _: Mapping[str, Any]) -> list[dict[str, Any]]:
         return self.peer.steward.issuers()
+
+    async def met(self) -> dict[str, Any]:
+        """For whoever started this node."""
+        met = await self._met({"wait_s": MET_WAIT_S.get(self.how, 0.0)})
+        return met | {name: met[name][:MET_TOLD_MAX] for name in ("peers", "troubles")}
 
     async def _met(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"wait_s": seconds}."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,8 +36,11 @@ class Stage:
         self.words = READY
         self.options: Sequence[str] = ()
         self.ticket = ""
-        self.mesh: dict[str, Any] = {}
-        self.hangs_up_at = ""
+        self.facts: dict[str, Any] = {
+            "mesh": {},
+            "resources": {"total": {"CPU": 8, "memory": 1e10, "object_store_memory": float(3 << 30), "tpu": 2}},
+        }
+        self.ends_soon = False  # when it has said that it serves
         self.node: FakeNode | None = None
         self.begun: Staged | None = None
 
@@ -44,14 +48,11 @@ class Stage:
         self.options, self.ticket = options, ticket
         ready, theirs = os.pipe()
         os.write(theirs, self.words)
-        os.close(theirs)
         if self.words == READY:
             self.node = FakeNode(self.data_dir)
-            self.node.mesh = self.mesh
-            self.node.hangs_up_at = self.hangs_up_at
-            self.node.states["resources"] = {
-                "total": {"CPU": 8, "memory": 1e10, "object_store_memory": float(3 << 30), "tpu": 2}
-            }
             paths.write_node_file(data_dir, self.node.file)
+            if not self.ends_soon:
+                os.write(theirs, json.dumps(self.facts).encode() + b"\n")
+        os.close(theirs)
         self.begun = Staged(None, ready, os.dup(ready))  # type: ignore[arg-type]
         return self.begun

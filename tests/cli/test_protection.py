@@ -29,16 +29,7 @@ def test_status_warns_under_its_first_line() -> None:
 
 
 def test_start_warns_in_its_last_line(lattica: Lattica, stage: Stage) -> None:
-    spawn = stage.spawn
-
-    def spawn_bare(options: list[str], data_dir: str, ticket: str) -> object:
-        begun = spawn(options, data_dir, ticket)
-        assert stage.node is not None
-        stage.node.states["protection"] = NOTHING
-        return begun
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lattica.cli.daemon.spawn", spawn_bare)
-        result = lattica("start")
+    stage.facts["protection"] = NOTHING
+    result = lattica("start")
     assert result.exit_code == 0
     assert result.output.splitlines()[-1].startswith("  warning   tasks can read this node's key")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,7 +129,7 @@ def test_an_error_in_pieces_is_read_to_its_end() -> None:
 def test_in_the_foreground_the_command_ends_with_the_node_and_says_how(
     lattica: Lattica, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "serve_until_told", lambda _: -9)
+    monkeypatch.setattr(daemon.Signals, "wait", lambda *_: -9)
     result = lattica("start", "--block")
     assert result.exit_code == 1
     assert "Ctrl-C" in result.output and "killed by SIGKILL" in result.output
@@ -137,7 +138,7 @@ def test_in_the_foreground_the_command_ends_with_the_node_and_says_how(
 def test_a_node_that_was_told_to_end_ended_well(
     lattica: Lattica, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "serve_until_told", lambda _: 0)
+    monkeypatch.setattr(daemon.Signals, "wait", lambda *_: 0)
     assert lattica("start", "--block").exit_code == 0
     assert exit_text(3) == "exit code 3"
 
@@ -159,10 +160,37 @@ class Told:
 
 def test_in_the_foreground_a_first_signal_asks_the_node_to_end_and_a_second_kills_it() -> None:
     before = signal.getsignal(signal.SIGINT)
-    node = Told()
-    assert daemon.serve_until_told(node) == 0  # type: ignore[arg-type]
+    node: Any = Told()
+    with daemon.Signals() as signals:
+        signals.hand_on_to(node)
+        assert signals.wait(node) == 0
     assert node.heard == [signal.SIGTERM, signal.SIGKILL]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_comes_before_there_is_a_node_is_handed_on_to_it() -> None:
+    node: Any = Told()
+    with daemon.Signals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signals.hand_on_to(node)
+    assert node.heard == [signal.SIGTERM]
+
+
+def test_a_node_that_was_told_to_end_while_it_started_is_no_error(lattica: Lattica, stage: Stage) -> None:
+    spawn, ended = stage.spawn, list[Any]()
+
+    def spawn_and_tell(*args: Any) -> daemon.Daemon:
+        begun = spawn(*args)
+        begun.process = type("Ending", (), {"send_signal": lambda *_: None, "wait": lambda _: ended.append(1) or 0})()
+        signal.raise_signal(signal.SIGTERM)
+        return begun
+
+    stage.words = b'{"error": "the node was told to end while it started"}\n'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(daemon, "spawn", spawn_and_tell)
+        result = lattica("start", "--block")
+    assert result.exit_code == 0 and result.output == "" and ended
+    assert stage.begun is not None and not stage.begun.killed, "it tidies up"
 
 
 def test_a_long_log_is_put_aside_at_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import lattica
+from lattica.node import paths
 from tests.e2e.conftest import Sessions, eventually
 
 COMMAND = [sys.executable, "-c", "from lattica.cli.main import main; main()"]
@@ -85,6 +86,21 @@ def test_start_with_block_ends_on_sigterm_with_everything_it_started(place: Path
     assert eventually(lambda: not os.path.exists(f"/proc/{pid}"))
     with pytest.raises(lattica.exceptions.NodeDiedError):
         lattica.get(lattica.remote(os.getpid).remote(), timeout=5)
+
+
+@pytest.mark.parametrize("when", ["lock", "node.log", "sessions", "identity"])
+def test_sigterm_while_a_node_in_the_foreground_starts_ends_both_and_tidies_up(place: Path, when: str) -> None:
+    """Two-tenths of a second in which a supervisor may change its mind: the session of the node is closed in any case,
+    and its socket is gone."""
+    command = subprocess.Popen([*COMMAND, "start", "--block", "--num-cpus", "0"], stderr=subprocess.PIPE, text=True)
+    assert eventually(lambda: (place / when).exists(), every_s=0.002)
+    command.send_signal(signal.SIGTERM)
+    _, said = command.communicate(timeout=10)
+    assert command.returncode in ((0, -signal.SIGTERM) if when == "lock" else (0,)) and not said
+    os.close(paths.lock_data_dir(str(place)))  # nobody has it
+    assert not (place / "node.json").exists() and not os.path.exists(paths.socket_path(str(place)))
+    log = place / "node.log"
+    assert not log.exists() or "Traceback" not in log.read_text()
 
 
 def test_two_nodes_of_one_machine_are_told_apart_by_their_directories(
