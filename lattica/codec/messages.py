@@ -141,7 +141,7 @@ class LeaseRequest(msgspec.Struct, array_like=True, tag=10):
     resources: dict[str, float]
     retryable: bool = True  # the memory monitor kills retryable tasks' workers first
     name: str = ""  # function name, for `lattica status`
-    given: bytes = b""  # where it may run: a `scheduler.demand.DemandGiven`, encoded; empty: anywhere
+    given: bytes = b""  # where it may run: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
 
 
 class LeaseCancel(msgspec.Struct, array_like=True, tag=11):
@@ -193,7 +193,7 @@ class ActorCreate(msgspec.Struct, array_like=True, tag=15):
     holds: list[bytes] = []
     meta: bytes = b""  # opaque: what a handle made by `get_actor` needs to know (methods, options)
     announced: bool = False  # its arguments are still being made: `spec` and `holds` follow in `ActorArguments`
-    given: bytes = b""  # where it may live: a `scheduler.demand.DemandGiven`, encoded; empty: anywhere
+    given: bytes = b""  # where it may live: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
 
 
 class ActorConnect(msgspec.Struct, array_like=True, tag=16):

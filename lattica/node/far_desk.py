@@ -18,7 +18,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -40,10 +39,9 @@ from lattica.node.far_objects import FarObjects
 from lattica.node.lease_desk import FAR_LEASE
 from lattica.node.links import Carrier, Link, pair
 from lattica.node.proxies import proxy
-from lattica.scheduler import given as givens
 from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
-from lattica.scheduler.demand import Demand, fits
+from lattica.scheduler.demand import Demand
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
@@ -510,7 +508,7 @@ class FarDesk:
 
     def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> None:
         """A process of ours wants a worker. Raises ConfigError if what it wants cannot be understood."""
-        demand = _demand(message.given, resources)
+        demand = self.placer.demand(message.given, resources)
         now = self.node.now()
         self.place(
             Wish(client.number, message.request, client.job, demand, message.retryable, message.name, False, now)
@@ -518,7 +516,7 @@ class FarDesk:
 
     def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, given: bytes) -> None:
         """The actor desk wants one. given: what its creator said of the place."""
-        demand = _demand(given, resources)
+        demand = self.placer.demand(given, resources)
         self.place(Wish(m.NODE, number, job, demand, False, name, True, self.node.now()))
 
     def place(self, wish: Wish) -> None:
@@ -554,17 +552,12 @@ class FarDesk:
             case _:
                 if self.node.resources.missing(wish.demand.resources):
                     self._leave_book(wish)
-                elif self._may_wait_here(wish.demand):
+                elif self.placer.possible_here(wish.demand):
                     self._queue_here(wish)
         wish.tried.clear()
         wish.again_at = now + AGAIN_S
         if (wish.client, wish.request) in self.wishes:
             self._look_at(wish.again_at)
-
-    def _may_wait_here(self, demand: Demand) -> bool:
-        """Whether this node is one of those where it may run."""
-        own = self.placer.views().get(self.me)
-        return own is not None and fits(demand, own)
 
     def _say_trouble(self, wish: Wish, now: float) -> None:
         if not wish.said and now - wish.since > WAITING_SAID_S:
@@ -1114,14 +1107,6 @@ class FarDesk:
         carrier = neighbour.link.carriers.get(message.carrier)
         if carrier is not None:
             carrier.finish(message.reason)
-
-
-def _demand(given: bytes, resources: ResourceSet) -> Demand:
-    """What a client said. Raises ConfigError if that makes no sense, RemoteProtocolError if it cannot be read."""
-    if not given:
-        return Demand(resources, python=_MINOR)
-    demand = givens.decode(given).to_demand()
-    return replace(demand, resources=resources, python=demand.python or _MINOR)
 
 
 _MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
