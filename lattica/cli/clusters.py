@@ -13,11 +13,11 @@ import click
 
 from lattica.cli.sizes import size_text, table
 from lattica.errors import LatticaError
-from lattica.launch import conduct
 from lattica.launch.cluster import Cluster, Host, read_cluster
-from lattica.launch.conduct import Report
-from lattica.launch.crew import PARALLEL, Crew
+from lattica.launch.crew import PARALLEL, Crew, room_for
 from lattica.launch.progress import Silence, progress_of
+from lattica.launch.report import Report, hosts_of
+from lattica.launch.survey import status
 from lattica.node import paths
 
 SHORT = 8  # characters of an id for people
@@ -45,7 +45,7 @@ def over_hosts(
     Raises ConfigError if the file cannot be, or names no such host.
     """
     cluster = read_cluster(file)
-    hosts = conduct.hosts_of(cluster)
+    hosts = hosts_of(cluster)
     if unknown := [name for name in only if name not in {host.name for host in hosts}]:
         names = ", ".join(host.name for host in hosts)
         raise click.BadParameter(f"{file} names no host {unknown[0]}; it names {names}", param_hint="--host")
@@ -53,7 +53,7 @@ def over_hosts(
     with Silence() if quiet else progress_of([host.name for host in chosen], sys.stderr) as progress:
 
         async def run() -> Any:
-            return await verb(cluster, chosen, Crew(progress, parallel))
+            return await verb(cluster, chosen, Crew(progress, room_for(cluster.provider, parallel)))
 
         return asyncio.run(run())
 
@@ -113,7 +113,7 @@ def down_lines(report: Report) -> list[str]:
 
 def show_status(file: str, *, as_json: bool) -> None:
     """`lattica status CLUSTER.yaml`."""
-    report = over_hosts(file, conduct.status, quiet=not sys.stderr.isatty())
+    report = over_hosts(file, status, quiet=not sys.stderr.isatty())
     tell(report, status_lines(report), as_json=as_json)
 
 

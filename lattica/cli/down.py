@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from lattica.cli import clusters
-from lattica.launch import conduct
+from lattica.launch.down import down
 
 
 @click.command("down", short_help="Stop the nodes of a cluster's file.")
@@ -27,6 +27,6 @@ def command(file: str, purge: bool, force: bool, parallel: int, as_json: bool) -
     run again, and from another machine. Nodes that were started by hand are left. Keys and memberships stay on the
     hosts, and the next `up` brings the same mesh back; --purge deletes those of a local cluster.
     """
-    verb = partial(conduct.down, purge=purge, force=force)
+    verb = partial(down, purge=purge, force=force)
     report = clusters.over_hosts(file, verb, parallel=parallel)
     clusters.tell(report, clusters.down_lines(report), as_json=as_json)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import click
 
 from lattica.cli import clusters
-from lattica.launch import conduct
 from lattica.launch.cluster import Cluster, Host
 from lattica.launch.crew import Crew
+from lattica.launch.survey import execute
 
 
 @click.command("exec", short_help="Run a command on every host of a cluster's file.")
@@ -36,7 +36,7 @@ def command(file: str, only: tuple[str, ...], parallel: int, words: tuple[str, .
         def show(host: str, line: str, err: bool) -> None:
             click.echo(line if len(only) == 1 else f"{host:<{width}} | {line}", err=err)
 
-        code = await conduct.execute(hosts, crew, words, show)
+        code = await execute(hosts, crew, words, show)
         for host, error in crew.failed.items():
             click.echo(clusters.failure(host, error), err=True)
         return code

@@ -7,7 +7,7 @@ from functools import partial
 import click
 
 from lattica.cli import clusters
-from lattica.launch import conduct
+from lattica.launch.up import up
 
 
 @click.command("up", short_help="Start the nodes of a cluster's file.")
@@ -24,5 +24,5 @@ def command(file: str, prune: bool, parallel: int, as_json: bool) -> None:
     Nodes that run stay as they are, so it can be run again at any time. The exit code is 1 if a host failed; the
     others are up nonetheless. What stands in the file is told in docs/launch.md.
     """
-    report = clusters.over_hosts(file, partial(conduct.up, prune=prune), parallel=parallel)
+    report = clusters.over_hosts(file, partial(up, prune=prune), parallel=parallel)
     clusters.tell(report, clusters.up_lines(report), as_json=as_json)

@@ -4,7 +4,7 @@
     plan       pure: who founds, returns, joins, is left            places     data directories of a local cluster
     shells     how a command gets to a host: here, or by ssh        nodes      a node asked, started, stopped
     crew       all hosts at once, at most so many                   progress   what people see meanwhile
-    conduct    up, down, status, exec: the four above, in order
+    up, down, survey (status and exec)   the verbs                  report     how a verb went
 
 Nothing is kept beside the nodes and their data directories: whoever has the file and may log in can run every verb.
 """

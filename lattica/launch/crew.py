@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
@@ -13,6 +14,11 @@ from lattica.launch.progress import BAD, BUSY, GOOD, Progress
 T = TypeVar("T")
 PARALLEL = 16
 """Hosts at work at once by default. More: a large cluster is up sooner; more connections that a bastion must carry."""
+
+
+def room_for(provider: str, parallel: int) -> int:
+    """How many at once: nodes of one machine share its cores, and a node that takes 10 s to start is given up."""
+    return parallel if provider != "local" else min(parallel, max(4, os.cpu_count() or 1))
 
 
 class Crew:

@@ -1,7 +1,8 @@
 """Where the nodes of a local cluster live, and which of these data directories are the cluster's.
 
     <data directory>                                 node-0: where `lattica submit`, `status` and init() look by default
-    $XDG_DATA_HOME/lattica/clusters/<name>/node-1    all others; and node-0, if the place above is another cluster's
+    $XDG_DATA_HOME/lattica/clusters/<name>/node-1    all others; and node-0, if the place above is another cluster's,
+                                                     else a link to it
         cluster.json                                 {"cluster", "host", "made", "port"}: who made the folder
 
     the data directory has ...                       `up`                          `down`       `down --purge`
@@ -62,17 +63,19 @@ def placed(cluster: Cluster, environ: Mapping[str, str] = os.environ) -> tuple[H
 
 
 def _first_place(cluster: str, environ: Mapping[str, str]) -> str:
+    """Where it was before, whatever LATTICA_DATA_DIR says now; else where it may be."""
     own = os.path.join(folder_of(cluster, environ), FIRST)
+    if owns(cluster, own):
+        return os.path.realpath(own)
     default = paths.data_dir(None, environ)
     mark = read_mark(default)
-    taken = mark is not None and mark.cluster != cluster
-    return own if read_mark(own) is not None or taken else default
+    return default if mark is None or mark.cluster == cluster else own
 
 
 def left_over(cluster: Cluster, hosts: tuple[Host, ...], environ: Mapping[str, str] = os.environ) -> list[Host]:
     """Nodes of this cluster on this machine that are not among `hosts`: the file once named more."""
     folder = folder_of(cluster.name, environ)
-    known = {host.data_dir for host in hosts}
+    known = {os.path.realpath(host.data_dir) for host in hosts}
     try:
         names = sorted(os.listdir(folder))
     except FileNotFoundError:
@@ -80,7 +83,7 @@ def left_over(cluster: Cluster, hosts: tuple[Host, ...], environ: Mapping[str, s
     return [
         replace(cluster.hosts[0], name=name, data_dir=os.path.join(folder, name))
         for name in names
-        if os.path.join(folder, name) not in known and owns(cluster.name, os.path.join(folder, name))
+        if os.path.realpath(os.path.join(folder, name)) not in known and owns(cluster.name, os.path.join(folder, name))
     ]
 
 
@@ -102,7 +105,7 @@ def owns(cluster: str, data_dir: str) -> bool:
     return mark is not None and mark.cluster == cluster
 
 
-def claim(cluster: str, host: Host) -> Host:
+def claim(cluster: str, host: Host, environ: Mapping[str, str] = os.environ) -> Host:
     """Make the data directory ready for a node of this cluster: the host with the address to listen at.
 
     Raises ConfigError if it cannot be made, or is another cluster's by now.
@@ -118,7 +121,21 @@ def claim(cluster: str, host: Host) -> Host:
         mark = Mark(cluster, host.name, made=new)
     mark = replace(mark, port=mark.port if mark.port and _is_free(mark.port) else _free_port())
     write_private(os.path.join(host.data_dir, MARK_FILE), json.dumps(asdict(mark), indent=2).encode() + b"\n")
+    _link(os.path.join(folder_of(cluster, environ), host.name), host.data_dir)
     return replace(host, start=replace(host.start, listen=f"{LISTEN_HOST}:{mark.port}"))
+
+
+def _link(path: str, data_dir: str) -> None:
+    """The cluster's folder leads to all its nodes, also to one that lives elsewhere."""
+    if os.path.realpath(path) == os.path.realpath(data_dir):
+        return
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    try:
+        if os.path.islink(path):  # to a place that is not the cluster's any more
+            os.unlink(path)
+        os.symlink(data_dir, path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made: {error.strerror}", do_next="remove what is there") from error
 
 
 def _is_free(port: int) -> bool:
@@ -168,8 +185,11 @@ def purge(cluster: str, data_dir: str) -> bool:
 
 
 def tidy(cluster: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Remove the cluster's folder, if it is empty; and those above it that only clusters had."""
+    """Remove the cluster's folder, if no node is left in it; and those above it that only clusters had."""
     folder = folder_of(cluster, environ)
+    first = os.path.join(folder, FIRST)
+    if os.path.islink(first) and not owns(cluster, first):
+        remove(first)
     for place in (folder, os.path.dirname(folder), os.path.dirname(os.path.dirname(folder))):
         _remove_if_empty(place)
 

@@ -72,8 +72,8 @@ class LiveProgress:
 
         self._rows = dict.fromkeys(hosts, (BUSY, "waits"))
         self._lock = threading.Lock()
-        self._live = Live(console=Console(file=stream), get_renderable=self._table, refresh_per_second=8)
         self._spinner = _spinner()
+        self._live = Live(console=Console(file=stream), get_renderable=self._table, refresh_per_second=8)
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -40,8 +40,8 @@ class Server:
     def known_hosts(self) -> Path:
         return self.folder / "known_hosts"
 
-    def file(self, *names: str, setup: str = "", extra: str = "") -> Path:
-        """A cluster's file with these hosts, each a data directory."""
+    def file(self, *names: str, setup: str = "", extra: str = "", common: str = "", options: str = "") -> Path:
+        """A cluster's file with these hosts, each a data directory. common: keys of the provider."""
         hosts = "".join(
             f"    - {{host: 127.0.0.1, name: {name}, data_dir: {self.folder}/{name}, "
             f'listen: "127.0.0.1:{self.ports[name]}"}}\n'
@@ -55,7 +55,8 @@ provider:
   port: {self.port}
   key: {self.folder}/key
   python: {sys.executable}
-  options: {{UserKnownHostsFile: {self.known_hosts}, GlobalKnownHostsFile: none}}
+{common}
+  options: {{UserKnownHostsFile: {self.known_hosts}, GlobalKnownHostsFile: none, {options}}}
   hosts:
 {hosts}{extra}
 start: {{num_cpus: 1, object_store_memory: 16MiB}}
@@ -209,7 +210,18 @@ def test_a_node_started_by_hand_is_left(server: Server) -> None:
         ok("stop", "--data-dir", f"{server.folder}/a")
 
 
-def test_a_host_taken_out_of_the_file_is_told_of(server: Server) -> None:
+def test_a_host_taken_out_of_the_file_is_told_of_and_pruned_on_demand(server: Server) -> None:
     ok("up", str(server.file("a", "b")))
     report = json.loads(ok("up", str(server.file("a")), "--json"))
     assert report["left_over"] == ["b"]
+    assert "recovery" not in str(report["notes"]), "that was said when the mesh was founded"
+    # ssh knows the address of b by its name alone, as in a user's ~/.ssh/config.
+    file = server.file("a", common=f"  data_dir: {server.folder}/b", options="HostName: 127.0.0.1, HostKeyAlias: lab")
+    key = (server.folder / "host_key.pub").read_text()
+    known = server.known_hosts.read_text()
+    server.known_hosts.write_text(f"{known}lab {key}")
+    try:
+        assert states(ok("up", str(file), "--json", "--prune")) == {"a": "runs already", "b": "pruned"}
+        assert json.loads(ok("up", str(file), "--json"))["left_over"] == []
+    finally:
+        server.known_hosts.write_text(known)

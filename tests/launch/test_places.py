@@ -38,22 +38,22 @@ def test_the_first_node_of_a_second_cluster_lives_apart_and_stays_there(
 ) -> None:
     """Cluster a has the usual place; b came later. When a is deleted, b's node-0 does not move."""
     a, b = places.placed(cluster("a"), environ), None
-    places.claim("a", a[0])
+    places.claim("a", a[0], environ)
     b = places.placed(cluster("b"), environ)
     assert dirs(b, tmp_path)[0] == "lattica/clusters/b/node-0"
-    places.claim("b", b[0])
+    places.claim("b", b[0], environ)
     assert places.purge("a", a[0].data_dir)
     assert places.placed(cluster("b"), environ) == b
     with pytest.raises(ConfigError, match="is of the cluster b"):
-        places.claim("a", replace(a[0], data_dir=b[0].data_dir))
+        places.claim("a", replace(a[0], data_dir=b[0].data_dir), environ)
 
 
 def test_a_claim_makes_a_private_folder_and_keeps_its_port(tmp_path: Path, environ: dict[str, str]) -> None:
     _, host = places.placed(cluster("a"), environ)
-    claimed = places.claim("a", host)
+    claimed = places.claim("a", host, environ)
     assert os.stat(host.data_dir).st_mode & 0o777 == 0o700
     assert claimed.start.listen.startswith("127.0.0.1:")
-    assert places.claim("a", host) == claimed
+    assert places.claim("a", host, environ) == claimed
 
 
 def test_a_purge_deletes_what_up_has_made_and_nothing_of_the_users(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -63,7 +63,7 @@ def test_a_purge_deletes_what_up_has_made_and_nothing_of_the_users(tmp_path: Pat
     key.write_text("the user's")
     hosts = places.placed(cluster("a"), environ)
     for host in hosts:
-        places.claim("a", host)
+        places.claim("a", host, environ)
     (Path(hosts[1].data_dir) / "sessions").mkdir()
     assert [places.purge("a", host.data_dir) for host in hosts] == [False, True]
     places.tidy("a", environ)
@@ -74,8 +74,8 @@ def test_a_purge_deletes_what_up_has_made_and_nothing_of_the_users(tmp_path: Pat
 
 def test_a_purge_of_the_usual_place_leaves_other_clusters(tmp_path: Path, environ: dict[str, str]) -> None:
     a = places.placed(cluster("a"), environ)
-    places.claim("a", a[0])
-    other = places.claim("b", places.placed(cluster("b"), environ)[1])
+    places.claim("a", a[0], environ)
+    other = places.claim("b", places.placed(cluster("b"), environ)[1], environ)
     assert places.purge("a", a[0].data_dir)
     places.tidy("a", environ)
     assert places.owns("b", other.data_dir)
@@ -85,10 +85,19 @@ def test_a_purge_of_the_usual_place_leaves_other_clusters(tmp_path: Path, enviro
 def test_nodes_that_the_file_does_not_name_any_more_are_found(tmp_path: Path, environ: dict[str, str]) -> None:
     three = cluster("a", 3)
     for host in places.placed(three, environ):
-        places.claim("a", host)
+        places.claim("a", host, environ)
     one = cluster("a", 1)
     assert [host.name for host in places.left_over(one, places.placed(one, environ), environ)] == ["node-1", "node-2"]
     assert places.left_over(three, places.placed(three, environ), environ) == []
+
+
+def test_the_first_node_is_found_whatever_the_variable_says_later(tmp_path: Path, environ: dict[str, str]) -> None:
+    """`up` without LATTICA_DATA_DIR, `down` with one: it must not look for node-0 in that other place."""
+    hosts = places.placed(cluster("a"), environ)
+    for host in hosts:
+        places.claim("a", host, environ)
+    assert places.placed(cluster("a"), environ | {"LATTICA_DATA_DIR": str(tmp_path / "other")}) == hosts
+    assert places.left_over(cluster("a"), hosts, environ) == []
 
 
 @pytest.mark.parametrize("mark", ["", "[]", "{}", json.dumps({"cluster": "a", "host": 1, "made": True, "port": 0})])

@@ -1,91 +1,30 @@
-"""The four verbs of a cluster, each a few steps over all its hosts. Nothing is printed here but progress."""
+"""`up`: look at all hosts, start what does not run, and see that they know each other.
+
+look, set up  ►  plan  ►  the first, if nothing runs  ►  who returns  ►  a ticket, and who joins  ►  do all see all?
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from lattica.errors import ConfigError, LatticaError, NodeDiedError, PeerUnreachableError
-from lattica.launch import nodes, places, shells
+from lattica.launch import nodes, places
 from lattica.launch.cluster import CLUSTER_LABEL, HOST_LABEL, Cluster, Host
 from lattica.launch.crew import Crew
+from lattica.launch.down import stop_all
 from lattica.launch.nodes import Facts
 from lattica.launch.plan import Plan, Seen, plan_up, surplus
-from lattica.launch.shells import shell_of
+from lattica.launch.report import Report, report_of
 from lattica.node import paths
 
 SHORT = 8  # characters of an id for people
 SEEN_WITHIN_S = 20.0
 """How soon all members must know each other after `up` has started them: 2 s, on a busy machine more."""
 SEEN_EVERY_S = 0.5
-UNREACHED_CODE = 255  # of `exec`, for a host where the command did not come to run; ssh's own
-NOT_FOUND_CODE = 127  # of `exec`, where there is no such command; a shell's own
-
-
-@dataclass(slots=True)
-class Report:
-    """How a verb went. state: host -> a word; failed: host -> why."""
-
-    cluster: str
-    file: str
-    provider: str
-    state: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, LatticaError] = field(default_factory=dict)
-    facts: dict[str, Facts] = field(default_factory=dict)
-    mesh: str = ""
-    left_over: list[str] = field(default_factory=list)  # nodes of the cluster that the file does not name
-    notes: list[str] = field(default_factory=list)
-    data_dir: str = ""  # of the node that programs of this machine find, if the cluster has one here
-
-    @property
-    def ok(self) -> bool:
-        """Whether all hosts are as the verb wants them."""
-        return not self.failed and "down" not in self.state.values()
-
-    def to_dict(self) -> dict[str, Any]:
-        """For machines."""
-        return {
-            "cluster": self.cluster,
-            "provider": self.provider,
-            "mesh": self.mesh,
-            "ok": self.ok,
-            "data_dir": self.data_dir,
-            "hosts": [
-                {
-                    "host": host,
-                    "state": "failed" if host in self.failed else state,
-                    "error": self.failed[host].message if host in self.failed else "",
-                    "do_next": self.failed[host].do_next if host in self.failed else "",
-                }
-                | ({} if host not in self.facts else {"node": dict(self.facts[host].said)})
-                for host, state in self.state.items()
-            ],
-            "left_over": self.left_over,
-            "notes": self.notes,
-        }
-
-
-def hosts_of(cluster: Cluster) -> tuple[Host, ...]:
-    """The cluster's hosts, those of this machine with their data directories."""
-    if cluster.provider == "local":
-        return places.placed(cluster)
-    shells.require_ssh()
-    return cluster.hosts
-
-
-def _report(cluster: Cluster, hosts: Sequence[Host], word: str) -> Report:
-    report = Report(
-        cluster.name, cluster.file, cluster.provider, {host.name: word for host in hosts}, notes=cluster.warnings
-    )
-    if cluster.provider == "local":
-        report.data_dir = hosts[0].data_dir
-    return report
-
-
-# -- up --------------------------------------------------------------------------------------------------------------
 
 
 async def up(cluster: Cluster, hosts: Sequence[Host], crew: Crew, *, prune: bool) -> Report:
@@ -102,7 +41,7 @@ class _Up:
         self.seen: dict[str, Seen] = {}
         self.peer_ids: dict[str, str] = {}
         self.rows: Sequence[dict[str, Any]] = ()  # the mesh's members, as one of the nodes knows them
-        self.report = _report(cluster, hosts, "missing")
+        self.report = report_of(cluster, hosts, "missing")
 
     async def run(self, prune: bool) -> Report:
         local = self.cluster.provider == "local"
@@ -112,9 +51,7 @@ class _Up:
         self.peer_ids = {name: one.peer_id for name, one in facts.items() if one.running}
         for name in self.peer_ids:
             self.report.state[name] = "runs already"
-        anchor = places.FIRST if local else ""
-        while (plan := self._plan(anchor)).first is not None:
-            await self._start([plan.first], "founds the mesh" if not plan.mesh else "brings the mesh back")
+        plan = await self._begin(places.FIRST if local else "")
         self._refuse(plan)
         await self._start(plan.bring_back, "returns")
         await self._join(plan)
@@ -127,8 +64,29 @@ class _Up:
         self.report.failed = dict(self.crew.failed)
         return self.report
 
-    def _plan(self, anchor: str) -> Plan:
-        return plan_up([seen for name, seen in self.seen.items() if name not in self.crew.failed], anchor)
+    async def _begin(self, anchor: str) -> Plan:
+        """See to it that one node of the mesh runs; what is left to do."""
+        mesh = ""
+        while True:
+            plan = plan_up([seen for name, seen in self.seen.items() if name not in self.crew.failed], anchor)
+            if mesh and plan.mesh != mesh:
+                return self._asleep(mesh, plan)
+            mesh = plan.mesh
+            if plan.first is None:
+                return plan
+            await self._start([plan.first], "brings the mesh back" if mesh else "founds the mesh")
+            mesh = mesh or self.seen[plan.first].mesh
+
+    def _asleep(self, mesh: str, plan: Plan) -> Plan:
+        """No member could be started. The others do not found a second mesh: the first one will wake some day."""
+        for name in self.seen:
+            if name not in self.crew.failed:
+                error = NodeDiedError(
+                    f"the cluster is the mesh {mesh[:SHORT]}, and none of its members could be started",
+                    do_next="mend one of the hosts that failed; or have them forget that mesh: `lattica leave` there",
+                )
+                self.crew.fail(name, error)
+        return replace(plan, mesh=mesh, first=None, bring_back=(), join=(), foreign={})
 
     async def _look(self, host: Host) -> Facts:
         """What is there; after the set-up, if no node runs."""
@@ -160,6 +118,10 @@ class _Up:
             self.seen[name] = Seen(name, True, str(mesh.get("mesh", "")), bool(mesh.get("issuer")))
             self.peer_ids[name] = str(said.get("node"))
             self.report.state[name] = "started"
+            if mesh.get("how") == "founded" and mesh.get("recovery_file") and self.cluster.provider != "local":
+                self.report.notes.append(
+                    f"{name} has {mesh['recovery_file']}: whoever has this file rules the mesh; move it to a safe place"
+                )
 
     def _refuse(self, plan: Plan) -> None:
         remedy = (
@@ -236,7 +198,7 @@ class _Up:
             )
         rest = places.left_over(self.cluster, hosts)
         if prune and rest:
-            await _stop(self.cluster, rest, self.crew, self.report, force=False)
+            await stop_all(self.cluster, rest, self.crew, self.report, force=False)
         else:
             self.report.left_over = [host.name for host in rest if paths.running_node(host.data_dir) is not None]
 
@@ -277,119 +239,3 @@ def found_host(template: Host, name: str) -> Host:
     """A host that the file does not name, as ssh would reach it."""
     assert template.login is not None
     return replace(template, name=name, login=replace(template.login, host=name))
-
-
-# -- down ------------------------------------------------------------------------------------------------------------
-
-
-async def down(cluster: Cluster, hosts: Sequence[Host], crew: Crew, *, purge: bool, force: bool) -> Report:
-    """Stop what `up` started. purge: and delete the data directories of a local cluster."""
-    report = _report(cluster, hosts, "?")
-    report.data_dir = ""
-    rest = places.left_over(cluster, tuple(hosts)) if cluster.provider == "local" else []
-    await _stop(cluster, [*hosts, *rest], crew, report, force=force)
-    if purge:
-        for host in (*hosts, *rest):
-            if host.name in crew.failed:
-                continue
-            try:
-                if places.purge(cluster.name, host.data_dir):
-                    report.state[host.name] = f"{report.state[host.name]}, and its data deleted"
-            except LatticaError as error:
-                crew.fail(host.name, error)
-        places.tidy(cluster.name)
-    report.failed = dict(crew.failed)
-    return report
-
-
-async def _stop(cluster: Cluster, hosts: Sequence[Host], crew: Crew, report: Report, *, force: bool) -> None:
-    async def stop(host: Host) -> str:
-        word = await (_stop_local(cluster, host, force) if host.login is None else _stop_far(cluster, host, force))
-        crew.good(host.name, word)
-        return word
-
-    report.state |= await crew.each(hosts, "stops", stop)
-
-
-async def _stop_local(cluster: Cluster, host: Host, force: bool) -> str:
-    ran = paths.running_node(host.data_dir) is not None
-    if not places.owns(cluster.name, host.data_dir):
-        return "left: it is not the cluster's" if ran else "did not run"
-    await nodes.stop(host, force=force)  # also one that does not run: it removes what a killed node has left
-    return "stopped" if ran else "did not run"
-
-
-async def _stop_far(cluster: Cluster, host: Host, force: bool) -> str:
-    facts = await nodes.observe(host)
-    if not facts.lattica or not facts.running:
-        return "did not run"
-    if facts.trouble and not force:
-        raise NodeDiedError(facts.trouble.splitlines()[0], do_next="end it with `lattica down --force`")
-    owner = (facts.said.get("labels") or {}).get(CLUSTER_LABEL)
-    if owner != cluster.name and not facts.trouble:
-        whose = f"of the cluster {owner}" if owner else "started by hand"
-        return f"left: it is {whose}; `lattica stop` there ends it"
-    await nodes.stop(host, force=force)
-    return "stopped"
-
-
-# -- status and exec -------------------------------------------------------------------------------------------------
-
-
-async def status(cluster: Cluster, hosts: Sequence[Host], crew: Crew) -> Report:
-    """What runs where. A host whose node does not answer, or is of another mesh, has failed; one without is `down`."""
-    report = _report(cluster, hosts, "down")
-
-    async def look(host: Host) -> Facts:
-        facts = await nodes.observe(host)
-        crew.good(host.name, "up" if facts.running else "down")
-        return facts
-
-    report.facts = await crew.each(hosts, "looks", look)
-    meshes = [facts.mesh for facts in report.facts.values() if facts.running and facts.mesh]
-    report.mesh = max(meshes, key=meshes.count, default="")
-    for name, facts in report.facts.items():
-        if facts.running:
-            report.state[name] = "no answer" if facts.trouble else "up" if facts.mesh == report.mesh else "other mesh"
-        elif not facts.lattica or facts.trouble:
-            report.state[name] = "no lattica" if not facts.lattica else "no answer"
-    for name, word in report.state.items():
-        if word not in ("up", "down") and name not in crew.failed:
-            crew.failed[name] = _why_not_up(word, report.facts[name])
-    if cluster.provider == "local":
-        rest = places.left_over(cluster, tuple(hosts))
-        report.left_over = [host.name for host in rest if paths.running_node(host.data_dir) is not None]
-    else:
-        rows = max((list(facts.said.get("peers") or ()) for facts in report.facts.values()), key=len, default=[])
-        report.left_over = surplus(members_of(cluster.name, rows), [host.name for host in hosts])
-    report.failed = dict(crew.failed)
-    return report
-
-
-def _why_not_up(word: str, facts: Facts) -> LatticaError:
-    if word == "other mesh":
-        return ConfigError(f"its node is in another mesh, {facts.mesh[:SHORT]}", do_next="see `lattica up`")
-    return NodeDiedError(facts.trouble.splitlines()[0], do_next="look at the log there, or run `lattica up`")
-
-
-async def execute(
-    hosts: Sequence[Host], crew: Crew, words: Sequence[str], show: Callable[[str, str, bool], None]
-) -> int:
-    """Run a command on every host; the worst of the exit codes. show: is given host, line, and whether of stderr."""
-
-    async def run(host: Host) -> int:
-        shell = shell_of(host)
-        said: list[str] = []
-
-        def error(line: str) -> None:
-            said.append(line)
-            show(host.name, line, True)
-
-        code = await shells.stream(shell, shell.command(words), lambda line: show(host.name, line, False), error)
-        if code == UNREACHED_CODE and host.login is not None:
-            shell.require(shells.Done(code, "", "\n".join(said)))
-        return code
-
-    codes = await crew.each(hosts, "runs", run)
-    failed = [UNREACHED_CODE if host.login else NOT_FOUND_CODE for host in hosts if host.name in crew.failed]
-    return max([*codes.values(), *failed], default=0)
