@@ -10,6 +10,7 @@ way out: for shared memory kernels have them switched off (`shmem_enabled` is `n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import mmap
@@ -17,7 +18,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -84,9 +85,36 @@ class Arena:
         """Give the memory of this range back: it reads as zeros, in all mappings, until it is backed again."""
         self._mapping.madvise(mmap.MADV_REMOVE, offset, size)
 
+    def lend(self, offset: int, size: int, back: Callable[[], object]) -> memoryview:
+        """The bytes in place, read-only; at least one. `back` is called when the last view of them is gone, by the
+        thread that had it: a socket that still has to send them keeps them."""
+        import ctypes
+
+        base = (ctypes.c_ubyte * size).from_buffer(self._mapping, offset)
+        weakref.finalize(base, back).atexit = False
+        return memoryview(base).cast("B").toreadonly()
+
+    def unmap(self, offset: int, size: int) -> None:
+        """What was read of this range no longer counts as memory of this process. The bytes stay."""
+        start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+        self._mapping.madvise(mmap.MADV_DONTNEED, start, offset + size - start)
+
+    def write(self, offset: int, parts: Sequence[Buffer]) -> None:
+        """Write buffers, one after another, into backed memory: 4 GB/s, and other threads run meanwhile. Costs this
+        process no pages, as a mapping would, which is no faster when each page is written once. Raises OSError."""
+        size = sum(len(part) for part in parts)
+        written = os.pwritev(self.fd, parts, offset)
+        if written != size:
+            raise OSError(errno.ENOSPC, f"{written} of {size} bytes went into the object store")
+
+    def copy_out(self, offset: int, size: int) -> bytes:
+        """A copy of the bytes."""
+        return os.pread(self.fd, size, offset)
+
     def close(self) -> None:
-        """Let go of it. The others keep theirs."""
-        self._mapping.close()
+        """Let go of it. The others keep theirs, and so does whoever has a view."""
+        with contextlib.suppress(BufferError):
+            self._mapping.close()
         os.close(self.fd)
 
 

@@ -47,14 +47,23 @@ class Manifest(msgspec.Struct, array_like=True, frozen=True):
 
 def cid_of(data: bytes | bytearray | memoryview) -> str:
     """The CID of these bytes, 59 or 61 characters."""
-    view = memoryview(data).cast("B")
-    if view.nbytes <= BLOCK_BYTES:
-        return _text(_RAW, blake3(view).digest())
-    return _text(_MESSAGEPACK, blake3(msgspec.msgpack.encode(manifest_of(data))).digest())
+    return cid_text(cid_named(manifest_of(data)))
+
+
+def cid_named(manifest: Manifest) -> bytes:
+    """The CID, in its binary form of 36 or 37 bytes, of the value that consists of these blocks."""
+    if manifest.total_bytes > BLOCK_BYTES:
+        return _CID_V1 + _MESSAGEPACK + _BLAKE3_256 + blake3(msgspec.msgpack.encode(manifest)).digest()
+    return _CID_V1 + _RAW + _BLAKE3_256 + (manifest.digests[0] if manifest.digests else blake3(b"").digest())
+
+
+def cid_text(cid: bytes) -> str:
+    """The text form of a binary CID."""
+    return _BASE32 + b32encode(cid).decode().rstrip("=").lower()
 
 
 def manifest_of(data: bytes | bytearray | memoryview) -> Manifest:
-    """The blocks of a value. Values of up to one block have no need of it."""
+    """The blocks of a value. One of up to a block has them too, though its name needs only the digest."""
     view = memoryview(data).cast("B")
     return Manifest(MANIFEST_VERSION, view.nbytes, BLOCK_BYTES, _digests(view))
 
@@ -62,10 +71,6 @@ def manifest_of(data: bytes | bytearray | memoryview) -> Manifest:
 def verify_block(block: bytes | bytearray | memoryview, digest: bytes) -> bool:
     """Whether these are the bytes that a manifest names: asked before a block is used or passed on."""
     return memoryview(block).nbytes <= BLOCK_BYTES and blake3(block).digest() == digest
-
-
-def _text(codec: bytes, digest: bytes) -> str:
-    return _BASE32 + b32encode(_CID_V1 + codec + _BLAKE3_256 + digest).decode().rstrip("=").lower()
 
 
 def _digests(view: memoryview) -> list[bytes]:

@@ -1,0 +1,692 @@
+"""Objects on their way between machines: a node reads the blocks of an object from those that hold it, into its arena.
+
+    fetch(object) ─► manifest ─► allocate ─► read, from one source or several ─► check, write ─► Fetched
+                        │                      ▲
+                        └─ offer(object) at every holder; one that still fetches serves what it has so far
+
+    blocks.manifest(what)        what it consists of; the bytes too, if that is one block
+    blocks.read(what)            a stream both ways: runs of blocks are asked for, and their bytes come in order
+    blocks.held(what, known)     which blocks are here, as soon as they are more than `known`
+
+`what` is an object's id, or a CID. Which block is to be had from whom is decided in `objectstore.transfer`; here are
+calls, memory and threads. Rules of this file: bytes are read in place and sent uncopied, so a region stays pinned until
+the last view of it is gone, which is when the other side has acknowledged it; of what is not pinned yet, copies are
+sent. A region that was allocated belongs to the fetch until that returns it: if it fails, nobody writes there any more
+when it is freed. Serving and fetching are one file, since whoever fetches serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from lattica.errors import (
+    GetTimeoutError,
+    InternalError,
+    LatticaError,
+    ObjectFetchTimedOutError,
+    ObjectLostError,
+    ObjectNotAvailableError,
+    PeerUnreachableError,
+    RemoteProtocolError,
+)
+from lattica.ids import SHORT_ID_DIGITS
+from lattica.mesh.bodies import CHUNK_BYTES
+from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.peer import Peer
+from lattica.mesh.roles import Role
+from lattica.mesh.services import caller, method, service
+from lattica.mesh.values import ALIGN
+from lattica.mesh.wire import Buffer
+from lattica.objectstore.arena import Arena
+from lattica.objectstore.cid import BLOCK_BYTES, Manifest, cid_named, manifest_of
+from lattica.objectstore.transfer import Transfer, block_size, matches, read_manifest
+
+log = logging.getLogger(__name__)
+Pin = Callable[[bytes], Callable[[], object] | None]
+
+FETCHES = Role.EXECUTE | Role.SUBMIT | Role.STORE
+"""Who runs tasks, or submits them, needs their arguments and results."""
+OBJECT_ID_BYTES = 16
+CID_BYTES_MAX = 37
+PIECE_BYTES = CHUNK_BYTES - ALIGN
+"""Of an item: with its head it is one chunk of bulk, which arrives in memory of its own and is never put together."""
+
+SOURCES_MAX = 8  # at once: two keep a link busy, eight even out slow ones
+CANDIDATES_MAX = 64  # sources that one fetch hears of
+READERS_MAX = 4  # whom a reader is told of: others that read the same
+HURRY_S = 1.0  # for the manifest, before the next source is asked for it too
+ANSWER_S = 10.0  # for any answer
+HASH_BYTES_PER_S = 500e6  # a source may have to hash the object first; with other work beside it, at this rate
+STALL_S = 20.0  # a source that sends nothing for so long is lost: 256 KiB in this time are 13 KB/s
+WAIT_S = 10.0  # for a block that is still fetched; and for news of which are here
+IDLE_S = 60.0  # a reader who asks for nothing lets its stream go: it pins the object
+PROVIDE_AFTER_S = 2.0  # objects that live shorter than this are nobody's to find
+CHECKS_MAX = 2  # of one source's blocks at once: while one is hashed and written, the next one comes
+FAILURES_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Where the bytes lie in our arena. failed: they are an error. cid: in its binary form."""
+
+    offset: int
+    size: int
+    failed: bool
+    cid: bytes
+
+
+class _Bell:
+    """Wakes all who wait for anything to change."""
+
+    def __init__(self) -> None:
+        self._future: asyncio.Future[None] | None = None
+
+    def ring(self) -> None:
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+        self._future = None
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether it rang."""
+        if self._future is None:
+            self._future = asyncio.get_running_loop().create_future()
+        done, _ = await asyncio.wait((self._future,), timeout=timeout_s)  # which leaves it alone if we are cancelled
+        return bool(done)
+
+
+class _Held:
+    """An object that lies here, or a part of it."""
+
+    def __init__(self, object_id: bytes, offset: int, size: int, failed: bool) -> None:
+        self.object_id, self.offset, self.size, self.failed = object_id, offset, size, failed
+        self.manifest: Manifest | None = None
+        self.cid = b""
+        self.hashing: asyncio.Future[Manifest] | None = None
+        self.transfer: Transfer | None = None  # while it is fetched
+        self.offered = False  # `pin` knows it; before, copies are sent
+        self.gone = False
+        self.news = _Bell()
+        self.readers: dict[PeerId, int] = {}  # -> streams
+
+    def at(self, block: int) -> int:
+        """Where in the object it begins."""
+        return block * BLOCK_BYTES
+
+
+@service("blocks")
+class Blocks:
+    """See the module. One per node; `pin(object_id)` keeps an object where it is until what it returns is called."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        arena: Arena,
+        loop: asyncio.AbstractEventLoop,
+        pin: Pin,
+        free: Callable[[int, int], object] = lambda offset, size: None,
+    ) -> None:
+        """pin: None if the object is gone. free(offset, size): what was allocated for a fetch that came to nothing."""
+        self._peer, self._arena, self._loop, self._pin, self.free = peer, arena, loop, pin, free
+        self._objects: dict[bytes, _Held] = {}
+        self._named: dict[bytes, list[_Held]] = {}  # CID -> those of this content
+        self._fetching: dict[bytes, _Fetching] = {}
+        self._to_provide: dict[bytes, float] = {}  # CID -> not before
+        self._provided: set[bytes] = set()
+        self._providing: asyncio.Task[None] | None = None
+        self.stopping = False
+        peer.serve(self, offered=False)
+
+    def __repr__(self) -> str:
+        return f"<Blocks: {len(self._objects)} objects, {len(self._fetching)} fetched>"
+
+    # -- doors
+
+    def offer(self, object_id: bytes, offset: int, size: int, failed: bool) -> None:
+        """Others may read this object from now on. It is hashed when the first of them does."""
+        held = self._objects.get(object_id)
+        if held is None or (held.offset, held.size) != (offset, size):
+            self.withdraw(object_id)
+            held = self._objects[object_id] = _Held(object_id, offset, size, failed)
+        held.offered = True
+
+    def withdraw(self, object_id: bytes) -> None:
+        """Nobody begins to read this object any more, and who reads it is told. It may be unknown."""
+        held = self._objects.get(object_id)
+        if held is not None and held.transfer is None:
+            self.forget(held)
+
+    async def fetch(
+        self,
+        object_id: bytes,
+        sources: Sequence[PeerId],
+        size_hint: int,
+        allocate: Callable[[int], Awaitable[int]],
+        *,
+        cid: bytes | None = None,
+    ) -> Fetched:
+        """Bring an object here. Whoever wants the same one meanwhile shares the transfer, and adds its sources.
+
+        sources: who may hold it, the best first; then the providers of `cid` are asked. size_hint: bytes, for timeouts.
+        allocate(size): where it goes, in backed memory; if the fetch fails, `free` has it back. cid: the content that
+        it must have; None: what the first source says. The object is served to others at once, by copies: `offer` it
+        when `pin` knows it, or `withdraw` it before its region is freed.
+        Raises ObjectLostError or ObjectFetchTimedOutError, which name the sources and why each failed; whatever
+        `allocate` raises.
+        """
+        held = self._objects.get(object_id)
+        if held is not None and held.transfer is None:
+            await self._hashed(held)
+            return Fetched(held.offset, held.size, held.failed, held.cid)
+        fetching = self._fetching.get(object_id)
+        if fetching is None:
+            fetching = _Fetching(self, self._peer, self._arena, object_id, size_hint, allocate, cid)
+            self._fetching[object_id] = fetching
+            fetching.add(sources, object_id)
+            fetching.start(self._loop)
+            fetching.task.add_done_callback(lambda _: self._ended(fetching))
+        else:
+            fetching.add(sources, object_id)
+        fetching.waiters += 1
+        try:
+            fetched = await asyncio.shield(fetching.task)
+            fetching.taken = True
+            return fetched
+        finally:
+            fetching.waiters -= 1
+            if not fetching.waiters and not fetching.taken:
+                fetching.task.cancel("nobody waits for it any more")
+                self._ended(fetching)
+                fetching.abandon()
+
+    async def close(self) -> None:
+        """End all transfers: nobody reads or writes the arena for us any more, but for what waits to be sent."""
+        self.stopping = True
+        tasks: list[asyncio.Task[Any]] = [fetching.task for fetching in self._fetching.values()]
+        if self._providing is not None:
+            tasks.append(self._providing)
+        for task in tasks:
+            task.cancel()
+        hashing = [held.hashing for held in self._objects.values() if held.hashing is not None]
+        await asyncio.gather(*tasks, *hashing, return_exceptions=True)
+        for held in list(self._objects.values()):
+            self.forget(held)
+
+    # -- what others call
+
+    @method(role=FETCHES, idempotent=True)
+    async def manifest(self, what: Any) -> list[Any]:
+        """[manifest, failed, blocks that are here (a byte each; nothing: all), the bytes of an object of one block,
+        others that read it]. Raises ObjectNotAvailableError."""
+        held = self._find(what)
+        manifest = await self._hashed(held)
+        fields = [manifest.version, manifest.total_bytes, manifest.block_bytes, manifest.digests]
+        here = b"" if held.transfer is None else bytes(held.transfer.held)
+        data: Buffer = b""
+        if 0 < held.size <= BLOCK_BYTES:
+            await self._until_here(held, 0)
+            data = self._lend(held) if held.offered else self._copy(held, 0, manifest)
+        who = caller.get().peer
+        others = [reader for reader in reversed(held.readers) if reader != who][:READERS_MAX]
+        return [fields, held.failed, here, data, others]
+
+    @method(role=FETCHES)
+    async def held(self, what: Any, known: int) -> bytes:
+        """Which blocks are here, a byte each, nothing for all: once they are more than `known`, or after WAIT_S."""
+        held = self._find(what)
+        latest = self._loop.time() + WAIT_S
+        while held.transfer is not None and sum(held.transfer.held) <= known:
+            if not await held.news.wait(max(latest - self._loop.time(), 0.0)):
+                break
+        self._check(held)
+        return b"" if held.transfer is None else bytes(held.transfer.held)
+
+    @method(role=FETCHES, takes_stream=True)
+    async def read(self, what: Any, *, incoming: AsyncIterator[Any]) -> AsyncIterator[Buffer]:
+        """[first block, count] comes, the bytes of these blocks go, in pieces that end where a block does.
+
+        A block that is still fetched is waited for, WAIT_S. Raises ObjectNotAvailableError.
+        """
+        held = self._find(what)
+        manifest = await self._hashed(held)
+        lent: memoryview | None = None
+        who = caller.get().peer
+        held.readers[who] = held.readers.get(who, 0) + 1
+        try:
+            while (run := await _run_of(incoming, len(manifest.digests))) is not None:
+                for block in run:
+                    await self._until_here(held, block)
+                    if lent is None and held.offered:
+                        lent = self._lend(held)
+                    begin, size = held.at(block), block_size(manifest, block)
+                    view = lent[begin : begin + size] if lent is not None else self._copy(held, block, manifest)
+                    for at in range(0, size, PIECE_BYTES):
+                        yield view[at : at + PIECE_BYTES]
+        finally:
+            held.readers[who] -= 1
+            if not held.readers[who]:
+                del held.readers[who]
+
+    # -- serving
+
+    def _find(self, what: Any) -> _Held:
+        if not isinstance(what, bytes) or not OBJECT_ID_BYTES <= len(what) <= CID_BYTES_MAX:
+            raise RemoteProtocolError("it asked for an object by a name that is none")
+        held = self._objects.get(what) if len(what) == OBJECT_ID_BYTES else next(iter(self._named.get(what, ())), None)
+        if held is None:
+            raise self._not_here(what)
+        return held
+
+    def _not_here(self, what: bytes) -> ObjectNotAvailableError:
+        return ObjectNotAvailableError(
+            f"object {what.hex()[:SHORT_ID_DIGITS]} is not, or no longer, at peer {short_peer(self._peer.id)}",
+            object_id=what,
+        )
+
+    def _check(self, held: _Held) -> None:
+        if held.gone:
+            raise self._not_here(held.object_id)
+
+    async def _until_here(self, held: _Held, block: int) -> None:
+        latest = self._loop.time() + WAIT_S
+        while held.transfer is not None and not held.transfer.held[block] and not held.gone:
+            if not await held.news.wait(max(latest - self._loop.time(), 0.0)):
+                raise self._not_here(held.object_id)
+        self._check(held)
+
+    def _lend(self, held: _Held) -> memoryview:
+        """All of its bytes, in place; it is pinned while there is a view of them. It has at least one."""
+        self._check(held)
+        unpin = self._pin(held.object_id)
+        if unpin is None:
+            self.forget(held)
+            raise self._not_here(held.object_id)
+
+        def back() -> None:  # by any thread
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._came_back, held, unpin)
+
+        return self._arena.lend(held.offset, held.size, back)
+
+    def _came_back(self, held: _Held, unpin: Callable[[], object]) -> None:
+        with suppress(ValueError):  # the arena is closed
+            self._arena.unmap(held.offset, held.size)
+        unpin()
+
+    def _copy(self, held: _Held, block: int, manifest: Manifest) -> memoryview:
+        return memoryview(self._arena.copy_out(held.offset + held.at(block), block_size(manifest, block)))
+
+    async def _hashed(self, held: _Held) -> Manifest:
+        """What it consists of; found out once."""
+        if held.manifest is None and held.size <= BLOCK_BYTES:
+            self.name(held, manifest_of(self._lend(held) if held.size else b""))
+        elif held.manifest is None:
+            if held.hashing is None:
+                held.hashing = self._loop.run_in_executor(None, _hash, self._lend(held))
+            manifest = await asyncio.shield(held.hashing)
+            self._check(held)
+            if held.manifest is None:
+                held.hashing = None
+                self.name(held, manifest)
+                self.announce(held)
+        assert held.manifest is not None
+        return held.manifest
+
+    # -- names
+
+    def begin(self, held: _Held) -> None:
+        """Blocks of this object come in, and are served."""
+        self._objects[held.object_id] = held
+
+    def name(self, held: _Held, manifest: Manifest) -> None:
+        """It is found by its CID from now on."""
+        held.manifest, held.cid = manifest, cid_named(manifest)
+        self._named.setdefault(held.cid, []).append(held)
+
+    def forget(self, held: _Held) -> None:
+        """It is not here any more."""
+        held.gone = True
+        held.news.ring()
+        if self._objects.get(held.object_id) is held:
+            del self._objects[held.object_id]
+        named = self._named.get(held.cid, [])
+        if held in named:
+            named.remove(held)
+            if not named:
+                del self._named[held.cid]
+                self._to_provide.pop(held.cid, None)
+                if held.cid in self._provided:
+                    self._provided.discard(held.cid)
+                    self._peer.gossip.directory.withdraw(held.cid)
+
+    def announce(self, held: _Held) -> None:
+        """Be found as a provider of this content soon, if it is large."""
+        if held.size <= BLOCK_BYTES or held.cid in self._provided or self.stopping:
+            return
+        self._to_provide.setdefault(held.cid, self._loop.time() + PROVIDE_AFTER_S)
+        if self._providing is None:
+            self._providing = self._loop.create_task(self._provide())
+            self._providing.add_done_callback(self._provision_ended)
+
+    async def _provide(self) -> None:
+        while self._to_provide:
+            cid, due = next(iter(self._to_provide.items()))
+            await asyncio.sleep(max(due - self._loop.time(), 0.0))
+            if self._to_provide.pop(cid, None) is None:
+                continue
+            try:
+                await self._peer.provide(cid)
+            except LatticaError as error:
+                log.info("a provider of %s was not announced: %s", cid.hex()[:16], str(error).partition("\n")[0])
+            self._provided.add(cid)  # also then: it is renewed
+            if cid not in self._named:
+                self._provided.discard(cid)
+                self._peer.gossip.directory.withdraw(cid)
+
+    def _provision_ended(self, task: asyncio.Task[None]) -> None:
+        self._providing = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("what is here is not announced", exc_info=error)
+        elif self._to_provide and not self.stopping:  # it came after the last look
+            self._providing = self._loop.create_task(self._provide())
+            self._providing.add_done_callback(self._provision_ended)
+
+    def _ended(self, fetching: _Fetching) -> None:
+        if self._fetching.get(fetching.object_id) is fetching:
+            del self._fetching[fetching.object_id]
+        if fetching.task.done() and not fetching.task.cancelled():
+            fetching.task.exception()  # seen: whoever waited has it too
+
+
+class _Fetching:
+    """One object on its way here."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        peer: Peer,
+        arena: Arena,
+        object_id: bytes,
+        size_hint: int,
+        allocate: Callable[[int], Awaitable[int]],
+        cid: bytes | None,
+    ) -> None:
+        self.object_id, self.waiters = object_id, 0
+        self.taken = False  # somebody knows where it is
+        self.task: asyncio.Task[Fetched]
+        self._blocks, self._peer, self._arena, self._allocate, self._cid = blocks, peer, arena, allocate, cid
+        self._answer_s = ANSWER_S + size_hint / HASH_BYTES_PER_S
+        self._candidates: deque[tuple[PeerId, bytes]] = deque()  # and by which name to ask
+        self._known: set[tuple[PeerId, bytes]] = set()
+        self._drawing: dict[PeerId, asyncio.Task[None]] = {}
+        self._failures: dict[PeerId, str] = {}
+        self._silent: set[PeerId] = set()  # they do not answer: under another name neither
+        self._asked_dht = False
+        self._manifest: Manifest | None = None
+        self._failed = False
+        self._held: _Held | None = None
+        self._transfer: Transfer | None = None
+        self._error: Exception | None = None  # of ours: no other source helps
+        self._bell = _Bell()
+        self._jobs: set[asyncio.Future[Any]] = set()
+        self._region: tuple[int, int] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.task = loop.create_task(self._run())
+
+    def add(self, sources: Sequence[PeerId], what: bytes) -> None:
+        """Others that may have it, under this name."""
+        for source in sources:
+            if source != self._peer.id and (source, what) not in self._known and len(self._known) < CANDIDATES_MAX:
+                self._known.add((source, what))
+                self._candidates.append((source, what))
+        self._bell.ring()
+
+    # -- as a whole
+
+    async def _run(self) -> Fetched:
+        in_a_hurry = 0
+        try:
+            while self._transfer is None or not self._transfer.done:
+                if self._error is not None:
+                    raise self._error
+                if self._manifest is not None and self._transfer is None:
+                    size = self._manifest.total_bytes
+                    self._region = await self._allocate(size), size
+                    self._begin(self._region[0], self._manifest)
+                elif self._candidates and len(self._drawing) < (SOURCES_MAX if self._transfer else 1 + in_a_hurry):
+                    self._draw_from(*self._candidates.popleft())
+                elif not self._drawing:
+                    if not await self._find_providers():
+                        raise self._lost()
+                else:
+                    waits = self._candidates and self._transfer is None
+                    in_a_hurry += not await self._bell.wait(HURRY_S if waits else None)
+            return self._finish()
+        except BaseException:
+            self._error = self._error or InternalError("the fetch has failed")
+            raise
+        finally:
+            await self._settle()
+            if self._error is not None or not self.waiters:
+                self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody will know where it is, so its region is free. Once nobody writes there any more."""
+        if self._drawing or self._jobs:
+            return
+        if self._held is not None:
+            self._held.transfer = None
+            self._blocks.forget(self._held)
+        if self._region is not None:
+            self._blocks.free(*self._region)
+            self._region = None
+
+    def _begin(self, offset: int, manifest: Manifest) -> None:
+        held = self._held = _Held(self.object_id, offset, manifest.total_bytes, self._failed)
+        own = int.from_bytes(self._peer.id[:4], "little")
+        self._transfer = held.transfer = Transfer(manifest, own)
+        self._blocks.name(held, manifest)
+        self._blocks.begin(held)
+        self._bell.ring()
+
+    def _finish(self) -> Fetched:
+        held = self._held
+        assert held is not None
+        held.transfer = None
+        held.news.ring()
+        self._blocks.announce(held)
+        return Fetched(held.offset, held.size, held.failed, held.cid)
+
+    async def _settle(self) -> None:
+        """Nobody asks or writes any more, threads included, whoever cancels us meanwhile."""
+        for task in self._drawing.values():
+            task.cancel()
+        while waited := [*self._drawing.values(), *self._jobs]:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait(waited)
+
+    async def _find_providers(self) -> bool:
+        """Whether there are sources that were not asked yet."""
+        if self._asked_dht or self._cid is None:
+            return False
+        self._asked_dht = True
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                found = await self._peer.find_providers(self._cid)
+        except (LatticaError, TimeoutError) as error:
+            log.info("providers of %s: %s", self._cid.hex()[:16], str(error).partition("\n")[0])
+            return False
+        for provider, addresses in found.items():
+            if not self._peer.has_session(provider):
+                self._peer.know(provider, addresses)
+        self.add([provider for provider in found if provider not in self._silent], self._cid)
+        return bool(self._candidates)
+
+    def _lost(self) -> ObjectLostError:
+        failures = self._failures | (self._transfer.failures if self._transfer is not None else {})
+        each = [f"peer {short_peer(PeerId(source))}: {why}" for source, why in failures.items()]
+        more = f"; and {len(each) - FAILURES_SHOWN} more" if len(each) > FAILURES_SHOWN else ""
+        words = "; ".join(each[:FAILURES_SHOWN]) + more if each else "no source is known"
+        dht = "" if not self._asked_dht else "; the DHT knows no other"
+        kind = ObjectFetchTimedOutError if self._silent else ObjectLostError
+        name = self.object_id.hex()[:SHORT_ID_DIGITS]
+        return kind(f"object {name} could not be fetched: {words}{dht}", object_id=self.object_id)
+
+    # -- from one source
+
+    def _draw_from(self, source: PeerId, what: bytes) -> None:
+        if source not in self._drawing and not (self._transfer and source in self._transfer.liars):
+            task = self._drawing[source] = self._loop.create_task(self._draw(source, what))
+            task.add_done_callback(lambda _: self._drawn(source))
+
+    def _drawn(self, source: PeerId) -> None:
+        self._drawing.pop(source, None)
+        self._bell.ring()
+
+    async def _draw(self, source: PeerId, what: bytes) -> None:
+        """Take from this source what it has, as long as anything is missing."""
+        try:
+            await self._meet(source, what)
+            if self._transfer is not None and not self._transfer.done:
+                await self._read(source, what, self._transfer)
+        except RemoteProtocolError as error:
+            self._part(source, str(error).partition("\n")[0], lied=True)
+        except (PeerUnreachableError, GetTimeoutError, TimeoutError) as error:
+            self._silent.add(source)
+            self._part(source, str(error).partition("\n")[0] or f"it sent nothing for {STALL_S:g} s")
+        except LatticaError as error:
+            self._part(source, str(error).partition("\n")[0])
+        except Exception as error:  # a bug, or memory that cannot be written
+            self._error = error
+            self._bell.ring()
+
+    def _part(self, source: PeerId, why: str, *, lied: bool = False) -> None:
+        self._failures[source] = why
+        if self._transfer is not None:
+            (self._transfer.lied if lied else self._transfer.lost)(source, why)
+
+    async def _meet(self, source: PeerId, what: bytes) -> None:
+        """Hear what the object is, and what of it is there."""
+        answer = await self._peer.call(source, "blocks.manifest", what, timeout_s=self._answer_s, idempotent=True)
+        if not isinstance(answer, list) or len(answer) < 5 or not isinstance(answer[4], list):
+            raise RemoteProtocolError("it answered what is no manifest")
+        fields, failed, here, data, readers = answer[:5]
+        manifest = read_manifest(fields, self._cid)
+        if self._manifest is None:
+            self._manifest, self._cid, self._failed = manifest, cid_named(manifest), failed is True
+            self._bell.ring()
+        while self._transfer is None:
+            await self._bell.wait()
+        transfer = self._transfer
+        transfer.source_has(source, _bytes_like(here))
+        if manifest.total_bytes <= BLOCK_BYTES and not transfer.done:
+            await self._checked(source, self._check(source, 0, [_bytes_like(data)]))
+        self.add(
+            [PeerId(each) for each in readers if isinstance(each, bytes) and self._reaches(each)], self._cid or b""
+        )
+
+    def _reaches(self, reader: bytes) -> bool:
+        return len(reader) == len(self._peer.id) and self._peer.has_session(PeerId(reader))
+
+    async def _read(self, source: PeerId, what: bytes, transfer: Transfer) -> None:
+        async with await self._peer.stream(source, "blocks.read", what, sends=True) as stream:
+            due: deque[int] = deque()
+            checks: deque[asyncio.Future[bool]] = deque()
+            items = aiter(stream)
+            while not transfer.done:
+                while (run := transfer.ask(source)) is not None:
+                    due.extend(run)
+                    await stream.send([run.start, len(run)])
+                if len(checks) >= CHECKS_MAX or (checks and not due):
+                    await self._checked(source, checks.popleft())
+                elif due:
+                    block = due.popleft()
+                    parts = await _parts(items, block_size(transfer.manifest, block))
+                    if not transfer.held[block]:
+                        checks.append(self._check(source, block, parts))
+                elif (known := transfer.known_of(source)) is None:
+                    await self._bell.wait()
+                else:
+                    here = await self._peer.call(source, "blocks.held", what, known, timeout_s=WAIT_S + ANSWER_S)
+                    transfer.source_has(source, _bytes_like(here))
+
+    def _check(self, source: PeerId, block: int, parts: list[Buffer]) -> asyncio.Future[bool]:
+        """Begin to verify and write a block, in a thread: the loop has the next one to decrypt."""
+        job = self._loop.run_in_executor(None, self._check_and_write, block, parts)
+        self._jobs.add(job)
+        job.add_done_callback(lambda job: self._arrived(source, block, job))
+        return job
+
+    def _arrived(self, source: PeerId, block: int, job: asyncio.Future[bool]) -> None:
+        self._jobs.discard(job)
+        transfer, held = self._transfer, self._held
+        assert transfer is not None and held is not None
+        if job.exception() is None and transfer.arrived(source, block, job.result()):
+            held.news.ring()
+            if transfer.done:
+                self._bell.ring()
+
+    async def _checked(self, source: PeerId, job: asyncio.Future[bool]) -> None:
+        """Wait for one check. Raises RemoteProtocolError if the block is another than it says."""
+        if not await asyncio.shield(job):  # the thread goes on when whoever waits for it does not
+            assert self._transfer is not None
+            raise RemoteProtocolError(self._transfer.failures[source])
+
+    def _check_and_write(self, block: int, parts: list[Buffer]) -> bool:
+        """In a thread. Nothing is written that was not verified: others may read what is there already."""
+        assert self._manifest is not None and self._held is not None
+        if not matches(self._manifest, block, parts):
+            return False
+        self._arena.write(self._held.offset + self._held.at(block), parts)
+        return True
+
+
+def _hash(lent: memoryview) -> Manifest:
+    """In a thread, which gives the bytes back before it says that it is done."""
+    with lent:
+        return manifest_of(lent)
+
+
+async def _parts(items: AsyncIterator[Any], size: int) -> list[Buffer]:
+    """The pieces of one block."""
+    parts: list[Buffer] = []
+    while size > 0:
+        async with asyncio.timeout(STALL_S):
+            item = await anext(items, None)
+        if item is None:
+            raise ObjectNotAvailableError("it ended before it had sent what it was asked for")
+        parts.append(_bytes_like(item))
+        if not 0 < len(parts[-1]) <= size:
+            raise RemoteProtocolError("it sent a piece that fits into no block")
+        size -= len(parts[-1])
+    return parts
+
+
+async def _run_of(incoming: AsyncIterator[Any], blocks: int) -> range | None:
+    """The next run that a reader asks for; None: it has enough."""
+    try:
+        async with asyncio.timeout(IDLE_S):
+            item = await anext(incoming, None)
+    except TimeoutError:
+        return None
+    if item is None:
+        return None
+    if not isinstance(item, list) or [type(each) for each in item] != [int, int]:
+        raise RemoteProtocolError("it asked for a run of blocks that is none")
+    first, count = item
+    if not 0 <= first < first + count <= blocks:
+        raise RemoteProtocolError(f"it asked for {count} blocks from {first}, of {blocks}")
+    return range(first, first + count)
+
+
+def _bytes_like(item: Any) -> Buffer:
+    if not isinstance(item, bytes | memoryview):
+        raise RemoteProtocolError(f"it sent a {type(item).__name__} in place of bytes")
+    return item
