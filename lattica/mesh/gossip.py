@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,7 @@ class Gossip:
         self._tasks: set[asyncio.Task[int]] = set()
         self._refusals: set[tuple[PeerId, str]] = set()
         credentials = peer.credentials
-        folder = Path(credentials.folder) / "mesh"
-        self._journal = Journal(str(folder), bytes(credentials.member.mesh))
+        self._journal = Journal(os.path.join(credentials.folder, "mesh"), bytes(credentials.member.mesh))
         rows = list(self._journal.rows())
         stored = max((row.content.boot for row in rows if row.writer == peer.id), default=0)
         boot = next_writer_boot(stored, credentials.boot, peer.rng.getrandbits(BOOT_BITS))

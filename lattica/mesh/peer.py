@@ -18,9 +18,8 @@ import platform
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar, Token, copy_context
 from random import Random
-from tempfile import TemporaryDirectory
 from time import perf_counter, time
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from lattica._version import __version__
 from lattica.errors import ConfigError, GetTimeoutError, PeerUnreachableError, RemoteProtocolError
@@ -55,6 +54,9 @@ from lattica.mesh.topics import Subscription
 from lattica.mesh.transport.interface import Owner, Transport
 from lattica.mesh.transport.tcp import Tcp
 from lattica.mesh.wire import BULK, Hello, Received
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 log = logging.getLogger(__name__)
 SUMMONED_S = 10.0  # for a member that cannot be dialed to dial us
@@ -152,7 +154,11 @@ class Peer:
 
     @classmethod
     def _in_folder(cls, folder: str | None, make: Callable[[str], Credentials], options: dict[str, Any]) -> Self:
-        temporary = None if folder is not None else TemporaryDirectory(prefix="lattica-peer-")
+        temporary = None
+        if folder is None:
+            from tempfile import TemporaryDirectory  # 4 ms, which nodes with a place on disk save
+
+            temporary = TemporaryDirectory(prefix="lattica-peer-")
         peer = cls(make(folder if folder is not None else temporary.name), **options)  # type: ignore[union-attr]
         peer._temporary = temporary
         return peer

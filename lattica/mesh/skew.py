@@ -9,7 +9,6 @@ Presence of Faults" (1985), without their rounds.
 from __future__ import annotations
 
 from collections import OrderedDict
-from statistics import median
 
 from lattica.mesh.identity import PeerId
 
@@ -38,7 +37,11 @@ class Skew:
     @property
     def measured_s(self) -> float:
         """By how much the others' clocks are ahead of ours; 0 while nobody has been heard."""
-        return median([0.0, *self._samples.values()]) if len(self._samples) > 1 else self._of_one()
+        if len(self._samples) <= 1:
+            return self._of_one()
+        votes = sorted([0.0, *self._samples.values()])
+        middle = len(votes) // 2
+        return votes[middle] if len(votes) % 2 else (votes[middle - 1] + votes[middle]) / 2
 
     @property
     def correction_s(self) -> float:
