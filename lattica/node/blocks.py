@@ -22,6 +22,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,7 @@ class Blocks:
         self._provided: set[bytes] = set()
         self._providing: asyncio.Task[None] | None = None
         self.stopping = False
+        self._context = copy_context()  # no caller's deadline: others may share what one began
         peer.serve(self, offered=False)
 
     def __repr__(self) -> str:
@@ -156,7 +158,8 @@ class Blocks:
         held.offered = True
 
     def withdraw(self, object_id: bytes) -> None:
-        """Nobody begins to read this object any more, and who reads it is told. It may be unknown."""
+        """Nobody begins to read this object any more, and who reads it is told. It may be unknown; if it is still
+        fetched, it goes on."""
         held = self._objects.get(object_id)
         if held is not None and held.transfer is None:
             self.forget(held)
@@ -188,7 +191,7 @@ class Blocks:
             fetching = _Fetching(self, self._peer, self._arena, object_id, size_hint, allocate, cid)
             self._fetching[object_id] = fetching
             fetching.add(sources, object_id)
-            fetching.start(self._loop)
+            fetching.start(self._loop, self._context.copy())
             fetching.task.add_done_callback(lambda _: self._ended(fetching))
         else:
             fetching.add(sources, object_id)
@@ -436,9 +439,9 @@ class _Fetching:
         self._jobs: set[asyncio.Future[Any]] = set()
         self._region: tuple[int, int] | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    def start(self, loop: asyncio.AbstractEventLoop, context: Context) -> None:
         self._loop = loop
-        self.task = loop.create_task(self._run())
+        self.task = loop.create_task(self._run(), context=context)
 
     def add(self, sources: Sequence[PeerId], what: bytes) -> None:
         """Others that may have it, under this name."""

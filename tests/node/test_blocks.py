@@ -21,6 +21,7 @@ from lattica.errors import (
 from lattica.mesh.identity import PeerId
 from lattica.mesh.peer import Peer
 from lattica.mesh.roles import EVERYTHING, Role
+from lattica.mesh.services import Caller, caller
 from lattica.node import blocks as blocks_module
 from lattica.node.blocks import HURRY_S, PROVIDE_AFTER_S, STALL_S, WAIT_S, Blocks, Fetched
 from lattica.objectstore.arena import Arena
@@ -144,6 +145,10 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 def data_of(size: int, seed: int = 1) -> bytes:
     return Random(seed).randbytes(size)
+
+
+async def _all(stream: AsyncIterator[bytes]) -> bytes:
+    return b"".join([item async for item in stream])
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 37 * MIB + 5])
@@ -311,20 +316,28 @@ async def test_what_the_pin_says_is_gone_is_not_read() -> None:
 
 @virtual
 async def test_a_region_stays_pinned_until_what_was_sent_of_it_has_arrived() -> None:
-    """The stream is over, and its last pieces are on their way: they are read from the arena if they must be sent
-    again."""
+    """The method has ended, and its last piece is on its way: if the connection breaks, it is sent again from where it
+    lies."""
     async with mesh(2, delay_s=0.5) as (one, two):
         two.put(OBJECT, data_of(3 * MIB))
-        fetching = asyncio.ensure_future(one.fetch(two))
-        while not two.pins:
-            await settle(0.1)
-        two.blocks.withdraw(OBJECT)
-        assert two.pins, "frames that are not acknowledged hold it"
-        with pytest.raises(ObjectLostError):
-            await fetching
-        gc.collect()
-        await settle(5)
+        await one.peer.call(two.peer.id, "blocks.manifest", OBJECT)
+        await settle(2.0)
         assert two.pins == []
+        readers = two.blocks._objects[OBJECT].readers
+        async with await one.peer.stream(two.peer.id, "blocks.read", OBJECT, sends=True) as stream:
+            await stream.send([1, 1])
+            await stream.finish()
+            reading = asyncio.ensure_future(_all(aiter(stream)))
+            while not readers:
+                await settle(0.01)
+            while readers:
+                await settle(0.01)
+            gc.collect()
+            assert two.pins == [OBJECT]
+            two.blocks.withdraw(OBJECT)
+            await settle(3.0)
+            assert two.pins == []
+            assert await reading == data_of(3 * MIB)[MIB : 2 * MIB]
 
 
 @virtual
@@ -458,6 +471,20 @@ async def test_a_fetch_goes_on_until_the_last_who_waits_for_it_gives_up() -> Non
         third.cancel()
         await settle(5.0)
         assert one.freed == one.allocated[1:] and OBJECT not in one.blocks._objects
+
+
+@virtual
+async def test_the_deadline_of_who_began_a_fetch_is_not_that_of_the_others() -> None:
+    """A call with two seconds left begins the fetch, and another one joins, which has time."""
+    async with mesh(2, delay_s=0.3) as (one, two):
+        two.put(OBJECT, data_of(4 * MIB))
+        token = caller.set(Caller(two.peer.id, EVERYTHING, asyncio.get_running_loop().time() + 2.0))
+        first = asyncio.ensure_future(one.fetch(two))
+        caller.reset(token)
+        second = asyncio.ensure_future(one.fetch(two))
+        await settle(3.0)
+        assert not second.done()
+        assert one.bytes_of(await second) == one.bytes_of(await first) == data_of(4 * MIB)
 
 
 @virtual
