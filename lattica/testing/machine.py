@@ -309,15 +309,16 @@ class Submitter:
         if told.lease != lease.id:
             return []
         del self.targets[worker]
-        charged, _ = self.lanes[key].lost(lease, told.started)
+        began, _ = self.lanes[key].lost(lease, told.started)
         effects: list[object] = []
-        if isinstance(charged, Task):
+        for charged in began:
+            assert isinstance(charged, Task)
             charged.charged += 1
             assert charged.starts >= charged.charged, f"{charged} was charged for what it did not run"
             if charged.charged <= charged.plan.retries:
                 self.lanes[key].retry(charged)
             else:
-                effects = self._ended(charged, "crashed", now)
+                effects += self._ended(charged, "crashed", now)
         return effects + self._pump(key, now)
 
     def _pump(self, key: ResourceSet, now: float) -> list[object]:

@@ -375,9 +375,9 @@ def test_a_death_is_charged_to_the_started_task_alone_and_the_others_are_next(st
     later = Job(b"later")
     story.core.pending.append(later)
     charged, moved = story.core.lost(lease, jobs[0].seq)
-    assert charged is jobs[0] and moved == jobs[1:]
+    assert charged == jobs[:1] and moved == jobs[1:]
     assert list(story.core.pending) == [*jobs[1:], later]
-    story.core.retry(charged)
+    story.core.retry(charged[0])
     assert story.core.pending[0] is jobs[0]
     story.moves()
 
@@ -385,14 +385,21 @@ def test_a_death_is_charged_to_the_started_task_alone_and_the_others_are_next(st
 def test_a_death_before_the_first_task_began_charges_nobody(story: Story) -> None:
     lease = story.lease_after(b"f", QUICK_US)
     jobs = story.submit(times=2)
-    assert story.core.lost(lease, 0) == (None, jobs)
+    assert story.core.lost(lease, 0) == ([], jobs)
 
 
 def test_a_death_after_the_started_task_had_replied_charges_nobody(story: Story) -> None:
     lease = story.lease_after(b"f", QUICK_US)
     one, two = story.submit(times=2)
     story.reply(one)
-    assert story.core.lost(lease, one.seq) == (None, [two])
+    assert story.core.lost(lease, one.seq) == ([], [two])
+
+
+def test_where_nobody_knows_what_had_begun_every_task_that_was_sent_is_charged(story: Story) -> None:
+    lease = story.lease_after(b"f", QUICK_US)
+    jobs = story.submit(times=3)
+    assert story.core.lost(lease, 0, unknown=True) == (jobs, [])
+    assert not story.core.pending and all(job.lease is None for job in jobs)
 
 
 def test_a_reply_that_comes_twice_is_heard_once(story: Story) -> None:
@@ -532,7 +539,8 @@ class AnyStory(RuleBasedStateMachine):
         self.reclaims.pop(lease.id, None)
         started = queue[0] if queue and began else None
         charged, moved = self.core.lost(lease, started.seq if started else 0)
-        assert charged is started and moved == [job for job in queue if job is not started]
+        assert charged == [job for job in queue if job is started]
+        assert moved == [job for job in queue if job is not started]
         if started is not None and retry:
             self.core.retry(started)
         elif started is not None:
