@@ -25,6 +25,7 @@ SHORT = 8  # characters of an id for people
 SEEN_WITHIN_S = 20.0
 """How soon all members must know each other after `up` has started them: 2 s, on a busy machine more."""
 SEEN_EVERY_S = 0.5
+UNKNOWN = "unknown"  # the mesh that a host may have founded, which does not answer any more
 
 
 async def up(cluster: Cluster, hosts: Sequence[Host], crew: Crew, *, prune: bool) -> Report:
@@ -75,7 +76,19 @@ class _Up:
             if plan.first is None:
                 return plan
             await self._start([plan.first], "brings the mesh back" if mesh else "founds the mesh")
-            mesh = mesh or self.seen[plan.first].mesh
+            mesh = mesh or await self._founded(plan.first)
+            if mesh == UNKNOWN:
+                return self._asleep(mesh, plan)
+
+    async def _founded(self, name: str) -> str:
+        """The mesh that this host has begun. One that failed late, say after too long a start, has begun one, too: two
+        meshes in a cluster would be much harder to mend than none."""
+        if name in self.crew.failed:
+            try:
+                return (await nodes.observe(self.hosts[name])).mesh
+            except LatticaError:
+                return UNKNOWN
+        return self.seen[name].mesh
 
     def _asleep(self, mesh: str, plan: Plan) -> Plan:
         """No member could be started. The others do not found a second mesh: the first one will wake some day."""

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lattica._version import __version__
-from lattica.errors import LatticaError, NodeDiedError
+from lattica.errors import LatticaError, NodeDiedError, PeerUnreachableError
 from lattica.launch import up as verb
 from lattica.launch.cluster import Cluster, Host, Login, Start
 from lattica.launch.crew import Crew
@@ -24,8 +24,13 @@ class Hosts:
         self.said, self.broken = said, broken
         self.did: list[str] = []
         self.unseen: set[str] = set()
+        self.leaves: dict[str, Any] | None = {}  # what a broken host says after it has failed; None: nothing
 
     async def observe(self, host: Host) -> Facts:
+        if host.name in self.broken and f"start {host.name}" in self.did:
+            if self.leaves is None:
+                raise PeerUnreachableError("no answer within 60 s")
+            return Facts(host.name, "3.11", __version__, self.leaves)
         return Facts(host.name, "3.11", __version__, self.said[host.name])
 
     def require_ready(self, facts: Facts) -> None:
@@ -86,6 +91,17 @@ def test_if_the_first_cannot_found_the_next_does(run: Any) -> None:
     report = run(hosts)
     assert hosts.did == ["start a", "start b", "start c by new/b"]
     assert why(report) == {"a": "the disk is full"} and not report.ok
+
+
+@pytest.mark.parametrize("leaves", [{"mesh": "half"}, None])
+def test_after_a_founder_that_failed_late_nobody_else_founds(run: Any, leaves: dict[str, Any] | None) -> None:
+    """a has made its mesh, and then took too long to serve, or the line broke. A mesh of b's would split the cluster as
+    soon as a is mended."""
+    hosts = Hosts({"a": {}, "b": {}}, broken=("a",))
+    hosts.leaves = leaves
+    report = run(hosts)
+    assert hosts.did == ["start a"]
+    assert set(report.failed) == {"a", "b"}
 
 
 def test_while_the_mesh_sleeps_no_second_one_is_founded(run: Any) -> None:
