@@ -37,7 +37,8 @@ class Keys(Enum):
 @dataclass(frozen=True, slots=True)
 class Kind:
     """role: that the writer's certificate must carry; None: any member. max_rows: of one writer. ttl_s: how long a row
-    counts after it was written; its writer renews it before."""
+    counts after it was written; its writer renews it before. is_common: whoever has the role may supersede what another
+    wrote (docs/design/0013)."""
 
     number: int
     name: str
@@ -46,6 +47,7 @@ class Kind:
     max_bytes: int  # of the body
     max_rows: int
     ttl_s: float
+    is_common: bool = False
 
     @property
     def is_multi(self) -> bool:
@@ -61,9 +63,9 @@ EVIDENCE = Kind(5, "evidence", Keys.PROVES, None, 64 << 10, 10_000, RULE_S)
 CLEARANCE = Kind(6, "clearance", Keys.FREE, Role.ADMIN, 1 << 10, 10_000, RULE_S)
 SERVICE = Kind(7, "service", Keys.OWN_PREFIX, None, 1 << 10, 1024, DAY_S)
 JOB = Kind(8, "job", Keys.FREE, Role.SUBMIT, 8 << 10, 10_000, 7 * DAY_S)
-ACTOR = Kind(9, "actor", Keys.FREE, Role.SUBMIT, 8 << 10, 50_000, 7 * DAY_S)
+ACTOR = Kind(9, "actor", Keys.FREE, Role.SUBMIT, 8 << 10, 50_000, 7 * DAY_S, is_common=True)
 GROUP = Kind(10, "group", Keys.FREE, Role.SUBMIT, 16 << 10, 10_000, 7 * DAY_S)
-NAME = Kind(11, "name", Keys.FREE, Role.SUBMIT, 1 << 10, 10_000, 7 * DAY_S)
+NAME = Kind(11, "name", Keys.FREE, Role.SUBMIT, 1 << 10, 10_000, 7 * DAY_S, is_common=True)
 SETTING = Kind(12, "setting", Keys.FREE, Role.ADMIN, 8 << 10, 1024, RULE_S)
 
 KINDS = {

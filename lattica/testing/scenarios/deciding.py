@@ -103,7 +103,7 @@ class Judge:
 
 def play(seed: int, long: bool = False) -> World:
     world = World(seed, link=Link(delay_s=(0.02, 0.2), loss=0.1, duplicates=0.02))
-    rng, town = world.rng, Town(NAMES, admins=NAMES)  # admins, since others may not write over a dead peer's row
+    rng, town = world.rng, Town(NAMES)
     rows, view = town.founding_rows(NAMES, EPOCH_S), [town.peer(name) for name in NAMES]
     judge = Judge(world)
     attach(world, judge)

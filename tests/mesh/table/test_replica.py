@@ -451,15 +451,23 @@ def test_statements_are_taken_if_trust_holds_them_and_in_one_form() -> None:
 # -- who may supersede ----------------------------------------------------------------------------------------------
 
 
-def test_a_name_is_superseded_by_its_writer_its_heir_and_an_admin_alone() -> None:
-    first = BOB.row(NAME, b"learner", b"bob's", heir=bytes(CLEO.peer))
+def test_a_group_is_superseded_by_its_writer_its_heir_and_an_admin_alone() -> None:
+    first = BOB.row(GROUP, b"workers", b"bob's", heir=bytes(CLEO.peer))
     for who in (BOB, CLEO, ANN):
-        one = replica([first, who.row(NAME, b"learner", b"new", first)])
-        assert one.get(NAME, b"learner").body == b"new"  # type: ignore[union-attr]
-    stolen = DAN.row(NAME, b"learner", b"dan's", first)
+        one = replica([first, who.row(GROUP, b"workers", b"new", first)])
+        assert one.get(GROUP, b"workers").body == b"new"  # type: ignore[union-attr]
+    stolen = DAN.row(GROUP, b"workers", b"dan's", first)
     reason = why_refused(stolen, before=[first])
     assert reason.startswith("it supersedes a row of ") and reason.endswith("which is not its writer's to do")
     assert why_refused(stolen) == reason, "nor where the first one was never seen"
+
+
+@pytest.mark.parametrize("kind", [NAME, ACTOR], ids=lambda kind: kind.name)
+def test_names_and_actors_are_superseded_by_whoever_may_submit(kind: Kind) -> None:
+    """Their host is dead, and any member may be the first in the order of those who restart it (design/0013)."""
+    first = BOB.row(kind, b"learner", b"bob's")
+    assert replica([first, DAN.row(kind, b"learner", b"dan's", first)]).get(kind, b"learner").body == b"dan's"  # type: ignore[union-attr]
+    assert why_refused(EVE.row(kind, b"learner", b"eve's", first), before=[first]).startswith("its writer lacks")
 
 
 def test_anybody_may_take_a_name_that_was_given_up_or_has_expired() -> None:
@@ -649,7 +657,7 @@ def test_what_a_peer_writes_others_merge_and_itself_reads() -> None:
     assert other.at(row.place).content.expires == int(NOW + TOMBSTONE_S)  # type: ignore[union-attr]
 
 
-def test_a_name_is_passed_on_to_its_heir_and_refused_to_others_with_words() -> None:
+def test_a_group_is_passed_on_to_its_heir_and_refused_to_others_with_words() -> None:
     bob, cleo, dan = (replica(me=who) for who in (BOB, CLEO, DAN))
     everybody = (bob, cleo, dan)
 
@@ -657,14 +665,14 @@ def test_a_name_is_passed_on_to_its_heir_and_refused_to_others_with_words() -> N
         for each in everybody:
             each.merge(merged.fresh, NOW)
 
-    tell(bob.write(NAME, b"learner", b"bob's", NOW, heir=bytes(CLEO.peer)))
-    with pytest.raises(PermissionDeniedError, match=r"this name belongs to peer .*") as refused:
-        dan.write(NAME, b"learner", b"dan's", NOW)
+    tell(bob.write(GROUP, b"learner", b"bob's", NOW, heir=bytes(CLEO.peer)))
+    with pytest.raises(PermissionDeniedError, match=r"this group belongs to peer .*") as refused:
+        dan.write(GROUP, b"learner", b"dan's", NOW)
     assert refused.value.do_next == "wait for it to end, or ask it"
-    tell(cleo.write(NAME, b"learner", b"cleo's", NOW))
-    tell(cleo.write(NAME, b"learner", b"", NOW, gone=True))
-    tell(dan.write(NAME, b"learner", b"dan's", NOW))
-    assert [each.get(NAME, b"learner").body for each in everybody] == [b"dan's"] * 3  # type: ignore[union-attr]
+    tell(cleo.write(GROUP, b"learner", b"cleo's", NOW))
+    tell(cleo.write(GROUP, b"learner", b"", NOW, gone=True))
+    tell(dan.write(GROUP, b"learner", b"dan's", NOW))
+    assert [each.get(GROUP, b"learner").body for each in everybody] == [b"dan's"] * 3  # type: ignore[union-attr]
 
 
 def test_an_expired_name_begins_anew() -> None:
