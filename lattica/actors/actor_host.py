@@ -13,13 +13,14 @@ import inspect
 import queue
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors import context, current
 from lattica.actors.handles import spec_decoder
-from lattica.actors.mailbox import Mailbox
+from lattica.actors.mailbox import KEPT_BYTES_MAX, Mailbox
 from lattica.codec import messages as m
-from lattica.errors import ActorDiedError, ConfigError, TaskCancelledError
+from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, TaskCancelledError
 
 if TYPE_CHECKING:
     import asyncio
@@ -53,7 +54,7 @@ class ActorHost:
         self.worker, self.runtime, self.message = worker, worker.runtime, message
         self.spec = spec_decoder.decode(message.spec)
         worker.place.meta = self.spec.meta
-        self.mailbox: Mailbox[m.Call] = Mailbox(self.spec.max_concurrency)
+        self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of)
         self.instance: Any = None
         self._running: dict[tuple[int, int], context.Running] = {}
         self._canceled_early: set[tuple[int, int]] = set()  # between the mailbox and `_running`
@@ -104,9 +105,9 @@ class ActorHost:
 
     def _construct(self) -> None:
         spec, worker = self.spec, self.worker
-        cls = worker.marshal.load(spec.code)
+        cls = worker.marshal.load(spec.code, self.message.via)
         call = m.Call(0, self.message.actor, "__init__", spec.args, 1, spec.deps, spec.at)
-        args, kwargs = worker.marshal.arguments(call)
+        args, kwargs = worker.marshal.arguments(call, self.message.via)
         now = context.Running(self.message.actor, f"{spec.class_name}.__init__", 0)
 
         def make() -> None:
@@ -138,14 +139,19 @@ class ActorHost:
         runtime.reactor.wait(lambda: runtime.node_died_at is not None or not runtime.node.stream.unsent)
 
     def _all_replied(self) -> bool:
-        return not any(caller.link.stream.unsent for caller in self.worker.callers.values())
+        links = [caller.link for caller in self.worker.callers.values()]
+        return not any(link.stream.unsent for link in links if link is not None)
 
     # -- what callers and the node say (lock held)
 
     def arrived(self, caller: Caller, call: m.Call) -> None:
-        """A call came."""
+        """A call came; or it came again over a new connection, and brings no holds of its own."""
         if not self.mailbox.arrived(caller.client, call):
-            self.worker._discard(call)
+            self._say_again(caller, call)
+
+    def reconnected(self, client: int) -> None:
+        """A caller has another connection to us."""
+        self.mailbox.reconnected(client)
 
     def wake(self) -> None:
         """Start what may start, in threads or on the loop; the main thread finds its own work."""
@@ -170,7 +176,7 @@ class ActorHost:
     def caller_gone(self, client: int) -> None:
         """What it had queued will not run."""
         for call in self.mailbox.forget(client):
-            self.worker._discard(call)
+            self.worker.discard(call, self.worker.via(client))
 
     def release(self) -> None:
         """Nobody holds a handle any more: finish what is queued, then end."""
@@ -182,7 +188,7 @@ class ActorHost:
         key = caller.client, message.seq
         call = self.mailbox.cancel(*key)
         if call is not None:
-            self.worker._discard(call)
+            self.worker.discard(call, caller.via)
             self._reply(caller.client, message.seq, [self._canceled(call)], 0)
             self.runtime.reactor.flush()
             return
@@ -207,10 +213,10 @@ class ActorHost:
         name = f"{self.spec.class_name}.{call.method}"
         return self.worker.marshal.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
 
-    def _given_up(self, call: m.Call) -> m.Value:
+    def _given_up(self, client: int, call: m.Call) -> m.Value:
         """It was cancelled before it began."""
         with self.runtime.lock:
-            self.worker._discard(call)
+            self.worker.discard(call, self.worker.via(client))
         return self._canceled(call)
 
     # -- running calls
@@ -249,7 +255,7 @@ class ActorHost:
         token = context.running.set(now)
         began = time.perf_counter()
         try:
-            out = [self._given_up(call)] if key in self._canceled_early else self._execute(client, call)
+            out = [self._given_up(client, call)] if key in self._canceled_early else self._execute(client, call)
         except ExitActor:
             out = [self._exited()]
         except BaseException as error:
@@ -265,6 +271,11 @@ class ActorHost:
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
 
+    def _arguments(self, client: int, call: m.Call) -> tuple[Any, dict[str, Any]]:
+        if not (call.args or call.deps):
+            return (), {}
+        return self.worker.marshal.arguments(call, self.worker.via(client))
+
     def _execute(self, client: int, call: m.Call) -> list[m.Value]:
         """The user's code, with signals let through; arguments and result end with this frame."""
         if call.method in TERMINATE:
@@ -273,7 +284,7 @@ class ActorHost:
         guard = self.runtime.guard
         mine = guard.in_main_thread
         method = getattr(self.instance, call.method)
-        args, kwargs = self.worker.marshal.arguments(call) if call.args or call.deps else ((), {})
+        args, kwargs = self._arguments(client, call)
         try:
             if mine:
                 guard.open()
@@ -290,9 +301,45 @@ class ActorHost:
 
     def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
         caller = self.worker.callers.get(client)
-        if caller is not None:
+        if caller is None:
+            return
+        reply = m.Reply(seq, out, micros)
+        value = out[0]
+        plain = type(value) is bytes and len(out) == 1  # as nearly always
+        dropped = self.mailbox.replied(client, seq, value if plain else reply)  # type: ignore[arg-type]
+        if dropped:
+            self._keep_holds(client, dropped)
+        if caller.link is not None:
             self._unsent += 1
-            self.runtime.reactor.send(caller.link, m.Reply(seq, out, micros))
+            self.runtime.reactor.send(caller.link, reply)
+
+    def _keep_holds(self, client: int, dropped: Sequence[tuple[int, bytes | m.Reply]]) -> None:
+        """Of replies that are too many: what they gave, so that the caller can let it go if it asks for one."""
+        for seq, kept in dropped:
+            given = _given_in(kept)
+            if given:
+                stub = m.Reply(seq, [m.Failed(b"", given, True)], -1)
+                self._keep_holds(client, self.mailbox.replied(client, seq, stub))
+
+    def _say_again(self, caller: Caller, call: m.Call) -> None:
+        answered, kept = self.mailbox.repeat(caller.client, call.seq)
+        if not answered:
+            return  # it is queued or runs
+        if isinstance(kept, bytes):
+            kept = m.Reply(call.seq, [kept])
+        elif kept is None or kept.micros < 0:
+            given = [] if kept is None else _given_in(kept)
+            kept = m.Reply(call.seq, [m.Failed(self._dropped(call.method).data, given, True)], -1)
+        self.runtime.reactor.send(caller.link, kept)
+
+    def _dropped(self, method: str) -> m.Failed:
+        error = ActorUnavailableError(
+            actor=self.spec.class_name,
+            actor_id=self.message.actor.hex(),
+            reason=f"the connection to it broke, more than {KEPT_BYTES_MAX >> 20} MiB of results were unread, and that "
+            f"of {method}, which has run, was not kept",
+        )
+        return self.worker.marshal.failed_by_us(error)
 
     def _send_now(self) -> None:
         self._unsent = 0
@@ -352,13 +399,13 @@ class ActorHost:
         began = time.perf_counter()
         try:
             if key in self._canceled_early:
-                out: list[m.Value] = [self._given_up(call)]
+                out: list[m.Value] = [self._given_up(client, call)]
             elif call.method in TERMINATE:
                 self._ending = "it was asked to terminate"
                 out = self.worker.marshal.results(None, 1, call.object, client, call.method)
             else:
                 method = getattr(self.instance, call.method)
-                args, kwargs = self.worker.marshal.arguments(call) if call.args or call.deps else ((), {})
+                args, kwargs = self._arguments(client, call)
                 result = method(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
@@ -392,6 +439,34 @@ class ActorHost:
                 self.wake()
             if self._releasing or self._ending is not None:
                 self.runtime.reactor.changed()
+
+
+KEPT_BYTES_EACH = 256
+"""What a kept reply costs beside its values, about: so many small ones are bounded too."""
+
+
+def _size_of(kept: bytes | m.Reply) -> int:
+    """Bytes of memory that it takes, about; what lies in the arena is not ours. Stubs must be kept, and cost little."""
+    if isinstance(kept, bytes):
+        return KEPT_BYTES_EACH + len(kept)
+    return 0 if kept.micros < 0 else sum(map(_value_size, kept.values))
+
+
+def _value_size(value: Any) -> int:
+    if type(value) is m.InArena:
+        return 2 * KEPT_BYTES_EACH
+    return KEPT_BYTES_EACH + len(value if type(value) is bytes else value.data)
+
+
+def _given_in(kept: bytes | m.Reply) -> list[bytes]:
+    """What the receiver of this reply was given holds on."""
+    found: list[bytes] = []
+    for value in [] if isinstance(kept, bytes) else kept.values:
+        if isinstance(value, m.InArena):
+            found.append(value.object)
+        elif not isinstance(value, bytes):
+            found += value.refs
+    return found
 
 
 async def _as_coroutine(function: Any) -> None:

@@ -2,8 +2,9 @@
 
 Calls to one actor leave in submission order, whatever thread made them; the head of the queue waits for its arguments.
 While the actor restarts they wait here. What was sent and not answered when its process died ends in an error ("may
-have run"), or is sent again to the next incarnation if the call has retries. Methods are called with the reactor's
-lock held.
+have run"), or is sent again to the next incarnation if the call has retries. If only the connection broke, it is sent
+again over another one to the same incarnation, which runs nothing twice (see `mailbox`). Methods are called with the
+reactor's lock held.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from lattica.actors.mailbox import Unanswered
 from lattica.actors.records import Record, fail, failed_dep, finish
 from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
 from lattica.codec import messages as m
@@ -24,13 +26,11 @@ from lattica.errors import (
     PendingCallsLimitExceededError,
     TaskCancelledError,
 )
+from lattica.local.reactor import FLUSH_MESSAGES
 
 if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
     from lattica.local.reactor import Link
-
-SILENCE_S = 3.0
-"""As for workers (`tasks`): how long the node's word is waited for when a connection has ended."""
 
 
 class CallRecord(Record):
@@ -70,8 +70,8 @@ class ActorPeer:
     """An actor as this process sees it: where it is, what waits for it, what it owes us."""
 
     __slots__ = (
-        "calls", "class_name", "client", "dead", "held", "hold", "id", "incarnation", "inflight", "killed", "link",
-        "max_pending", "queue", "runtime", "silent",
+        "broken", "calls", "cancels", "class_name", "client", "dead", "given", "given_up", "held", "hold", "id",
+        "incarnation", "inflight", "killed", "link", "max_pending", "queue", "runtime", "unanswered", "via",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
@@ -79,11 +79,16 @@ class ActorPeer:
         self.id, self.class_name, self.max_pending = id, class_name, max_pending
         self.link: Link | None = None
         self.client = 0
+        self.via = 0  # `client`, if that is on another machine
         self.incarnation = 0
-        self.silent = False  # its connection has ended, and the node has not said why
+        self.broken: Link | None = None  # a connection that has ended, and the node has not said why
         self.killed = False  # by us: this incarnation shall take no more calls
         self.queue: deque[CallRecord] = deque()
-        self.inflight: dict[int, CallRecord] = {}
+        self.unanswered: Unanswered[CallRecord] = Unanswered()
+        self.inflight = self.unanswered.calls
+        self.given: dict[int, m.Call] = {}  # what is in flight and gave this incarnation something, as it was sent
+        self.cancels: dict[int, m.Cancel] = {}  # of what is in flight
+        self.given_up: list[bytes] = []  # results that nobody here waits for, and this incarnation may give us yet
         self.dead: LatticaError | None = None
         self.hold: weakref.ref[ActorHold] | None = None
         self.held = 0  # what the node has been told that we hold, by us or by who gave it to us
@@ -132,6 +137,12 @@ class ActorPeer:
             if queue[0].missing:
                 return
             self._send(queue.popleft())
+            self._divide()
+
+    def _divide(self) -> None:
+        """Many at once leave in frames of a length that the other side takes."""
+        if self.link is not None and self.link.stream.unsealed >= FLUSH_MESSAGES:
+            self.link.stream.flush()
 
     def _send(self, call: CallRecord) -> None:
         objects = self.runtime.objects
@@ -141,11 +152,15 @@ class ActorPeer:
             return
         deps = [objects.to_wire(ref._value, self.client) for ref in call.deps]
         call.seq = seq = self.runtime.next_seq()
-        self.inflight[seq] = call
+        inflight = self.inflight
+        acked = self.unanswered.acked if inflight else seq - 1
+        inflight[seq] = call
         args = call.args
         wire = args if type(args) is bytes else objects.to_wire(args, self.client)
         assert self.link is not None
-        message = m.Call(seq, call.refs[0].id, call.method, wire, call.returns, deps, call.at, call.attempt)
+        message = m.Call(seq, call.refs[0].id, call.method, wire, call.returns, deps, call.at, call.attempt, acked)
+        if deps or wire is not args:
+            self.given[seq] = message
         self.runtime.reactor.send(self.link, message)
 
     # -- back
@@ -156,45 +171,96 @@ class ActorPeer:
         for message in messages:
             if type(message) is m.Reply:
                 call = inflight.pop(message.seq, None)
-                if call is not None:
-                    finish(self.runtime, call, message.values)
+                if call is None or message.micros < 0:
+                    self._received_rarely(call, message)
+                    continue
+                try:
+                    finish(self.runtime, call, message.values, via=self.via)
+                except Exception:
+                    self.unanswered.put_back(message.seq, call)  # or its refs would wait for ever
+                    raise
+        self.unanswered.heard(len(messages))
+        if self.given or self.cancels:
+            self._forget_answered(messages)
+
+    def _forget_answered(self, replies: list[Any]) -> None:
+        for reply in replies:
+            if type(reply) is m.Reply:
+                self.given.pop(reply.seq, None)
+                self.cancels.pop(reply.seq, None)
+
+    def _received_rarely(self, call: CallRecord | None, reply: m.Reply) -> None:
+        """The reply of a call that we gave up, or the word that there is no reply any more: we were given things."""
+        for value in reply.values:
+            given = m.WithRefs(b"", value.refs) if type(value) is m.Failed else value
+            self.runtime.objects.from_wire(given, self.via)
+        if call is None:
+            return
+        if call.retries_left and not call.canceled:
+            call.spend_retry()
+            self.queue.appendleft(call)
+            self.pump()
+        else:
+            finish(self.runtime, call, reply.values, final=True)
 
     def ended(self) -> None:
-        """End of stream: what it means is the node's to say (`ActorDown`). If that says nothing the actor lives, and
-        only the connection broke, which should not be: what was sent may have run, and another one is asked for."""
-        broken, self.link = self.link, None
-        self.silent = True
+        """End of stream: what it means is the node's to say (`ActorDown`). If that says nothing the actor lives, only
+        the connection broke, and another one is asked for."""
+        broken = self.broken = self.link
+        self.link = None
+        now = time.monotonic()
 
         def silent() -> None:
-            if self.silent and self.calls.peers.get(self.id) is self:
+            if self.broken is broken and self.calls.peers.get(self.id) is self:
                 self._reconnect(broken.why if broken is not None else "")
 
-        self.runtime.reactor.call_at(time.monotonic() + SILENCE_S, silent)
+        self.runtime.reactor.call_at(now + self.unanswered.broke(now), silent)
 
     def _reconnect(self, why: str) -> None:
-        owed, self.inflight, self.silent = list(self.inflight.values()), {}, False
-        for call in reversed(owed):
-            if call.retries_left and not call.canceled:
-                call.spend_retry()
-                self.queue.appendleft(call)
-            else:
-                reason = f"the connection to it broke ({why or 'it ended'}), and this call may have run"
-                fail(self.runtime, call, self._unavailable(reason))
+        """Ask for another connection; what is owed goes over it again, unless that has broken too many already."""
+        if self.unanswered.hopeless:
+            breaks = self.unanswered.breaks
+            for call in self._take_all():
+                self.given_up += [ref.id for ref in call.refs]
+                reason = f"the connection to it broke {breaks} times in a row ({why or 'it ended'}), and this call may"
+                fail(self.runtime, call, self._unavailable(f"{reason} have run"))
         self.runtime.tell_node(m.ActorConnect(self.id))
+
+    def _send_again(self) -> None:
+        """Over a new connection to the same incarnation, in order: what it has heard already it does not do twice. The
+        holds in it were given when it was first sent."""
+        assert self.link is not None
+        for seq, call in self.inflight.items():
+            message = self.given.get(seq)
+            if message is None:
+                assert type(call.args) is bytes and not call.deps, "it gave something, and nobody knows what"
+                message = m.Call(seq, call.refs[0].id, call.method, call.args, call.returns, [], call.at, call.attempt)
+            self.runtime.reactor.send(self.link, message)
+            if seq in self.cancels:
+                self.runtime.reactor.send(self.link, self.cancels[seq])
+            self._divide()
 
     # -- the actor's life
 
     def kill(self, no_restart: bool) -> None:
         """End its process. Calls made from now on are for the next one, or for nobody."""
-        self.killed = self.link is not None
+        self.killed = self.link is not None or self.broken is not None
         self.runtime.tell_node(m.ActorKill(self.id, no_restart))
         self.runtime.reactor.flush()
 
     def connected(self, message: m.ActorConnected, fd: int) -> None:
-        """An incarnation takes our calls."""
-        self.incarnation, self.client, self.killed = message.incarnation, message.client, False
-        self.silent = False
+        """An incarnation takes our calls: another one, or the same over another connection."""
+        if self.link is not None:
+            self.runtime.reactor.remove(self.link)
+        same = message.incarnation == self.incarnation and message.client == self.client
+        if not same:
+            self._repeat_or_fail("it was restarted, and this call may have run")
+        self.incarnation, self.client, self.killed = message.incarnation, message.client, self.killed and same
+        self.broken = None
+        self.via = message.client if message.far else 0
         self.link = self.runtime.connect(fd, m.FromWorker, self)
+        self.unanswered.connected(time.monotonic())
+        self._send_again()
         self.pump()
 
     def down(self, message: m.ActorDown) -> None:
@@ -203,27 +269,36 @@ class ActorPeer:
             self.received(self.link.stream.drain())
             self.runtime.reactor.remove(self.link)
             self.link = None
-        owed, self.inflight, self.killed = list(self.inflight.values()), {}, False
-        self.silent = False
-        if not message.restarting:
+        self.killed, self.broken = False, None
+        if not message.restarting and self.dead is None:
             self.dead = self._death(message)
-        if owed:
+        words = f"{message.how}; it is being restarted, and this call may have run"
+        self._repeat_or_fail(words, out_of_memory=message.how if message.out_of_memory else "")
+        if self.dead is not None:
+            while self.queue:
+                fail(self.runtime, self.queue.popleft(), self.dead)
+
+    def _repeat_or_fail(self, words: str, out_of_memory: str = "") -> None:
+        """The incarnation that we were connected with is gone, and what it owed us: to the next, or to its end."""
+        owed, given_up, self.given_up = self._take_all(), self.given_up, []
+        if owed or given_up:
             unheard = [ref.id for call in owed for ref in call.refs]
-            self.runtime.tell_node(m.Unheard(unheard, self.client))
+            self.runtime.tell_node(m.Unheard(given_up + unheard, self.client))
         for call in reversed(owed):
-            if message.restarting and call.retries_left and not call.canceled:
+            if self.dead is None and call.retries_left and not call.canceled:
                 call.spend_retry()
                 self.queue.appendleft(call)
             elif call.canceled:
                 fail(self.runtime, call, TaskCancelledError(name=f"{self.class_name}.{call.method}"))
-            elif message.out_of_memory:
-                fail(self.runtime, call, OutOfMemoryError(f"actor {self.class_name}: {message.how}"))
+            elif out_of_memory:
+                fail(self.runtime, call, OutOfMemoryError(f"actor {self.class_name}: {out_of_memory}"))
             else:
-                words = f"{message.how}; it is being restarted, and this call may have run"
                 fail(self.runtime, call, self.dead or self._unavailable(words))
-        if self.dead is not None:
-            while self.queue:
-                fail(self.runtime, self.queue.popleft(), self.dead)
+
+    def _take_all(self) -> list[CallRecord]:
+        self.given.clear()
+        self.cancels.clear()
+        return self.unanswered.take_all()
 
     def _death(self, message: m.ActorDown) -> LatticaError:
         error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
@@ -249,8 +324,9 @@ class ActorPeer:
         """Stop a call that has not ended."""
         call.canceled = True
         if call.seq and call.seq in self.inflight:
+            message = self.cancels[call.seq] = m.Cancel(call.seq, recursive)
             if self.link is not None:
-                self.runtime.reactor.send(self.link, m.Cancel(call.seq, recursive))
+                self.runtime.reactor.send(self.link, message)
                 self.runtime.reactor.flush()
             return
         if call in self.queue:
@@ -323,5 +399,5 @@ class Calls:
             peer.dead = self.runtime.node_died_error()
             for call in [*peer.inflight.values(), *peer.queue]:
                 fail(self.runtime, call, peer.dead)
-            peer.inflight.clear()
+            peer._take_all()
             peer.queue.clear()

@@ -1,17 +1,37 @@
-"""The calls that have reached an actor: which one may run next.
+"""The calls between a caller and an actor: which one may run next, and what is said again after a reconnect.
 
-    caller -> actor   calls, numbered per caller, in order
+    caller -> actor   calls, numbered per caller, in order; each says up to where replies have arrived (`acked`)
     actor -> caller   one reply for each
 
 Rules of this file. Calls start in order of arrival, at most `limit` at a time (1: one after the other, as their callers
-made them). A call that arrives twice (its caller sent it again after a reconnect) runs once. What a caller has queued
-when it ends is dropped; what runs, runs on.
+made them). What a caller has queued when it ends is dropped; what runs, runs on.
+
+A connection that ends is not the end of its caller. Over the next one the caller sends again, in order and under the
+same numbers, what it has no reply to. A call that arrives twice runs once. If its reply was made before the new
+connection, that reply is sent again: it is kept until it is acknowledged, or until too many are. If not, it is owed,
+and will come over the new connection by itself. So whatever a cut has swallowed comes once, and nothing comes twice.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
+
+KEPT_BYTES_MAX = 16 << 20
+"""Of one caller's replies that it has not acknowledged. A cut swallows what lies in the socket and in our outbox: more
+is kept for a caller that reads slowly, less would cost it calls; an idle caller's stay until it calls again."""
+ACKED_EACH = 64
+"""Replies after which a caller looks up to where they have come, and as many more as calls are under way."""
+BREAKS_MAX = 5
+"""Connections to a living actor that may break one after the other, before what is owed ends in an error: a reply that
+cannot be read would break each of them."""
+PAUSE_FIRST_S = 0.05
+PAUSE_LAST_S = 2.0
+"""Until the next connection is asked for: the node says of a death within milliseconds, and the pause doubles with each
+break in a row."""
+STEADY_S = 10.0
+"""A connection that lived so long, or brought a reply, is no part of such a row."""
 
 
 class Numbered(Protocol):
@@ -19,22 +39,42 @@ class Numbered(Protocol):
 
     @property
     def seq(self) -> int: ...
+    @property
+    def acked(self) -> int: ...
 
 
 C = TypeVar("C", bound=Numbered)
+R = TypeVar("R")
+T = TypeVar("T")
 
 
-class Mailbox(Generic[C]):
-    """One actor's queue of (caller, call)."""
+class _Caller(Generic[R]):
+    """What the actor knows of one caller. Two queues of plain things: a tuple per reply would feed the garbage
+    collector, which then looks at all of them."""
 
-    __slots__ = ("_queue", "_seen", "limit", "running")
+    __slots__ = ("acked", "again", "kept", "kept_bytes", "kept_seqs", "owed", "seen")
 
-    def __init__(self, limit: int) -> None:
-        """limit: calls that may run at the same time."""
-        self.limit = limit
+    def __init__(self) -> None:
+        self.seen = 0  # highest number that arrived
+        self.acked = 0
+        self.kept_seqs: deque[int] = deque()  # of replies, oldest first
+        self.kept: deque[R] = deque()
+        self.kept_bytes = 0
+        self.owed: set[int] = set()  # not answered when its connection was last replaced
+        self.again: dict[int, R] | None = None  # what was kept then, while calls come again
+
+
+class Mailbox(Generic[C, R]):
+    """One actor's queue of (caller, call), and the replies that may have to be sent again."""
+
+    __slots__ = ("_callers", "_queue", "_size_of", "limit", "running")
+
+    def __init__(self, limit: int, size_of: Callable[[R], int]) -> None:
+        """limit: calls that may run at the same time. size_of: bytes of memory that a kept reply takes."""
+        self.limit, self._size_of = limit, size_of
         self.running: set[tuple[int, int]] = set()
         self._queue: deque[tuple[int, C]] = deque()
-        self._seen: dict[int, int] = {}  # caller -> highest number that arrived
+        self._callers: dict[int, _Caller[R]] = {}
 
     def __repr__(self) -> str:
         return f"<Mailbox: {len(self._queue)} queued, {len(self.running)} of {self.limit} running>"
@@ -43,10 +83,15 @@ class Mailbox(Generic[C]):
         return len(self._queue)
 
     def arrived(self, caller: int, call: C) -> bool:
-        """Queue a call; False if it came before."""
-        if call.seq <= self._seen.get(caller, 0):
+        """Queue a call; False if it came before: see `repeat`."""
+        known = self._callers.get(caller)
+        if known is None:
+            known = self._callers[caller] = _Caller()
+        if call.acked > known.acked:
+            self._acknowledged(known, call.acked)
+        if call.seq <= known.seen:
             return False
-        self._seen[caller] = call.seq
+        known.seen, known.again = call.seq, None
         self._queue.append((caller, call))
         return True
 
@@ -75,8 +120,55 @@ class Mailbox(Generic[C]):
         dropped = [call for who, call in self._queue if who == caller]
         if dropped:
             self._queue = deque(entry for entry in self._queue if entry[0] != caller)
-        self._seen.pop(caller, None)
+        self._callers.pop(caller, None)
         return dropped
+
+    # -- replies, and what is said again
+
+    def replied(self, caller: int, seq: int, reply: R) -> Sequence[tuple[int, R]]:
+        """Keep a reply until it is acknowledged; the oldest, which are not kept any more since they are too many."""
+        known = self._callers.get(caller)
+        if known is None:
+            return ()
+        known.kept_seqs.append(seq)
+        known.kept.append(reply)
+        known.kept_bytes = kept_bytes = known.kept_bytes + self._size_of(reply)
+        return () if kept_bytes <= KEPT_BYTES_MAX else self._drop_some(known)
+
+    def _drop_some(self, known: _Caller[R]) -> list[tuple[int, R]]:
+        dropped = []
+        while known.kept_bytes > KEPT_BYTES_MAX and len(known.kept) > 1:
+            dropped.append(self._drop_oldest(known))
+        return dropped
+
+    def _drop_oldest(self, known: _Caller[R]) -> tuple[int, R]:
+        reply = known.kept.popleft()
+        known.kept_bytes -= self._size_of(reply)
+        return known.kept_seqs.popleft(), reply
+
+    def _acknowledged(self, known: _Caller[R], acked: int) -> None:
+        known.acked = acked
+        if acked >= known.seen:  # all of them, as whenever calls are made one by one
+            known.kept_seqs.clear()
+            known.kept.clear()
+            known.kept_bytes = 0
+        while known.kept_seqs and known.kept_seqs[0] <= acked:
+            self._drop_oldest(known)
+
+    def reconnected(self, caller: int) -> None:
+        """Replies go over another connection from now on."""
+        known = self._callers.get(caller)
+        if known is not None:
+            known.owed = {call.seq for who, call in self._queue if who == caller}
+            known.owed.update(seq for who, seq in self.running if who == caller)
+            known.again = dict(zip(known.kept_seqs, known.kept, strict=True))
+
+    def repeat(self, caller: int, seq: int) -> tuple[bool, R | None]:
+        """A call came again: (whether it has been answered over an earlier connection, its reply if that is kept)."""
+        known = self._callers[caller]
+        if seq in known.owed:
+            return False, None
+        return True, None if known.again is None else known.again.get(seq)
 
     @property
     def drained(self) -> bool:
@@ -84,8 +176,70 @@ class Mailbox(Generic[C]):
         return not self._queue and not self.running
 
     def validate(self) -> None:
-        """No call twice, none both queued and running, no more running than allowed."""
+        """No call twice, none both queued and running, no more running than allowed, no more kept than allowed."""
         queued = [(caller, call.seq) for caller, call in self._queue]
         assert len(set(queued)) == len(queued), "a call is queued twice"
         assert not self.running & set(queued), "a call is queued and running"
         assert len(self.running) <= self.limit, f"{len(self.running)} run, {self.limit} may"
+        for caller, known in self._callers.items():
+            assert known.kept_bytes == sum(map(self._size_of, known.kept)), f"bytes kept for {caller} are miscounted"
+            assert len(known.kept) == len(known.kept_seqs), "a reply without a number"
+            assert known.kept_bytes <= KEPT_BYTES_MAX or len(known.kept) == 1, f"too much is kept for {caller}"
+            waiting = {(caller, seq) for seq in known.kept_seqs} & {*queued, *self.running}
+            assert not waiting, f"{waiting} is answered, and has not ended"
+
+
+class Unanswered(Generic[T]):
+    """What a caller has sent to one actor and has no reply to, and when a broken connection to it is replaced."""
+
+    __slots__ = ("_connected_at", "_heard", "acked", "breaks", "calls")
+
+    def __init__(self) -> None:
+        self.calls: dict[int, T] = {}  # by rising numbers; who sends puts one in, who hears its reply takes it out
+        self.acked = 0  # all replies up to this number have arrived; if `calls` is empty, then all
+        self.breaks = 0  # in a row
+        self._heard = 0  # replies, since `acked` was looked up
+        self._connected_at = 0.0
+
+    def heard(self, count: int) -> None:
+        """So many replies came, and their calls were taken out of `calls`."""
+        self.breaks = 0
+        self._heard += count
+        if self._heard > ACKED_EACH + len(self.calls):  # the dict is made anew: a step a reply, and none over its gaps
+            self._heard = 0
+            left = list(self.calls.items())
+            self.calls.clear()
+            self.calls.update(left)
+            if left:
+                self.acked = left[0][0] - 1
+
+    def put_back(self, seq: int, call: T) -> None:
+        """Its reply could not be read."""
+        left = sorted([(seq, call), *self.calls.items()], key=lambda entry: entry[0])
+        self.calls.clear()
+        self.calls.update(left)
+
+    def take_all(self) -> list[T]:
+        """Nothing of it will be answered: the calls, in order."""
+        taken = list(self.calls.values())
+        self.calls.clear()
+        return taken
+
+    def connected(self, now: float) -> None:
+        """There is a connection."""
+        self._connected_at = now
+
+    def broke(self, now: float) -> float:
+        """It ended, and perhaps its actor lives: after so many seconds another one is asked for."""
+        self.breaks = 1 if now - self._connected_at >= STEADY_S else self.breaks + 1
+        return min(PAUSE_FIRST_S * 2.0 ** (min(self.breaks, 10) - 1), PAUSE_LAST_S)
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether too many have broken in a row to send the same again."""
+        return self.breaks > BREAKS_MAX
+
+    def validate(self) -> None:
+        """Calls are in order, and none of them is acknowledged."""
+        assert list(self.calls) == sorted(self.calls), "calls are out of order"
+        assert not self.calls or min(self.calls) > self.acked, "a call is acknowledged before its reply came"

@@ -47,10 +47,12 @@ OOM_SCORE = "1000"
 class Caller:
     """Somebody who sends us tasks or calls, over a connection of their own."""
 
-    __slots__ = ("client", "link", "worker")
+    __slots__ = ("client", "link", "via", "worker")
 
-    def __init__(self, worker: Worker, client: int) -> None:
+    def __init__(self, worker: Worker, client: int, *, far: bool = False) -> None:
+        """far: it is on another machine."""
         self.worker, self.client = worker, client
+        self.via = client if far else 0
         self.link: Any = None
 
     def received(self, messages: list[Any]) -> None:
@@ -63,7 +65,7 @@ class Caller:
             elif kind is m.Call:
                 worker.host.arrived(self, message)
             elif kind is m.Export:
-                worker.exports[message.key] = message.value
+                worker.exports[message.key] = message.value, self.via
             elif kind is m.Cancel:
                 worker.cancel(self, message)
             else:
@@ -74,13 +76,15 @@ class Caller:
             worker.host.wake()
 
     def ended(self) -> None:
-        """The caller is gone, or has let us go."""
-        if self.worker.callers.get(self.client) is not self:
-            return  # it has a newer connection to us, as a caller of the actor that we became
-        del self.worker.callers[self.client]
-        self.worker.queue = deque(entry for entry in self.worker.queue if entry[0] is not self)
-        if self.worker.host is not None:
-            self.worker.host.caller_gone(self.client)
+        """The caller is gone, or has let us go; one of an actor has perhaps lost this connection, and wants another."""
+        worker = self.worker
+        if worker.callers.get(self.client) is not self:
+            return  # it called us before we became an actor
+        if worker.host is not None:
+            self.link = None
+            return
+        del worker.callers[self.client]
+        worker.queue = deque(entry for entry in worker.queue if entry[0] is not self)
 
 
 class Worker:
@@ -95,7 +99,7 @@ class Worker:
         os.close(page_fd)
         self.queue: deque[tuple[Caller, m.Task]] = deque()
         self.callers: dict[int, Caller] = {}
-        self.exports: dict[bytes, m.Value] = {}
+        self.exports: dict[bytes, tuple[m.Value, int]] = {}  # code of functions, and who gave it if from afar
         self._functions: dict[bytes, Any] = {}
         self.host: ActorHost = None  # type: ignore[assignment]  # set when this worker becomes an actor
         self._setup: m.JobSetup | None = None
@@ -135,16 +139,29 @@ class Worker:
         self._equip({}, [])  # a task that asks for nothing sees no GPU, whatever the node may see
 
     def _new_caller(self, message: m.NewCaller) -> None:
-        caller = self.callers[message.client] = Caller(self, message.client)
+        """A caller has a connection to us. One of an actor that had one before has lost it: what of that is not read
+        comes again over the new one."""
+        caller = self.callers.get(message.client)
+        if caller is None or self.host is None:
+            caller = self.callers[message.client] = Caller(self, message.client, far=message.far)
+        elif caller.link is not None:
+            self.runtime.reactor.remove(caller.link)
         caller.link = self.runtime.connect(self.runtime.node.stream.take_fd(), m.ToWorker, caller)
+        if self.host is not None:
+            self.host.reconnected(message.client)
 
     def _caller_gone(self, client: int) -> None:
         """It has ended, and perhaps a process that it forked holds its connection open: the end of that never comes."""
         caller = self.callers.get(client)
-        if caller is not None:
+        if caller is None:
+            return
+        if caller.link is not None:
             caller.received(caller.link.stream.drain())
             self.runtime.reactor.remove(caller.link)
-            caller.ended()
+        caller.ended()
+        if self.host is not None:
+            self.host.caller_gone(client)
+            del self.callers[client]
 
     def _leased(self, message: m.Leased) -> None:
         if message.resources != self.place.resources or message.gpus != self.place.gpus:
@@ -163,6 +180,7 @@ class Worker:
         self._equip(message.resources, message.gpus)
         self.place.actor_id, self.place.actor_name = message.actor, message.name
         self.place.incarnation = message.incarnation
+        self.callers.clear()  # of tasks, which have ended; whoever calls the actor gets a connection for that
         self.host = ActorHost(self, message)
 
     def _release(self, _: m.ActorRelease) -> None:
@@ -305,7 +323,7 @@ class Worker:
         """The user's code, with signals let through; arguments and result end with this frame."""
         guard = self.runtime.guard
         function = self._functions.get(task.function) or self._load_function(task.function)
-        args, kwargs = self.marshal.arguments(task) if task.args or task.deps else ((), {})
+        args, kwargs = self.marshal.arguments(task, caller.via) if task.args or task.deps else ((), {})
         try:
             guard.open()
             result = function(*args, **kwargs)
@@ -314,13 +332,15 @@ class Worker:
         return self.marshal.results(result, task.returns, task.object, caller.client, task.name)
 
     def _load_function(self, key: bytes) -> Any:
-        value = self.exports[key]
-        function = self.marshal.load(value)
+        value, via = self.exports[key]
+        with self.runtime.lock:
+            code = self.runtime.objects.from_wire(value, via)
+        function = self.runtime.load(code)
         if len(self._functions) >= FUNCTIONS_MAX:
             self._functions.clear()
         self._functions[key] = function
         with self.runtime.lock:
-            self.runtime.tasks.exports.setdefault(key, self.runtime.objects.from_wire(value))
+            self.runtime.tasks.exports.setdefault(key, code)
         return function
 
     # -- replies, cancel, give back (lock held)
@@ -369,17 +389,22 @@ class Worker:
         while len(self.queue) > keep and len(seqs) < count and self.queue[-1][0] is caller:
             _, task = self.queue.pop()
             seqs.append(task.seq)
-            self._discard(task)
+            self.discard(task, caller.via)
         seqs.reverse()
         reactor = self.runtime.reactor
         reactor.send(caller.link, m.Returned(seqs, blocked))
         reactor.flush()
 
-    def _discard(self, task: m.Task | m.Call) -> None:
-        """Let go what a task that will not run here brought along."""
+    def discard(self, task: m.Task | m.Call, via: int) -> None:
+        """Let go what a task that will not run here brought along. via: of whom, if from afar."""
         for value in (task.args, *task.deps):
             if type(value) is not bytes:
-                self.runtime.objects.from_wire(value)
+                self.runtime.objects.from_wire(value, via)
+
+    def via(self, client: int) -> int:
+        """`client`, if this caller is on another machine, else 0."""
+        caller = self.callers.get(client)
+        return 0 if caller is None else caller.via
 
     def cancel(self, caller: Caller, message: m.Cancel) -> None:
         """Stop a task that is queued or runs."""
@@ -389,7 +414,7 @@ class Worker:
         for entry in self.queue:
             if entry[0] is caller and entry[1].seq == message.seq:
                 self.queue.remove(entry)
-                self._discard(entry[1])
+                self.discard(entry[1], caller.via)
                 error = TaskCancelledError(name=entry[1].name, task_id=entry[1].object.hex())
                 self.runtime.reactor.send(
                     caller.link, m.Reply(message.seq, [self.marshal.failed(error, entry[1].name)])

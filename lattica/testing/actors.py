@@ -2,8 +2,9 @@
 
 The node's `Supervisor` and `Ledger` (for handles) and each actor's `Mailbox` are the real cores. The shells do what
 `node.actor_desk`, `actors.calls` and `actors.actor_host` do: callers queue calls in order, send what is owed again to
-the next incarnation if it may be repeated, and hear a dead actor out before they believe that it is dead. They assert
-what only they can see: calls start in their callers' order, and not more often than they may.
+the next incarnation if it may be repeated, and hear a dead actor out before they believe that it is dead. A connection
+that is cut swallows what is under way; over the next one callers send again what is owed. The shells assert what only
+they can see: calls start in their callers' order, once in an incarnation, and not more often than they may.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-from lattica.actors.mailbox import Mailbox
+from lattica.actors.mailbox import KEPT_BYTES_MAX, Mailbox, Unanswered
 from lattica.actors.supervision import (
     Accept,
     Become,
@@ -39,6 +40,7 @@ from lattica.testing.world import Closed, Send, World
 NODE, NODE_CLIENT = "node", 0
 FORK_S = (0.002, 0.01)
 RUN_S = (0.0001, 0.02)
+CUT_S = (0.0, 0.03)  # until an end hears of it
 ARGUMENTS_S = (0.0, 0.3)  # until an announced actor can be begun
 NAMES = ("", "", "", "learner", "buffer")  # few, so that callers meet; mostly anonymous
 
@@ -53,7 +55,8 @@ class Call:
     exits: bool = False  # the method calls exit_actor()
     seq: int = 0
     starts: int = 0
-    outcome: str = ""  # "", "done", "died", "unavailable"
+    hosts: set[str] = field(default_factory=set)  # where it has started
+    outcome: str = ""  # "", "done", "died", "unavailable", "dropped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,28 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
+    """From the node to both ends of a connection."""
+
     actor: bytes
     worker: str
+    incarnation: int
+    caller: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A call, or a reply, over connection `number`."""
+
+    number: int
+    message: Run | Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """To one end of a connection: it brings nothing more."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +112,7 @@ class Run:
     call: Call | None = None
     plan: Plan | None = None
     seq: int = 0
+    acked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +125,7 @@ class Said:
 @dataclass(frozen=True, slots=True)
 class Reply:
     seq: int
+    dropped: bool = False  # it ran, and the reply was not kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +145,8 @@ class Node:
         self.cancelled: set[tuple[bytes, int]] = set()
         self.doomed: set[str] = set()
         self.lives: Counter[bytes] = Counter()  # processes that each actor has run in
+        self.connections: list[tuple[str, str]] = []  # the ends of each, by number
+        self.cuts: set[int] = set()
 
     def join(self, name: str) -> int:
         number = len(self.names) + 1
@@ -175,6 +202,25 @@ class Node:
             self.world.crash(name)  # it would be free again
         return self._perform(effects)
 
+    def cut(self) -> None:
+        """Break a connection of living ends: each hears so after a while, and what then is still under way is lost."""
+        whole = [
+            number
+            for number, ends in enumerate(self.connections)
+            if number not in self.cuts and all(self.world.is_alive(end) for end in ends)
+        ]
+        if whole:
+            number = self.world.rng.choice(whole[-20:])
+            self.cuts.add(number)
+            self.world.note("the world", f"cuts connection {number}")
+            for end in self.connections[number]:
+                after_s = self.world.rng.uniform(*CUT_S)
+                self.world.after(after_s, self.world.tell, end, "receive", NODE, Broken(number))
+
+    def over(self, number: int, to: str, message: Run | Reply) -> list[object]:
+        """Send it over this connection, if that is whole."""
+        return [] if number in self.cuts else [Send(to, Over(number, message))]
+
     def end_all(self, now: float) -> Sequence[object]:
         """As an admin would: the detached actors of drivers that are gone have no other end."""
         return [
@@ -212,9 +258,12 @@ class Node:
                     self.lives[actor] += 1
                     assert plan.max_restarts < 0 or self.lives[actor] <= 1 + plan.max_restarts, f"{plan} lives on"
                     sends.append(Send(self.names[worker], Run(plan=plan)))
-                case Connect(client, actor, _, worker):
-                    self.world.connect(self.names[client], self.names[worker])
-                    sends.append(Send(self.names[client], Connected(actor, self.names[worker])))
+                case Connect(client, actor, incarnation, worker):
+                    ends = self.names[client], self.names[worker]
+                    self.world.connect(*ends)
+                    told = Connected(actor, ends[1], incarnation, ends[0], len(self.connections))
+                    self.connections.append(ends)
+                    sends += [Send(end, told) for end in ends]
                 case Down(client):
                     sends.append(Send(self.names[client], effect))
                 case EndWorker(worker, kill):
@@ -252,28 +301,59 @@ class Worker:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.plan: Plan | None = None
-        self.mailbox: Mailbox[Run] = Mailbox(world.rng.choice([1, 1, 3]))
+        reply_bytes = world.rng.choice([0] * 9 + [KEPT_BYTES_MAX // 3])
+        self.mailbox: Mailbox[Run, Reply] = Mailbox(world.rng.choice([1, 1, 3]), lambda _: reply_bytes)
         self.orders: dict[tuple[int, bytes], int] = {}  # caller -> order of the last call that started
         self.due: list[tuple[float, str, Run | None]] = []  # what runs until when; None: the constructor
         self.constructed = self.released = self.left = False
         self.callers: dict[int, str] = {}
+        self.links: dict[int, int] = {}  # caller -> its connection; -1: it is broken
+        self.early: dict[int, list[Run]] = {}  # connection -> what lies in it, while we have not got it yet
+        self.ended: set[int] = set()  # connections
 
     def receive(self, sender: str, message: object, now: float) -> Sequence[object]:
+        sends: list[object] = []
         match message:
             case Run(plan=Plan() as plan):
                 self.plan = plan
                 self.due.append((now + self.world.rng.uniform(*RUN_S), NODE, None))
-            case Run(call=Call()):
+            case Connected(caller=name, number=number):
+                caller = int(name.split()[1])
+                self.callers[caller], self.links[caller] = name, -1 if number in self.ended else number
+                self.mailbox.reconnected(caller)
+                for run in self.early.pop(number, []):
+                    sends += self._arrived(caller, run)
+            case Over(number, Run() as run):
                 caller = int(sender.split()[1])
-                self.callers[caller] = sender
-                self.mailbox.arrived(caller, message)
+                if number == self.links.get(caller):
+                    sends += self._arrived(caller, run)
+                elif number > self.links.get(caller, -1) and number not in self.ended:
+                    self.early.setdefault(number, []).append(run)
+            case Broken(number):
+                self.ended.add(number)
+                self.links = {who: -1 if link == number else link for who, link in self.links.items()}
             case Said("release"):
                 self.released = True
             case Said("close"):
                 self.world.after(0, self.world.crash, self.name)
             case Closed():
                 self.mailbox.forget(int(sender.split()[1]))
-        return self._go_on(now)
+        return [*sends, *self._go_on(now)]
+
+    @property
+    def node(self) -> Node:
+        node: Node = self.world.core(NODE)
+        return node
+
+    def _arrived(self, caller: int, run: Run) -> list[object]:
+        if self.mailbox.arrived(caller, run):
+            return []
+        answered, reply = self.mailbox.repeat(caller, run.seq)
+        return self._say(caller, reply or Reply(run.seq, dropped=True)) if answered else []
+
+    def _say(self, caller: int, reply: Reply) -> list[object]:
+        number = self.links.get(caller, -1)
+        return [] if number < 0 else self.node.over(number, self.callers[caller], reply)
 
     def tick(self, now: float) -> Sequence[object]:
         done = [entry for entry in self.due if entry[0] <= now]
@@ -286,9 +366,11 @@ class Worker:
                 self.constructed = not failed
                 sends.append(Send(NODE, Said("failed" if failed else "ready")))
             elif run.call is not None and not self.left:
-                self.mailbox.finished(int(caller.split()[1]), run.seq)
+                number, reply = int(caller.split()[1]), Reply(run.seq)
+                self.mailbox.finished(number, run.seq)
+                self.mailbox.replied(number, reply.seq, reply)
                 self.left = run.call.exits
-                sends.append(Send(NODE, Said("leaving")) if self.left else Send(caller, Reply(run.seq)))
+                sends += [Send(NODE, Said("leaving"))] if self.left else self._say(number, reply)
         return [*sends, *self._go_on(now)]
 
     def _go_on(self, now: float) -> list[object]:
@@ -297,6 +379,8 @@ class Worker:
             assert run.call is not None
             run.call.starts += 1
             assert run.call.starts <= 1 + run.call.retries, f"{run.call} started too often"
+            assert self.name not in run.call.hosts, f"{run.call} started twice in one incarnation"
+            run.call.hosts.add(self.name)
             last = self.orders.get((caller, run.call.actor), 0)
             assert run.call.order > last, f"{run.call} starts after call {last} of its caller"
             self.orders[caller, run.call.actor] = run.call.order
@@ -318,10 +402,13 @@ class Peer:
     """An actor as its caller sees it."""
 
     link: str = ""
+    number: int = -1  # of the connection
+    incarnation: int = 0
+    broken: bool = False  # the connection has ended, and nobody has said why
     dead: bool = False
     handles: int = 0
     queue: deque[Call] = field(default_factory=deque)
-    inflight: dict[int, Call] = field(default_factory=dict)
+    unanswered: Unanswered[Call] = field(default_factory=Unanswered)
     held_up: list[Connected | Down] = field(default_factory=list)  # told, but a dead actor's last words come first
 
 
@@ -333,6 +420,9 @@ class Caller:
         self.peers: dict[bytes, Peer] = {}
         self.calls: list[Call] = []
         self.closed: set[str] = set()
+        self.ended: set[int] = set()  # connections
+        self.had: set[int] = set()  # connections that have come
+        self.early: dict[int, list[Reply]] = {}  # connection -> what lies in it, while it has not come yet
         self.asked: dict[int, int] = {}  # requests not answered yet -> handles that our own new actor has then
         self._serials = count(1)
 
@@ -401,7 +491,7 @@ class Caller:
     def _let_go(self, actor: bytes) -> list[object]:
         """Calls that are under way hold the actor too, so it goes only when they are done."""
         peer = self.peers[actor]
-        if peer.queue or peer.inflight:
+        if peer.queue or peer.unanswered.calls:
             return []
         dropped, peer.handles = peer.handles, 0
         return [Send(NODE, Wish("drop", actor=actor)) for _ in range(dropped)]
@@ -420,17 +510,47 @@ class Caller:
                 return self._got_handle(actor)
             case Connected(actor) | Down(_, actor):
                 self.peers[actor].held_up.append(message)
-                return self._catch_up(actor)
-            case Reply(seq):
+                return self._catch_up(actor, now)
+            case Over(number, Reply() as reply):
+                if number not in self.had | self.ended:
+                    self.early.setdefault(number, []).append(reply)
                 for peer in self.peers.values():
-                    if peer.link == sender and seq in peer.inflight:
-                        self._settle(peer.inflight.pop(seq), "done")
+                    if peer.number == number and not peer.broken:
+                        self._replied(peer, reply)
+            case Broken(number):
+                self.ended.add(number)
+                return [sent for actor, peer in self.peers.items() for sent in self._broke(actor, peer, number, now)]
             case Closed():
                 self.closed.add(sender)
                 return [
-                    sent for actor, peer in self.peers.items() if peer.link == sender for sent in self._catch_up(actor)
+                    sent
+                    for actor, peer in self.peers.items()
+                    if peer.link == sender
+                    for sent in self._catch_up(actor, now)
                 ]
         return []
+
+    def _replied(self, peer: Peer, reply: Reply) -> None:
+        if reply.seq in peer.unanswered.calls:
+            self._settle(peer.unanswered.calls.pop(reply.seq), "dropped" if reply.dropped else "done")
+            peer.unanswered.heard(1)
+
+    def _broke(self, actor: bytes, peer: Peer, number: int, now: float) -> list[object]:
+        if peer.number != number or peer.broken:
+            return []
+        peer.broken = True
+        self.world.after(peer.unanswered.broke(now), self.world.tell, self.name, "reconnect", actor, number)
+        return self._catch_up(actor, now)
+
+    def reconnect(self, actor: bytes, number: int, now: float) -> Sequence[object]:
+        """The node has said nothing of a death: the actor lives."""
+        peer = self.peers[actor]
+        if peer.number != number or not peer.broken:
+            return []
+        if peer.unanswered.hopeless:
+            for call in peer.unanswered.take_all():
+                self._settle(call, "unavailable")
+        return [Send(NODE, Wish("connect", actor=actor))]
 
     def _answered(self, request: int, actor: bytes) -> list[object]:
         handles = self.asked.pop(request)
@@ -446,21 +566,39 @@ class Caller:
         peer.handles += 1
         return [Send(NODE, Wish("connect", actor=actor))] if not peer.link and not peer.dead else []
 
-    def _catch_up(self, actor: bytes) -> list[object]:
+    def _catch_up(self, actor: bytes, now: float) -> list[object]:
         """Believe what the node told of an actor, once the last words of its former process are read."""
         peer = self.peers[actor]
         sends: list[object] = []
-        while peer.held_up and (not peer.link or peer.link in self.closed):
-            told = peer.held_up.pop(0)
-            if isinstance(told, Connected):
-                peer.link = told.worker
-                sends += self._pump(actor)
-            else:
+        while peer.held_up:
+            told = peer.held_up[0]
+            same = isinstance(told, Connected) and told.incarnation == peer.incarnation
+            if peer.link and peer.link not in self.closed and not peer.broken and not same:
+                break
+            peer.held_up.pop(0)
+            if isinstance(told, Down):
                 self._down(peer, told)
+                continue
+            assert same or not peer.unanswered.calls, "a new incarnation, and no word of the end of the old one"
+            peer.link, peer.number, peer.incarnation, peer.broken = told.worker, told.number, told.incarnation, False
+            peer.unanswered.connected(now)
+            self.had.add(peer.number)
+            for seq, call in peer.unanswered.calls.items():
+                sends += self.node.over(peer.number, peer.link, Run(call=call, seq=seq))
+            sends += self._pump(actor)
+            for reply in self.early.pop(peer.number, []):
+                self._replied(peer, reply)
+            if peer.number in self.ended:  # before we had heard of it
+                sends += self._broke(actor, peer, peer.number, now)
         return sends
 
+    @property
+    def node(self) -> Node:
+        node: Node = self.world.core(NODE)
+        return node
+
     def _down(self, peer: Peer, told: Down) -> None:
-        owed, peer.inflight, peer.link = list(peer.inflight.values()), {}, ""
+        owed, peer.link, peer.number, peer.broken = peer.unanswered.take_all(), "", -1, False
         peer.dead = not told.restarting
         for call in reversed(owed):
             if told.restarting and call.starts <= call.retries and call.retries:
@@ -473,11 +611,12 @@ class Caller:
     def _pump(self, actor: bytes) -> list[object]:
         peer = self.peers[actor]
         sends: list[object] = []
-        while peer.queue and peer.link and peer.link not in self.closed:
+        while peer.queue and peer.link and peer.link not in self.closed and not peer.broken:
             call = peer.queue.popleft()
             seq = call.seq = next(self._serials)
-            peer.inflight[seq] = call
-            sends.append(Send(peer.link, Run(call=call, seq=seq)))
+            run = Run(call=call, seq=seq, acked=peer.unanswered.acked if peer.unanswered.calls else seq - 1)
+            peer.unanswered.calls[seq] = call
+            sends += self.node.over(peer.number, peer.link, run)
         return sends
 
     def _settle(self, call: Call, outcome: str) -> None:
@@ -492,5 +631,7 @@ class Caller:
         return None
 
     def validate(self) -> None:
-        open_calls = sum(len(peer.queue) + len(peer.inflight) for peer in self.peers.values())
+        for peer in self.peers.values():
+            peer.unanswered.validate()
+        open_calls = sum(len(peer.queue) + len(peer.unanswered.calls) for peer in self.peers.values())
         assert open_calls == sum(not call.outcome for call in self.calls), "a call was forgotten"

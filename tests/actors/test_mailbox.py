@@ -1,4 +1,5 @@
-"""An actor's queue: in order, no more at a time than allowed, nothing twice, nothing for those who are gone."""
+"""An actor's queue: in order, no more at a time than allowed, nothing twice, nothing for those who are gone; and what
+its callers and it say again when a connection between them was cut."""
 
 from __future__ import annotations
 
@@ -10,7 +11,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lattica.actors.mailbox import Mailbox
+from lattica.actors.mailbox import (
+    ACKED_EACH,
+    BREAKS_MAX,
+    KEPT_BYTES_MAX,
+    PAUSE_FIRST_S,
+    PAUSE_LAST_S,
+    STEADY_S,
+    Mailbox,
+    Unanswered,
+)
 
 ANN, BOB = 3, 4
 
@@ -18,9 +28,20 @@ ANN, BOB = 3, 4
 @dataclass(frozen=True)
 class Call:
     seq: int
+    acked: int = 0
 
 
-def started(mailbox: Mailbox[Call]) -> list[tuple[int, int]]:
+@dataclass(frozen=True)
+class Reply:
+    seq: int
+    size_bytes: int = 0
+
+
+def size_of(reply: Reply) -> int:
+    return reply.size_bytes
+
+
+def started(mailbox: Mailbox[Call, Reply]) -> list[tuple[int, int]]:
     """Everything that may start now, started: (caller, number)."""
     found = []
     while entry := mailbox.next():
@@ -30,11 +51,11 @@ def started(mailbox: Mailbox[Call]) -> list[tuple[int, int]]:
 
 
 @pytest.fixture
-def mailbox() -> Mailbox[Call]:
-    return Mailbox(1)
+def mailbox() -> Mailbox[Call, Reply]:
+    return Mailbox(1, size_of)
 
 
-def test_calls_start_in_the_order_of_their_arrival(mailbox: Mailbox[Call]) -> None:
+def test_calls_start_in_the_order_of_their_arrival(mailbox: Mailbox[Call, Reply]) -> None:
     for caller, seq in ((ANN, 1), (BOB, 1), (ANN, 2)):
         assert mailbox.arrived(caller, Call(seq))
     order = []
@@ -45,7 +66,7 @@ def test_calls_start_in_the_order_of_their_arrival(mailbox: Mailbox[Call]) -> No
 
 
 def test_no_more_calls_run_than_the_limit_allows_and_the_next_when_one_ends() -> None:
-    mailbox: Mailbox[Call] = Mailbox(2)
+    mailbox: Mailbox[Call, Reply] = Mailbox(2, size_of)
     for seq in (1, 2, 3):
         mailbox.arrived(ANN, Call(seq))
     assert started(mailbox) == [(ANN, 1), (ANN, 2)]
@@ -54,7 +75,7 @@ def test_no_more_calls_run_than_the_limit_allows_and_the_next_when_one_ends() ->
     assert len(mailbox) == 0 and not mailbox.drained
 
 
-def test_a_call_that_arrives_twice_runs_once(mailbox: Mailbox[Call]) -> None:
+def test_a_call_that_arrives_twice_runs_once(mailbox: Mailbox[Call, Reply]) -> None:
     assert mailbox.arrived(ANN, Call(1)) and not mailbox.arrived(ANN, Call(1))
     assert started(mailbox) == [(ANN, 1)]
     assert not mailbox.arrived(ANN, Call(1)), "while it runs"
@@ -63,7 +84,7 @@ def test_a_call_that_arrives_twice_runs_once(mailbox: Mailbox[Call]) -> None:
     assert mailbox.arrived(BOB, Call(1)), "each caller counts for itself"
 
 
-def test_a_queued_call_can_be_taken_out_and_does_not_come_back(mailbox: Mailbox[Call]) -> None:
+def test_a_queued_call_can_be_taken_out_and_does_not_come_back(mailbox: Mailbox[Call, Reply]) -> None:
     mailbox.arrived(ANN, Call(1))
     mailbox.arrived(ANN, Call(2))
     assert mailbox.cancel(ANN, 2) == Call(2)
@@ -71,7 +92,7 @@ def test_a_queued_call_can_be_taken_out_and_does_not_come_back(mailbox: Mailbox[
     assert started(mailbox) == [(ANN, 1)]
 
 
-def test_a_call_that_runs_or_never_came_or_is_anothers_cannot_be_taken_out(mailbox: Mailbox[Call]) -> None:
+def test_a_call_that_runs_or_never_came_or_is_anothers_cannot_be_taken_out(mailbox: Mailbox[Call, Reply]) -> None:
     mailbox.arrived(ANN, Call(1))
     mailbox.arrived(ANN, Call(2))
     mailbox.next()
@@ -79,7 +100,7 @@ def test_a_call_that_runs_or_never_came_or_is_anothers_cannot_be_taken_out(mailb
     assert len(mailbox) == 1
 
 
-def test_the_calls_of_a_caller_that_ended_are_dropped_and_what_runs_runs_on(mailbox: Mailbox[Call]) -> None:
+def test_the_calls_of_a_caller_that_ended_are_dropped_and_what_runs_runs_on(mailbox: Mailbox[Call, Reply]) -> None:
     for caller, seq in ((ANN, 1), (BOB, 1), (ANN, 2), (ANN, 3)):
         mailbox.arrived(caller, Call(seq))
     mailbox.next()
@@ -89,11 +110,11 @@ def test_the_calls_of_a_caller_that_ended_are_dropped_and_what_runs_runs_on(mail
     assert started(mailbox) == [(BOB, 1)]
 
 
-def test_forgetting_somebody_unknown_drops_nothing(mailbox: Mailbox[Call]) -> None:
+def test_forgetting_somebody_unknown_drops_nothing(mailbox: Mailbox[Call, Reply]) -> None:
     assert mailbox.forget(ANN) == []
 
 
-def test_an_end_that_is_told_twice_frees_one_place(mailbox: Mailbox[Call]) -> None:
+def test_an_end_that_is_told_twice_frees_one_place(mailbox: Mailbox[Call, Reply]) -> None:
     for seq in (1, 2, 3):
         mailbox.arrived(ANN, Call(seq))
     mailbox.next()
@@ -102,10 +123,223 @@ def test_an_end_that_is_told_twice_frees_one_place(mailbox: Mailbox[Call]) -> No
     assert started(mailbox) == [(ANN, 2)]
 
 
-def test_a_mailbox_without_work_is_drained(mailbox: Mailbox[Call]) -> None:
+def test_a_mailbox_without_work_is_drained(mailbox: Mailbox[Call, Reply]) -> None:
     assert mailbox.drained and mailbox.next() is None
     mailbox.arrived(ANN, Call(1))
     assert not mailbox.drained and "1 queued, 0 of 1 running" in repr(mailbox)
+
+
+# -- said again
+
+
+def answer(mailbox: Mailbox[Call, Reply], caller: int, seq: int, size_bytes: int = 0) -> list[Reply]:
+    mailbox.finished(caller, seq)
+    dropped = [reply for _, reply in mailbox.replied(caller, seq, Reply(seq, size_bytes))]
+    mailbox.validate()
+    return dropped
+
+
+def test_a_reply_that_was_made_before_the_reconnect_is_said_again_and_one_that_is_owed_is_not() -> None:
+    """Ann's calls 1 to 3 are sent. 1 is answered, 2 runs, 3 waits when her connection ends; she has heard nothing."""
+    mailbox: Mailbox[Call, Reply] = Mailbox(1, size_of)
+    for seq in (1, 2, 3):
+        mailbox.arrived(ANN, Call(seq))
+    mailbox.next()
+    answer(mailbox, ANN, 1)
+    mailbox.next()
+    mailbox.reconnected(ANN)
+    assert not any(mailbox.arrived(ANN, Call(seq)) for seq in (1, 2, 3))
+    assert mailbox.repeat(ANN, 1) == (True, Reply(1))
+    assert mailbox.repeat(ANN, 2) == mailbox.repeat(ANN, 3) == (False, None)
+    answer(mailbox, ANN, 2)
+    assert mailbox.repeat(ANN, 2) == (False, None), "it went over the new connection"
+    assert mailbox.arrived(ANN, Call(4)) and started(mailbox) == [(ANN, 3)]
+
+
+def test_what_is_acknowledged_is_not_kept(mailbox: Mailbox[Call, Reply]) -> None:
+    for seq in (1, 2, 3):
+        mailbox.arrived(ANN, Call(seq))
+        mailbox.next()
+        answer(mailbox, ANN, seq)
+    mailbox.arrived(ANN, Call(4, acked=2))
+    mailbox.reconnected(ANN)
+    assert [mailbox.repeat(ANN, seq) for seq in (1, 2, 3)] == [(True, None), (True, None), (True, Reply(3))]
+
+
+def test_replies_out_of_order_are_kept_until_each_is_acknowledged() -> None:
+    mailbox: Mailbox[Call, Reply] = Mailbox(4, size_of)
+    for seq in (1, 2, 3, 4):
+        mailbox.arrived(ANN, Call(seq))
+        mailbox.next()
+    for seq in (1, 4, 2):
+        answer(mailbox, ANN, seq)
+    mailbox.arrived(ANN, Call(5, acked=2))
+    mailbox.reconnected(ANN)
+    assert mailbox.repeat(ANN, 4) == (True, Reply(4)) and mailbox.repeat(ANN, 3) == (False, None)
+
+
+def test_of_too_many_replies_the_newest_are_kept_and_the_others_named(mailbox: Mailbox[Call, Reply]) -> None:
+    half = KEPT_BYTES_MAX // 2
+    dropped = []
+    for seq in (1, 2, 3):
+        mailbox.arrived(ANN, Call(seq))
+        mailbox.next()
+        dropped.append(answer(mailbox, ANN, seq, half))
+    assert dropped == [[], [], [Reply(1, half)]]
+    mailbox.reconnected(ANN)
+    assert mailbox.repeat(ANN, 1) == (True, None) and mailbox.repeat(ANN, 2) == (True, Reply(2, half))
+
+
+def test_a_single_reply_is_kept_whatever_its_size(mailbox: Mailbox[Call, Reply]) -> None:
+    mailbox.arrived(ANN, Call(1))
+    mailbox.next()
+    assert not answer(mailbox, ANN, 1, 2 * KEPT_BYTES_MAX)
+    mailbox.reconnected(ANN)
+    assert mailbox.repeat(ANN, 1) == (True, Reply(1, 2 * KEPT_BYTES_MAX))
+
+
+def test_nothing_is_kept_for_a_caller_that_ended(mailbox: Mailbox[Call, Reply]) -> None:
+    mailbox.arrived(ANN, Call(1))
+    mailbox.next()
+    mailbox.forget(ANN)
+    assert not answer(mailbox, ANN, 1)
+    mailbox.reconnected(ANN)
+    assert mailbox.arrived(ANN, Call(1)), "its number is unknown"
+
+
+def test_an_acknowledgement_goes_as_far_as_every_earlier_reply_has_come() -> None:
+    unanswered: Unanswered[str] = Unanswered()
+    unanswered.calls.update({2: "", 5: "", 7: ""})
+    for seq, acked in ((5, 1), (2, 6)):
+        del unanswered.calls[seq]
+        unanswered.heard(2 * ACKED_EACH)
+        unanswered.validate()
+        assert unanswered.acked == acked
+
+
+def test_a_call_whose_reply_could_not_be_read_is_owed_at_its_place() -> None:
+    unanswered: Unanswered[str] = Unanswered()
+    unanswered.calls.update({2: "a", 5: "b", 7: "c"})
+    unanswered.put_back(5, unanswered.calls.pop(5))
+    unanswered.validate()
+    assert unanswered.take_all() == ["a", "b", "c"] and not unanswered.calls
+
+
+def test_connections_that_break_in_a_row_are_asked_for_less_and_less_often_and_end_what_is_owed() -> None:
+    unanswered: Unanswered[str] = Unanswered()
+    pauses, now = [], 100.0
+    for _ in range(BREAKS_MAX):
+        unanswered.connected(now)
+        pauses.append(unanswered.broke(now + 1))
+    assert pauses[:3] == [PAUSE_FIRST_S, 2 * PAUSE_FIRST_S, 4 * PAUSE_FIRST_S] and not unanswered.hopeless
+    assert unanswered.broke(now) <= PAUSE_LAST_S and unanswered.hopeless
+
+
+@pytest.mark.parametrize("by", ["a reply", "time"])
+def test_a_connection_that_was_good_for_something_begins_a_new_row(by: str) -> None:
+    unanswered: Unanswered[str] = Unanswered()
+    for _ in range(BREAKS_MAX + 1):
+        unanswered.connected(0.0)
+        unanswered.broke(0.0)
+    if by == "a reply":
+        unanswered.heard(1)
+    assert unanswered.broke(0.0 if by == "a reply" else STEADY_S) == PAUSE_FIRST_S and not unanswered.hopeless
+
+
+class CutConnections(RuleBasedStateMachine):
+    """A caller and an actor with two pipes between them. A cut swallows whatever is in the pipes; over the next
+    connection the caller sends again what it has no reply to. In the end every call has run once, in order."""
+
+    @initialize(
+        limit=st.integers(1, 3), size_bytes=st.sampled_from([0, KEPT_BYTES_MAX // 3]), each=st.sampled_from([1, 99])
+    )
+    def begin(self, limit: int, size_bytes: int, each: int) -> None:
+        self.each = each  # replies that one counts for: many, so that acknowledgements are looked up often
+        self.mailbox: Mailbox[Call, Reply] = Mailbox(limit, size_of)
+        self.unanswered: Unanswered[Call] = Unanswered()
+        self.size_bytes = size_bytes
+        self.calls: deque[Call] = deque()
+        self.replies: deque[tuple[int, bool]] = deque()  # (number, whether it is there)
+        self.seq = 0
+        self.ran: list[int] = []
+        self.heard: dict[int, bool] = {}
+
+    @rule(skip=st.integers(1, 3))
+    def call(self, skip: int) -> None:
+        self.seq += skip  # the numbers are the process's: others' calls lie between
+        call = Call(self.seq, self.unanswered.acked if self.unanswered.calls else self.seq - 1)
+        self.unanswered.calls[self.seq] = call
+        self.calls.append(call)
+
+    @rule()
+    def arrives(self) -> None:
+        if not self.calls:
+            return
+        call = self.calls.popleft()
+        if not self.mailbox.arrived(ANN, call):
+            answered, reply = self.mailbox.repeat(ANN, call.seq)
+            if answered:
+                self.replies.append((call.seq, reply is not None))
+
+    @rule()
+    def starts(self) -> None:
+        entry = self.mailbox.next()
+        if entry is not None:
+            self.ran.append(entry[1].seq)
+
+    @precondition(lambda self: hasattr(self, "mailbox") and self.mailbox.running)
+    @rule(data=st.data())
+    def ends(self, data: st.DataObject) -> None:
+        _, seq = data.draw(st.sampled_from(sorted(self.mailbox.running)))
+        self.mailbox.finished(ANN, seq)
+        self.mailbox.replied(ANN, seq, Reply(seq, self.size_bytes))
+        self.replies.append((seq, True))
+
+    @rule()
+    def hears(self) -> None:
+        if not self.replies:
+            return
+        seq, there = self.replies.popleft()
+        assert seq not in self.heard, "a reply comes twice"
+        assert there or self.size_bytes, "a reply was dropped, and none was large"
+        self.heard[seq] = there
+        del self.unanswered.calls[seq]
+        self.unanswered.heard(self.each)
+
+    @rule(calls=st.integers(0, 8), replies=st.integers(0, 8))
+    def cut(self, calls: int, replies: int) -> None:
+        for _ in range(calls):  # what the actor still reads before it hears of the new connection
+            self.arrives()
+        for _ in range(replies):
+            self.hears()
+        self.mailbox.reconnected(ANN)
+        self.calls, self.replies = deque(self.unanswered.calls.values()), deque()
+
+    @invariant()
+    def nothing_runs_twice_or_out_of_order(self) -> None:
+        if hasattr(self, "mailbox"):
+            self.mailbox.validate()
+            self.unanswered.validate()
+            assert self.ran == sorted(set(self.ran))
+
+    def teardown(self) -> None:
+        if not hasattr(self, "mailbox"):
+            return
+        sent = set(self.unanswered.calls) | self.heard.keys()
+        while self.unanswered.calls:
+            self.arrives()
+            self.starts()
+            for caller, seq in sorted(self.mailbox.running):
+                self.mailbox.finished(caller, seq)
+                self.mailbox.replied(caller, seq, Reply(seq, self.size_bytes))
+                self.replies.append((seq, True))
+            self.hears()
+            self.nothing_runs_twice_or_out_of_order()
+        assert set(self.ran) == sent == self.heard.keys(), "a call was lost"
+
+
+CutConnections.TestCase.settings = settings(max_examples=100, stateful_step_count=50)
+test_whatever_is_cut_every_call_runs_once_in_order_and_is_answered_once = CutConnections.TestCase
 
 
 class AnyCalls(RuleBasedStateMachine):
@@ -113,7 +347,7 @@ class AnyCalls(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 4))
     def begin(self, limit: int) -> None:
-        self.mailbox: Mailbox[Call] = Mailbox(limit)
+        self.mailbox: Mailbox[Call, Reply] = Mailbox(limit, size_of)
         self.queue: deque[tuple[int, int]] = deque()
         self.running: list[tuple[int, int]] = []
         self.highest: dict[int, int] = {}

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import lattica
 from lattica.actors import current
 from lattica.actors.calls import ActorPeer
 from lattica.actors.tasks import Target
-from lattica.exceptions import ActorUnavailableError, WorkerCrashedError
+from lattica.exceptions import ActorUnavailableError, TaskCancelledError, WorkerCrashedError
 from tests.e2e.conftest import Script, Sessions, eventually
 
 
@@ -75,11 +79,175 @@ def test_an_actor_whose_connection_breaks_is_called_over_another_one(
     actor = Echo.remote()
     assert lattica.get(actor.echo.remote(0)) == 0
     break_next(ActorPeer)
-    sent, later = actor.echo.remote(1), actor.echo.options(max_task_retries=1).remote(2)
-    with pytest.raises(ActorUnavailableError, match=r"connection to it broke .*the test wants it so.*may have run"):
-        lattica.get(sent, timeout=10)
-    assert lattica.get(later, timeout=10) == 2
-    assert lattica.get(actor.count.remote(), timeout=10) in (2, 3, 4), "it is the same one"
+    assert lattica.get([actor.echo.remote(1), actor.echo.remote(2)], timeout=10) == [1, 2]
+    assert lattica.get(actor.count.remote(), timeout=10) == 3, "it is the same one, and ran nothing twice"
+
+
+def test_an_actor_whose_connections_all_break_is_unavailable_and_then_is_not(
+    fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh(num_cpus=1)
+    actor = Echo.remote()
+    assert lattica.get(actor.echo.remote(0)) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ActorPeer, "received", lambda *_: 1 / 0)
+        with pytest.raises(ActorUnavailableError, match=r"broke 6 times in a row .*division by zero.*may have run"):
+            lattica.get(actor.echo.remote(1), timeout=20)
+    assert lattica.get(actor.count.remote(), timeout=10) == 2
+
+
+def cut(stream: Any) -> None:
+    """End this connection; what lies in it unread is lost."""
+    with suppress(OSError):
+        while stream._sock.recv(1 << 20):
+            pass
+    with suppress(OSError):
+        stream._sock.shutdown(socket.SHUT_RDWR)
+
+
+@lattica.remote
+class Counter:
+    def __init__(self) -> None:
+        self.order: list[int] = []
+        self.cutting = False
+        self.cuts = 0
+
+    def add(self, number: int, size: int) -> Any:
+        self.order.append(number)
+        return np.full(size // 2, len(self.order), np.uint16) if size else len(self.order)
+
+    def ran(self) -> list[int]:
+        return self.order
+
+    def cut_now_and_then(self, pause_s: float) -> None:
+        """From this end; `add` runs meanwhile."""
+        runtime = current.get()
+        worker = runtime.on_client_gone.__self__  # type: ignore[union-attr]
+        self.cutting = True
+
+        def work() -> None:
+            ran = 0
+            while self.cutting:
+                time.sleep(pause_s)
+                if len(self.order) == ran:
+                    continue  # the last connection has brought nothing yet
+                ran = len(self.order)
+                with runtime.lock:
+                    for caller in worker.callers.values():
+                        if caller.link is not None:
+                            cut(caller.link.stream)
+                            self.cuts += 1
+
+        threading.Thread(target=work, daemon=True).start()
+
+    def stop_cutting(self) -> int:
+        self.cutting = False
+        return self.cuts
+
+
+@pytest.fixture
+def cuts(request: pytest.FixtureRequest) -> Iterator[Callable[[Any, float], list[float]]]:
+    """Cuts the connection to an actor now and then, from this end, when it has brought a reply; the list grows with
+    each."""
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def begin(actor: Any, pause_s: float) -> list[float]:
+        done: list[float] = []
+        runtime = current.get()
+
+        def work() -> None:
+            due = time.monotonic() + pause_s
+            while not over.wait(0.0005):
+                with runtime.lock:
+                    peer = actor._peer
+                    if (
+                        time.monotonic() > due
+                        and peer.link is not None
+                        and peer.inflight
+                        and not peer.unanswered.breaks
+                    ):
+                        cut(peer.link.stream)
+                        done.append(time.monotonic())
+                        due = done[-1] + pause_s
+
+        threads.append(threading.Thread(target=work))
+        threads[-1].start()
+        return done
+
+    yield begin
+    over.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(("size", "whose"), [(0, "ours"), (0, "its"), (200 << 10, "ours"), (200 << 10, "its")])
+def test_calls_run_once_in_order_however_often_their_connection_is_cut(
+    fresh: Callable[..., Any], cuts: Callable[[Any, float], list[float]], size: int, whose: str
+) -> None:
+    fresh(num_cpus=2, object_store_memory=256 << 20)
+    actor = Counter.remote()
+    lattica.get(actor.ran.remote())
+    done = cuts(actor, 0.07) if whose == "ours" else []
+    if whose == "its":
+        lattica.get(actor.cut_now_and_then.remote(0.07), timeout=20)
+    count, at_once, had = 2000, 200, 0
+    began = time.monotonic()
+    while had < count:
+        numbers = range(had, had + at_once)
+        results = lattica.get([actor.add.remote(n, size) for n in numbers], timeout=30)
+        assert [int(each[-1]) if size else each for each in results] == [n + 1 for n in numbers]
+        had += at_once
+        if time.monotonic() - began < had / count:  # over a second, so that several cuts meet it
+            time.sleep(had / count - (time.monotonic() - began))
+    del results
+    times = lattica.get(actor.stop_cutting.remote(), timeout=20) or len(done)
+    assert lattica.get(actor.ran.remote(), timeout=20) == list(range(count))
+    assert times >= 3, f"{times} cuts"
+    memory = lambda: current.get().state("status")["memory"]  # noqa: E731
+    assert eventually(lambda: not memory()["objects"]), f"something is left in the store: {memory()}"
+
+
+def test_arguments_in_the_store_are_held_once_however_often_their_call_is_sent(
+    fresh: Callable[..., Any], cuts: Callable[[Any, float], list[float]]
+) -> None:
+    fresh(num_cpus=1, object_store_memory=128 << 20)
+    actor = Echo.remote()
+    lattica.get(actor.count.remote())
+    done = cuts(actor, 0.02)
+    began = time.monotonic()
+    while len(done) < 8 and time.monotonic() - began < 20:
+        given = [np.full(200 << 10, n, np.uint8) for n in range(20)]
+        results = lattica.get([actor.echo.remote(each) for each in given], timeout=30)
+        assert [each[0] for each in results] == list(range(20))
+    del given, results
+    memory = lambda: current.get().state("status")["memory"]  # noqa: E731
+    assert eventually(lambda: not memory()["objects"]), f"something is left in the store: {memory()}"
+
+
+def test_a_call_that_was_cancelled_while_its_connection_was_away_is_cancelled(fresh: Callable[..., Any]) -> None:
+    fresh(num_cpus=1)
+
+    @lattica.remote
+    class Slow:
+        def sleep(self) -> str:
+            time.sleep(30)
+            return "slept"
+
+        def ping(self) -> str:
+            return "pong"
+
+    actor = Slow.remote()
+    assert lattica.get(actor.ping.remote()) == "pong"
+    ref = actor.sleep.remote()
+    time.sleep(0.2)
+    with current.get().lock:
+        cut(actor._peer.link.stream)
+    assert eventually(lambda: actor._peer.link is None, every_s=0.001)
+    lattica.cancel(ref)
+    with pytest.raises(TaskCancelledError):
+        lattica.get(ref, timeout=10)
+    assert lattica.get(actor.ping.remote(), timeout=10) == "pong"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Actors by name and by handle, killed, restarted and dropped while calls are under way.
+"""Actors by name and by handle, killed, restarted, cut off and dropped while calls are under way.
 
 On the way an actor runs in one process at a time, calls start in their callers' order and not more often than they may.
 In the end every call and every wish has been answered, and when nobody has a handle any more no actor is left.
@@ -41,6 +41,8 @@ def play(seed: int, long: bool = False) -> World:
         world.after(rng.uniform(0, busy_s), fault)
     if rng.random() < 0.5:
         world.after(rng.uniform(0, busy_s), world.crash, "driver 1")
+    for _ in range(rng.choice([0, 10, 100])):
+        world.after(rng.uniform(0, busy_s), node.cut)
     world.run(until=busy_s)
 
     def owed() -> list[str]:
