@@ -56,9 +56,14 @@ class Contacts:
         return f"<Contacts: {len(self.known)}>"
 
     def add(self, peers: Iterable[tuple[PeerId, Sequence[str]]]) -> None:
-        """Peers that a ticket names: to be dialed, and kept only once they were met."""
+        """Peers that a ticket names: to be dialed, and kept only once they were met. It may know newer addresses of one
+        that was met before: those are tried first."""
         for peer, addresses in peers:
-            if peer not in self.known and addresses:
+            contact = self.known.get(peer)
+            if contact is not None:
+                both = dict.fromkeys([*addresses, *contact.addresses])
+                contact.addresses, contact.due = tuple(both)[:ADDRESSES_MAX], 0.0
+            elif addresses:
                 self.known[peer] = Contact(peer, tuple(addresses[:ADDRESSES_MAX]), 0.0)
 
     def met(self, sessions: Mapping[PeerId, Sequence[str]], unix_s: float) -> bool:

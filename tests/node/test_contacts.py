@@ -32,6 +32,15 @@ def path(tmp_path: Path) -> str:
     return contacts_path(str(tmp_path))
 
 
+def test_newer_addresses_of_a_ticket_are_tried_first_and_at_once(path: str) -> None:
+    contacts = Contacts(path, MESH)
+    contacts.met({peer(1): ["10.0.0.1:7411"]}, 100.0)
+    contacts.failed(contacts.known[peer(1)], "nobody there", 5.0, Random(1))
+    contacts.add([(peer(1), ["10.0.0.1:9000", "10.0.0.1:7411"])])
+    assert contacts.known[peer(1)].addresses == ("10.0.0.1:9000", "10.0.0.1:7411")
+    assert contacts.due(5.0) == [contacts.known[peer(1)]]
+
+
 def test_who_was_met_is_known_after_a_restart_with_the_addresses_it_had_last(path: str) -> None:
     contacts = Contacts(path, MESH)
     assert contacts.met({peer(1): ["10.0.0.1:7411"]}, 100.0)
