@@ -84,6 +84,8 @@ _session: Session | None = None
 _starting = threading.RLock()
 """Several threads may be the first to use lattica."""
 _ONLY_REFS = {ObjectRef}
+_said_ignored: set[str] = set()
+"""Arguments that this process was told once that they are ignored."""
 
 
 def init(
@@ -105,7 +107,7 @@ def init(
     address: None as said; "local" always starts one; "auto" never does.
     num_cpus, num_gpus, resources, object_store_memory (bytes): of a node that is started; an existing one has its own.
     preload: modules that workers should have imported before they start, such as ["torch"].
-    Ray's other arguments are accepted; those without a meaning here are named once in a log line.
+    Ray's other arguments are accepted; those without a meaning here are named once, in a warning.
 
     Raises ConfigError (a ValueError): unknown argument, resources given for an existing node. AlreadyInitializedError
     (also a RuntimeError): called twice, or in a worker, which has a session from the start.
@@ -279,8 +281,10 @@ def _say_ignored(others: Mapping[str, Any]) -> None:
     unknown = [name for name in others if name not in IGNORED and not name.startswith("_")]
     if unknown:
         raise ConfigError(f"init() got an unknown argument: {', '.join(unknown)}")
-    if others:
-        log.info("lattica.init() ignores %s: it has no meaning here", ", ".join(sorted(others)))
+    new = sorted(others.keys() - _said_ignored)
+    if new:
+        _said_ignored.update(new)
+        log.warning("lattica.init() ignores %s, without a meaning here (docs/limits.md)", ", ".join(new))
 
 
 def shutdown(_exiting_interpreter: bool = False) -> None:
