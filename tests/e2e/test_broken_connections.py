@@ -225,6 +225,35 @@ def test_arguments_in_the_store_are_held_once_however_often_their_call_is_sent(
     assert eventually(lambda: not memory()["objects"]), f"something is left in the store: {memory()}"
 
 
+def test_of_more_results_than_are_kept_the_first_are_errors_and_nothing_is_left_in_the_store(
+    fresh: Callable[..., Any],
+) -> None:
+    """A program reads nothing for a while; then its connection is cut, with 27 MiB of results under way."""
+    fresh(num_cpus=1, object_store_memory=256 << 20)
+    actor = Counter.remote()
+    lattica.get(actor.ran.remote())
+    runtime = current.get()
+    with runtime.lock:
+        refs = [actor.add.remote(n, size) for n in range(300) for size in (90 << 10, 200 << 10)]
+        again = actor.add.options(max_task_retries=1).remote(600, 0)
+        runtime.reactor.flush()
+        time.sleep(2.0)  # it answers meanwhile, and we hear nothing
+        cut(actor._peer.link.stream)
+    ran, lost = [], []
+    for n, ref in enumerate(refs):
+        try:
+            ran.append((n, int(lattica.get(ref, timeout=30)[-1])))
+        except ActorUnavailableError as error:
+            assert "has run" in str(error) and "16 MiB" in str(error)
+            lost.append(n)
+    assert lost == list(range(len(lost))) and 0 < len(lost) < 400
+    assert ran == [(n, n + 1) for n in range(len(lost), 600)] and lattica.get(again, timeout=10) == 601
+    assert len(lattica.get(actor.ran.remote(), timeout=10)) == 601, "none ran twice"
+    del refs, ref
+    memory = lambda: current.get().state("status")["memory"]  # noqa: E731
+    assert eventually(lambda: not memory()["objects"]), f"something is left in the store: {memory()}"
+
+
 def test_a_call_that_was_cancelled_while_its_connection_was_away_is_cancelled(fresh: Callable[..., Any]) -> None:
     fresh(num_cpus=1)
 
