@@ -301,8 +301,8 @@ class Worker:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name = world, name
         self.plan: Plan | None = None
-        reply_bytes = world.rng.choice([0] * 9 + [KEPT_BYTES_MAX // 3])
-        self.mailbox: Mailbox[Run, Reply] = Mailbox(world.rng.choice([1, 1, 3]), lambda _: reply_bytes)
+        self.reply_bytes = size_bytes = world.rng.choice([0] * 9 + [KEPT_BYTES_MAX // 3])
+        self.mailbox: Mailbox[Run, Reply] = Mailbox(world.rng.choice([1, 1, 3]), lambda _: size_bytes)
         self.orders: dict[tuple[int, bytes], int] = {}  # caller -> order of the last call that started
         self.due: list[tuple[float, str, Run | None]] = []  # what runs until when; None: the constructor
         self.constructed = self.released = self.left = False
@@ -349,6 +349,7 @@ class Worker:
         if self.mailbox.arrived(caller, run):
             return []
         answered, reply = self.mailbox.repeat(caller, run.seq)
+        assert reply or not answered or self.reply_bytes, f"the reply of {run.call} was dropped, and none is large"
         return self._say(caller, reply or Reply(run.seq, dropped=True)) if answered else []
 
     def _say(self, caller: int, reply: Reply) -> list[object]:
@@ -621,7 +622,7 @@ class Caller:
 
     def _settle(self, call: Call, outcome: str) -> None:
         assert not call.outcome, f"{call} ended twice"
-        assert outcome != "done" or call.starts, f"{call} is done, and never ran"
+        assert outcome not in ("done", "dropped") or call.starts, f"{call} is done, and never ran"
         call.outcome = outcome
 
     def tick(self, now: float) -> Sequence[object]:
