@@ -182,6 +182,11 @@ def _existing(address: str | None) -> socket.socket | None:
         raise ConfigError(
             f"address={address!r} is neither 'local', 'auto' nor a data directory of a node of this machine"
         )
+    if address in (None, "auto") and "LATTICA_JOB_BROKER" in os.environ:  # a node has started us as a job
+        from lattica.node.job_process import attach_by_broker
+
+        if (connection := attach_by_broker()) is not None:
+            return connection
     place = data_dir() if address in (None, "auto") else data_dir(address)
     found = running_node(place)
     if found is None:

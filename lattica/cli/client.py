@@ -45,7 +45,7 @@ class NodeConnection:
     """
 
     def __init__(self, node: NodeFile, *, answer_wait_s: float = ANSWER_WAIT_S) -> None:
-        self._node = node
+        self.node = node
         self._decoder = frames.Decoder(FromNode)
         self._inbox: list[Any] = []
         self._sock = socket.socket(socket.AF_UNIX)
@@ -126,6 +126,6 @@ class NodeConnection:
 
     def _unreachable(self, why: str) -> PeerUnreachableError:
         return PeerUnreachableError(
-            f"the node (pid {self._node.pid}) does not answer at {self._node.socket}: {why}",
+            f"the node (pid {self.node.pid}) does not answer at {self.node.socket}: {why}",
             do_next="read its log (node.log in the data directory), or end it with `lattica stop --force`",
         )

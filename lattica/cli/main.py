@@ -26,6 +26,9 @@ VERBS = {
     "revoke": "Put a peer or an issuer out of the mesh.",
     "issuer": "List the nodes that admit others; make one.",
     "leave": "Forget the mesh.",
+    "submit": "Run a script on the mesh.",
+    "job": "List jobs, stop one, read what it prints.",
+    "logs": "Show what a job, an actor or a worker prints.",
     "doctor": "Look for what is wrong, and say what to do.",
     "up": "Start the nodes of a cluster's file.",
     "down": "Stop the nodes of a cluster's file.",
@@ -67,6 +70,7 @@ def main() -> None:
     lattica ticket                     make a ticket, for another machine to
     lattica join TICKET                join the mesh of this one
     lattica peers                      see who is there
+    lattica submit my_program.py       run it on the mesh, which goes on when this machine ends
     lattica up cluster.yaml            or all of it, by a file that names the machines
 
     A program that only calls lattica.init() needs no command: it starts a node of its own, which ends with it.

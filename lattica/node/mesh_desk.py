@@ -128,6 +128,10 @@ class MeshDesk:
             "recover_issuer": self._recover_issuer,
         }
 
+    def answers(self, verb: str, answer: Callable[[Mapping[str, Any]], Awaitable[Any]]) -> None:
+        """Another desk answers this verb of commands."""
+        self._verbs[verb] = answer
+
     def __repr__(self) -> str:
         return f"<MeshDesk: {self.peer!r}, {self.contacts!r}, {len(self._dialing)} dials>"
 
@@ -373,7 +377,7 @@ class MeshDesk:
 
     async def _revoke(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"peer": id or what tells it apart, "reason": words}."""
-        peer = self._peer_of(str(data.get("peer", "")))
+        peer = self.peer_of(str(data.get("peer", "")))
         told = await self.peer.steward.revoke(peer, str(data.get("reason", "")))
         return {"peer_id": peer_text(peer), "told": told}
 
@@ -386,7 +390,7 @@ class MeshDesk:
 
     async def _add_issuer(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"peer": id or what tells it apart, "label": words}."""
-        peer = self._peer_of(str(data.get("peer", "")))
+        peer = self.peer_of(str(data.get("peer", "")))
         await self.peer.steward.add_issuer(peer, str(data.get("label", "")))
         return {"peer_id": peer_text(peer), "issuers": self.peer.steward.issuers()}
 
@@ -397,7 +401,7 @@ class MeshDesk:
 
     # -- which one is meant
 
-    def _peer_of(self, text: str) -> PeerId:
+    def peer_of(self, text: str) -> PeerId:
         """By its whole id; or by the beginning of it or its name, where that tells one from all others we know."""
         given = text.strip().lower()
         if len(given) == PEER_ID_CHARS:

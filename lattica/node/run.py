@@ -198,6 +198,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
     node.mesh = mesh
     node.far = loop.run_until_complete(_far(node, mesh))
+    loop.run_until_complete(_runs(node, mesh))
     mesh.offer(node.settings.resources.to_dict(), node.load)
     nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
@@ -272,6 +273,13 @@ async def _far(node: Node, mesh: MeshDesk) -> FarDesk:
     from lattica.node.placer import Placer
 
     return FarDesk(node, mesh, Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8))))
+
+
+async def _runs(node: Node, mesh: MeshDesk) -> None:
+    """Jobs that are submitted to this node, or go on here."""
+    from lattica.node.job_runs import JobRuns
+
+    node.runs = JobRuns(node, mesh)
 
 
 def _compose(

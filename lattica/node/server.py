@@ -46,6 +46,7 @@ from lattica.scheduler.resources import ResourcePool, ResourceSet
 
 if TYPE_CHECKING:
     from lattica.node.far_desk import FarDesk
+    from lattica.node.job_runs import JobRuns
     from lattica.node.mesh_desk import MeshDesk
 
 log = logging.getLogger(__name__)
@@ -111,6 +112,7 @@ class Node:
         self.jobs: dict[int, Job] = {}
         self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
         self.far: FarDesk | None = None  # likewise
+        self.runs: JobRuns | None = None  # likewise
         self.closing = False
         self._numbers, self._job_numbers = count(1), count(1)
         self._timer: Timer | None = None
@@ -155,8 +157,12 @@ class Node:
 
     # -- clients
 
-    def accept(self, sock: socket.socket) -> None:
-        """Somebody has connected; the first message must be `Hello`."""
+    def accept_driver(self, sock: socket.socket) -> None:
+        """The script of a submitted job has connected: it is a driver, and nothing else."""
+        self.accept(sock, frozenset({DRIVER}))
+
+    def accept(self, sock: socket.socket, kinds: frozenset[str] = ANYONE) -> None:
+        """Somebody has connected; the first message must be `Hello`. kinds: what it may be."""
 
         def received(messages: list[Any]) -> None:
             if admitted:
@@ -164,6 +170,8 @@ class Node:
                 return
             if not isinstance(messages[0], m.Hello):
                 raise RemoteProtocolError(f"the first message was {type(messages[0]).__name__}, not Hello")
+            if messages[0].kind not in kinds:
+                raise RemoteProtocolError(f"a {messages[0].kind[:40]} may not connect here")
             client = self._admit(wire, messages[0])
             if client is not None:
                 admitted.append(client)
@@ -405,6 +413,8 @@ class Node:
         self.closing = True
         if self._timer is not None:
             self._timer.cancel()
+        if self.runs is not None:
+            self.runs.close()
         if self.far is not None:
             self.far.close()
         self.memory.close()

@@ -325,11 +325,11 @@ async def test_an_issuer_is_revoked_by_the_beginning_of_its_id(machines: Machine
 async def test_a_peer_is_meant_by_its_name_or_the_beginning_of_its_id_if_that_is_clear(machines: Machines) -> None:
     founder = await machines.start("a")
     other = await joined(machines, "b", founder)
-    assert founder._peer_of("b") == founder._peer_of(other.peer_id[:4].upper()) == other.peer.id
-    assert peer_text(founder._peer_of("a" * 51 + "q")).startswith("aaaa"), "a whole id need not be known"
+    assert founder.peer_of("b") == founder.peer_of(other.peer_id[:4].upper()) == other.peer.id
+    assert peer_text(founder.peer_of("a" * 51 + "q")).startswith("aaaa"), "a whole id need not be known"
     for text in ("", "x", other.peer_id[:3], "nobody"):
         with pytest.raises(ConfigError, match="no peer"):
-            founder._peer_of(text)
+            founder.peer_of(text)
 
 
 @story

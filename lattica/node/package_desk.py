@@ -1,0 +1,151 @@
+"""Packages between nodes: whoever runs a job fetches what its script needs from whoever keeps it.
+
+    packages.read(cid, offset)     a piece of a package that this node keeps
+    packages.keep(cid)             fetch it from me, and keep it: you may have to go on with my job
+
+Files are unpacked in a folder of the node's own among the sessions of embedded nodes, which tasks see, and which is
+deleted at the node's end, or by the next session when it was killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from lattica.errors import ConfigError, LatticaError, ObjectLostError, PermissionDeniedError, RemoteProtocolError
+from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.roles import Role
+from lattica.mesh.services import caller, method, service
+from lattica.node import paths
+from lattica.node.packages import PACKED_MAX_BYTES, Packed, Shelf, unpack
+from lattica.objectstore.cid import cid_of
+
+if TYPE_CHECKING:
+    from lattica.mesh.peer import Peer
+
+log = logging.getLogger(__name__)
+PIECE_BYTES = 2 << 20
+PIECE_S = 20.0  # for a piece: at 1 Mbit/s
+READERS = Role.EXECUTE | Role.SUBMIT
+KEEPS_AT_ONCE = 4
+
+
+@service("packages")
+class PackageService:
+    """See the module."""
+
+    def __init__(self, desk: PackageDesk) -> None:
+        self._desk = desk
+
+    @method(role=READERS, idempotent=True, limit=8)
+    async def read(self, cid: str, offset: int) -> bytes:
+        """At most PIECE_BYTES from there on; nothing at its end. Raises ObjectLostError."""
+        return await self._desk.piece(cid, offset)
+
+    @method(role=Role.SUBMIT, idempotent=True, limit=KEEPS_AT_ONCE)
+    async def keep(self, cid: str) -> None:
+        """Be one of those who keep it."""
+        if Role.EXECUTE not in self._desk.peer.credentials.member.roles:
+            raise PermissionDeniedError("this node has not the role `execute`, and goes on with nobody's job")
+        await self._desk.bring(cid, [caller.get().peer])
+
+
+class PackageDesk:
+    """What this node keeps and unpacks."""
+
+    def __init__(self, peer: Peer, folder: str, wanted: Callable[[], Iterable[str]] = tuple) -> None:
+        """folder: of the shelf. wanted: packages that must not go."""
+        self.peer, self.shelf = peer, Shelf(folder)
+        self._wanted = wanted
+        self._session: paths.Session | None = None
+        self._last: tuple[str, bytes] = "", b""  # of which pieces are asked for just now
+        self._coming: dict[str, asyncio.Future[bytes]] = {}
+        self._unpacked: set[str] = set()
+        peer.serve(PackageService(self), offered=False)
+
+    def __repr__(self) -> str:
+        return f"<PackageDesk: {self.shelf!r}, {len(self._coming)} on their way>"
+
+    def close(self) -> None:
+        """The node ends."""
+        if self._session is not None:
+            self._session.close(remove=True)
+            self._session = None
+
+    async def piece(self, cid: str, offset: int) -> bytes:
+        """For another node."""
+        if self._last[0] != cid:
+            self._last = cid, await asyncio.to_thread(self.shelf.demand, cid)
+        data = self._last[1]
+        if offset + PIECE_BYTES >= len(data):
+            self._last = "", b""
+        return data[max(offset, 0) : offset + PIECE_BYTES]
+
+    async def bring(self, cid: str, holders: Sequence[PeerId]) -> bytes:
+        """Its bytes, from here or from one of these. Raises ObjectLostError."""
+        data = await asyncio.to_thread(self.shelf.get, cid)
+        if data is not None:
+            return data
+        if cid not in self._coming:
+            coming = self._coming[cid] = asyncio.ensure_future(self._fetch(cid, holders))
+            coming.add_done_callback(lambda _: self._coming.pop(cid, None))
+        return await asyncio.shield(self._coming[cid])
+
+    async def _fetch(self, cid: str, holders: Sequence[PeerId]) -> bytes:
+        troubles = []
+        for holder in holders:
+            if holder == self.peer.id:
+                continue
+            try:
+                data = await self._read(cid, holder)
+            except (LatticaError, TimeoutError) as error:
+                troubles.append(f"{short_peer(holder)}: {str(error).partition(chr(10))[0] or 'it did not answer'}")
+                continue
+            await asyncio.to_thread(self.shelf.put, Packed(cid, data), list(self._wanted()))
+            return data
+        raise ObjectLostError(
+            f"package {cid[:16]} is to be had from nobody" + (f" ({'; '.join(troubles)})" if troubles else ""),
+            do_next="submit the job again from where its files are",
+        )
+
+    async def _read(self, cid: str, holder: PeerId) -> bytes:
+        data = bytearray()
+        while True:
+            piece = await self.peer.call(holder, "packages.read", cid, len(data), timeout_s=PIECE_S, idempotent=True)
+            if not isinstance(piece, bytes | bytearray | memoryview) or len(data) + len(piece) > PACKED_MAX_BYTES:
+                raise RemoteProtocolError(f"{short_peer(holder)} sent something else than package {cid[:16]}")
+            data += piece
+            if len(piece) < PIECE_BYTES:
+                break
+        whole = bytes(data)
+        if await asyncio.to_thread(cid_of, whole) != cid:
+            raise RemoteProtocolError(f"{short_peer(holder)} sent other bytes than package {cid[:16]}")
+        return whole
+
+    async def unpacked(self, cid: str, holders: Sequence[PeerId], name: str) -> str:
+        """A folder of this name with the package's files; as it is, if it is there already."""
+        place = os.path.join(self._folder(), name)
+        if place not in self._unpacked:
+            data = await self.bring(cid, holders)
+            await asyncio.to_thread(_unpack, data, place)
+            self._unpacked.add(place)
+        return place
+
+    def _folder(self) -> str:
+        if self._session is None:
+            self._session = paths.open_session(paths.embedded_sessions(), keep=0)
+        return self._session.path
+
+
+def _unpack(data: bytes, place: str) -> None:
+    """The folder is whole as soon as it is there; another may be faster."""
+    draft = f"{place}.{os.urandom(4).hex()}.new"
+    try:
+        unpack(data, draft)
+        os.rename(draft, place)
+    except OSError as error:
+        if not os.path.isdir(place):
+            raise ConfigError(f"{place} cannot be made: {error.strerror}") from error

@@ -1,0 +1,102 @@
+"""Jobs of real nodes: scripts that outlive who submitted them, and the node that ran them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lattica.node import paths
+from tests.e2e.conftest import eventually
+from tests.e2e.machines import Machine, see
+
+SCRIPT = """
+import os, sys, time
+import helper
+import lattica
+
+lattica.init()
+
+@lattica.remote
+def doubled(x):
+    return helper.doubled(x)
+
+print("result", lattica.get([doubled.remote(i) for i in range(3)]), flush=True)
+secret = os.path.join(os.environ["LATTICA_DATA_DIR"], "identity")
+print("identity", os.listdir(secret) if os.path.isdir(secret) else "hidden", flush=True)
+lattica.shutdown()
+lattica.init()  # a job may have several sessions, one after another
+print("again", lattica.get(doubled.remote(4)), flush=True)
+if len(sys.argv) > 2:
+    time.sleep(float(sys.argv[2]))
+sys.exit(int(sys.argv[1]))
+"""
+
+
+def write_project(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "helper.py").write_text("def doubled(x): return 2 * x\n")
+    (folder / "train.py").write_text(SCRIPT)
+    return folder / "train.py"
+
+
+def jobs(machine: Machine) -> list[dict[str, Any]]:
+    return list(machine.ask("job_list"))
+
+
+def output(machine: Machine, job: str) -> str:
+    return machine.run("logs", job).stdout
+
+
+def test_a_job_runs_with_its_modules_sees_no_key_and_ends_with_its_exit_code(
+    machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one = machine("one")
+    one.start()
+    script = write_project(tmp_path / "project")
+    done = one.run("submit", str(script), "3")
+    assert done.returncode == 3, done.stderr
+    assert "result [0, 2, 4]\n" in done.stdout and "again 8\n" in done.stdout
+    assert "identity hidden" in done.stdout, "where mounts are allowed, the folder is empty"
+    [job] = jobs(one)
+    assert (job["state"], job["exit_code"], job["restarts"]) == ("failed", 3, 0)
+    assert one.run("logs", "train.py").stdout == done.stdout
+
+
+def test_a_job_is_stopped(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    one = machine("one")
+    one.start()
+    job = json.loads(one.ok("submit", "--no-wait", "--json", str(write_project(tmp_path / "project")), "0", "60"))[
+        "job"
+    ]
+    assert eventually(lambda: "again 8" in output(one, job))
+    one.ok("job", "stop", job[:8])
+    assert eventually(lambda: jobs(one)[0]["state"] == "stopped"), jobs(one)
+    assert one.run("logs", "-f", job).returncode != 0
+
+
+def test_a_job_goes_on_at_another_node_when_that_of_its_script_is_killed(
+    machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one, two = machine("one"), machine("two")
+    one.start()
+    two.start("join", one.ticket())
+    see((one, ["two"]), (two, ["one"]))
+    script = write_project(tmp_path / "project")
+    job = json.loads(one.ok("submit", "--no-wait", "--json", "--on", "two", str(script), "0", "3"))["job"]
+    assert eventually(lambda: jobs(one) and len(jobs(one)[0]["holders"]) == 2), "another node keeps its files"
+    assert jobs(one)[0]["node_name"] == "two" and eventually(lambda: "again 8" in output(one, job))
+    for path in (script, script.parent / "helper.py"):
+        path.unlink()  # whoever goes on with it has it from the mesh
+    os.kill(two.pid, signal.SIGKILL)
+    done = one.run("logs", "-f", job)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("result [0, 2, 4]") == 1 and "restart 1 of 1" in done.stderr
+    [row] = jobs(one)
+    assert (row["node_name"], row["state"], row["restarts"]) == ("one", "succeeded", 1)
+    paths.sweep_dead_node(str(two.data_dir))
+    back = two.start()
+    assert eventually(lambda: [row["state"] for row in jobs(two)] == ["succeeded"]), (back, jobs(two))
