@@ -14,7 +14,7 @@ from tests.e2e.machines import LIGHT, Machine
 
 Machines = Callable[[str], Machine]
 JOIN_MAX_S = 30.0
-"""Of 12 nodes, from the first command; promised: 5 s. A start takes 0.7 s of CPU, on cores that others use."""
+"""Of 12 nodes, from the first command; promised: 5 s. A start takes 0.6 s of CPU, on cores that others use."""
 DEATH_MAX_S = 25.0  # promised: 8 s
 RETURN_MAX_S = 10.0
 REVOKE_MAX_S = 8.0  # promised: 2 s
