@@ -150,7 +150,7 @@ class ActorPeer:
         if failed is not None:
             finish(self.runtime, call, [failed], final=True)
             return
-        deps = [objects.to_wire(ref._value, self.client) for ref in call.deps]
+        deps = [objects.dep_to_wire(ref, self.client) for ref in call.deps]
         call.seq = seq = self.runtime.next_seq()
         inflight = self.inflight
         acked = self.unanswered.acked if inflight else seq - 1

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from lattica.actors import values
+from lattica.actors.records import Lineages
 from lattica.actors.refs import (
     ACTOR_ID_BYTES,
     ASKED,
@@ -27,7 +29,7 @@ from lattica.actors.refs import (
     Releases,
 )
 from lattica.codec import messages as m
-from lattica.errors import ActorHandleNotFoundError, ObjectStoreFullError
+from lattica.errors import ActorHandleNotFoundError, ObjectLostError, ObjectStoreFullError
 from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 
@@ -56,7 +58,9 @@ class Objects:
         self._spans_asked: dict[int, int] = {}  # request -> bytes
         self._denied: dict[int, str] = {}
         self._coming: dict[bytes, list[Hold]] = {}  # to be fetched from other machines, and still held
-        self._lost: dict[bytes, m.Lost] = {}
+        self._lost: dict[bytes, m.Lost | m.Failed] = {}
+        self._arrivals: dict[bytes, list[Callable[[], None]]] = {}  # to be called when it has come, or is lost
+        self.lineage = Lineages()
         self._span_timer = False
         self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
 
@@ -342,10 +346,18 @@ class Objects:
                 ref._flags |= ASKED
             self._runtime.tell_node(m.Resolve([ref.id for ref in unknown]))
 
+    def dep_to_wire(self, ref: ObjectRef, to: int) -> m.Value:
+        """The value of a ref that had one, as it travels; if that was lost meanwhile and is being made again, whoever
+        gets it asks for it as for one on another machine."""
+        if ref._value is None:
+            return m.InArena(self.give(ref, to), -1, 0)
+        return self.to_wire(ref._value, to)
+
     def bring(self, holds: list[Hold]) -> None:
         """Have the node fetch values that lie on other machines."""
         asked = []
         for hold in holds:
+            self._lost.pop(hold.id, None)
             waiting = self._coming.get(hold.id)
             if waiting is None:
                 self._coming[hold.id] = [hold]
@@ -355,7 +367,33 @@ class Objects:
         if asked:
             self._runtime.tell_node(m.Resolve(asked))
 
-    def lost(self, object: bytes) -> m.Lost | None:
+    def when_here(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+        """Call `then` when the value of a ref that has one, or had one, can be read here, or is known to be lost."""
+        value = ref._value
+        if value is None:
+            self._runtime.when_done(ref, lambda ref: self.when_here(ref, then))
+        elif type(value) is InPlace and value.hold.offset < 0:
+            self._arrivals.setdefault(value.hold.id, []).append(functools.partial(self._came, ref, then))
+            self.bring([value.hold])
+            self._runtime.nudge_node()
+        else:
+            then()
+
+    def _came(self, ref: ObjectRef, then: Callable[[], None]) -> None:
+        if ref._value is None:
+            self.when_here(ref, then)
+        else:
+            then()
+
+    def _arrived(self, object: bytes) -> None:
+        for then in self._arrivals.pop(object, ()):
+            then()
+
+    def is_coming(self, hold: Hold) -> bool:
+        """Whether the node still owes word of it."""
+        return hold.offset < 0 and hold.id in self._coming
+
+    def lost(self, object: bytes) -> m.Lost | m.Failed | None:
         """Why a value that lies on another machine will never come."""
         return self._lost.get(object)
 
@@ -363,11 +401,35 @@ class Objects:
         """It was to be fetched, and cannot be."""
         if self._coming.pop(message.object, None) is not None:
             self._lost[message.object] = message
+        self._arrived(message.object)
+
+    def lost_elsewhere(self, message: m.Lost) -> None:
+        """What we own, lay on another machine and is lost: the node leaves it to us to make it again, or to say that it
+        cannot be."""
+        id = message.object
+        self._coming.pop(id, None)
+        if not self.lineage.make_again(self._runtime, id):
+            error = ObjectLostError(message.owner, object_id=id.hex(), made_at=message.made_at)
+            failed = self._lost[id] = self._runtime.failure(error)
+            ref = self.table.get(id)
+            if ref is not None and ref._value is None:
+                self.settle(ref, failed)
+            else:
+                word = ObjectRef(self._runtime, id=id)
+                word._value = failed
+                self.promote(word)
+        self._arrived(id)
 
     def located(self, message: m.Located) -> None:
         """A borrowed object lies in the arena."""
-        for hold in self._coming.pop(message.object, ()):
+        holds = self._coming.pop(message.object, ())
+        self.lineage.pop(message.object)
+        if message.failed and holds:  # it was lost: what whoever owns it says of that came instead
+            self._lost[message.object] = m.Failed(bytes(self.arena.read(message.offset, message.size)))
+            holds = ()
+        for hold in holds:
             hold.offset, hold.size = message.offset, message.size
+        self._arrived(message.object)
         ref = self.table.get(message.object)
         if ref is None or ref._value is not None or ref._hold is None:
             return
@@ -424,6 +486,8 @@ class Objects:
             elif len(id) == ACTOR_ID_BYTES:
                 self._runtime.calls.released(id)
             elif count:
+                self.lineage.pop(id)
+                self._lost.pop(id, None)
                 self._runtime.tell_node(m.Drop(id, count))
 
 

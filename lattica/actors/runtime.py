@@ -225,6 +225,9 @@ class Runtime:
             self.on_client_gone(message.client)
 
     def _lost(self, message: m.Lost) -> None:
+        if message.object.startswith(self.token):
+            self.objects.lost_elsewhere(message)
+            return
         self.objects.not_coming(message)
         ref = self.objects.table.get(message.object)
         if ref is not None and ref._value is None:
@@ -281,6 +284,7 @@ class Runtime:
         hold = value.hold
         if hold.offset < 0:
             self.bring([hold], None)
+            assert hold.offset >= 0, "who has the ref asks for it again, see `get`"
         return values.loads(self.objects.arena.read(hold.offset, hold.size), self, hold)
 
     def _error_of(self, failed: m.Failed) -> BaseException:
@@ -323,10 +327,14 @@ class Runtime:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
         """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout`
         seconds."""
-        self.await_all(refs, timeout)
-        away = [ref._value.hold for ref in refs if type(ref._value) is InPlace and ref._value.hold.offset < 0]
-        if away:
-            self.bring(away, timeout)
+        latest = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.await_all(refs, timeout)
+            away = [ref._value.hold for ref in refs if type(ref._value) is InPlace and ref._value.hold.offset < 0]
+            if not away:
+                break
+            self.bring(away, timeout)  # what is lost meanwhile has no value then: it is being made again
+            timeout = None if latest is None else max(latest - time.monotonic(), 0.0)
         return [ref._runtime.load(ref._value) for ref in refs]  # one of an earlier session has its value there
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
@@ -334,26 +342,30 @@ class Runtime:
         if ref._value is None:
             self.await_all((ref,), timeout)
         value = ref._value
-        if type(value) is InPlace and value.hold.offset < 0:
-            self.bring([value.hold], timeout)
+        if value is None or (type(value) is InPlace and value.hold.offset < 0):
+            return self.get((ref,), timeout)[0]
         return self.load(value)
 
     def bring(self, holds: list[Hold], timeout: float | None) -> None:
-        """Wait until values that lie on other machines are here. Without the lock.
+        """Wait until values that lie on other machines are here, or are being made again. Without the lock.
 
         Raises ObjectLostError if one will never come, GetTimeoutError.
         """
         with self.lock:
             self.objects.bring(holds)
             self.reactor.flush()
-        lost = self.objects.lost
-        if not self.wait_until(lambda: all(hold.offset >= 0 or lost(hold.id) for hold in holds) or self.gone, timeout):
+        lost, coming = self.objects.lost, self.objects.is_coming
+        if not self.wait_until(lambda: not any(map(coming, holds)) or self.gone, timeout):
             raise GetTimeoutError(f"values on other machines had not come after {timeout} s")
         for hold in holds:
             if hold.offset < 0:
                 why = lost(hold.id)
-                if why is None:
+                if why is None and self.gone:
                     raise self.node_died_error()
+                if why is None:
+                    continue
+                if isinstance(why, m.Failed):
+                    raise self._error_of(why)
                 raise ObjectLostError(why.owner, object_id=hold.id.hex(), made_at=why.made_at)
 
     @property
@@ -443,7 +455,7 @@ class Runtime:
 
         def deliver() -> None:
             try:
-                value = self.load(ref._value)
+                value = self.get_one(ref, None)
             except BaseException as error:
                 future.set_exception(error.with_traceback(None))  # that of this frame, which has the future
             else:
@@ -451,8 +463,8 @@ class Runtime:
 
         with self.lock:
             self.objects.ask([ref])
-            if ref._value is None:
-                self.when_done(ref, lambda _: self.reactor.after_dispatch.append(deliver))
+            if ref._value is None or _is_away(ref):
+                self.objects.when_here(ref, lambda: self.reactor.after_dispatch.append(deliver))
                 self.reactor.flush()
                 return future
         deliver()
@@ -460,30 +472,30 @@ class Runtime:
 
     async def awaitable(self, ref: ObjectRef) -> Any:
         """What `await ref` waits for."""
-        if ref._value is None:
+        if ref._value is None or _is_away(ref):
             import asyncio
 
             loop = asyncio.get_running_loop()
             waiter: asyncio.Future[None] = loop.create_future()
 
-            def wake(_: ObjectRef) -> None:
+            def wake() -> None:
                 with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(_finish, waiter)
 
             with self.lock:
                 self.objects.ask([ref])
-                self.when_done(ref, wake)
+                self.objects.when_here(ref, wake)
                 self.reactor.flush()
             await waiter
-        return self.load(ref._value)
+        return self.get_one(ref, None)
 
     def cid(self, ref: ObjectRef) -> str:
         """The content id of a ref's serialized bytes; waits for them."""
         self.await_all((ref,), None)
         if self.objects.failure_of(ref._value) is not None:
             self.load(ref._value)  # raises
-        if type(ref._value) is InPlace and ref._value.hold.offset < 0:
-            self.bring([ref._value.hold], None)
+        if ref._value is None or _is_away(ref):
+            self.get((ref,), None)
         return self.objects.cid_of(ref._value)
 
     # -- cancel
@@ -527,6 +539,11 @@ class Runtime:
         self.forked = True
         self.objects.releases.poke = None
         self.reactor.abandon()
+
+
+def _is_away(ref: ObjectRef) -> bool:
+    """Whether its value lies on another machine."""
+    return type(ref._value) is InPlace and ref._value.hold.offset < 0
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

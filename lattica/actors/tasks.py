@@ -38,6 +38,7 @@ class TaskRecord(Record):
     """One task until its refs have values."""
 
     __slots__ = ("function", "lane", "lease", "name", "slow")
+    repeatable = True
 
     def __init__(
         self,
@@ -256,7 +257,7 @@ class Tasks:
         args = record.args
         wire = args if type(args) is bytes else objects.to_wire(args, target.client)
         if record.deps:
-            deps = [objects.to_wire(ref._value, target.client) for ref in record.deps]
+            deps = [objects.dep_to_wire(ref, target.client) for ref in record.deps]
             task = m.Task(
                 record.seq,
                 record.refs[0].id,

@@ -214,7 +214,7 @@ class Returned(msgspec.Struct, array_like=True, tag=31, frozen=True):
 
 
 class Want(msgspec.Struct, array_like=True, tag=32, frozen=True):
-    """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`."""
+    """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`. now: at once."""
 
     object: bytes
 
@@ -226,6 +226,7 @@ class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
     object: bytes
     size: int
     failed: bool = False
+    now: bool = False
     contains: list[bytes] = []
     data: bytes = b""
     holders: list[bytes] = []

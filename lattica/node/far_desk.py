@@ -63,6 +63,9 @@ SHORT_S = 0.05  # after something has changed that may make room
 HANDED_OVER_S = 10.0
 """How long what was given to a process elsewhere is held after its connection has ended: its last messages may be on
 their way from a socket through that process to its node."""
+DEATH_S = 3.0
+"""From the end of a worker's connections to the word that it is dead, at the latest: until then it is known who called
+it, so that its page can be read for them. A death is told within one and a half."""
 JOBS_MAX = 4096
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
@@ -85,10 +88,11 @@ class Away(msgspec.Struct, eq=False):
 
 
 class Guest(msgspec.Struct, eq=False):
-    """A process of another node that calls a worker of ours; theirs: that node's number for the worker."""
+    """A process of another node (`caller` there) that calls a worker of ours; theirs: that node's number for it."""
 
     neighbour: Neighbour
     client: Client
+    caller: int
     worker: int
     theirs: int
     carrier: Carrier
@@ -303,6 +307,7 @@ class FarDesk:
         for hosted in [hosted for hosted in self.hosted.values() if hosted.neighbour is neighbour]:
             del self.hosted[hosted.worker]
             self.node.end_worker(hosted.worker, f"its owner is gone: {how}")
+        self.objects.parting(neighbour, how)
         self.node.client_gone(neighbour.client, how)  # its leases are orphans: their workers end
         self.objects.parted(neighbour, how)
         self._look_soon()
@@ -1031,6 +1036,7 @@ class FarDesk:
                     started, replies = began, frames.join(number, items)[4:] + items if number else b""
             guest.carrier.drain()
             guest.carrier.close(death.how)
+            self._guest_gone(guest, death.how)
         for neighbour in knowing.values():
             mine = neighbour is owner and lease is not None
             neighbour.link.send(
@@ -1070,18 +1076,26 @@ class FarDesk:
 
         def ended(why: str) -> None:
             if self.guests.get(number) is mine and mine.carrier is carrier:
-                del self.guests[number]
-                neighbour.known.pop((message.caller, message.worker), None)
-                node.client_gone(client, why)
+                if carrier.ended_here and message.worker in node.workers.processes:
+                    node.loop.call_later(DEATH_S, self._guest_gone, mine, why)  # is it dead? then it is asked for
+                else:
+                    self._guest_gone(mine, why)
 
         carrier = neighbour.link.accept(message.carrier, ours, ended)
-        mine = self.guests[number] = Guest(neighbour, client, message.worker, message.proxy, carrier)
+        mine = self.guests[number] = Guest(neighbour, client, message.caller, message.worker, message.proxy, carrier)
         if guest is not None:
             guest.carrier.end("there is a newer one")
         entry.send(m.NewCaller(number, True), [theirs])
         client.peers.add(message.worker)
         entry.peers.add(number)
         neighbour.link.send(far.Opened(message.carrier, number))
+
+    def _guest_gone(self, guest: Guest, why: str) -> None:
+        """A process elsewhere has no connection with this worker any more."""
+        if self.guests.get(guest.client.number) is guest:
+            del self.guests[guest.client.number]
+            guest.neighbour.known.pop((guest.caller, guest.worker), None)
+            self.node.client_gone(guest.client, why)
 
     def _new_guest(self, neighbour: Neighbour, message: far.Open) -> Client:
         number = self.new_number()

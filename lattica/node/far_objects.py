@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from time import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, ObjectStoreFullError, RemoteProtocolError
@@ -35,6 +37,18 @@ IN_MESSAGE_MAX_BYTES = 256 << 10
 """Of an object whose bytes come with the answer; larger ones are fetched in verified blocks."""
 ACTOR_ID_BYTES = 12
 HOLDERS_MAX = 8  # of an object, named in one answer
+SEEK_S = 3.0
+"""For other nodes to say whether they have what one that is gone has lent. Longer: whoever waits hears later that it is
+lost, or its owner makes it anew later; shorter: a busy node's copy is not found."""
+SEEK_MAX = 16  # nodes that are asked at once
+
+
+class Seeking(msgspec.Struct, eq=False):
+    """A search for a copy of what a node that is gone has lent. how: why; asked: who has not answered yet."""
+
+    how: str
+    made_at: str
+    asked: set[PeerId]
 
 
 class FarObjects:
@@ -54,6 +68,7 @@ class FarObjects:
         self._map: ArenaMap | None = None
         self._wanted: dict[bytes, PeerId] = {}  # asked of this node, and not told
         self._fetching: dict[bytes, asyncio.Task[None]] = {}
+        self._seeking: dict[bytes, Seeking] = {}  # lent by nodes that are gone, and asked of others
         self.blocks = Blocks(
             desk.peer, self._node.store.arena, self._loop, self._pin, lambda offset, _: self._regions.free(offset)
         )
@@ -96,6 +111,7 @@ class FarObjects:
     def unborrowed(self, lender: int, object_: bytes) -> None:
         """Nobody here holds it any more."""
         self._wanted.pop(object_, None)
+        self._seeking.pop(object_, None)
         neighbour = self._neighbour(lender)
         if neighbour is not None:
             neighbour.link.send(far.Returned(object_))
@@ -124,6 +140,9 @@ class FarObjects:
 
     def want(self, neighbour: Neighbour, message: far.Want) -> None:
         """They want to know where it lies; we may have to ask on."""
+        if message.now and self._node.store.ledger.place(message.object) is None:
+            neighbour.link.send(far.Nowhere(message.object, "it is not here"))
+            return
         self._perform(self._node.store.ledger.resolve(neighbour.client.number, [message.object]))
         self.resolve([message.object])
 
@@ -144,10 +163,11 @@ class FarObjects:
 
     def here(self, neighbour: Neighbour, message: far.Here) -> None:
         """They say where it lies."""
-        if self._wanted.get(message.object) != neighbour.peer:
+        if self._wanted.get(message.object) == neighbour.peer:
+            del self._wanted[message.object]
+        elif not self._found(neighbour, message.object):
             self._give_back(neighbour, message.contains)
             return
-        del self._wanted[message.object]
         if len(message.data) not in (0, message.size):
             raise RemoteProtocolError(f"an object of {message.size} bytes came with {len(message.data)}")
         task = self._fetching[message.object] = self._loop.create_task(self._bring(neighbour, message))
@@ -155,8 +175,49 @@ class FarObjects:
 
     def nowhere(self, neighbour: Neighbour, message: far.Nowhere) -> None:
         """It will never come."""
-        if self._wanted.pop(message.object, None) is not None:
-            self._perform(self._node.store.ledger.lost(message.object, message.owner, message.made_at))
+        if self._wanted.get(message.object) == neighbour.peer:
+            del self._wanted[message.object]
+            self._seek(message.object, message.owner, message.made_at, neighbour)
+        elif (seeking := self._seeking.get(message.object)) is not None:
+            self._not_at(message.object, seeking, neighbour)
+
+    # -- what a node that is gone has lent
+
+    def _seek(self, object_: bytes, how: str, made_at: str = "", but: Neighbour | None = None) -> None:
+        """Ask all whom we know for a copy; if nobody has one it is lost."""
+        ledger = self._node.store.ledger
+        if object_ in self._seeking or ledger.lender(object_) is None or ledger.place(object_) is not None:
+            return
+        lender = self._neighbour(ledger.lender(object_) or 0)
+        if lender is not None:
+            lender.link.send(far.Returned(object_))
+        ledger.relend(object_, self.client.number)
+        asked = [each for each in self._desk.neighbours.values() if each is not but and not each.doubtful][:SEEK_MAX]
+        seeking = self._seeking[object_] = Seeking(how, made_at, {each.peer for each in asked})
+        for each in asked:
+            each.link.send(far.Want(object_, now=True))
+        if asked:
+            self._loop.call_later(SEEK_S, self._give_up, object_, seeking)
+        else:
+            self._give_up(object_, seeking)
+
+    def _found(self, neighbour: Neighbour, object_: bytes) -> bool:
+        """Whether we look for it, and this is the first node that has it."""
+        seeking = self._seeking.get(object_)
+        if seeking is None or neighbour.peer not in seeking.asked:
+            return False
+        del self._seeking[object_]
+        return object_ not in self._fetching
+
+    def _not_at(self, object_: bytes, seeking: Seeking, neighbour: Neighbour) -> None:
+        seeking.asked.discard(neighbour.peer)
+        if not seeking.asked:
+            self._give_up(object_, seeking)
+
+    def _give_up(self, object_: bytes, seeking: Seeking) -> None:
+        if self._seeking.get(object_) is seeking and not self._node.closing:
+            del self._seeking[object_]
+            self._perform(self._node.store.ledger.lost(object_, seeking.how, seeking.made_at))
 
     async def _bring(self, neighbour: Neighbour, message: far.Here) -> None:
         try:
@@ -171,7 +232,7 @@ class FarObjects:
             self._give_back(neighbour, message.contains)
             how = f"it could not be fetched from {neighbour.client.name}: {error.message}"
             log.warning("object %s: %s", message.object.hex()[:8], how)
-            self._perform(self._node.store.ledger.lost(message.object, how))
+            self._seek(message.object, how, but=neighbour)
             return
         self._arrived(neighbour, message, offset)
 
@@ -212,8 +273,21 @@ class FarObjects:
         elif neighbour is not None:
             neighbour.link.send(far.Stop(message.object, message.force, message.recursive))
 
+    def parting(self, neighbour: Neighbour, how: str) -> None:
+        """A node is gone: what it has lent may be had elsewhere."""
+        for object_ in self._node.store.ledger.lent_by(neighbour.client.number):
+            if len(object_) == ACTOR_ID_BYTES:
+                continue
+            if object_ not in self._fetching:  # else that knows others, or seeks them itself
+                self._wanted.pop(object_, None)
+                self._seek(object_, how)
+            else:
+                self._node.store.ledger.relend(object_, self.client.number)
+
     def parted(self, neighbour: Neighbour, how: str) -> None:
         """A node is gone: so are the answers that it owed, and what was given to its processes."""
+        for object_, seeking in list(self._seeking.items()):
+            self._not_at(object_, seeking, neighbour)
         for object_, peer in list(self._wanted.items()):
             if peer == neighbour.peer:
                 del self._wanted[object_]

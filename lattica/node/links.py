@@ -183,14 +183,15 @@ class Carrier:
     """Our end of one connection: a socket whose other end one of our processes has."""
 
     __slots__ = (
-        "_ended", "_fd", "_link", "_loop", "_owed", "_paused", "_sock", "_unsent", "_untaken", "_when_empty", "number",
-        "over",
+        "_ended", "_fd", "_link", "_loop", "_owed", "_paused", "_sock", "_unsent", "_untaken", "_when_empty",
+        "ended_here", "number", "over",
     )  # fmt: skip
 
     def __init__(self, link: Link, number: int, sock: socket.socket, ended: Callable[[str], None]) -> None:
         """ended: is told once that the connection is over, by this process or by the other side."""
         self.number = number
         self.over = False
+        self.ended_here = False  # not because of the other side
         self._link, self._sock, self._ended = link, sock, ended
         self._loop = link._loop
         sock.setblocking(False)
@@ -306,6 +307,7 @@ class Carrier:
     def close(self, reason: str = "") -> None:
         """End it from this side; the other one is told."""
         if not self.over:
+            self.ended_here = True
             self._link.send(far.Closed(self.number, reason))
             self.end(reason)
 

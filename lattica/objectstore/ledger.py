@@ -289,13 +289,39 @@ class Ledger:
             return None
         return entry.state.offset, entry.state.size, entry.state.failed, entry.state.contains
 
+    def lent_by(self, lender: int) -> list[bytes]:
+        """What `lender` lends us and has not come yet."""
+        client = self._clients.get(lender)
+        return [] if client is None else [each for each in client.answers_for if self._borrowed.get(each) == lender]
+
+    def relend(self, object: bytes, lender: int) -> None:
+        """Another one answers for what we borrow and what has not come."""
+        entry = self._entries.get(object)
+        if entry is not None and isinstance(entry.state, _Promised) and object in self._borrowed:
+            self._settle(object, entry)
+            entry.state = _Promised(lender, entry.state.made_at)
+            self._clients[lender].answers_for[object] = None
+            self._borrowed[object] = lender
+
     def lost(self, object: bytes, how: str, made_at: str = "") -> list[Effect]:
-        """What we borrow will never come: whoever waits for it is told."""
+        """What we borrow will never come from where it was. If its owner is a client of ours it is told, and answers
+        for the object from now on: it makes it anew, or seals a failure. Else whoever waits for it is told."""
         entry, effects = self._entries.get(object), list[Effect]()
-        if entry is not None and isinstance(entry.state, _Promised):
+        if entry is None or not isinstance(entry.state, _Promised):
+            return effects
+        owner = self.owner(object)
+        if owner is None or (object not in self._borrowed and entry.state.owner == owner):
             self._settle(object, entry)
             self._lose(entry.state.owner, object, how, effects, made_at)
-        return effects
+            return effects
+        self._settle(object, entry)
+        self._borrowed.pop(object, None)
+        entry.state = _Promised(owner, made_at or entry.state.made_at)
+        self._clients[owner].answers_for[object] = None
+        if owner in entry.waiters:
+            entry.waiters.remove(owner)
+            del self._clients[owner].waits[object]
+        return [Tell(owner, Lost(object, how, made_at))]
 
     def unheard(self, client: int, objects: Sequence[bytes], maker: int) -> list[Effect]:
         """`maker` has died, and `client` never heard of what it had sealed of these for it: those holds end.
