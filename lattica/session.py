@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
 from lattica.actors import current
@@ -23,6 +23,9 @@ from lattica.errors import AlreadyInitializedError, ConfigError, LocalNodeDiedEr
 from lattica.node.launch import spawn_embedded
 from lattica.node.paths import data_dir, running_node
 from lattica.objectstore.arena import ArenaMap
+
+if TYPE_CHECKING:
+    from lattica.node.environment import Environment, Folder
 
 log = logging.getLogger("lattica")
 
@@ -44,8 +47,11 @@ IGNORED = {
 class Session:
     """One driver's time with a node: its runtime, and the node's process if it is ours."""
 
-    def __init__(self, runtime: Runtime, process: subprocess.Popen[bytes] | None, welcome: m.Welcome) -> None:
-        self.runtime, self.process, self.welcome = runtime, process, welcome
+    def __init__(
+        self, runtime: Runtime, process: subprocess.Popen[bytes] | None, welcome: m.Welcome, folder: Folder | None
+    ) -> None:
+        """folder: of packages that workers use."""
+        self.runtime, self.process, self.welcome, self.folder = runtime, process, welcome, folder
         self.pid = os.getpid()
 
 
@@ -107,6 +113,8 @@ def init(
     address: None as said; "local" always starts one; "auto" never does.
     num_cpus, num_gpus, resources, object_store_memory (bytes): of a node that is started; an existing one has its own.
     preload: modules that workers should have imported before they start, such as ["torch"].
+    runtime_env: what workers have around them, on every machine: "env_vars" (a dict), "working_dir" (a folder, whose
+    copy is their working directory), "py_modules" (folders or modules to import), "excludes" (globs of both).
     Ray's other arguments are accepted; those without a meaning here are named once, in a warning.
 
     Raises ConfigError (a ValueError): unknown argument, resources given for an existing node. AlreadyInitializedError
@@ -125,10 +133,7 @@ def init(
                 )
             raise AlreadyInitializedError()
         _say_ignored(others)
-        if runtime_env:
-            raise ConfigError(
-                "runtime_env is not supported by this release of lattica", do_next="leave it out; see docs/limits.md"
-            )
+        environment, folder = _environment(runtime_env)
         connection = None if address == "local" else _existing(address)
         process = None
         if connection is None:
@@ -150,7 +155,9 @@ def init(
             "log_to_driver": log_to_driver,
             "preload": list(preload),
         }
-        _session = _begin(Runtime(connection), process, job)
+        if environment is not None:
+            job["environment"] = environment
+        _session = _begin(Runtime(connection), process, job, folder)
         current.put(_session.runtime)
         return Context(_session.runtime)
 
@@ -165,10 +172,24 @@ def _refuse_given(connection: socket.socket, **given: object) -> None:
         )
 
 
-def _begin(runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[str, object]) -> Session:
+def _environment(runtime_env: Mapping[str, Any] | None) -> tuple[Environment | None, Folder | None]:
+    """What workers shall have around them, and the folder of ours that it needs. Raises ConfigError."""
+    if not runtime_env and "LATTICA_JOB_ENVIRONMENT" not in os.environ:
+        return None, None
+    from lattica.node import environment
+
+    environment.check(runtime_env or {})
+    return environment.make(runtime_env)
+
+
+def _begin(
+    runtime: Runtime, process: subprocess.Popen[bytes] | None, job: dict[str, object], folder: Folder | None
+) -> Session:
     try:
-        return Session(runtime, process, _greet(runtime, process, job))
+        return Session(runtime, process, _greet(runtime, process, job), folder)
     except BaseException:
+        if folder is not None:
+            folder.close()
         runtime.close()
         if process is not None:
             process.kill()
@@ -309,6 +330,8 @@ def shutdown(_exiting_interpreter: bool = False) -> None:
     finally:
         runtime.close()
         _end(session.process)
+        if session.folder is not None:
+            session.folder.close()
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:

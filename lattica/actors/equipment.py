@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 OPENBLAS_OF_NUMPY = "../numpy.libs/*openblas*"
 """Where numpy's wheels have theirs; builds with another BLAS keep what the zygote began with, one thread."""
@@ -25,6 +26,12 @@ def use_threads(cpus: int, before: int) -> int:
     if ours and threads != before:
         _set_threads(threads, ours)
     return threads
+
+
+def given(variables: Mapping[str, str]) -> None:
+    """The user has set these for all workers of the job."""
+    ours = os.environ.get("LATTICA_SINGLE_THREADED", "").split()
+    os.environ["LATTICA_SINGLE_THREADED"] = " ".join(name for name in ours if name not in variables)
 
 
 def _set_threads(threads: int, ours: list[str]) -> None:

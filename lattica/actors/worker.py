@@ -246,6 +246,9 @@ class Worker:
         with contextlib.suppress(OSError):
             os.chdir(setup.cwd)
         sys.argv[:] = [setup.script]  # ours are the zygote's
+        if isinstance(variables := setup.config.get("env_vars"), dict):
+            os.environ.update(variables)
+            equipment.given(variables)
         known = set(sys.path)
         sys.path[:] = list(setup.sys_path) + [path for path in sys.path if path not in setup.sys_path and path in known]
         current.put(self.runtime)

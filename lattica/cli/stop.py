@@ -28,6 +28,7 @@ def command(force: bool, data_dir: str | None) -> None:
     node = paths.running_node(where)
     if node is None:
         paths.sweep_dead_node(where)
+        paths.sweep_embedded()
         click.echo(f"no node runs on {where}")
         return
 

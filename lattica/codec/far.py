@@ -40,6 +40,8 @@ class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
     namespace: str = ""
     log_to_driver: bool = True
     preload: list[str] = []
+    env_vars: dict[str, str] = {}
+    packages: list[tuple[str, str]] = []  # (kind, CID), as of `node.environment`
 
 
 class JobOver(msgspec.Struct, array_like=True, tag=2, frozen=True):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from lattica.node.environment import NOTHING, Environment
 from lattica.node.wires import Wire
 
 DRIVER, WORKER, COMMAND = "driver", "worker", "command"
@@ -51,3 +52,4 @@ class Job(msgspec.Struct, eq=False):
     preload: list[str]  # modules that its workers want imported already
     ended: bool = False  # its driver is gone or wants to go
     farewell: bool = False  # its driver waits for the last lines
+    environment: Environment = NOTHING

@@ -34,7 +34,9 @@ from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
 from lattica.mesh.tokens import TOKEN_MAX_S, Submission, sign_token, verify_token
 from lattica.node.clients import AWAY, DRIVER, GUEST, NODE, WORKER, Client, Job
+from lattica.node.environment import NOTHING, Environment
 from lattica.node.far_actors import FarActors
+from lattica.node.far_environment import FarEnvironments
 from lattica.node.far_objects import FarObjects
 from lattica.node.lease_desk import FAR_LEASE
 from lattica.node.links import Carrier, Link, pair
@@ -189,6 +191,7 @@ class FarDesk:
         self._lease_numbers, self._questions = count(FAR_LEASE), count(1)
         self._looking: Any = None
         self._closing = False
+        self.environments = FarEnvironments(self)
         self.objects = FarObjects(self)
         self.actors = FarActors(self)
         self._handlers: dict[type, Any] = {
@@ -218,6 +221,7 @@ class FarDesk:
     def close(self) -> None:
         """The node ends."""
         self._closing = True
+        self.environments.close()
         self._beat.cancel()
         if self._looking is not None:
             self._looking[0].cancel()
@@ -373,7 +377,8 @@ class FarDesk:
         )  # fmt: skip
         made = far.JobIs(
             id, token, self.me, entry.python, f"{sys.version_info[0]}.{sys.version_info[1]}", entry.sys_path, entry.cwd,
-            entry.script, entry.namespace, entry.log_to_driver, entry.preload,
+            entry.script, entry.namespace, entry.log_to_driver, entry.preload, entry.environment.env_vars,
+            [(package.kind, package.cid) for package in entry.environment.packages],
         )  # fmt: skip
         self._papers[job] = made
         self._jobs[id] = job
@@ -409,23 +414,46 @@ class FarDesk:
             if len(self._papers) >= JOBS_MAX:
                 log.warning("a job of %s is refused: there are too many", neighbour.client.name)
                 return
-            number = self._begin_job(message)
+            if self.environments.needed(message):
+                self.environments.prepare(neighbour, message, token)
+                return
+            number = self._begin_job(message, NOTHING, message.sys_path, message.cwd)
         self._papers[number] = message
         self._submissions[number] = token
 
-    def _begin_job(self, paper: far.JobIs) -> int:
+    def admit_job(
+        self, paper: far.JobIs, token: Submission, environment: Environment, sys_path: list[str], cwd: str
+    ) -> None:
+        """What it needs is here: it begins."""
+        if paper.job not in self._jobs:
+            number = self._begin_job(paper, environment, sys_path, cwd)
+            self._papers[number] = paper
+            self._submissions[number] = token
+
+    def hear(self, neighbour: Neighbour, message: Any) -> None:
+        """What it said some time ago, and had to wait."""
+        if self.neighbours.get(neighbour.peer) is neighbour and not self._closing:
+            self._handlers[type(message)](neighbour, message)
+
+    def job_of(self, id: bytes) -> Job | None:
+        """The job whose driver is here."""
+        number = self._jobs.get(id, 0)
+        paper = self._papers.get(number)
+        return self.node.jobs.get(number) if paper is not None and paper.origin == self.me else None
+
+    def _begin_job(self, paper: far.JobIs, environment: Environment, sys_path: list[str], cwd: str) -> int:
         node, driver = self.node, self.new_number()
         python = paper.python if paper.minor == _MINOR and os.access(paper.python, os.X_OK) else sys.executable
         number = node.job_desk.next_number()
         node.jobs[number] = Job(
-            number, driver, 0, python, paper.sys_path, paper.cwd, paper.script, paper.namespace, paper.log_to_driver,
-            time(), paper.preload,
+            number, driver, 0, python, sys_path, cwd, paper.script, paper.namespace, paper.log_to_driver,
+            time(), paper.preload, environment=environment,
         )  # fmt: skip
         name = f"driver on {peer_text(PeerId(paper.origin))[:8]}"
         client = proxy(driver, DRIVER, number, time(), name, lambda message: self._say_output(number, message))
         node.clients[driver] = client
         self._jobs[paper.job] = number
-        node.workers.zygotes.preload(python, paper.sys_path, paper.preload)
+        node.workers.zygotes.preload(python, sys_path, paper.preload)
         return number
 
     def _say_output(self, job: int, message: Any) -> None:
@@ -467,6 +495,7 @@ class FarDesk:
     def _job_over(self, neighbour: Neighbour, message: far.JobOver) -> None:
         number = self._jobs.get(message.job)
         paper = self._papers.get(number) if number is not None else None
+        self.environments.over(message.job)
         if number is None or paper is None or paper.origin == self.me:
             return
         if not message.farewell:
@@ -873,6 +902,8 @@ class FarDesk:
     # -- leases of others here
 
     def _ask_lease(self, neighbour: Neighbour, message: far.AskLease) -> None:
+        if self.environments.holds(neighbour, message):
+            return
         reason = self._objection(message.job)
         try:
             resources = ResourceSet.of(message.resources)
@@ -897,7 +928,8 @@ class FarDesk:
         """Why nothing of this job runs here; "" if it may."""
         number = self._jobs.get(job)
         if number is None or number not in self.node.jobs:
-            return "its job is not known here, or was refused: see this node's log"
+            reason = self.environments.objection(job)
+            return reason or "its job is not known here, or was refused: see this node's log"
         if self.node.closing or self._closing:
             return "this node is going"
         if Role.EXECUTE not in self.peer.credentials.member.roles:
@@ -909,6 +941,7 @@ class FarDesk:
 
     def _drop_ask(self, neighbour: Neighbour, message: far.DropAsk) -> None:
         neighbour.questions.pop(message.number, None)
+        self.environments.dropped(neighbour, message.number)
         book = self.node.book
         self.node.lease_desk.perform(book.cancel(neighbour.client.number, message.number, self.node.now()))
         for lease in list(book.leases.values()):  # granted, and its worker is being forked
@@ -1055,6 +1088,8 @@ class FarDesk:
     # -- connections
 
     def _open(self, neighbour: Neighbour, message: far.Open) -> None:
+        if self.environments.holds(neighbour, message):
+            return
         entry, node = self.node.clients.get(message.worker), self.node
         hosted = self.hosted.get(message.worker)
         reason = self._objection(message.job)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from lattica.codec import messages as m
-from lattica.errors import RemoteProtocolError
+from lattica.errors import ConfigError, RemoteProtocolError
+from lattica.node import paths
 from lattica.node.clients import COMMAND, DRIVER, Client, Job
+from lattica.node.environment import NOTHING, Environment, Folder, here_of
 from lattica.node.pool import Use
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class JobGiven(msgspec.Struct):
     namespace: str = ""
     log_to_driver: bool = True
     preload: list[str] = []
+    environment: Environment = NOTHING
 
 
 class JobDesk:
@@ -45,6 +48,7 @@ class JobDesk:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._numbers = count(1)
+        self._folders: dict[int, Folder] = {}  # job -> its driver's folder, which its workers use
 
     def places(self, hello: m.Hello) -> list[str]:
         """Folders that a driver's workers will want to see: its own and those that it imports from."""
@@ -52,7 +56,8 @@ class JobDesk:
             given = msgspec.convert(hello.job, JobGiven)
         except msgspec.ValidationError:
             return []  # `begin` says so
-        return [path for path in (given.cwd, *given.sys_path) if os.path.isabs(path)]
+        found = (given.cwd, *given.sys_path, given.environment.cwd(), *given.environment.paths())
+        return [path for path in found if os.path.isabs(path)]
 
     def begin(self, driver: int, hello: m.Hello) -> Job:
         """The job of a driver that has come. Raises RemoteProtocolError if its `Hello` cannot be understood."""
@@ -61,11 +66,25 @@ class JobDesk:
         except msgspec.ValidationError as error:
             raise RemoteProtocolError(f"the job in its Hello: {error}") from error
         number = self.next_number()
+        environment = self._environment(number, given.environment)
         job = self._node.jobs[number] = Job(
             number, driver, hello.pid, hello.python, given.sys_path, given.cwd, given.script,
             given.namespace or f"anonymous-{os.urandom(8).hex()}", given.log_to_driver, time(), given.preload,
+            environment=environment,
         )  # fmt: skip
         return job
+
+    def _environment(self, number: int, given: Environment) -> Environment:
+        """What the job's workers shall have; its driver's folder is held until the job is forgotten."""
+        if given == NOTHING:
+            return given
+        try:
+            environment = here_of(given, paths.embedded_sessions())
+            if environment.shelf:
+                self._folders[number] = Folder(environment.shelf)
+        except (ConfigError, OSError) as error:
+            raise RemoteProtocolError(f"the environment in its Hello: {error}") from error
+        return environment
 
     def next_number(self) -> int:
         """For a job that begins."""
@@ -132,8 +151,17 @@ class JobDesk:
         gone = job.ended and job.driver not in node.clients and not node.pool.of_job(job.number)
         if gone and not node.actor_desk.supervisor.living_in(job.number):
             node.jobs.pop(job.number, None)
+            folder = self._folders.pop(job.number, None)
+            if folder is not None:
+                folder.close()
             if node.far is not None:
                 node.far.job_forgotten(job.number)
+
+    def close(self) -> None:
+        """The node ends."""
+        for folder in self._folders.values():
+            folder.close()
+        self._folders.clear()
 
     def _mortals(self, job: Job) -> list[int]:
         """Its workers, but for detached actors."""

@@ -36,6 +36,8 @@ from lattica.mesh.services import caller, method, service
 from lattica.mesh.table.kinds import JOB, STATEMENT
 from lattica.mesh.table.rows import Row
 from lattica.node import paths
+from lattica.node.environment import JOB_VARIABLE as ENVIRONMENT_VARIABLE
+from lattica.node.environment import Submitted
 from lattica.node.job_logs import JobLogs
 from lattica.node.job_process import JOB_VARIABLE, JobProcess, words_for
 from lattica.node.package_desk import PackageDesk
@@ -123,7 +125,7 @@ class JobRuns:
         self.node, self.mesh, self.peer = node, mesh, mesh.peer
         self.me: PeerId = mesh.peer.id
         folder = node.settings.data_dir
-        self.packages = PackageDesk(self.peer, os.path.join(folder, "packages"), self._wanted)
+        self.packages = PackageDesk(self.peer, os.path.join(folder, "packages"), self._wanted, self._shelves)
         self.logs = JobLogs(os.path.join(folder, "jobs"))
         self._live: dict[bytes, _Live] = {}
         self._news: dict[bytes, asyncio.Event] = {}
@@ -171,6 +173,9 @@ class JobRuns:
     def _wanted(self) -> list[str]:
         return [run.package for _, run in self.runs().values() if run.state == RUNNING]
 
+    def _shelves(self) -> list[str]:
+        return [job.environment.shelf for job in self.node.jobs.values() if job.environment.shelf]
+
     def _heirs(self, job: bytes) -> list[PeerId]:
         """Who may run it, the first of them first."""
         community = self.peer.gossip.community
@@ -217,7 +222,12 @@ class JobRuns:
         if live.stopped or self._closing:
             self._over(live, STOPPED, -1, live.stopped)
             return
-        environ = run.environ | {JOB_VARIABLE: job.hex(), paths.DATA_DIR_VARIABLE: self.node.settings.data_dir}
+        for_workers = Submitted(run.package, folder, list(run.environ))
+        environ = run.environ | {
+            JOB_VARIABLE: job.hex(),
+            ENVIRONMENT_VARIABLE: msgspec.json.encode(for_workers).decode(),
+            paths.DATA_DIR_VARIABLE: self.node.settings.data_dir,
+        }
 
         def ended(status: int) -> None:
             code, how = words_for(status)

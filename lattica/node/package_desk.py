@@ -56,10 +56,16 @@ class PackageService:
 class PackageDesk:
     """What this node keeps and unpacks."""
 
-    def __init__(self, peer: Peer, folder: str, wanted: Callable[[], Iterable[str]] = tuple) -> None:
-        """folder: of the shelf. wanted: packages that must not go."""
+    def __init__(
+        self,
+        peer: Peer,
+        folder: str,
+        wanted: Callable[[], Iterable[str]] = tuple,
+        others: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
+        """folder: of the shelf. wanted: packages that must not go. others: folders of drivers with packages."""
         self.peer, self.shelf = peer, Shelf(folder)
-        self._wanted = wanted
+        self._wanted, self._others = wanted, others
         self._session: paths.Session | None = None
         self._last: tuple[str, bytes] = "", b""  # of which pieces are asked for just now
         self._coming: dict[str, asyncio.Future[bytes]] = {}
@@ -74,11 +80,12 @@ class PackageDesk:
         if self._session is not None:
             self._session.close(remove=True)
             self._session = None
+        paths.sweep_embedded()
 
     async def piece(self, cid: str, offset: int) -> bytes:
         """For another node."""
         if self._last[0] != cid:
-            self._last = cid, await asyncio.to_thread(self.shelf.demand, cid)
+            self._last = cid, await asyncio.to_thread(_demand, cid, [self.shelf, *map(Shelf, set(self._others()))])
         data = self._last[1]
         if offset + PIECE_BYTES >= len(data):
             self._last = "", b""
@@ -138,6 +145,13 @@ class PackageDesk:
         if self._session is None:
             self._session = paths.open_session(paths.embedded_sessions(), keep=0)
         return self._session.path
+
+
+def _demand(cid: str, shelves: Sequence[Shelf]) -> bytes:
+    for shelf in shelves:
+        if (data := shelf.get(cid)) is not None:
+            return data
+    raise ObjectLostError(f"package {cid[:16]} is not on this node")
 
 
 def _unpack(data: bytes, place: str) -> None:

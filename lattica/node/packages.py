@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lattica.errors import ConfigError, ObjectLostError, RemoteProtocolError
+from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.files import remove
 from lattica.objectstore.cid import cid_of
 
@@ -57,6 +57,10 @@ def pack(folder: str, excludes: Sequence[str] = (), *, scripts: bool = False) ->
 
     Raises ConfigError if it is too large, or holds what cannot travel.
     """
+    return _written(_found(folder, excludes, scripts=scripts))
+
+
+def _found(folder: str, excludes: Sequence[str], *, scripts: bool = False) -> list[tuple[str, str, os.stat_result]]:
     if not os.path.isdir(folder):
         raise ConfigError(f"{folder} is no folder", do_next="name the folder that holds your script and its modules")
     limit, most = (SCRIPTS_MAX_BYTES, SCRIPTS_MAX) if scripts else (PACKAGE_MAX_BYTES, FILES_MAX)
@@ -69,12 +73,19 @@ def pack(folder: str, excludes: Sequence[str] = (), *, scripts: bool = False) ->
             sizes.append((status.st_size, name))
         if size > limit or len(found) > most:
             _too_large(folder, sizes, limit, most, size)
-    return _written(found)
+    return found
 
 
-def pack_file(path: str) -> Packed:
-    """The package of a folder that holds this one file."""
-    return _written([(os.path.basename(path), path, os.stat(path))])
+def pack_module(path: str, excludes: Sequence[str] = ()) -> Packed:
+    """The package of a folder that holds this module alone: a file, or a folder that is imported by its name.
+
+    Raises ConfigError as `pack` does.
+    """
+    if os.path.isfile(path):
+        return _written([(os.path.basename(path), path, os.stat(path))])
+    name = os.path.basename(path.rstrip("/"))
+    found = [(os.path.join(name, inner), inside, status) for inner, inside, status in _found(path, excludes)]
+    return _written([(name, path, os.stat(path)), *found])
 
 
 def _written(found: Sequence[tuple[str, str, os.stat_result]]) -> Packed:
@@ -249,13 +260,6 @@ class Shelf:
             remove(path)
             return None
         os.utime(path)
-        return data
-
-    def demand(self, cid: str) -> bytes:
-        """The same. Raises ObjectLostError."""
-        data = self.get(cid)
-        if data is None:
-            raise ObjectLostError(f"package {cid[:16]} is not on this node")
         return data
 
     def _path(self, cid: str) -> str:

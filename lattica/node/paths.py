@@ -294,6 +294,11 @@ class Session:
         """The folder of the workers' output."""
         return os.path.join(self.path, "logs")
 
+    def shared(self) -> int:
+        """Its lock, which others may share from now on; in place of `close`, whoever asks for it closes it."""
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        return self._lock
+
     def close(self, *, remove: bool) -> None:
         """The node ends: delete the folder, or leave it for who looks for the logs."""
         if remove:
@@ -326,6 +331,13 @@ def sessions_of(data_dir: str) -> str:
 def embedded_sessions(environ: Mapping[str, str] = os.environ) -> str:
     """Where the sessions of embedded nodes of this user lie."""
     return os.path.join(temporary_dir(environ), "sessions")
+
+
+def sweep_embedded() -> None:
+    """Delete what killed nodes and drivers have left among the sessions of embedded nodes."""
+    parent = embedded_sessions()
+    if os.path.isdir(parent):
+        _sweep(parent, 0)
 
 
 def _sweep(parent: str, keep: int) -> None:

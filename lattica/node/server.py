@@ -320,14 +320,19 @@ class Node:
     def fork(self, job_number: int, *, free: bool) -> int:
         """Fork a worker for this job; its client number. free: it waits for work, else it is leased already."""
         job, number = self.jobs[job_number], next(self._numbers)
+        environment = job.environment
         wire = self.workers.fork(number, job_number, job.python, job.sys_path)
         token = self._join(Client(number, WORKER, job_number, wire, time()))
         self.pool.added(number, job_number, self.now(), free=free)
         self.memory.watch()
         settings = self.settings
+        config = self.config_for(job.namespace)
+        if environment.env_vars:
+            config["env_vars"] = environment.env_vars
         setup = m.JobSetup(
             number, job_number, settings.node, settings.session_dir, self.store.arena.size_bytes,
-            job.sys_path, job.cwd, job.script, job.namespace, self.config_for(job.namespace), token,
+            [*environment.paths(), *job.sys_path], environment.cwd() or job.cwd, job.script, job.namespace, config,
+            token,
         )  # fmt: skip
         wire.send(setup, [os.dup(self.store.arena.fd)])
         return number
@@ -433,4 +438,5 @@ class Node:
     def _close_if_empty(self) -> None:
         if not self.workers.processes:
             self.logs.close()
+            self.job_desk.close()
             self.workers.zygotes.close(self.loop.stop)

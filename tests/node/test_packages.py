@@ -12,7 +12,7 @@ import pytest
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.node import packages
-from lattica.node.packages import Packed, Shelf, pack, pack_file, unpack
+from lattica.node.packages import Packed, Shelf, pack, pack_module, unpack
 
 
 @pytest.fixture
@@ -61,8 +61,13 @@ def test_what_is_excluded_stays_here(project: Path, tmp_path: Path) -> None:
 def test_the_modules_beside_a_script_are_its_python_files(project: Path, tmp_path: Path) -> None:
     unpack(pack(str(project), scripts=True).data, str(tmp_path / "there"))
     assert names(tmp_path / "there") == {"models/__init__.py", "models/net.py", "train.py"}
-    unpack(pack_file(str(project / "run.sh")).data, str(tmp_path / "one"))
-    assert names(tmp_path / "one") == {"run.sh"}
+
+
+def test_a_module_is_packed_under_its_name(project: Path, tmp_path: Path) -> None:
+    unpack(pack_module(str(project / "train.py")).data, str(tmp_path / "one"))
+    assert names(tmp_path / "one") == {"train.py"}
+    unpack(pack_module(str(project / "models")).data, str(tmp_path / "two"))
+    assert names(tmp_path / "two") == {"models/__init__.py", "models/net.py"}
 
 
 def test_a_folder_that_is_too_large_names_what_is_large(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

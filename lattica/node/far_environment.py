@@ -1,0 +1,218 @@
+"""What a job of another node needs around its workers here: packages are fetched and unpacked before it begins.
+
+    JobIs ──► needed()? ──no──► the job begins at once
+                 │ yes
+                 ▼ prepare(): fetch by CID from the origin, or from who told us; unpack, once per node
+              meanwhile what is asked for that job waits; then it is answered in order
+
+A driver that says nothing of a working directory has its modules beside its script. Where that script does not exist on
+this machine, its origin packs the Python files in its folder (`environment.beside`), if they are few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from lattica.codec import far
+from lattica.errors import ConfigError, LatticaError
+from lattica.mesh.identity import PeerId
+from lattica.mesh.roles import Role
+from lattica.mesh.services import method, service
+from lattica.node.environment import PACKAGES_MAX, PY_MODULE, Environment, Travels
+from lattica.node.paths import within
+
+if TYPE_CHECKING:
+    from lattica.mesh.tokens import Submission
+    from lattica.node.clients import Job
+    from lattica.node.far_desk import FarDesk, Neighbour
+
+log = logging.getLogger(__name__)
+AGAIN_S = 10.0  # after a failure, before it is tried again
+ANSWER_S = 30.0  # for the origin to pack modules
+WAITING_MAX = 10_000  # questions for one job that is prepared
+
+
+@service("environment")
+class EnvironmentService:
+    """What those who run a job ask its origin."""
+
+    def __init__(self, environments: FarEnvironments) -> None:
+        self._environments = environments
+
+    @method(role=Role.EXECUTE, idempotent=True)
+    async def beside(self, job: bytes) -> str:
+        """The package of the modules beside the script of a job of mine; "" if there are none to be had."""
+        return await self._environments.beside(job)
+
+
+class _Coming:
+    """A job that is prepared."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Neighbour, Any]] = []
+        self.task: asyncio.Task[None] | None = None
+
+
+class FarEnvironments:
+    """See the module."""
+
+    def __init__(self, desk: FarDesk) -> None:
+        self._desk, self._node = desk, desk.node
+        self._coming: dict[bytes, _Coming] = {}
+        self._failed: dict[bytes, tuple[float, far.JobIs, Submission, str]] = {}
+        self._beside: dict[str, asyncio.Task[str]] = {}  # folder -> package
+        desk.peer.serve(EnvironmentService(self), offered=False)
+
+    def __repr__(self) -> str:
+        return f"<FarEnvironments: {len(self._coming)} jobs are prepared>"
+
+    def close(self) -> None:
+        """The node ends."""
+        for coming in self._coming.values():
+            if coming.task is not None:
+                coming.task.cancel()
+
+    # -- here, for a job of others
+
+    def needed(self, paper: far.JobIs) -> bool:
+        """Whether its workers need anything that must be brought first."""
+        return bool(paper.packages) or _lacking(paper) != ""
+
+    def prepare(self, neighbour: Neighbour, paper: far.JobIs, token: Submission) -> None:
+        """Bring what it needs; then the job begins."""
+        if paper.job in self._coming:
+            return
+        self._failed.pop(paper.job, None)
+        coming = self._coming[paper.job] = _Coming()
+        coming.task = asyncio.ensure_future(self._prepare(neighbour, paper, token))
+
+    def holds(self, neighbour: Neighbour, message: far.AskLease | far.Open) -> bool:
+        """Whether this must wait until its job is prepared."""
+        failed = self._failed.get(message.job)
+        if failed is not None and self._node.now() >= failed[0]:
+            self.prepare(neighbour, failed[1], failed[2])
+        coming = self._coming.get(message.job)
+        if coming is None or len(coming.waiting) >= WAITING_MAX:
+            return False
+        coming.waiting.append((neighbour, message))
+        return True
+
+    def objection(self, job: bytes) -> str:
+        """Why it could not be prepared; "" if that is not so."""
+        failed = self._failed.get(job)
+        return failed[3] if failed is not None else ""
+
+    def dropped(self, neighbour: Neighbour, number: int) -> None:
+        """It does not want that lease any more."""
+        for coming in self._coming.values():
+            coming.waiting = [
+                (other, message)
+                for other, message in coming.waiting
+                if other is not neighbour or not isinstance(message, far.AskLease) or message.number != number
+            ]
+
+    def over(self, job: bytes) -> None:
+        """It has ended before it began here."""
+        self._failed.pop(job, None)
+        coming = self._coming.pop(job, None)
+        if coming is not None and coming.task is not None:
+            coming.task.cancel()
+
+    async def _prepare(self, neighbour: Neighbour, paper: far.JobIs, token: Submission) -> None:
+        coming = self._coming[paper.job]
+        reason = ""
+        try:
+            environment, sys_path, cwd = await self._brought(neighbour, paper)
+        except (LatticaError, TimeoutError, OSError) as error:
+            reason = error.message if isinstance(error, LatticaError) else str(error) or "nobody answered"
+        if self._coming.get(paper.job) is not coming:
+            return
+        del self._coming[paper.job]
+        if reason:
+            text = (
+                f"tasks of this job cannot run on {self._node.mesh.peer_id[:8] if self._node.mesh else '?'}: {reason}"
+            )
+            log.warning("%s", text)
+            self._failed[paper.job] = self._node.now() + AGAIN_S, paper, token, reason
+            neighbour.link.send(far.Output(paper.job, "", os.getpid(), 2, [text]))
+        else:
+            self._desk.admit_job(paper, token, environment, sys_path, cwd)
+        for other, message in coming.waiting:
+            self._desk.hear(other, message)
+
+    async def _brought(self, neighbour: Neighbour, paper: far.JobIs) -> tuple[Environment, list[str], str]:
+        """(what its workers have, its sys.path here, its working directory here)."""
+        assert self._node.runs is not None, "a node of a mesh has packages"
+        packages = self._node.runs.packages
+        holders = [PeerId(paper.origin), neighbour.peer]
+        here: list[Travels] = []
+        if len(paper.packages) > PACKAGES_MAX:
+            raise ConfigError(f"a job has {len(paper.packages)} packages")
+        for kind, cid in paper.packages:
+            here.append(Travels(kind, cid, await packages.unpacked(cid, holders, f"{cid}.files")))
+        sys_path, cwd = list(paper.sys_path), paper.cwd
+        if lacking := _lacking(paper):
+            cid = await self._desk.peer.call(
+                holders[0], "environment.beside", paper.job, timeout_s=ANSWER_S, idempotent=True
+            )
+            if cid:
+                place = await packages.unpacked(str(cid), holders, f"{cid}.files")
+                here.append(Travels(PY_MODULE, str(cid), place))
+                sys_path = [place if path == lacking else path for path in sys_path]
+                cwd = cwd if await asyncio.to_thread(os.path.isdir, cwd) else place
+        return Environment(paper.env_vars, here), sys_path, cwd
+
+    # -- at the origin
+
+    async def beside(self, job: bytes) -> str:
+        """As `EnvironmentService.beside`."""
+        entry = self._desk.job_of(job)
+        folder = "" if entry is None else script_folder(entry)
+        if entry is None or not folder or self._node.workers.zygotes.hider_of(folder):
+            return ""
+        if any(within(folder, path) for path in entry.environment.paths()):  # of a submitted job
+            return ""
+        if folder not in self._beside:
+            task = self._beside[folder] = asyncio.ensure_future(self._pack(folder))
+            task.add_done_callback(lambda _: self._beside.pop(folder, None))  # it may have changed by the next job
+        try:
+            return await asyncio.shield(self._beside[folder])
+        except ConfigError as error:
+            if not entry.environment.packages:
+                raise
+            log.info("%s", error.message)  # what its tasks need is in those, perhaps
+            return ""
+
+    async def _pack(self, folder: str) -> str:
+        from lattica.node import packages
+
+        assert self._node.runs is not None, "a node of a mesh has packages"
+        try:
+            packed = await asyncio.to_thread(packages.pack, folder, scripts=True)
+        except ConfigError as error:
+            raise ConfigError(
+                f"the modules beside the script do not travel: {error.message}",
+                do_next='name what it needs: lattica.init(runtime_env={"working_dir": ..., "excludes": [...]})',
+            ) from error
+        await asyncio.to_thread(self._node.runs.packages.shelf.put, packed)
+        return packed.cid
+
+
+def script_folder(job: Job | far.JobIs) -> str:
+    """Where the modules of a driver lie that is a script; "" if it is none."""
+    script = os.path.normpath(os.path.join(job.cwd, job.script))
+    if not script.endswith(".py"):
+        return ""
+    front = os.path.normpath(job.sys_path[0]) if job.sys_path else ""
+    if os.path.isabs(front) and script.startswith(front.rstrip("/") + "/"):
+        return front  # `python -m package.module` imports from there
+    return os.path.dirname(script)
+
+
+def _lacking(paper: far.JobIs) -> str:
+    """The folder of the script's modules, if that is to be brought."""
+    folder = script_folder(paper)
+    return "" if not folder or os.path.exists(os.path.join(paper.cwd, paper.script)) else folder

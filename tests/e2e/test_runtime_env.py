@@ -1,0 +1,128 @@
+"""runtime_env: variables, working directory and modules of a job's workers, here and on a machine without the files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import lattica
+from lattica.errors import ConfigError
+from tests.e2e.conftest import Script, Sessions
+from tests.e2e.machines import COMMAND, Machine, see
+
+SCRIPT = """
+import os, sys
+import lattica
+import helper
+
+given = {"working_dir": "files", "py_modules": ["lib/extra"], "env_vars": {"MODE": "fast"}}
+given = given if "env" in sys.argv else None
+lattica.init(runtime_env=given)
+
+@lattica.remote(scheduling_strategy="SPREAD")
+def look():
+    import time
+    time.sleep(0.3)
+    found = [lattica.get_runtime_context().get_node_id(), helper.doubled(1)]
+    if given:
+        import extra, inside
+        found += [open("config.txt").read(), extra.X, inside.Y, os.environ["MODE"]]
+    return tuple(found)
+
+seen = set(lattica.get([look.remote() for _ in range(4)], timeout=20))
+print(len({one[0] for one in seen}), {one[1:] for one in seen})
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    (folder / "files").mkdir(parents=True)
+    (folder / "lib" / "extra").mkdir(parents=True)
+    (folder / "helper.py").write_text("def doubled(x): return 2 * x\n")
+    (folder / "files" / "config.txt").write_text("hello")
+    (folder / "files" / "inside.py").write_text("Y = 2\n")
+    (folder / "lib" / "extra" / "__init__.py").write_text("X = 1\n")
+    (folder / "train.py").write_text(SCRIPT)
+    return folder
+
+
+def test_workers_have_variables_a_copy_of_the_folder_and_modules(fresh: Callable[..., object], project: Path) -> None:
+    fresh(
+        num_cpus=1,
+        runtime_env={
+            "env_vars": {"MODE": "fast", "OMP_NUM_THREADS": "3"},
+            "working_dir": project / "files",
+            "py_modules": [project / "lib" / "extra"],
+        },
+    )
+
+    @lattica.remote
+    def look() -> tuple[object, ...]:
+        import extra  # type: ignore[import-not-found]
+        import inside  # type: ignore[import-not-found]
+
+        found = Path("config.txt").read_text(), extra.X, inside.Y, os.environ["MODE"], os.environ["OMP_NUM_THREADS"]
+        Path("config.txt").write_text("changed")
+        return found
+
+    assert lattica.get(look.remote(), timeout=10) == ("hello", 1, 2, "fast", "3")
+    assert (project / "files" / "config.txt").read_text() == "hello" and "MODE" not in os.environ
+
+
+def test_a_wrong_environment_is_refused_before_anything_starts(sessions: Sessions, tmp_path: Path) -> None:
+    sessions.end()
+    with pytest.raises(ConfigError, match="'conda'"):
+        lattica.init(runtime_env={"conda": "x"})
+    with pytest.raises(ConfigError, match="is no folder"):
+        lattica.init(runtime_env={"working_dir": str(tmp_path / "nothing")})
+    assert not lattica.is_initialized()
+
+
+def elsewhere(machine: Machine, hidden: Path, *words: str) -> None:
+    """Start its node where this folder is empty, as on another machine."""
+    if os.geteuid() or shutil.which("unshare") is None:
+        pytest.skip("an own view of the disk needs root and unshare")
+    line = " ".join([f"mount -t tmpfs none {hidden} &&", 'exec "$@"'])
+    environ = os.environ | {"LATTICA_DATA_DIR": str(machine.data_dir)}
+    command = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        line,
+        "sh",
+        *COMMAND,
+        *words,
+        "--num-cpus",
+        "1",
+        "--name",
+        machine.data_dir.name,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environ)
+    if "mount" in done.stderr:
+        pytest.skip("mounts are not allowed here")
+    assert done.returncode == 0, done.stderr
+
+
+def test_modules_and_folders_reach_a_machine_that_has_none_of_them(
+    machine: Callable[[str], Machine], script: Script, project: Path
+) -> None:
+    one, two = machine("one"), machine("two")
+    one.start()
+    elsewhere(two, project, "join", one.ticket())
+    see((one, ["two"]), (two, ["one"]))
+    environ = os.environ | {"LATTICA_DATA_DIR": str(one.data_dir)}
+    for words, expected in (((), "2 {(2,)}\n"), (("env",), "2 {(2, 'hello', 1, 2, 'fast')}\n")):
+        done = subprocess.run(
+            [sys.executable, "train.py", *words], capture_output=True, text=True, timeout=40, env=environ, cwd=project
+        )
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
+    done = one.run("submit", "--working-dir", str(project), "train.py", "env")
+    assert (done.returncode, done.stdout) == (0, "2 {(2, 'hello', 1, 2, 'fast')}\n"), done.stderr
