@@ -39,7 +39,7 @@ from lattica.node.far_actors import FarActors
 from lattica.node.far_environment import FarEnvironments
 from lattica.node.far_objects import FarObjects
 from lattica.node.lease_desk import FAR_LEASE
-from lattica.node.links import Carrier, Link, pair
+from lattica.node.links import Carrier, Link
 from lattica.node.proxies import proxy
 from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
@@ -818,7 +818,7 @@ class FarDesk:
         before = away.carriers.pop(caller.number, None)
         if before is not None:
             before.close("there is a newer one")
-        ours, theirs = pair()
+        ours, theirs = self.node.wires.pair()
 
         def ended(_: str) -> None:
             if away.carriers.get(caller.number) is carrier:
@@ -1103,7 +1103,7 @@ class FarDesk:
         if reason or entry is None:
             neighbour.link.send(far.Closed(message.carrier, reason))
             return
-        ours, theirs = pair()
+        ours, theirs = self.node.wires.pair()
         before = neighbour.known.get((message.caller, message.worker))
         guest = self.guests.get(before) if before is not None else None
         client = guest.client if guest is not None else self._new_guest(neighbour, message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -210,9 +209,3 @@ class LeaseDesk:
                 LeaseLost(lease.lease, worker, started, replies, death.how, death.stderr, death.out_of_memory),
             )
         self.perform(book.worker_gone(worker, now))
-
-
-def connect_pair() -> tuple[int, int]:
-    """Two connected descriptors, for two clients."""
-    ours, theirs = socket.socketpair()
-    return ours.detach(), theirs.detach()

@@ -331,12 +331,6 @@ class Carrier:
         self._ended(reason)
 
 
-def pair() -> tuple[socket.socket, int]:
-    """Two connected ends: ours, and the descriptor of the one that a process gets."""
-    ours, theirs = socket.socketpair()
-    return ours, theirs.detach()
-
-
 def close_fds(fds: list[int]) -> None:
     """Descriptors that came to nothing."""
     for fd in fds:

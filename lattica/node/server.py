@@ -27,7 +27,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import AWAY, COMMAND, DRIVER, GUEST, WORKER, Client, Job
 from lattica.node.job_desk import FAREWELL_S, JobDesk
-from lattica.node.lease_desk import LeaseDesk, connect_pair
+from lattica.node.lease_desk import LeaseDesk
 from lattica.node.log_desk import LogDesk
 from lattica.node.loop import Loop, Timer
 from lattica.node.memory_desk import MemoryDesk
@@ -281,7 +281,7 @@ class Node:
     def connect(self, caller: Client, worker: int) -> list[int]:
         """Connect the two: the caller's end, as a list of one descriptor; the worker is told and gets the other."""
         entry = self.clients[worker]
-        theirs, ours = connect_pair()
+        theirs, ours = self.wires.pairs()
         entry.send(m.NewCaller(caller.number), [theirs])
         caller.peers.add(worker)
         caller.callees.add(worker)

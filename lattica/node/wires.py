@@ -34,6 +34,18 @@ class Wires:
         for wire in dirty:
             wire.flush()
 
+    @staticmethod
+    def pair() -> tuple[socket.socket, int]:
+        """Two connected ends: ours, and the descriptor of the one that a process gets."""
+        ours, theirs = socket.socketpair()
+        return ours, theirs.detach()
+
+    @staticmethod
+    def pairs() -> tuple[int, int]:
+        """Two connected descriptors, for two clients."""
+        one, other = socket.socketpair()
+        return one.detach(), other.detach()
+
     def soon(self, wire: Wire) -> None:
         """Flush this one when the loop's present turn ends."""
         if not self._dirty:
