@@ -44,7 +44,7 @@ class StrategyGiven(msgspec.Struct, array_like=True, frozen=True):
     """`scheduling_strategy`. At most one of spread, node and group; none: where it is done first.
 
     soft: elsewhere if `node` cannot be had. soft_labels: nodes with these are preferred. bundle: of `group`; ANY_BUNDLE
-    for whichever has room. captures: what it calls goes to the group as well.
+    for whichever has room. captures: what it calls goes to the group as well. owner: the node that has made the group.
     """
 
     spread: bool = False
@@ -55,6 +55,7 @@ class StrategyGiven(msgspec.Struct, array_like=True, frozen=True):
     group: _Id = b""
     bundle: Annotated[int, msgspec.Meta(ge=ANY_BUNDLE, lt=1 << 31)] = ANY_BUNDLE
     captures: bool = False
+    owner: _Id = b""
 
 
 class DemandGiven(msgspec.Struct, array_like=True, frozen=True):
@@ -123,6 +124,8 @@ def check_strategy(given: StrategyGiven) -> None:
         raise ConfigError(f"{given.node.hex()} is no node id", do_next="take it from lattica.nodes()")
     if given.group and len(given.group) != ID_BYTES:
         raise ConfigError(f"{given.group.hex()} is no placement group's id")
+    if given.owner and len(given.owner) not in (PEER_ID_BYTES, EMBEDDED_ID_BYTES):
+        raise ConfigError(f"{given.owner.hex()} is no node id, and owns no placement group")
     labels.check(given.labels)
     labels.check(given.soft_labels)
 
@@ -138,6 +141,7 @@ def _strategy(given: StrategyGiven, at: PeerId | None) -> Strategy:
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(DemandGiven)
+_strategy_decoder = msgspec.msgpack.Decoder(StrategyGiven)
 
 
 def encode(given: DemandGiven) -> bytes:
@@ -149,6 +153,22 @@ def encode(given: DemandGiven) -> bytes:
             do_next="ask for fewer labels and trusted peers",
         )
     return data
+
+
+def encode_within(group: StrategyGiven) -> bytes:
+    """The group and bundle that something runs in, for its node and for itself."""
+    return _encoder.encode(group)
+
+
+def decode_within(data: bytes) -> StrategyGiven:
+    """Raises RemoteProtocolError for what names no bundle."""
+    try:
+        given = _strategy_decoder.decode(data)
+    except DAMAGED as error:
+        raise RemoteProtocolError(f"a bundle's name cannot be read: {error}") from error
+    if len(given.group) != ID_BYTES:
+        raise RemoteProtocolError("a bundle of no placement group")
+    return given
 
 
 def decode(data: bytes) -> DemandGiven:

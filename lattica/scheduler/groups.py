@@ -1,6 +1,6 @@
 """One placement group, at the peer whose job owns it: plan, reserve everywhere, then commit everywhere.
 
-    told     create · receive (answers of `reservations`) · node_gone · remove · tick
+    told     create · receive (answers of `reservations`) · doubt · node_gone · remove · tick
     answers  Send · Ready · Stuck
 
 Rules of this file. Nothing is committed before everything is reserved; one refusal aborts what is only reserved, and
@@ -147,6 +147,12 @@ class Group:
         for number in lost:
             del self._parts[number]
         return self._start_over("a node has gone", now) if lost else []
+
+    def doubt(self, peer: PeerId, now: float) -> None:
+        """The connection with it was lost: at the next tick it is asked whether it keeps what it had."""
+        for part in self._parts.values():
+            if part.peer == peer and part.state is _State.COMMITTED:
+                part.due = min(part.due, now)
 
     def remove(self, now: float) -> list[Effect]:
         aborts = [self._abort(number) for number in list(self._parts)]

@@ -14,7 +14,7 @@ Whose turn it is:
    OVERDUE_S.
 2. Then who holds least, then who came first.
 3. A request that does not fit keeps the resources it lacks from those behind it, or a large one would never be served;
-   but only where returned leases could make room: what actors hold for life is not waited for.
+   but only where returned leases could make room: what actors hold for life is not waited for, nor what bundles have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from itertools import count
 import msgspec
 
 from lattica.errors import RemoteProtocolError
-from lattica.scheduler.resources import CPU, Allocation, ResourcePool, ResourceSet
+from lattica.scheduler.resources import Allocation, ResourcePool, ResourceSet
 
 NODE = 0
 """Holder of the leases of actors; it is never asked to give one back."""
@@ -51,6 +51,7 @@ class Request(msgspec.Struct, frozen=True):
     name: str = ""
     arrived: float = 0.0
     order: int = 0
+    within: bytes = b""  # the placement group that it is in, as the shell says it to the worker
 
 
 class Lease(msgspec.Struct):
@@ -133,6 +134,14 @@ class LeaseBook:
         """The lease that this worker serves."""
         return self._by_worker.get(worker)
 
+    def waiting_for(self, name: str) -> list[Request]:
+        """Requests that wait and ask for this resource."""
+        return [request for (_, wanted), line in self._waiting.items() if name in wanted for request in line]
+
+    def leases_of(self, name: str) -> list[Lease]:
+        """Leases that have some of this resource."""
+        return [lease for lease in self.leases.values() if name in lease.request.resources]
+
     # -- what the shell tells
 
     def request(
@@ -145,6 +154,7 @@ class LeaseBook:
         *,
         retryable: bool = True,
         name: str = "",
+        within: bytes = b"",
     ) -> list[Effect]:
         """`holder` wants a worker. Raises RemoteProtocolError if it has REQUESTS_MAX waiting."""
         if missing := self._pool.missing(resources):
@@ -153,7 +163,7 @@ class LeaseBook:
         line = self._waiting.setdefault(bucket, deque())
         if len(line) >= REQUESTS_MAX:
             raise RemoteProtocolError(f"client {holder} has {REQUESTS_MAX} lease requests waiting")
-        line.append(Request(holder, number, job, resources, retryable, name, now, next(self._orders)))
+        line.append(Request(holder, number, job, resources, retryable, name, now, next(self._orders), within))
         return self._serve(now)
 
     def cancel(self, holder: int, number: int, now: float) -> list[Effect]:
@@ -191,9 +201,9 @@ class LeaseBook:
         entry.blocked = blocked
         self._count(entry.holder, -1 if blocked else 1)
         if not blocked:
-            self._pool.force_acquire(entry.request.resources.only(CPU))
+            self._pool.force_acquire(entry.request.resources.cpus())
             return []
-        self._pool.release(entry.allocation.only(CPU))
+        self._pool.release(entry.allocation.cpus())
         return self._serve(now)
 
     def worker_gone(self, worker: int, now: float) -> list[Effect]:
@@ -289,9 +299,11 @@ class LeaseBook:
         kept = ResourceSet({})
         for lease in self.leases.values():
             if lease.holder == NODE:
-                kept += lease.request.resources.without(CPU) if lease.blocked else lease.request.resources
-        total = self._pool.total
-        fits = all(total.units.get(name, 0) - kept.units.get(name, 0) >= wanted.units[name] for name in lacking)
+                kept += lease.request.resources.but_cpus() if lease.blocked else lease.request.resources
+        pool = self._pool
+        fits = all(
+            pool.size(name) - pool.in_bundles(name) - kept.units.get(name, 0) >= wanted.units[name] for name in lacking
+        )
         return lacking if fits else set()
 
     # -- asking for leases back
@@ -341,7 +353,7 @@ class LeaseBook:
         if entry.worker is not None:
             del self._by_worker[entry.worker]
         if entry.blocked:
-            self._pool.release(entry.allocation.without(CPU))
+            self._pool.release(entry.allocation.but_cpus())
         else:
             self._count(entry.holder, -1)
             self._pool.release(entry.allocation)

@@ -4,13 +4,17 @@
     pool = ResourcePool(ResourceSet.of({"CPU": 8, "GPU": 2}))
     if allocation := pool.acquire(request):                     # None: does not fit now
         use(allocation.gpus)                                    # (0,)
-        pool.release(allocation.only("CPU"))                    # its worker blocks: others may use its CPU
-        pool.force_acquire(allocation.resources.only("CPU"))    # it runs again, and may overdraw the pool
+        pool.release(allocation.cpus())                         # its worker blocks: others may use its CPU
+        pool.force_acquire(allocation.resources.cpus())         # it runs again, and may overdraw the pool
         pool.release(allocation)
 
 Amounts are integers of 1/10,000 (Ray's unit), so that tenths add up and subtract without a trace. A request is rounded
 down to them: three tasks of `num_gpus=1/3` share one GPU. Names are "CPU", "GPU", "memory" (bytes) and whatever else a
 node was started with. Pure; `validate()` asserts that nothing was lost or made.
+
+A bundle of a placement group that is kept here is an allocation that becomes resources again (`grow`), under names that
+nobody else can ask for: "pg/7/CPU" is the CPU of the machine's bundle number 7, "pg/7/" a place in it, which everything
+takes that runs there. Numbers are never used twice, so what a dead bundle's workers give back is nobody's (`shrink`).
 """
 
 from __future__ import annotations
@@ -27,6 +31,26 @@ CPU, GPU, MEMORY = "CPU", "GPU", "memory"
 KEYWORDS = {CPU: "num_cpus", GPU: "num_gpus", MEMORY: "memory", "object_store_memory": "init(object_store_memory=...)"}
 NAME_MAX_CHARS = 256  # names travel with every lease request and stand in tables
 NAMES_MAX = 64  # resources of one request or node; more is a program's mistake
+BUNDLE = "pg/"  # begins the names of what belongs to a bundle; no user may begin one so
+PLACES = 1 << 20  # of one bundle: what runs there at once, also of what asks for nothing
+
+
+def in_bundle(bundle: int, name: str) -> str:
+    """What a resource of a bundle is called; bundle: its number on this machine."""
+    return f"{BUNDLE}{bundle}/{name}"
+
+
+def plain(name: str) -> str:
+    """A resource's name as its user said it; "" for a place in a bundle."""
+    return name.split("/", 2)[2] if name.startswith(BUNDLE) else name
+
+
+def _is_cpu(name: str) -> bool:
+    return name == CPU or (name.startswith(BUNDLE) and plain(name) == CPU)
+
+
+def _is_gpu(name: str) -> bool:
+    return name == GPU or (name.startswith(BUNDLE) and plain(name) == GPU)
 
 
 class ResourceSet(Mapping[str, float]):
@@ -63,6 +87,23 @@ class ResourceSet(Mapping[str, float]):
 
     def without(self, *names: str) -> ResourceSet:
         return self._sorted({name: amount for name, amount in self.units.items() if name not in names})
+
+    def cpus(self) -> ResourceSet:
+        """What a worker lends to others while it waits for them."""
+        return self._sorted({name: amount for name, amount in self.units.items() if _is_cpu(name)})
+
+    def but_cpus(self) -> ResourceSet:
+        """What it keeps meanwhile."""
+        return self._sorted({name: amount for name, amount in self.units.items() if not _is_cpu(name)})
+
+    def in_bundle(self, bundle: int) -> ResourceSet:
+        """The same out of a bundle, and a place there."""
+        units = {in_bundle(bundle, name): amount for name, amount in self.units.items()}
+        return ResourceSet({in_bundle(bundle, ""): 1, **units})
+
+    def plain(self) -> ResourceSet:
+        """As its user said it, in a bundle or not."""
+        return ResourceSet({plain(name): amount for name, amount in self.units.items() if plain(name)})
 
     def to_dict(self) -> dict[str, float]:
         """Whole units, for messages and views; whole amounts as int, as a reader expects `{"CPU": 4}`."""
@@ -107,6 +148,8 @@ def _sum(one: Mapping[str, int], other: Mapping[str, int], sign: int) -> dict[st
 def _to_units(name: object, amount: object) -> int:
     if not isinstance(name, str) or not name or len(name) > NAME_MAX_CHARS:
         raise ConfigError(f"{name!r:.80} is no name of a resource", do_next="use a short, non-empty string")
+    if name.startswith(BUNDLE):
+        raise ConfigError(f"{name!r:.80}: names that begin with {BUNDLE} are for placement groups", do_next="rename it")
     try:
         if isinstance(amount, str | bytes):
             raise TypeError
@@ -166,22 +209,36 @@ class Allocation:
     def without(self, *names: str) -> Allocation:
         return Allocation(self.resources.without(*names), () if GPU in names else self.gpu_shares)
 
+    def cpus(self) -> Allocation:
+        return Allocation(self.resources.cpus())
+
+    def but_cpus(self) -> Allocation:
+        return Allocation(self.resources.but_cpus(), self.gpu_shares)
+
 
 class ResourcePool:
-    """The free amounts of one machine, and which GPUs they are. Only CPU may be overdrawn, by `force_acquire`."""
+    """The free amounts of one machine, and which GPUs they are. Only CPU may be overdrawn, by `force_acquire`.
+
+    total: of the machine; bundles are parts of it.
+    """
 
     def __init__(self, total: ResourceSet) -> None:
         self.total = total
+        self._sizes = dict(total.units)  # with what bundles have
         self._free = dict(total.units)
         self._given: dict[str, int] = dict.fromkeys(total.units, 0)
         whole, rest = divmod(total.units.get(GPU, 0), UNITS)
-        self._gpu_sizes = [UNITS] * whole + ([rest] if rest else [])
-        self._gpu_free = list(self._gpu_sizes)
+        self._cards = {GPU: dict(enumerate([UNITS] * whole + ([rest] if rest else [])))}  # free share of each, by index
+        self._card_sizes = {GPU: dict(self._cards[GPU])}
+        self._bundles: dict[int, ResourceSet] = {}
 
     def missing(self, request: ResourceSet) -> str:
         """Words for why this can never be had here: `4 GPU (of 2), 1 tpu (of 0)`; "" if it can."""
-        lacking = [name for name, amount in request.units.items() if self.total.units.get(name, 0) < amount]
-        return ", ".join(f"{request[name]:g} {name} (of {self.total.get(name, 0):g})" for name in lacking)
+        sizes = self._sizes
+        lacking = [name for name, amount in request.units.items() if sizes.get(name, 0) < amount]
+        return ", ".join(
+            f"{request[name]:g} {plain(name) or 'place'} (of {sizes.get(name, 0) / UNITS:g})" for name in lacking
+        )
 
     def feasible(self, request: ResourceSet) -> bool:
         """Whether it would fit if nothing else ran."""
@@ -192,13 +249,15 @@ class ResourcePool:
         for name, amount in request.units.items():
             if self._free.get(name, 0) < amount:
                 return False
-        return GPU not in request.units or _pick_gpus(self._gpu_free, request.units[GPU]) is not None
+        gpu = _gpu_of(request)
+        return not gpu or _pick_gpus(self._cards[gpu], request.units[gpu]) is not None
 
     def acquire(self, request: ResourceSet) -> Allocation | None:
         """Take it all, or nothing. A share of a GPU comes from the fullest one that has room: others stay whole."""
         if not self.fits(request):
             return None
-        shares = _pick_gpus(self._gpu_free, request.units.get(GPU, 0))
+        gpu = _gpu_of(request)
+        shares = _pick_gpus(self._cards[gpu], request.units[gpu]) if gpu else None
         allocation = Allocation(request, tuple(shares or ()))
         self._move(allocation, -1)
         return allocation
@@ -208,8 +267,9 @@ class ResourcePool:
 
         The pool may be overdrawn by it; until the debt is paid nothing that asks for CPU fits.
         """
-        assert set(request) <= {CPU}, f"only CPU may be overdrawn, not {request}"
-        assert self.feasible(request), f"{request} was never acquired here"
+        assert all(map(_is_cpu, request)), f"only CPU may be overdrawn, not {request}"
+        known = (name for name in request if name in self._sizes)
+        assert self.feasible(request.only(*known)), f"{request} was never acquired here"
         allocation = Allocation(request)
         self._move(allocation, -1)
         return allocation
@@ -218,10 +278,43 @@ class ResourcePool:
         """Give back what `acquire` or `force_acquire` gave, or a part of it."""
         self._move(allocation, +1)
 
+    # -- bundles
+
+    def grow(self, bundle: int, allocation: Allocation) -> None:
+        """What `acquire` gave becomes the resources of this bundle. bundle: a number that none had before."""
+        assert bundle not in self._bundles, f"bundle {bundle} is here already"
+        self._bundles[bundle] = allocation.resources
+        sizes = {in_bundle(bundle, name): units for name, units in allocation.resources.units.items()}
+        for name, units in {**sizes, in_bundle(bundle, ""): PLACES}.items():
+            self._sizes[name] = self._free[name] = units
+            self._given[name] = 0
+        if allocation.gpu_shares:
+            cards = in_bundle(bundle, GPU)
+            self._card_sizes[cards], self._cards[cards] = dict(allocation.gpu_shares), dict(allocation.gpu_shares)
+
+    def shrink(self, bundle: int) -> None:
+        """The bundle has ended: nothing fits there any more, and what its workers still have is gone with it."""
+        resources = self._bundles.pop(bundle)
+        for name in (in_bundle(bundle, ""), *(in_bundle(bundle, name) for name in resources)):
+            del self._sizes[name], self._free[name], self._given[name]
+        self._cards.pop(in_bundle(bundle, GPU), None)
+        self._card_sizes.pop(in_bundle(bundle, GPU), None)
+
+    def in_bundles(self, name: str) -> int:
+        """How much of it belongs to bundles, in 1/10,000: others cannot wait for that."""
+        return sum(resources.units.get(name, 0) for resources in self._bundles.values())
+
+    def size(self, name: str) -> int:
+        """How much there is of it, free or not, in 1/10,000; the name may be a bundle's."""
+        return self._sizes.get(name, 0)
+
+    # -- views
+
     @property
     def available(self) -> dict[str, float]:
-        """Free amounts in whole units for views; an overdrawn one shows as 0."""
-        return {name: ResourceSet({name: max(0, free)}).get(name, 0) for name, free in self._free.items()}
+        """Free amounts of the machine in whole units for views; an overdrawn one shows as 0."""
+        free = self._free
+        return {name: ResourceSet({name: max(0, free[name])}).get(name, 0) for name in self.total.units}
 
     @property
     def taken(self) -> dict[str, int]:
@@ -233,33 +326,47 @@ class ResourcePool:
         return any(free < 0 for free in self._free.values())
 
     def validate(self) -> None:
-        for name, total in self.total.units.items():
-            assert self._free[name] + self._given[name] == total, f"{name}: free and given do not add up to the total"
+        for name, size in self._sizes.items():
+            assert self._free[name] + self._given[name] == size, f"{name}: free and given do not add up to the total"
             assert self._given[name] >= 0, f"more {name} came back than was given"
-            assert self._free[name] >= 0 or name == CPU, f"{name} is overdrawn"
-        assert self._free.keys() == self.total.units.keys(), "a resource came from nowhere"
-        assert all(0 <= free <= size for free, size in zip(self._gpu_free, self._gpu_sizes)), "a GPU is over-shared"
-        assert sum(self._gpu_free) == self._free.get(GPU, 0), "the GPUs' shares differ from the amount of GPU"
+            assert self._free[name] >= 0 or _is_cpu(name), f"{name} is overdrawn"
+        assert self._free.keys() == self._sizes.keys() == self._given.keys(), "a resource came from nowhere"
+        for name in self.total.units:
+            assert self._given[name] >= self.in_bundles(name), f"bundles have {name} that is free"
+        for cards, sizes in self._card_sizes.items():
+            free = self._cards[cards]
+            assert free.keys() == sizes.keys(), "a GPU came from nowhere"
+            assert all(0 <= free[index] <= size for index, size in sizes.items()), "a GPU is over-shared"
+            assert sum(free.values()) == self._free.get(cards, 0), "the GPUs' shares differ from the amount of GPU"
 
     def __repr__(self) -> str:
-        amounts = ", ".join(f"{free / UNITS:g} of {self.total[name]:g} {name}" for name, free in self._free.items())
+        amounts = ", ".join(f"{self._free[name] / UNITS:g} of {self.total[name]:g} {name}" for name in self.total.units)
         return f"<ResourcePool: {amounts} free>"
 
     def _move(self, allocation: Allocation, sign: int) -> None:
         for name, amount in allocation.resources.units.items():
+            if name not in self._free:
+                assert name.startswith(BUNDLE), f"{allocation} is another pool's"
+                continue  # of a bundle that has ended
             self._free[name] += sign * amount
             self._given[name] -= sign * amount
             assert self._given[name] >= 0, f"{allocation} came back twice, or is another pool's"
-        for index, share in allocation.gpu_shares:
-            self._gpu_free[index] += sign * share
+        if allocation.gpu_shares and (cards := self._cards.get(_gpu_of(allocation.resources))) is not None:
+            for index, share in allocation.gpu_shares:
+                cards[index] += sign * share
 
 
-def _pick_gpus(free: list[int], wanted: int) -> list[tuple[int, int]] | None:
+def _gpu_of(request: ResourceSet) -> str:
+    """By which name it asks for GPUs: the machine's or a bundle's; "" if it asks for none."""
+    return next(filter(_is_gpu, request.units), "")
+
+
+def _pick_gpus(free: Mapping[int, int], wanted: int) -> list[tuple[int, int]] | None:
     """(index, share) of the GPUs that a request gets, from the free share of each; None if they do not allow it."""
     if not wanted:
         return []
     if wanted < UNITS:
-        fullest_first = sorted((room, index) for index, room in enumerate(free) if room >= wanted)
+        fullest_first = sorted((room, index) for index, room in free.items() if room >= wanted)
         return [(fullest_first[0][1], wanted)] if fullest_first else None
-    whole = [(index, UNITS) for index, room in enumerate(free) if room == UNITS][: wanted // UNITS]
+    whole = [(index, UNITS) for index, room in free.items() if room == UNITS][: wanted // UNITS]
     return whole if len(whole) * UNITS == wanted else None

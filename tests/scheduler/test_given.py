@@ -57,7 +57,7 @@ def test_all_that_is_said_stands_in_the_demand() -> None:
 
 
 def test_the_bytes_of_a_demand_are_these() -> None:
-    strategy = "98c2c400c28080c400ffc2"
+    strategy = "99c2c400c28080c400ffc2c400"
     data = f"9981a3435055cb3ff0000000000000{strategy}80a0909000a0cb0000000000000000"
     assert encode(DemandGiven(ONE)).hex() == data
     assert decode(encode(FULL)) == FULL

@@ -147,6 +147,38 @@ def test_who_waits_for_a_gpu_does_not_keep_cpus_from_others() -> None:
     assert holders(machine.request(THIRD)) == [THIRD]
 
 
+def test_a_large_request_that_bundles_make_impossible_holds_nobody_up() -> None:
+    """A placement group has one of two CPUs for as long as its program likes."""
+    machine = Machine(CPU=2)
+    bundle = machine.pool.acquire(ResourceSet.of(ONE))
+    assert bundle is not None
+    machine.pool.grow(1, bundle)
+    machine.request(OTHER, 1, {"CPU": 2})
+    assert holders(machine.request(THIRD)) == [THIRD]
+
+
+def test_leases_in_a_bundle_wait_for_each_other_and_not_for_the_machine() -> None:
+    machine = Machine(CPU=2)
+    bundle = machine.pool.acquire(ResourceSet.of(ONE))
+    assert bundle is not None
+    machine.pool.grow(1, bundle)
+    inside = ResourceSet.of(ONE).in_bundle(1)
+    (first,) = machine.told(machine.book.request(DRIVER, 1, 1, inside, 0.0, within=b"group"))
+    assert first.request.within == b"group" and machine.book.leases_of("pg/1/") == [first]
+    assert not machine.told(machine.book.request(OTHER, 1, 1, inside, 0.0))
+    assert [request.holder for request in machine.book.waiting_for("pg/1/")] == [OTHER]
+    assert machine.asked == [DRIVER] and holders(machine.request(THIRD)) == [THIRD]
+    machine.block(first)
+    assert [lease.holder for lease in machine.book.leases_of("pg/1/")] == [DRIVER, OTHER]
+    machine.pool.release(bundle)
+    machine.pool.shrink(1)
+    machine.block(first, False)
+    for lease in machine.book.leases_of("pg/1/"):
+        assert lease.worker is not None
+        machine.told(machine.book.worker_gone(lease.worker, 1.0))
+    assert machine.pool.available == {"CPU": 1}
+
+
 # ---- blocked workers ----------------------------------------------------------------------------------------------
 
 

@@ -188,10 +188,81 @@ def test_two_shares_on_two_gpus_are_not_a_whole_one() -> None:
     assert pool.available["GPU"] == 0.8 and not pool.fits(of(GPU=0.5)) and not pool.fits(of(GPU=1))
 
 
-class PoolOfAMachine(RuleBasedStateMachine):
-    """Any order of acquiring, blocking, running again and dying keeps the books."""
+# -- bundles of placement groups -----------------------------------------------------------------------------------
 
-    running, blocked = Bundle("running"), Bundle("blocked")
+
+def test_what_a_bundle_has_is_for_what_runs_in_it_alone() -> None:
+    pool = ResourcePool(of(CPU=4, tpu=1))
+    bundle = pool.acquire(of(CPU=3))
+    assert bundle is not None
+    pool.grow(7, bundle)
+    assert not pool.fits(of(CPU=2)) and pool.fits(of(CPU=1))
+    inside = of(CPU=2).in_bundle(7)
+    assert inside.plain() == of(CPU=2)
+    taken = pool.acquire(inside)
+    assert taken is not None and not pool.fits(inside) and pool.fits(of(CPU=1).in_bundle(7))
+    assert pool.available == {"CPU": 1, "tpu": 1}, "views show the machine, not what is inside bundles"
+    assert pool.missing(of(CPU=4).in_bundle(7)) == "4 CPU (of 3)"
+    assert pool.in_bundles("CPU") == 3 * UNITS
+
+
+def test_a_worker_in_a_bundle_lends_its_cpus_to_its_group_only() -> None:
+    pool = ResourcePool(of(CPU=2))
+    bundle = pool.acquire(of(CPU=2))
+    assert bundle is not None
+    pool.grow(1, bundle)
+    parent = pool.acquire(of(CPU=2).in_bundle(1))
+    assert parent is not None
+    pool.release(parent.cpus())
+    assert not pool.fits(of(CPU=1))
+    child = pool.acquire(of(CPU=1).in_bundle(1))
+    assert child is not None
+    pool.force_acquire(parent.resources.cpus())
+    assert pool.overdrawn
+    pool.release(child)
+    pool.release(parent)
+    pool.validate()
+
+
+def test_gpus_of_a_bundle_are_those_that_it_got() -> None:
+    pool = ResourcePool(of(GPU=4))
+    first = pool.acquire(of(GPU=1))
+    bundle = pool.acquire(of(GPU=2))
+    assert first is not None and bundle is not None and bundle.gpus == (1, 2)
+    pool.grow(1, bundle)
+    assert gpus_of(pool.acquire(of(GPU=1).in_bundle(1))) == (1,)
+    assert gpus_of(pool.acquire(of(GPU=0.5).in_bundle(1))) == (2,)
+    assert gpus_of(pool.acquire(of(GPU=1))) == (3,)
+    assert not pool.fits(of(GPU=1).in_bundle(1))
+
+
+def test_what_still_runs_in_a_bundle_that_has_ended_gives_nothing_back() -> None:
+    pool = ResourcePool(of(CPU=2, GPU=1))
+    bundle = pool.acquire(of(CPU=1, GPU=1))
+    assert bundle is not None
+    pool.grow(1, bundle)
+    lease = pool.acquire(of(CPU=1, GPU=1).in_bundle(1))
+    assert lease is not None
+    pool.release(lease.cpus())
+    pool.release(bundle)
+    pool.shrink(1)
+    pool.force_acquire(lease.resources.cpus())
+    pool.release(lease)
+    assert pool.available == {"CPU": 2, "GPU": 1}
+    assert pool.missing(lease.resources)
+    pool.validate()
+
+
+def test_nobody_can_ask_by_name_for_what_is_in_a_bundle() -> None:
+    with pytest.raises(ConfigError, match="placement groups"):
+        parse_request(resources={"pg/1/CPU": 1})
+
+
+class PoolOfAMachine(RuleBasedStateMachine):
+    """Any order of acquiring, blocking, running again and dying keeps the books, in bundles and outside."""
+
+    running, blocked, bundles = Bundle("running"), Bundle("blocked"), Bundle("bundles")
+    numbers = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -217,13 +288,38 @@ class PoolOfAMachine(RuleBasedStateMachine):
 
     @rule(target=blocked, allocation=consumes(running))
     def block(self, allocation: Allocation) -> Allocation:
-        self.pool.release(allocation.only("CPU"))
+        self.pool.release(allocation.cpus())
         return allocation
 
     @rule(target=running, allocation=consumes(blocked))
     def run_again(self, allocation: Allocation) -> Allocation:
-        self.pool.force_acquire(allocation.resources.only("CPU"))
+        self.pool.force_acquire(allocation.resources.cpus())
         return allocation
+
+    @rule(target=bundles, cpu=st.integers(0, 2 * UNITS), gpu=st.sampled_from([0, UNITS // 2, UNITS, 2 * UNITS]))
+    def keep(self, cpu: int, gpu: int) -> tuple[int, Allocation]:
+        allocation = self.pool.acquire(ResourceSet({"CPU": cpu, "GPU": gpu}))
+        self.numbers += 1
+        if allocation is None:
+            return 0, Allocation(ResourceSet({}))
+        self.pool.grow(self.numbers, allocation)
+        return self.numbers, allocation
+
+    @rule(target=running, bundle=bundles, cpu=st.integers(0, UNITS), gpu=st.sampled_from([0, UNITS // 4, UNITS]))
+    def acquire_inside(self, bundle: tuple[int, Allocation], cpu: int, gpu: int) -> Allocation:
+        number, whole = bundle
+        allocation = self.pool.acquire(ResourceSet({"CPU": cpu, "GPU": gpu}).in_bundle(number))
+        if allocation is None:
+            return Allocation(ResourceSet({}))
+        assert set(allocation.gpus) <= set(whole.gpus) and bool(allocation.gpus) == bool(gpu)
+        return allocation
+
+    @rule(bundle=consumes(bundles))
+    def end(self, bundle: tuple[int, Allocation]) -> None:
+        number, allocation = bundle
+        if number:
+            self.pool.release(allocation)
+            self.pool.shrink(number)
 
     @rule(allocation=consumes(running))
     def finish(self, allocation: Allocation) -> None:
@@ -231,7 +327,7 @@ class PoolOfAMachine(RuleBasedStateMachine):
 
     @rule(allocation=consumes(blocked))
     def die_while_blocked(self, allocation: Allocation) -> None:
-        self.pool.release(allocation.without("CPU"))
+        self.pool.release(allocation.but_cpus())
 
     @invariant()
     def books_are_kept(self) -> None:
