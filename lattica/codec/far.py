@@ -193,10 +193,11 @@ class Taken(msgspec.Struct, array_like=True, tag=23, frozen=True):
 
 
 class Closed(msgspec.Struct, array_like=True, tag=24, frozen=True):
-    """The connection is over."""
+    """The connection is over. gone: so is the process that had it, and all that it told me has been said."""
 
     carrier: int
     reason: str = ""
+    gone: bool = False
 
 
 class Took(msgspec.Struct, array_like=True, tag=30, frozen=True):
@@ -219,6 +220,7 @@ class Want(msgspec.Struct, array_like=True, tag=32, frozen=True):
     """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`. now: at once."""
 
     object: bytes
+    now: bool = False
 
 
 class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
@@ -228,7 +230,6 @@ class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
     object: bytes
     size: int
     failed: bool = False
-    now: bool = False
     contains: list[bytes] = []
     data: bytes = b""
     holders: list[bytes] = []

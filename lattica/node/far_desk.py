@@ -62,7 +62,7 @@ shorter: one that is merely busy runs them twice."""
 PING_S = 1.0  # how often a node that has work of others, or of which it is asked, says something
 AGAIN_S = 0.5  # between two looks for a place for what waits
 SHORT_S = 0.05  # after something has changed that may make room
-HANDED_OVER_S = 10.0
+HANDED_OVER_S = 8.0
 """How long what was given to a process elsewhere is held after its connection has ended: its last messages may be on
 their way from a socket through that process to its node."""
 DEATH_S = 3.0
@@ -149,6 +149,7 @@ class Neighbour:
         self.workers: dict[int, Away] = {}  # their number -> it
         self.known: dict[tuple[int, int], int] = {}  # (their number of a process, worker) -> our number of it
         self.questions: dict[int, bool] = {}  # their requests that wait here -> whether for an actor
+        self.shown: set[int] = set()  # workers of ours that they know: they are told of the end of each
         self.doubtful = False  # their silence has cost them our tasks
 
     def __repr__(self) -> str:
@@ -184,6 +185,9 @@ class FarDesk:
         self.hosted: dict[int, Hosted] = {}
         self.leases: dict[int, Held] = {}
         self.wishes: dict[tuple[int, int], Wish] = {}
+        self.far_names: dict[int, dict[int, int]] = {}  # our number of a worker elsewhere -> as in its `Away.guests`
+        self.givers: dict[int, Client] = {}  # worker of ours that is an actor of others -> who gave it its arguments
+        self.silenced: set[int] = set()  # processes elsewhere that have ended, and whose last word has been heard
         self._jobs: dict[bytes, int] = {}  # of others and of ours -> our number
         self._papers: dict[int, far.JobIs] = {}  # our number -> what others are told
         self._submissions: dict[int, Submission] = {}  # our number -> what its token allows
@@ -794,6 +798,7 @@ class FarDesk:
             self.node.clients[number] = client
             self.node.store.joined(number, b"")
             self.proxies[number] = neighbour, theirs
+            self.far_names[number] = found.guests
         return found
 
     def _told_away(self, number: int, message: Any) -> None:
@@ -805,7 +810,7 @@ class FarDesk:
                 carrier = away.carriers.pop(client, None)
                 if carrier is not None:
                     carrier.drain()
-                    carrier.close("its process has ended")
+                    carrier.close("its process has ended", gone=client not in self.node.clients)
             case m.BecomeActor() | m.ActorRelease() | m.Exit():
                 data = frames.encode_one(message)
                 away.neighbour.link.send(far.ToWorker(away.theirs, number, data), len(data))
@@ -869,7 +874,9 @@ class FarDesk:
                 ),
             )  # fmt: skip
         self.node.actor_desk.away_died(away.client.number, message.how, message.stderr, message.out_of_memory)
+        self.silenced.add(away.client.number)
         self._away_gone(away, message.how)
+        self.silenced.discard(away.client.number)
 
     def _away_over(self, away: Away, how: str) -> None:
         """Its node is gone, or as good as."""
@@ -892,10 +899,15 @@ class FarDesk:
 
     def let_go_later(self, client: Client) -> None:
         """What was given to a process elsewhere is held a little longer: it may just be telling its node of it."""
-        self.node.loop.call_later(HANDED_OVER_S, self._let_go, client)
+        if client.number in self.silenced:
+            self.silenced.discard(client.number)
+            self._let_go(client)
+        else:
+            self.node.loop.call_later(HANDED_OVER_S, self._let_go, client)
 
     def _let_go(self, client: Client) -> None:
         self.proxies.pop(client.number, None)
+        self.far_names.pop(client.number, None)
         if not self.node.closing:
             self.node.store.gone(client, f"{client.name} is gone")
 
@@ -963,6 +975,7 @@ class FarDesk:
         if neighbour is None:
             return
         pid = self.node.workers.processes[worker].pid
+        neighbour.shown.add(worker)
         if neighbour.questions.pop(lease.request.number, False):
             self.hosted[worker] = Hosted(neighbour, worker)
         gpus = list(lease.allocation.gpus)
@@ -1013,6 +1026,7 @@ class FarDesk:
         self.node.clients[number] = client
         client.peers.add(worker)
         self.node.clients[worker].peers.add(number)
+        self.givers[worker] = client
         return number
 
     def _end_worker(self, neighbour: Neighbour, message: far.EndWorker) -> None:
@@ -1052,17 +1066,15 @@ class FarDesk:
     def worker_died(self, process: Process, death: Death) -> None:
         """A worker of ours is dead: those elsewhere who know it are told, after all that it had said."""
         worker = process.client
-        hosted = self.hosted.pop(worker, None)
+        self.hosted.pop(worker, None)
         lease = self.node.book.lease_of(worker)
-        knowing: dict[PeerId, Neighbour] = {}
-        if hosted is not None:
-            knowing[hosted.neighbour.peer] = hosted.neighbour
+        knowing = [neighbour for neighbour in self.neighbours.values() if worker in neighbour.shown]
         owner = self._by_client(lease.holder) if lease is not None else None
-        if owner is not None:
-            knowing[owner.peer] = owner
+        if (giver := self.givers.pop(worker, None)) is not None:
+            self.silenced.add(giver.number)
+            self.node.client_gone(giver, death.how)
         started, replies = 0, b""
         for guest in list(self._guests_of(worker)):
-            knowing[guest.neighbour.peer] = guest.neighbour
             if guest.neighbour is owner:
                 began, number, items = process.page.post_mortem(guest.client.number)
                 if began or number:
@@ -1070,7 +1082,8 @@ class FarDesk:
             guest.carrier.drain()
             guest.carrier.close(death.how)
             self._guest_gone(guest, death.how)
-        for neighbour in knowing.values():
+        for neighbour in knowing:
+            neighbour.shown.discard(worker)
             mine = neighbour is owner and lease is not None
             neighbour.link.send(
                 far.WorkerOver(
@@ -1123,6 +1136,7 @@ class FarDesk:
         entry.send(m.NewCaller(number, True), [theirs])
         client.peers.add(message.worker)
         entry.peers.add(number)
+        neighbour.shown.add(message.worker)
         neighbour.link.send(far.Opened(message.carrier, number))
 
     def _guest_gone(self, guest: Guest, why: str) -> None:
@@ -1154,8 +1168,13 @@ class FarDesk:
 
     def _closed(self, neighbour: Neighbour, message: far.Closed) -> None:
         carrier = neighbour.link.carriers.get(message.carrier)
-        if carrier is not None:
-            carrier.finish(message.reason)
+        if carrier is None:
+            return
+        if message.gone:
+            for guest in self.guests.values():
+                if guest.carrier is carrier:
+                    self.silenced.add(guest.client.number)
+        carrier.finish(message.reason)
 
 
 _MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"

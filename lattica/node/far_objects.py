@@ -66,6 +66,7 @@ class FarObjects:
         self._spans: dict[int, asyncio.Future[None]] = {}  # requests for room
         self._requests = 0
         self._map: ArenaMap | None = None
+        self._sweeping = False
         self._wanted: dict[bytes, PeerId] = {}  # asked of this node, and not told
         self._fetching: dict[bytes, asyncio.Task[None]] = {}
         self._seeking: dict[bytes, Seeking] = {}  # lent by nodes that are gone, and asked of others
@@ -87,6 +88,8 @@ class FarObjects:
                 self._perform(self._node.store.ledger.lost(message.object, "the process that gave it is long gone"))
             return
         neighbour, theirs = entry
+        if (names := self._desk.far_names.get(message.via)) is not None:  # a worker: it gave to our process by number
+            theirs = names.get(client.number, 0)
         effects, keep = self._node.store.ledger.borrow(
             client.number, message.object, neighbour.client.number, value=message.value
         )
@@ -240,6 +243,7 @@ class FarObjects:
         store, ledger, mine = self._node.store, self._node.store.ledger, self.client.number
         if not ledger.held(message.object) and not ledger.awaited(message.object):
             self._regions.free(offset)  # nobody wants it any more
+            self._sweep_soon()
             self._give_back(neighbour, message.contains)
             return
         for inner in message.contains:
@@ -322,7 +326,7 @@ class FarObjects:
                 if (region := self._sealed.pop(object_, None)) is not None:
                     self.blocks.withdraw(object_)
                     self._regions.free(region)
-                    self._loop.call_later(SPAN_ROUND_S, self._sweep)
+                    self._sweep_soon()
             case m.SpanWanted():
                 self._return(self._regions.empty_spans())
 
@@ -336,8 +340,16 @@ class FarObjects:
             future.set_exception(error)
 
     def _sweep(self) -> None:
+        self._sweeping = False
         if not self._node.closing:
             self._return(self._regions.sweep())
+            if self._regions.empty_spans():
+                self._sweep_soon()
+
+    def _sweep_soon(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SPAN_ROUND_S, self._sweep)
 
     def _return(self, spans: Sequence[tuple[int, int]]) -> None:
         for offset, size in list(spans):

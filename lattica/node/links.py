@@ -304,11 +304,11 @@ class Carrier:
 
     # -- the end
 
-    def close(self, reason: str = "") -> None:
-        """End it from this side; the other one is told."""
+    def close(self, reason: str = "", *, gone: bool = False) -> None:
+        """End it from this side; the other one is told. gone: the process has ended, and all that it said is read."""
         if not self.over:
             self.ended_here = True
-            self._link.send(far.Closed(self.number, reason))
+            self._link.send(far.Closed(self.number, reason, gone))
             self.end(reason)
 
     def finish(self, reason: str) -> None:
