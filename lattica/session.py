@@ -110,7 +110,9 @@ def init(
 ) -> Context:
     """Attach to this machine's node (`lattica start`), or start one that ends with this program.
 
-    address: None as said; "local" always starts one; "auto" never does.
+    address: None as said; "local" always starts one; "auto" never does. A ticket ("lat1…"), or a file with one, starts
+    a node that joins the ticket's mesh with this program and leaves with it; so does None where LATTICA_TICKET is set
+    and no node runs here. That node runs tasks of others only if `num_cpus` says how many.
     num_cpus, num_gpus, resources, object_store_memory (bytes): of a node that is started; an existing one has its own.
     preload: modules that workers should have imported before they start, such as ["torch"].
     runtime_env: what workers have around them, on every machine: "env_vars" (a dict), "working_dir" (a folder, whose
@@ -134,11 +136,14 @@ def init(
             raise AlreadyInitializedError()
         _say_ignored(others)
         environment, folder = _environment(runtime_env)
-        connection = None if address == "local" else _existing(address)
+        ticket = _ticket(address)
+        connection = None if address == "local" or (ticket and address) else _existing(address)
         process = None
         if connection is None:
             wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
-            connection, process = spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted)
+            connection, process = spawn_embedded(
+                num_cpus, num_gpus, resources or {}, object_store_memory, wanted, ticket=ticket
+            )
         else:
             _refuse_given(
                 connection,
@@ -197,11 +202,27 @@ def _begin(
         raise
 
 
+def _ticket(address: str | None) -> str:
+    """The text of the ticket that is meant; "" if none is. Raises ConfigError for one that is none."""
+    from_environ = address is None and bool(os.environ.get("LATTICA_TICKET", "").strip())
+    if not from_environ and (address in (None, "local", "auto") or os.path.isdir(str(address))):
+        return ""
+    if not from_environ and not str(address).lstrip().startswith("lat") and not os.path.exists(str(address)):
+        return ""  # `_existing` says what it may be
+    from lattica.mesh import ticket_text as texts
+
+    text = texts.read_text(address, os.environ, sys.stdin)
+    if text is None:
+        return ""
+    texts.unpack(text)
+    return "".join(text.split())
+
+
 def _existing(address: str | None) -> socket.socket | None:
     """A connection to this machine's node, if one runs."""
     if address is not None and address != "auto" and not os.path.isdir(address):
         raise ConfigError(
-            f"address={address!r} is neither 'local', 'auto' nor a data directory of a node of this machine"
+            f"address={address!r} is neither 'local', 'auto', a ticket, nor a data directory of a node of this machine"
         )
     if address in (None, "auto") and "LATTICA_JOB_BROKER" in os.environ:  # a node has started us as a job
         from lattica.node.job_process import attach_by_broker

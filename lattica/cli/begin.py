@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from lattica.cli import daemon, protection
-from lattica.cli.sizes import parse_size, size_text
+from lattica.cli.sizes import parse_duration, parse_size, size_text
 from lattica.cli.where import data_dir_option
 from lattica.errors import NodeDiedError
 from lattica.node import paths
@@ -74,6 +74,12 @@ def node_options(command: Command) -> Command:
                 metavar="BYTES",
                 help="Shared memory for objects, like 4GiB. [default: 30 % of RAM]",
             ),
+            click.option(
+                "--grace",
+                type=parse_duration,
+                metavar="TIME",
+                help="How long tasks of others may still run after SIGTERM. [default: 30s]",
+            ),
             click.option("--json", "as_json", is_flag=True, help="For machines: what is said, as one JSON object."),
         )
     ):
@@ -109,6 +115,7 @@ def begin(
     num_gpus: float | None,
     resources: dict[str, float] | None,
     object_store_memory: int | None,
+    grace: float | None,
     as_json: bool,
 ) -> None:
     """Start a node, say how that went, and with `block` wait for its end. ticket: its text; "": found or return.
@@ -134,6 +141,7 @@ def begin(
         listen=listen or None,
         name=name,
         labels=json.dumps(labels) if labels else None,
+        grace=grace,
     )
     if not block:
         _begin(options, where, ticket, None, named=data_dir is not None, as_json=as_json)

@@ -17,6 +17,7 @@ from lattica.errors import LatticaError
 VERBS = {
     "start": "Start this machine's node.",
     "stop": "End the node.",
+    "drain": "Let a node finish what it does for others, and end it.",
     "status": "Show what the node has and does.",
     "join": "Start this machine's node, in the mesh of a ticket.",
     "ticket": "Make a ticket, by which others join.",

@@ -251,6 +251,14 @@ class Stop(msgspec.Struct, array_like=True, tag=35, frozen=True):
     recursive: bool = True
 
 
+class Going(msgspec.Struct, array_like=True, tag=36, frozen=True):
+    """I go: fetch what you hold of mine and have not got; answered by `MayGo`."""
+
+
+class MayGo(msgspec.Struct, array_like=True, tag=37, frozen=True):
+    """I have what I want of yours."""
+
+
 class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
     """Tell me where this actor is, now and after each restart: `ActorAt`, or `ActorIsDown`."""
 
@@ -282,7 +290,7 @@ class ActorEnd(msgspec.Struct, array_like=True, tag=43, frozen=True):
 FarMessage = (
     JobIs | JobOver | AskLease | DropAsk | LeaseIs | LeaseNot | GiveBack | KillWorker | Wanted | WorkerOver | ToWorker
     | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
-    | Nowhere | Stop | ActorWanted | ActorAt | ActorIsDown | ActorEnd
+    | Nowhere | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -278,6 +278,10 @@ class FarDesk:
         for message in messages:
             self._handlers[type(message)](neighbour, message)
 
+    def answers(self, kind: type, answer: Any) -> None:
+        """Another desk hears messages of this kind: answer(neighbour, message)."""
+        self._handlers[kind] = answer
+
     def _told(self, peer: PeerId, message: Any) -> None:
         """What our desks tell another node, as a client of theirs."""
         neighbour = self.neighbours.get(peer)

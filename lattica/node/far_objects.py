@@ -141,6 +141,11 @@ class FarObjects:
             self._wanted[object_] = neighbour.peer
             neighbour.link.send(far.Want(object_))
 
+    def missing_of(self, neighbour: Neighbour) -> list[bytes]:
+        """What it lends us, and has a value, and is not here."""
+        lent = self._node.store.ledger.lent_by(neighbour.client.number)
+        return [object_ for object_ in lent if len(object_) != ACTOR_ID_BYTES]
+
     def want(self, neighbour: Neighbour, message: far.Want) -> None:
         """They want to know where it lies; we may have to ask on."""
         if message.now and self._node.store.ledger.place(message.object) is None:

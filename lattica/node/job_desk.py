@@ -98,7 +98,7 @@ class JobDesk:
 
     def shutdown(self, client: Client, message: m.Shutdown) -> None:
         if message.node and client.kind == COMMAND:
-            self._node.close(signal.SIGTERM)
+            self._node.end(signal.SIGTERM)
         elif not message.node and client.kind == DRIVER:
             self.end(self._node.jobs[client.job], farewell=True)
         else:

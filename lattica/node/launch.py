@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from lattica.node.spawn import NODE_BOOT, ROOT
+from lattica.node.spawn import NODE_BOOT, ROOT, SECRET_VARIABLES
 
 
 def spawn_embedded(
@@ -19,11 +19,12 @@ def spawn_embedded(
     object_store_memory: int | None,
     preload: Iterable[str] = (),
     hide: Sequence[str] = (),
+    ticket: str = "",
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Start a node that serves this process alone and ends with it: (the connection to it, the process).
 
     None: let the node count or decide. preload: modules that this program has loaded and workers will want ("numpy").
-    hide: folders that workers may not see, for a node that has secrets.
+    hide: folders that workers may not see, for a node that has secrets. ticket: of the mesh that the node joins.
     The process's `stderr` is a file in memory: it says why the node failed, should the connection end before `Welcome`.
     """
     ours, theirs = socket.socketpair()
@@ -40,14 +41,26 @@ def spawn_embedded(
     ):
         if value is not None:
             command += [option, str(value)]
+    passed = [theirs.fileno()]
+    environ = None
+    if ticket:  # by a pipe: arguments and variables can be seen
+        read, write = os.pipe()
+        with open(write, "wb") as pipe:
+            pipe.write(ticket.encode())
+        passed.append(read)
+        command += ["--ticket-fd", str(read)]
+        environ = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     with theirs:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=said,
-            pass_fds=(theirs.fileno(),),
+            pass_fds=passed,
             start_new_session=True,  # Ctrl-C in the user's terminal is the driver's alone
+            env=environ,
         )
+    for fd in passed[1:]:
+        os.close(fd)
     process.stderr = os.fdopen(said, "rb")
     return ours, process

@@ -1,6 +1,7 @@
 """The node process: read the command line, start the zygote, then everything else.
 
     embedded  --attach-fd FD           one driver, connected already; the node ends with it
+    guest     --attach-fd, --ticket-fd likewise, in the mesh of a ticket
     daemon    --data-dir DIR           listens on a unix socket, and to other nodes; says on --ready-fd how it went;
                                        reads a ticket from --ticket-fd; ends on SIGTERM
 
@@ -25,18 +26,20 @@ def main(argv: list[str], paths: str = "") -> None:
     for option in ("--attach-fd", "--ready-fd", "--ticket-fd"):
         if option in argv:
             os.set_inheritable(int(argv[argv.index(option) + 1]), False)
-    if "--attach-fd" not in argv:
+    if "--attach-fd" not in argv or "--ticket-fd" in argv:
         _signal.signal(_signal.SIGTERM, _leave)  # until the loop takes it: what has begun by then is tidied up
     else:
         preload = argv[argv.index("--preload") + 1] if "--preload" in argv else ""
         hidden = _fingerprints(argv[argv.index("--hide") + 1]) if "--hide" in argv else NOTHING_HIDDEN
         zygote = spawn_zygote(sys.executable, paths, [name for name in preload.split(",") if name], hidden)
 
-    from lattica.node.run import parse_options, run_daemon, run_embedded
+    from lattica.node.run import parse_options, run_daemon, run_embedded, run_guest
 
     options = parse_options(argv)
     if zygote is not None:
         run_embedded(options, paths, zygote)
+    elif options.attach_fd is not None:
+        run_guest(options, paths)
     else:
         run_daemon(options, paths)
 

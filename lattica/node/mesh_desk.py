@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
 from lattica.codec import messages as m
-from lattica.errors import ConfigError, InternalError, LatticaError, NodeDiedError
+from lattica.errors import ConfigError, InternalError, LatticaError, NodeDiedError, PeerUnreachableError
 from lattica.mesh import credentials
 from lattica.mesh.addresses import DEFAULT_PORT
 from lattica.mesh.identity import PEER_ID_BYTES, PEER_ID_CHARS, PeerId, parse_peer, peer_text, short_peer
@@ -58,6 +58,7 @@ MET_MAX_S = 30.0  # longest that `met` waits
 MET_WAIT_S = {"joined": 6.0, "returned": 2.0}
 """How long who started this node waits for another peer to answer: who joins wants to know, who returns may be the
 first."""
+MEET_S = 3.0  # for the table to come once there is a session
 MET_TOLD_MAX = 100  # peers and troubles that it is told of, in a pipe that takes 64 KiB
 STOP_S = 1.0  # for sessions to end politely
 HOW = {"founded": "founds", "joined": "joins", "returned": "returns to"}
@@ -74,6 +75,7 @@ class Wish:
     listen: str = ""
     name: str = ""
     labels: Mapping[str, str] | None = None
+    ephemeral: bool = False  # a driver's own node, which goes with it
 
     def __repr__(self) -> str:
         return f"<Wish: {'a ticket, ' if self.ticket else ''}listen {self.listen or 'by default'}>"
@@ -154,7 +156,9 @@ class MeshDesk:
             desk.notes.append(note)
             log.warning("%s", note)
         peer.serve(DialBack(peer), offered=False)
-        peer.gossip.describe(labels=desk.labels, python=[PYTHON])
+        peer.gossip.describe(labels=desk.labels, python=[PYTHON], ephemeral=wish.ephemeral)
+        if wish.ephemeral:
+            peer.gossip.directory.reachable([])  # others need not find anything here
         peer.gossip.watch_members(desk._member_changed)
         peer.on_stop = desk.stopped_by_itself
         log.info(
@@ -326,6 +330,20 @@ class MeshDesk:
         """For whoever started this node."""
         met = await self._met({"wait_s": MET_WAIT_S.get(self.how, 0.0)})
         return met | {name: met[name][:MET_TOLD_MAX] for name in ("peers", "troubles")}
+
+    async def meet(self) -> None:
+        """Return when another member is known. Raises PeerUnreachableError if none answers in time."""
+        met = await self.met()
+        until = self._loop.time() + MEET_S
+        membership = self.peer.gossip.community.membership
+        while self._sessions() and len(membership.living) < 2 and self._loop.time() < until:
+            await asyncio.sleep(0.02)
+        if not self._sessions():
+            why = "; ".join(str(one["why"]) for one in met["troubles"]) or "it names nobody who could be asked"
+            raise PeerUnreachableError(
+                f"nobody of the ticket's mesh answers: {why}",
+                do_next="start a node there, or take a newer ticket of a node that runs",
+            )
 
     async def _met(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"wait_s": seconds}."""

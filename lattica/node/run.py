@@ -34,6 +34,7 @@ from lattica.scheduler.resources import ResourceSet, parse_request
 if TYPE_CHECKING:
     from asyncio import Future
 
+    from lattica.node.drain import Drain
     from lattica.node.far_desk import FarDesk
     from lattica.node.mesh_desk import MeshDesk
 
@@ -48,6 +49,7 @@ LISTEN_VARIABLE = "LATTICA_LISTEN"
 """Environment variable: what --listen is by default."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
+FREE_PORT = ":0"
 TICKET_MAX_BYTES = 64 << 10  # ours have 3 KB; a pipe holds no more
 
 
@@ -67,13 +69,14 @@ class Options(msgspec.Struct, frozen=True):
     ticket_fd: int | None = None  # reads the ticket: an argument could be seen by every user of the machine
     name: str = ""
     labels: Mapping[str, str] = {}
+    grace_s: float = 30.0  # for tasks of others, after SIGTERM
 
 
 def parse_options(argv: list[str]) -> Options:
     """Pairs of option and value. Raises ConfigError for one that cannot be."""
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
-        "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels",
+        "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -104,6 +107,7 @@ def parse_options(argv: list[str]) -> Options:
             ticket_fd=int(given["--ticket-fd"]) if "--ticket-fd" in given else None,
             name=given.get("--name", ""),
             labels=labels,
+            grace_s=float(given.get("--grace", "30")),
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -132,6 +136,75 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, in
     finally:
         os.write(said, last_words(session.path))
         session.close(remove=True)
+
+
+def run_guest(options: Options, import_paths: str) -> None:
+    """Serve the driver at the other end of `attach_fd` in the mesh of a ticket, under a key of its own, and leave with
+    it. The driver hears `Welcome` as soon as another member is known."""
+    assert options.attach_fd is not None
+    session = paths.open_session(paths.embedded_sessions(), keep=0)
+    said = os.dup(2)
+    try:
+        _serve_guest(options, import_paths, session)
+    except LatticaError as error:
+        os.dup2(said, 2)
+        sys.exit(str(error))
+    except BaseException:
+        os.dup2(said, 2)
+        raise
+    finally:
+        os.write(said, last_words(session.path))
+        session.close(remove=True)
+
+
+def _serve_guest(options: Options, import_paths: str, session: paths.Session) -> None:
+    import uvloop
+
+    from lattica.node.confine import hide_memory
+
+    assert options.attach_fd is not None
+    identity = paths.identity_dir(session.path)
+    os.mkdir(identity, mode=0o700)
+    hidden = _fingerprints([identity, *options.hide])
+    zygote = _begin_zygote(options, import_paths, hidden)
+    hide_memory()
+    ticket = _read_ticket(options.ticket_fd)
+    driver = socket.socket(fileno=options.attach_fd)
+    _log_to(os.path.join(session.path, NODE_LOG))
+
+    from lattica.node.mesh_desk import MeshDesk, Wish
+
+    loop = uvloop.new_event_loop()
+    nodes: list[Node] = []
+
+    def ended(error: LatticaError) -> None:
+        log.critical("%s: %s", type(error).__name__, error)
+        for node in nodes:
+            node.close(signal.SIGTERM)
+
+    wish = Wish(ticket, options.listen or FREE_PORT, options.name, options.labels, ephemeral=True)
+    mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
+    try:
+        loop.run_until_complete(mesh.meet())
+    except BaseException:
+        loop.run_until_complete(mesh.stop())
+        raise
+    node, arena = _compose(
+        loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=True, data_dir=session.path
+    )
+    node.mesh = mesh
+    node.far = loop.run_until_complete(_far(node, mesh))
+    node.drain = loop.run_until_complete(_runs(node, mesh, node.far))
+    assert node.runs is not None, "it has just begun"
+    node.runs.draining = True  # others' jobs would end with this one
+    mesh.offer(node.settings.resources.to_dict() if options.num_cpus else {}, node.load)
+    nodes.append(node)
+    node.workers.zygotes.adopt(sys.executable, *zygote)
+    node.accept(driver)
+    loop.add_signal_handler(signal.SIGTERM, node.close, signal.SIGTERM)
+    loop.run_forever()
+    loop.run_until_complete(mesh.stop())
+    arena.close()
 
 
 def run_daemon(options: Options, import_paths: str) -> None:
@@ -198,7 +271,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
     node.mesh = mesh
     node.far = loop.run_until_complete(_far(node, mesh))
-    loop.run_until_complete(_runs(node, mesh))
+    node.drain = loop.run_until_complete(_runs(node, mesh, node.far))
     mesh.offer(node.settings.resources.to_dict(), node.load)
     nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
@@ -206,7 +279,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, node.close, signal.SIGTERM)
+        loop.add_signal_handler(number, node.drain.begin, options.grace_s, "it was told to end by a signal")
 
     def ready() -> None:
         pid = os.getpid()
@@ -275,15 +348,29 @@ async def _far(node: Node, mesh: MeshDesk) -> FarDesk:
     return FarDesk(node, mesh, Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8))))
 
 
-async def _runs(node: Node, mesh: MeshDesk) -> None:
-    """Jobs that are submitted to this node, or go on here."""
+async def _runs(node: Node, mesh: MeshDesk, far: FarDesk) -> Drain:
+    """Jobs that are submitted to this node, or go on here; and its way out."""
+    from lattica.codec.far import Going, MayGo
+    from lattica.node.drain import Drain
     from lattica.node.job_runs import JobRuns
 
     node.runs = JobRuns(node, mesh)
+    drain = Drain(node, mesh, far)
+    far.answers(Going, drain.going)
+    far.answers(MayGo, drain.may_go)
+    return drain
 
 
 def _compose(
-    loop: Loop, options: Options, node_id: bytes, session_dir: str, import_paths: str, hidden: str, *, embedded: bool
+    loop: Loop,
+    options: Options,
+    node_id: bytes,
+    session_dir: str,
+    import_paths: str,
+    hidden: str,
+    *,
+    embedded: bool,
+    data_dir: str = "",
 ) -> tuple[Node, Arena]:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # five per worker; the zygote has what the user had
@@ -296,7 +383,7 @@ def _compose(
         resources=_resources(options, memory.total - store_bytes),
         embedded=embedded,
         paths=import_paths,
-        data_dir="" if embedded else options.data_dir,
+        data_dir=data_dir if embedded else options.data_dir,
         hidden=hidden,
         labels=options.labels,
         gpus=gpus.detect() or (gpus.believed() if options.num_gpus else ()),

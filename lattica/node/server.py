@@ -45,6 +45,7 @@ from lattica.scheduler.load import Load
 from lattica.scheduler.resources import ResourcePool, ResourceSet
 
 if TYPE_CHECKING:
+    from lattica.node.drain import Drain
     from lattica.node.far_desk import FarDesk
     from lattica.node.job_runs import JobRuns
     from lattica.node.mesh_desk import MeshDesk
@@ -113,6 +114,8 @@ class Node:
         self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
         self.far: FarDesk | None = None  # likewise
         self.runs: JobRuns | None = None  # likewise
+        self.drain: Drain | None = None  # likewise
+        self.draining = False  # it takes nothing new
         self.closing = False
         self._numbers, self._job_numbers = count(1), count(1)
         self._timer: Timer | None = None
@@ -313,7 +316,7 @@ class Node:
             self.logs.collector.job_ended(client.job)
             self.job_desk.forget(self.jobs[client.job])
             if self.settings.embedded:
-                self.close()
+                self.end()
 
     # -- workers
 
@@ -406,9 +409,18 @@ class Node:
 
     def load(self) -> Load:
         """What of it is taken, for other nodes."""
-        return Load(self.resources.taken, self.book.waiting, draining=self.closing)
+        return Load(self.resources.taken, self.book.waiting, draining=self.closing or self.draining)
 
     # -- the end
+
+    def end(self, last_signal: int = signal.SIGKILL) -> None:
+        """Hand over what other nodes need, for a moment, and close."""
+        if self.drain is None or self.closing or self.drain.draining:
+            self.close(last_signal)
+            return
+        from lattica.node import drain
+
+        self.drain.leave(drain.GUEST_S if self.settings.embedded else drain.STOP_S)
 
     def close(self, last_signal: int = signal.SIGKILL) -> None:
         """End every connection and every process of ours; the loop stops when they are gone. last_signal: SIGTERM lets
@@ -418,6 +430,8 @@ class Node:
         self.closing = True
         if self._timer is not None:
             self._timer.cancel()
+        if self.drain is not None:
+            self.drain.close()
         if self.runs is not None:
             self.runs.close()
         if self.far is not None:

@@ -1,0 +1,68 @@
+"""lattica.init(ticket): a program that joins a mesh for as long as it runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.e2e.conftest import Script, eventually
+from tests.e2e.machines import Machine
+
+GUEST = """
+import os, sys, time
+import lattica
+
+lattica.init(sys.argv[1] if len(sys.argv) > 1 else None)
+
+@lattica.remote(scheduling_strategy="SPREAD")
+def where():
+    time.sleep(0.3)
+    return lattica.get_runtime_context().get_node_id()
+
+print(len(set(lattica.get([where.remote() for _ in range(6)], timeout=20))))
+
+@lattica.remote
+def keys():
+    import glob
+    return [path for path in glob.glob(os.environ["TMPDIR"] + "/lattica-*/sessions/*/identity/*")]
+
+print(lattica.get(keys.options(num_cpus=0).remote(), timeout=20))
+"""
+
+
+def run(script: Script, folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "guest.py"
+    path.write_text(GUEST)
+    env = os.environ | {"LATTICA_DATA_DIR": str(folder / "no node")} | environ
+    return subprocess.run([sys.executable, str(path), *words], capture_output=True, text=True, timeout=40, env=env)
+
+
+def test_a_program_joins_by_a_ticket_uses_the_mesh_and_leaves_with_a_word(
+    machine: Callable[[str], Machine], script: Script, tmp_path: Path
+) -> None:
+    one = machine("one")
+    one.start()
+    ticket = tmp_path / "ticket.txt"
+    ticket.write_text(one.ticket())
+    for words, environ in (((ticket.read_text(),), {}), ((str(ticket),), {}), ((), {"LATTICA_TICKET": str(ticket)})):
+        done = run(script, tmp_path, *words, **environ)
+        assert (done.returncode, done.stdout) == (0, "2\n[]\n"), done.stderr
+    states = [(row["state"], row["resources"]) for row in one.members() if not row["this_node"]]
+    assert eventually(lambda: len([row for row in one.members() if row["state"] == "left"]) == 3), states
+    assert all(resources == {} for _, resources in states), "it offers nothing to others"
+
+
+def test_a_ticket_of_a_mesh_that_is_gone_says_so(
+    machine: Callable[[str], Machine], script: Script, tmp_path: Path
+) -> None:
+    one = machine("one")
+    one.start()
+    ticket = one.ticket()
+    one.ok("stop")
+    done = run(script, tmp_path, ticket)
+    assert done.returncode != 0 and "nobody of the ticket's mesh answers" in done.stderr
+    cut = run(script, tmp_path, ticket[:-5])
+    assert cut.returncode != 0 and "cut or mistyped" in cut.stderr
