@@ -24,7 +24,19 @@ CPU = {"CPU": 1.5}
 
 EXAMPLES: list[Any] = [
     far.JobIs(
-        JOB, b"token", PEER, "/usr/bin/python3", "3.11", ["/lib"], "/home/u", "train.py", "space", False, ["torch"]
+        JOB,
+        b"token",
+        PEER,
+        "/usr/bin/python3",
+        "3.11",
+        ["/lib"],
+        "/home/u",
+        "train.py",
+        "space",
+        False,
+        ["torch"],
+        {"A": "b"},
+        [("working_dir", "bafk")],
     ),
     far.JobOver(JOB, True),
     far.AskLease(7, JOB, CPU, 2.5, False, "step", True),
@@ -51,6 +63,8 @@ EXAMPLES: list[Any] = [
     far.Here(OBJECT, 5, True, [OBJECT, ACTOR], b"bytes", [PEER]),
     far.Nowhere(OBJECT, "worker 3, killed by SIGKILL", "train.py:48"),
     far.Stop(OBJECT, True, False),
+    far.Going(),
+    far.MayGo(),
     far.ActorWanted(ACTOR),
     far.ActorAt(ACTOR, 2, PEER, 3),
     far.ActorIsDown(b"message"),
