@@ -274,7 +274,7 @@ class _Creation:
         self.namespace: str = given.get("namespace") or runtime.namespace
         self.detached = given.get("lifetime") == "detached"
         self.resources = options.resources(given, 0)
-        self.where = options.where(given, 0)
+        self.where = options.where(given, 0, runtime.within)
 
     def start(self) -> ActorHandle:
         runtime, given = self.runtime, self.cls._options

@@ -126,13 +126,32 @@ def demand(options: Mapping[str, Any], default_cpus: float, python: str = "") ->
     )
 
 
-def where(options: Mapping[str, Any], default_cpus: float) -> bytes:
-    """What the options say of the place, for the node; empty if they say nothing. Raises ConfigError."""
+def where(options: Mapping[str, Any], default_cpus: float, within: bytes = b"") -> bytes:
+    """What the options say of the place, for the node; empty if they say nothing. within: the bundle that the caller
+    runs in. Raises ConfigError."""
+    if within:
+        options = {**options, "scheduling_strategy": _captured(options.get("scheduling_strategy"), within)}
     if all(options.get(name) in (None, "DEFAULT", {}, ()) for name in PLACE):
         return b""
     from lattica.scheduler.given import encode
 
     return encode(demand(options, default_cpus))
+
+
+def _captured(value: Any, within: bytes) -> Any:
+    """A strategy, in a caller whose group may take what it calls: that is said with no strategy, and goes on down."""
+    from msgspec.structs import replace
+
+    from lattica.scheduler.given import ANY_BUNDLE, decode_within
+
+    own = decode_within(within)
+    if not own.captures:
+        return value
+    if value is None:
+        return replace(own, bundle=ANY_BUNDLE)
+    if getattr(value, "placement_group_capture_child_tasks", False) is None and value.placement_group is not None:
+        return replace(value.to_wire(), captures=True)
+    return value
 
 
 def strategy(value: Any) -> StrategyGiven:
@@ -141,6 +160,8 @@ def strategy(value: Any) -> StrategyGiven:
 
     if value is None:
         return StrategyGiven()
+    if isinstance(value, StrategyGiven):  # of the caller's own group
+        return value
     if isinstance(value, str) and value in (DEFAULT, SPREAD):
         return StrategyGiven(spread=value == SPREAD)
     given = value.to_wire() if callable(getattr(value, "to_wire", None)) else None

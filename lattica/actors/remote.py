@@ -26,7 +26,8 @@ class RemoteFunction:
         self._function = function
         self._options = options.check(given, options.TASK, "a task")
         self._key = key or os.urandom(KEY_BYTES)
-        self._runtime: Runtime | None = None  # the session that the fields below belong to
+        self._runtime: Runtime | None = None  # the session, and the group in it, that the fields below belong to
+        self._within = b""
         self._lane: Lane = None  # type: ignore[assignment]
         self._returns = options.num_returns(self._options)
         retries = self._options.get("max_retries")
@@ -54,7 +55,7 @@ class RemoteFunction:
         Raises SerializationError, ObjectStoreFullError.
         """
         runtime = current.get()
-        if runtime is not self._runtime:
+        if runtime is not self._runtime or runtime.within is not self._within:
             self._enter(runtime)
         if args or kwargs:
             body, deps, at = encode_arguments(runtime, args, kwargs, self._name)
@@ -81,9 +82,10 @@ class RemoteFunction:
             code = values.dumps(self._function, f"function {self._name}")
             runtime.tasks.exports[self._key] = runtime.objects.small_or_stored(code)
         with runtime.lock:
-            wanted, given = options.resources(self._options, 1), options.where(self._options, 1)
+            within = runtime.within
+            wanted, given = options.resources(self._options, 1), options.where(self._options, 1, within)
             self._lane = runtime.tasks.lane(wanted, self._retries != 0, given)
-        self._runtime = runtime
+        self._runtime, self._within = runtime, within
 
 
 def _revive(function: Any, given: dict[str, Any], key: bytes) -> RemoteFunction:

@@ -62,6 +62,9 @@ class Runtime:
         self.calls = Calls(self)
         self.answers: dict[int, Any] = {}
         self._expected: dict[int, Callable[[Any], None]] = {}
+        self._promised: dict[int, ObjectRef] = {}  # requests whose answer becomes the value of a ref
+        self.within = b""  # worker: the bundle of a placement group that it runs in
+        self.data = False  # of results, data is taken and nothing else, where the program does not say otherwise
         self.node_died_at: float | None = None
         self.refusal = ""  # why the node let us go, if it said so
         self.inquest: Callable[[], tuple[str, str]] = lambda: ("", "")  # how the node ended, and the end of its log
@@ -93,6 +96,7 @@ class Runtime:
             m.ClientGone: self._client_gone,
             m.CancelWanted: self._cancel_for_another,
             m.Refused: self._refused,
+            m.InGroup: self._in_group,
         }
         releases.poke = self._poke
         self._stream = Stream(node, m.FromNode, takes_fds=True)
@@ -151,9 +155,10 @@ class Runtime:
         self.tasks.died()
         self.calls.died()
         failure = self.failure(self.node_died_error())
-        for ref in list(self.objects.table.values()):
+        for ref in [*self.objects.table.values(), *self._promised.values()]:
             if ref._value is None:
                 self.objects.settle(ref, failure)
+        self._promised.clear()
         hook = self.extra.get(type(None))
         if hook is not None:
             hook(None)
@@ -201,6 +206,28 @@ class Runtime:
             self.answers[message.request] = message
         else:
             then(message)
+
+    def promise(self, message: Any, then: Callable[[Any], Any]) -> ObjectRef:
+        """A ref whose value `then` makes of the node's answer to this, with the lock held: a kept value. Without the
+        lock."""
+        ref, request = self.new_ref(), message.request
+
+        def answered(answer: Any) -> None:
+            del self._promised[request]
+            self.objects.settle(ref, then(answer))
+
+        with self.lock:
+            if self.node_died_at is not None:
+                self.objects.settle(ref, self.failure(self.node_died_error()))
+                return ref
+            self._promised[request] = ref
+            self.expect(request, answered)
+            self.tell_node(message)
+            self.reactor.flush()
+        return ref
+
+    def _in_group(self, message: m.InGroup) -> None:
+        self.within = message.within
 
     def state(self, what: str) -> Any:
         """What the node says of itself: see `StateRequest`."""

@@ -8,6 +8,7 @@ It ends with the session, and with it everything that it speaks of: both sides t
     either way          Open, Carry, Taken, Closed           a connection between a process here and a worker there
                         Took, Returned, Want, Here, Nowhere, Stop      objects, as `node.far_objects` tells
                         ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
+                        Group...                         placement groups, as `node.group_desk` tells
 
 Rules of this file. As in `codec.messages`: arrays, the tag first, tags only appended, fields only added at the end with
 a default. Numbers of workers, leases, carriers and proxies are the sender's own unless a comment says otherwise; what
@@ -61,6 +62,7 @@ class AskLease(msgspec.Struct, array_like=True, tag=3, frozen=True):
     retryable: bool = True
     name: str = ""
     actor: bool = False
+    within: bytes = b""  # the bundle that it runs in: a `scheduler.given.StrategyGiven`, encoded
 
 
 class DropAsk(msgspec.Struct, array_like=True, tag=4, frozen=True):
@@ -287,10 +289,89 @@ class ActorEnd(msgspec.Struct, array_like=True, tag=43, frozen=True):
     no_restart: bool = True
 
 
+class GroupReserve(msgspec.Struct, array_like=True, tag=70, frozen=True):
+    """Reserve these bundles of a placement group of mine. The next six: as in `scheduler.reservations`."""
+
+    group: bytes
+    attempt: int
+    job: bytes
+    bundles: list[tuple[int, dict[str, float]]]
+
+
+class GroupCommit(msgspec.Struct, array_like=True, tag=71, frozen=True):
+    """Keep them, or keep them longer."""
+
+    group: bytes
+    attempt: int
+    token: int
+
+
+class GroupAbort(msgspec.Struct, array_like=True, tag=72, frozen=True):
+    """They are free again, and what runs in them is to be ended."""
+
+    group: bytes
+    attempt: int
+
+
+class GroupReserved(msgspec.Struct, array_like=True, tag=73, frozen=True):
+    """They are yours for seconds."""
+
+    group: bytes
+    attempt: int
+    token: int
+
+
+class GroupDenied(msgspec.Struct, array_like=True, tag=74, frozen=True):
+    """They do not fit here now."""
+
+    group: bytes
+    attempt: int
+    reason: str
+
+
+class GroupCommitted(msgspec.Struct, array_like=True, tag=75, frozen=True):
+    """They are kept."""
+
+    group: bytes
+    attempt: int
+
+
+class GroupExpired(msgspec.Struct, array_like=True, tag=76, frozen=True):
+    """They are not, or no longer."""
+
+    group: bytes
+    attempt: int
+
+
+class GroupWatch(msgspec.Struct, array_like=True, tag=77, frozen=True):
+    """Tell me of this group of yours, now and whenever it changes: `GroupIs`."""
+
+    group: bytes
+
+
+class GroupIs(msgspec.Struct, array_like=True, tag=78, frozen=True):
+    """What is known of a group of mine. state: as in `node.group_desk`. nodes: of each bundle; empty: none yet."""
+
+    group: bytes
+    state: str
+    reason: str = ""
+    name: str = ""
+    strategy: str = ""
+    bundles: list[dict[str, float]] = []
+    nodes: list[bytes] = []
+
+
+class GroupEnd(msgspec.Struct, array_like=True, tag=79, frozen=True):
+    """Somebody here wants this group of yours removed."""
+
+    group: bytes
+
+
 FarMessage = (
     JobIs | JobOver | AskLease | DropAsk | LeaseIs | LeaseNot | GiveBack | KillWorker | Wanted | WorkerOver | ToWorker
     | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
-    | Nowhere | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd
+    | Nowhere | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
+    | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -304,6 +304,35 @@ class FromAfar(msgspec.Struct, array_like=True, tag=29):
     value: bool = False
 
 
+class GroupCreate(msgspec.Struct, array_like=True, tag=30):
+    """Keep these bundles for a placement group of mine, which my job's end ends; answered by `State`: {} or
+    {"error": words}. strategy: as in `scheduler.bundles.Pattern`."""
+
+    request: int
+    group: bytes
+    bundles: list[dict[str, float]]
+    strategy: str
+    name: str = ""
+
+
+class GroupRemove(msgspec.Struct, array_like=True, tag=31):
+    """End this group, and what runs in it. owner: the node that has made it."""
+
+    group: bytes
+    owner: bytes
+
+
+class GroupWanted(msgspec.Struct, array_like=True, tag=32):
+    """How is this group (of that owner; of that name; neither: all that are known here)? Answered by `State`: a list of
+    what `node.group_desk` tells. ready: as soon as it has all its bundles, or never will."""
+
+    request: int
+    group: bytes = b""
+    owner: bytes = b""
+    name: str = ""
+    ready: bool = False
+
+
 # -- node -> client --------------------------------------------------------------------------------------------------
 
 
@@ -558,6 +587,13 @@ class MeshAnswer(msgspec.Struct, array_like=True, tag=67):
     error: dict[str, object] = {}
 
 
+class InGroup(msgspec.Struct, array_like=True, tag=68):
+    """Worker: what you run from now on runs in this bundle of a placement group, a `scheduler.given.StrategyGiven`,
+    encoded; empty: in none."""
+
+    within: bytes
+
+
 # -- node <-> zygote -------------------------------------------------------------------------------------------------
 
 
@@ -673,13 +709,13 @@ FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
     | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest | Unheard
-    | FromAfar
+    | FromAfar | GroupCreate | GroupRemove | GroupWanted
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied
     | LeaseWanted | LeaseLost | ActorAccepted | ActorRefused | ActorConnected | ActorDown | ActorFound | State
     | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone | CancelWanted
-    | MeshAnswer
+    | MeshAnswer | InGroup
 )  # fmt: skip
 ToZygote = Fork | Import
 FromZygote = Forked | Exited | Confined

@@ -230,6 +230,8 @@ class ActorDesk:
         self._needs[number] = actor_id, incarnation
         resources = plan.resources
         assert isinstance(resources, ResourceSet)
+        if plan.given and self._node.groups.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given):
+            return
         if self._node.far is not None:
             self._node.far.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given)
             return
@@ -243,6 +245,10 @@ class ActorDesk:
         if pause := self._pauses.pop(actor, None):
             pause.cancel()
         for number in [number for number, need in self._needs.items() if need == (actor, incarnation)]:
+            groups = self._node.group_desk
+            if groups is not None and groups.canceled(m.NODE, number):
+                del self._needs[number]
+                continue
             if self._node.far is not None and self._node.far.canceled(m.NODE, number):
                 del self._needs[number]
                 continue

@@ -44,6 +44,7 @@ from lattica.node.proxies import proxy
 from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
 from lattica.scheduler.demand import Demand
+from lattica.scheduler.given import decode_within
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
@@ -71,6 +72,10 @@ it, so that its page can be read for them. A death is told within one and a half
 JOBS_MAX = 4096
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
+_OF_GROUPS = (
+    far.GroupReserve, far.GroupCommit, far.GroupAbort, far.GroupReserved, far.GroupDenied, far.GroupCommitted,
+    far.GroupExpired, far.GroupWatch, far.GroupIs, far.GroupEnd,
+)  # fmt: skip
 _from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit)
 _from_worker = msgspec.msgpack.Decoder(m.ActorReady | m.ActorFailed | m.ActorExit)
 
@@ -107,10 +112,12 @@ class Held(msgspec.Struct, eq=False):
     theirs: int
     holder: int
     resources: dict[str, float] = {}
+    within: bytes = b""
 
 
 class Wish(msgspec.Struct, eq=False):
-    """A request of a client of ours for a worker, until it has one. where: whom we asked, None: nobody now."""
+    """A request of a client of ours for a worker, until it has one. where: whom we asked, None: nobody now.
+    within: the bundle of a placement group that it is for, as `node.group_desk` says it."""
 
     client: int
     request: int
@@ -128,6 +135,7 @@ class Wish(msgspec.Struct, eq=False):
     again_at: float = 0.0
     trouble: str = ""  # why nothing can run it
     said: bool = False
+    within: bytes = b""
 
 
 class Hosted(msgspec.Struct, eq=False):
@@ -210,6 +218,7 @@ class FarDesk:
             far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
             far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
             far.ActorEnd: self.actors.end,
+            **dict.fromkeys(_OF_GROUPS, self._of_groups),
         }  # fmt: skip
         self.peer.serve(NodeService(self), offered=False)
         self.peer.on_falter.append(self._faltered)
@@ -322,6 +331,8 @@ class FarDesk:
         self.objects.parting(neighbour, how)
         self.node.client_gone(neighbour.client, how)  # its leases are orphans: their workers end
         self.objects.parted(neighbour, how)
+        if self.node.group_desk is not None:
+            self.node.group_desk.parted(neighbour.peer)
         self._look_soon()
 
     def _member_changed(self, change: MemberChanged) -> None:
@@ -332,6 +343,8 @@ class FarDesk:
             neighbour = self.neighbours.get(change.peer)
             if neighbour is not None:
                 neighbour.link.end(f"it is {change.state.value}")
+            if self.node.group_desk is not None:
+                self.node.group_desk.node_gone(change.peer)
         self._look_soon()
 
     def _faltered(self, peer: PeerId, reason: str) -> None:
@@ -573,6 +586,10 @@ class FarDesk:
         """Find the node to ask. What stays here waits in our book, and is looked at again."""
         if wish.where is not None:
             return
+        if wish.within:
+            del self.wishes[wish.client, wish.request]
+            self.node.groups.came_back(wish.client, wish.request)
+            return
         now = self.node.now()
         choice = self.placer.choose(wish.demand, tuple(wish.tried))
         wish.trouble = ""
@@ -635,7 +652,7 @@ class FarDesk:
         neighbour.link.send(
             far.AskLease(
                 wish.number, job, wish.demand.resources.to_dict(), min(limit_s, 1e9), wish.retryable, wish.name,
-                wish.actor,
+                wish.actor, wish.within,
             )
         )  # fmt: skip
 
@@ -699,6 +716,39 @@ class FarDesk:
         if waiting:
             self._look_at(max(min(waiting), now + SHORT_S))
 
+    # -- placement groups
+
+    def _of_groups(self, neighbour: Neighbour, message: Any) -> None:
+        self.node.groups.hear(neighbour, message)
+
+    def ask_of_bundle(
+        self, peer: PeerId, client: int, request: int, job: int, demand: Demand, within: bytes, *,
+        retryable: bool, name: str, actor: bool,
+    ) -> None:  # fmt: skip
+        """Ask the node of a bundle for a worker in it. What it does not lend comes back to the desk of groups."""
+        wish = Wish(client, request, job, demand, retryable, name, actor, self.node.now(), within=within)
+        self.wishes[client, request] = wish
+        self._ask(wish, self.neighbour(peer), 0.0)
+
+    def leases_in(self, group: bytes, bundle: int) -> int:
+        """How many workers we have there."""
+        held = [decode_within(held.within) for held in self.leases.values() if held.within]
+        return sum((within.group, within.bundle) == (group, bundle) for within in held)
+
+    def not_here(self, client: int, number: int, reason: str) -> None:
+        """What a node asked of a bundle of ours cannot be had any more."""
+        neighbour = self._by_client(client)
+        if neighbour is not None and neighbour.questions.pop(number, None) is not None:
+            neighbour.link.send(far.LeaseNot(number, reason, False, self._load()))
+
+    def introduce(self, neighbour: Neighbour, job: int) -> bytes | None:
+        """Tell it of the job if it does not know; the job's id, None if it is gone."""
+        return self._introduce(neighbour, job)
+
+    def objection(self, job: bytes) -> str:
+        """Why nothing of this job runs here; "" if it may."""
+        return self._objection(job)
+
     # -- leases elsewhere
 
     def _lease_is(self, neighbour: Neighbour, message: far.LeaseIs) -> None:
@@ -712,7 +762,9 @@ class FarDesk:
         away = self.away(neighbour, message.worker, message.pid, wish.job)
         number = next(self._lease_numbers)
         away.lease, away.gpus, away.client.name = number, message.gpus, wish.name
-        self.leases[number] = Held(away, message.lease, wish.client, wish.demand.resources.to_dict())
+        self.leases[number] = Held(away, message.lease, wish.client, wish.demand.resources.to_dict(), wish.within)
+        if wish.within:
+            self.node.groups.granted(wish.client, wish.request)
         if wish.client == m.NODE:
             if not self.node.actor_desk.granted_away(wish.request, away.client.number):
                 self.give_back(number)
@@ -928,6 +980,10 @@ class FarDesk:
         if reason:
             neighbour.link.send(far.LeaseNot(message.number, reason, True, self._load()))
             return
+        if message.within:
+            if reason := self.node.groups.lend(neighbour, message, self._jobs[message.job], resources):
+                neighbour.link.send(far.LeaseNot(message.number, reason, False, self._load()))
+            return
         answer = self.placer.admission.ask(resources, message.limit_s)
         if isinstance(answer, Refused):
             neighbour.link.send(far.LeaseNot(message.number, answer.reason, answer.never, loads.encode(answer.load)))
@@ -983,7 +1039,8 @@ class FarDesk:
         if neighbour.questions.pop(lease.request.number, False):
             self.hosted[worker] = Hosted(neighbour, worker)
         gpus = list(lease.allocation.gpus)
-        self.node.tell(worker, m.Leased(lease.lease, neighbour.client.number, lease.request.resources.to_dict(), gpus))
+        resources = lease.request.resources.plain().to_dict()
+        self.node.tell(worker, m.Leased(lease.lease, neighbour.client.number, resources, gpus))
         neighbour.link.send(far.LeaseIs(lease.request.number, lease.lease, worker, pid, gpus, self._load()))
 
     def _load(self) -> bytes:

@@ -9,6 +9,7 @@ from lattica.codec import frames
 from lattica.codec.messages import (
     NODE,
     Blocked,
+    InGroup,
     LeaseCancel,
     Leased,
     LeaseDenied,
@@ -44,6 +45,7 @@ class LeaseDesk:
         self._node = node
         self._unborn: dict[int, Lease] = {}  # worker whose fork is under way -> the lease that waits for it
         self._tries: dict[int, int] = {}  # lease -> forks that failed
+        self._within: dict[int, bytes] = {}  # worker -> the bundle of a placement group that it was told of
 
     # -- told by clients
 
@@ -56,11 +58,14 @@ class LeaseDesk:
             client.send(LeaseDenied(message.request, str(error)))
             return
         book, now, far = self._node.book, self._node.now(), self._node.far
-        if far is not None:
-            try:
+        try:
+            if message.given and self._node.groups.wish(client, message, resources):
+                return
+            if far is not None:
                 far.wish(client, message, resources)
-            except ConfigError as error:
-                client.send(LeaseDenied(message.request, str(error)))
+                return
+        except ConfigError as error:
+            client.send(LeaseDenied(message.request, str(error)))
             return
         self.perform(
             book.request(
@@ -70,6 +75,9 @@ class LeaseDesk:
         )  # fmt: skip
 
     def cancel(self, client: Client, message: LeaseCancel) -> None:
+        groups = self._node.group_desk
+        if groups is not None and groups.canceled(client.number, message.request):
+            return
         if self._node.far is not None and self._node.far.canceled(client.number, message.request):
             return
         self.perform(self._node.book.cancel(client.number, message.request, self._node.now()))
@@ -126,6 +134,8 @@ class LeaseDesk:
         job, now, far = lease.request.job, self._node.now(), self._node.far
         if far is not None:
             far.granted_here(lease)
+        if self._node.group_desk is not None:
+            self._node.group_desk.granted(lease.holder, lease.request.number)
         if job not in self._node.jobs:
             return self._node.book.returned(lease.lease, lease.holder, now)
         for_actor = lease.holder == NODE or (far is not None and far.is_for_actor(lease))
@@ -146,6 +156,9 @@ class LeaseDesk:
         node, request = self._node, lease.request
         node.clients[worker].name = request.name
         node.logs.collector.named(worker, request.name or "task")
+        if request.within != self._within.get(worker, b""):
+            self._within[worker] = request.within
+            node.tell(worker, InGroup(request.within))
         if lease.holder == NODE:
             node.actor_desk.granted(lease, worker)
             return
@@ -155,9 +168,9 @@ class LeaseDesk:
             node.far.lent(lease, worker)
             return
         fd = [] if worker in holder.callees else node.connect(holder, worker)
-        node.tell(worker, Leased(lease.lease, holder.number, request.resources.to_dict(), list(lease.allocation.gpus)))
         pid = node.workers.processes[worker].pid
         gpus = list(lease.allocation.gpus)
+        node.tell(worker, Leased(lease.lease, holder.number, request.resources.plain().to_dict(), gpus))
         holder.send(LeaseGranted(request.number, lease.lease, worker, pid, bool(fd), gpus), fd)
 
     def is_unborn(self, lease: Lease) -> bool:
@@ -167,6 +180,8 @@ class LeaseDesk:
     def _deny(self, holder: int, number: int, reason: str) -> None:
         if self._node.far is not None:
             self._node.far.denied_here(holder, number)
+        if self._node.group_desk is not None:
+            self._node.group_desk.granted(holder, number)
         if holder == NODE:
             self._node.actor_desk.denied(number, reason)
         else:
@@ -199,6 +214,7 @@ class LeaseDesk:
         more."""
         book, now, worker = self._node.book, self._node.now(), process.client
         self._unborn.pop(worker, None)
+        self._within.pop(worker, None)
         self.perform(book.holder_gone(worker, now))
         lease = book.lease_of(worker)
         if lease is not None and lease.holder != NODE:

@@ -47,6 +47,7 @@ from lattica.scheduler.resources import ResourcePool, ResourceSet
 if TYPE_CHECKING:
     from lattica.node.drain import Drain
     from lattica.node.far_desk import FarDesk
+    from lattica.node.group_desk import GroupDesk
     from lattica.node.job_runs import JobRuns
     from lattica.node.mesh_desk import MeshDesk
 
@@ -113,6 +114,7 @@ class Node:
         self.jobs: dict[int, Job] = {}
         self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
         self.far: FarDesk | None = None  # likewise
+        self.group_desk: GroupDesk | None = None  # once somebody has asked for a place
         self.runs: JobRuns | None = None  # likewise
         self.drain: Drain | None = None  # likewise
         self.draining = False  # it takes nothing new
@@ -153,10 +155,22 @@ class Node:
             m.ActorReady: (WORKERS, actors.ready),
             m.ActorFailed: (WORKERS, actors.failed),
             m.ActorExit: (WORKERS, actors.leaving),
+            m.GroupCreate: (RUNNERS, lambda client, message: self.groups.create(client, message)),
+            m.GroupRemove: (RUNNERS, lambda client, message: self.groups.remove(client, message)),
+            m.GroupWanted: (RUNNERS, lambda client, message: self.groups.want(client, message)),
             m.StateRequest: (ANYONE, self.state.request),
             m.MeshRequest: (COMMANDS, self._mesh_request),
             m.Shutdown: (ANYONE, self.job_desk.shutdown),
         }
+
+    @property
+    def groups(self) -> GroupDesk:
+        """Placement groups. It and what it needs cost a start 20 ms, and most programs have none."""
+        if self.group_desk is None:
+            from lattica.node.group_desk import GroupDesk
+
+            self.group_desk = GroupDesk(self)
+        return self.group_desk
 
     # -- clients
 
@@ -310,6 +324,8 @@ class Node:
         self.actor_desk.client_gone(client.number)
         if self.far is not None:
             self.far.client_gone(client)
+        if self.group_desk is not None:
+            self.group_desk.client_gone(client, job_ended=client.kind == DRIVER)
         if client.kind not in (GUEST, AWAY):
             self.store.gone(client, f"{client.kind} {client.name or client.number} (pid {client.pid}): {how}")
         if client.kind == DRIVER:

@@ -63,7 +63,12 @@ class PlacementGroupSchedulingStrategy:
                 f"{self.placement_group!r:.80} is no placement group", do_next="pass what placement_group() returned"
             )
         captures = bool(self.placement_group_capture_child_tasks)
-        given = StrategyGiven(group=name, bundle=self.placement_group_bundle_index, captures=captures)
+        given = StrategyGiven(
+            group=bytes(name),
+            bundle=self.placement_group_bundle_index,
+            captures=captures,
+            owner=getattr(self.placement_group, "_owner", b""),
+        )
         check_strategy(given)
         return given
 

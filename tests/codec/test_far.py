@@ -39,7 +39,7 @@ EXAMPLES: list[Any] = [
         [("working_dir", "bafk")],
     ),
     far.JobOver(JOB, True),
-    far.AskLease(7, JOB, CPU, 2.5, False, "step", True),
+    far.AskLease(7, JOB, CPU, 2.5, False, "step", True, b"within"),
     far.DropAsk(7),
     far.LeaseIs(7, 9, 3, 4711, [0, 1], b"load"),
     far.LeaseNot(7, "no GPU here", True, b"load"),
@@ -69,6 +69,16 @@ EXAMPLES: list[Any] = [
     far.ActorAt(ACTOR, 2, PEER, 3),
     far.ActorIsDown(b"message"),
     far.ActorEnd(ACTOR, False),
+    far.GroupReserve(OBJECT, 2, JOB, [(1, CPU)]),
+    far.GroupCommit(OBJECT, 2, 9),
+    far.GroupAbort(OBJECT, 2),
+    far.GroupReserved(OBJECT, 2, 9),
+    far.GroupDenied(OBJECT, 2, "no GPU here"),
+    far.GroupCommitted(OBJECT, 2),
+    far.GroupExpired(OBJECT, 2),
+    far.GroupWatch(OBJECT),
+    far.GroupIs(OBJECT, "CREATED", "a node has gone", "trial", "PACK", [CPU], [PEER]),
+    far.GroupEnd(OBJECT),
 ]
 golden: dict[str, str] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
 one_of_each = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)

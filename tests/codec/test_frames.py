@@ -46,6 +46,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     list[bytes]: st.lists(st.binary(max_size=16), max_size=4),
     list[int | str]: st.lists(numbers | texts, max_size=4),
     list[m.Value]: st.lists(values, max_size=4),
+    list[dict[str, float]]: st.lists(st.dictionaries(texts, st.floats(allow_nan=False), max_size=4), max_size=3),
     dict[str, float]: st.dictionaries(texts, st.floats(allow_nan=False), max_size=4),
     dict[str, object]: st.dictionaries(texts, plain, max_size=4),
 }

@@ -1,0 +1,705 @@
+"""Placement groups on one node: those that its processes have made, bundles that it keeps, and what runs in bundles.
+
+    GroupCreate ──► groups.Group ──Reserve, Commit──► reservations.Reservations ──Kept──► ResourcePool.grow
+                    at the owner        links           at each keeper         ──Ended──► shrink; workers end
+    LeaseRequest with a group ──► GroupDesk.wish ──► the bundle's book, here or by AskLease there
+
+The owner of a group is the node of the process that made it; its id travels with the group's. Whoever else has to do
+with a group asks its owner once (`GroupWatch`), and is told of every change.
+
+Rules of this file. What asks for a group waits here until all its bundles are kept, then in the book of its bundle's
+node. What asks for any bundle goes where least of this node's things are, and on to the next if it waits there for
+AGAIN_S: nobody knows whose worker will be free first. When a bundle ends its workers are killed, and what waited for it
+comes back here. A group ends with its job; with the node that owns it; and by `GroupRemove`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import count
+from random import Random
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lattica.codec import far
+from lattica.codec import messages as m
+from lattica.errors import ConfigError, RemoteProtocolError
+from lattica.ids import ID_BYTES, short
+from lattica.mesh.identity import PeerId
+from lattica.node.clients import Client
+from lattica.node.loop import Timer
+from lattica.scheduler import groups, reservations
+from lattica.scheduler.bundles import Pattern
+from lattica.scheduler.demand import Demand, NodeView, fits
+from lattica.scheduler.given import ANY_BUNDLE, DemandGiven, StrategyGiven, decode, decode_within, encode_within
+from lattica.scheduler.resources import ResourceSet, in_bundle
+
+if TYPE_CHECKING:
+    from lattica.node.far_desk import Neighbour
+    from lattica.node.server import Node
+
+log = logging.getLogger(__name__)
+PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"  # Ray's words
+UNSCHEDULABLE = "UNSCHEDULABLE"  # it never can be, on a machine that is alone
+OVER = frozenset({REMOVED, UNSCHEDULABLE})
+AGAIN_S = 0.5  # between two looks at what waits
+WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can keep its bundles
+OVER_MAX = 1024  # groups that have ended and are remembered, so that what still asks for them hears how
+NOTHING = ResourceSet({})
+
+
+class Known(msgspec.Struct, eq=False):
+    """A group, ours or another node's. state: "" until its owner has said something. places: bundle -> its node."""
+
+    id: bytes
+    owner: PeerId
+    state: str = ""
+    reason: str = ""
+    name: str = ""
+    strategy: str = ""
+    bundles: list[ResourceSet] = []
+    places: dict[int, PeerId] = {}
+    core: groups.Group | None = None  # if it is ours, and not over
+    job: int = 0
+    namespace: str = ""
+    watchers: set[PeerId] = msgspec.field(default_factory=set)
+    waiting: list[tuple[int, int, bool]] = msgspec.field(default_factory=list)  # (client, request, until it is ready)
+    watch_at: float = float("inf")  # when its owner is to be asked again
+
+    def to_data(self) -> dict[str, object]:
+        """For a process, which makes Ray's table of it."""
+        return {
+            "group": self.id,
+            "owner": self.owner,
+            "state": self.state,
+            "reason": self.reason,
+            "name": self.name,
+            "strategy": self.strategy,
+            "bundles": [bundle.to_dict() for bundle in self.bundles],
+            "nodes": [self.places.get(index, b"").hex() for index in range(len(self.bundles))],
+        }
+
+
+class Ask(msgspec.Struct, eq=False):
+    """A request of a client of ours, or for an actor, to run in a group, until it is granted or denied.
+
+    bundle: the one that it named. index, at: where it waits now; at is None while it waits here. needs: what else its
+    node must be.
+    """
+
+    client: int
+    request: int
+    job: int
+    resources: ResourceSet
+    retryable: bool
+    name: str
+    actor: bool
+    given: StrategyGiven
+    needs: Demand
+    index: int = ANY_BUNDLE
+    at: PeerId | None = None
+    look_at: float = 0.0
+
+
+class GroupDesk:
+    """See the module."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.me = PeerId(node.settings.node)
+        first_token = int(time()) << 32
+        self.kept = reservations.Reservations(node.resources, first_token)
+        self._numbers = count(1)  # of bundles that are or were kept here
+        self._here: dict[tuple[PeerId, bytes, int], int] = {}
+        self._known: dict[bytes, Known] = {}
+        self._asks: dict[tuple[int, int], Ask] = {}
+        self._view: dict[PeerId, NodeView] = {}
+        self._post: deque[Callable[[], None]] = deque()  # what is to be heard once the step under way is done
+        self._posting = False
+        self._timer: Timer | None = None
+        self._rng = Random(os.urandom(8))
+
+    def __repr__(self) -> str:
+        ours = sum(known.core is not None for known in self._known.values())
+        return f"<GroupDesk: {ours} groups of ours, {self.kept!r}, {len(self._asks)} requests wait>"
+
+    # -- told by clients
+
+    def create(self, client: Client, message: m.GroupCreate) -> None:
+        job = self._node.jobs[client.job]
+        try:
+            known = self._new(message, job.number, job.namespace)
+        except ConfigError as error:
+            client.send(m.State(message.request, {"error": error.message}))
+            return
+        client.send(m.State(message.request, {}))
+        assert known.core is not None
+        self._look_around()
+        self._step(known, known.core.create(self._node.now()))
+
+    def _new(self, message: m.GroupCreate, job: int, namespace: str) -> Known:
+        """Raises ConfigError."""
+        bundles = [ResourceSet.of(bundle) for bundle in message.bundles]
+        if message.strategy not in Pattern.__members__ or len(message.group) != ID_BYTES:
+            raise ConfigError(f"{message.strategy!r:.80} is no strategy of a placement group")
+        if message.group in self._known:
+            raise ConfigError(f"placement group {short(message.group)} is there already")
+        if message.name and self._named(message.name, namespace) is not None:
+            raise ConfigError(
+                f"a placement group of namespace {namespace} is called {message.name!r} already",
+                do_next="take another name, or get_placement_group(name)",
+            )
+        core = groups.Group(message.group, bundles, Pattern[message.strategy], self._view, self._rng)
+        known = self._known[message.group] = Known(
+            message.group, self.me, PENDING, "", message.name, message.strategy, bundles, {}, core, job, namespace
+        )
+        return known
+
+    def _named(self, name: str, namespace: str) -> Known | None:
+        living = (known for known in self._known.values() if known.core is not None)
+        return next((known for known in living if (known.name, known.namespace) == (name, namespace)), None)
+
+    def remove(self, _: Client, message: m.GroupRemove) -> None:
+        known = self._group(message.owner, message.group)
+        if known.owner == self.me:
+            self._end(known, "it was removed")
+        elif known.state not in OVER and self._node.far is not None:
+            self._node.far.neighbour(known.owner).link.send(far.GroupEnd(known.id))
+
+    def want(self, client: Client, message: m.GroupWanted) -> None:
+        if message.group:
+            known: Known | None = self._group(message.owner, message.group)
+        elif message.name:
+            known = self._named(message.name, self._node.jobs[client.job].namespace)
+        else:
+            client.send(m.State(message.request, [known.to_data() for known in self._known.values() if known.state]))
+            return
+        if known is None:
+            client.send(m.State(message.request, []))
+            return
+        known.waiting.append((client.number, message.request, message.ready))
+        self._answer(known)
+
+    def client_gone(self, client: Client, *, job_ended: bool) -> None:
+        """Whatever it has asked for is void; with a driver its job's groups end."""
+        for key in [key for key in self._asks if key[0] == client.number]:
+            self._withdraw(self._asks.pop(key))
+        for known in list(self._known.values()):
+            known.waiting = [entry for entry in known.waiting if entry[0] != client.number]
+            if job_ended and known.core is not None and known.job == client.job:
+                self._end(known, "its job ended")
+
+    # -- what asks for a group
+
+    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> bool:
+        """Whether it is for a group, which is seen to. Raises ConfigError for what cannot be meant."""
+        given = decode(message.given)
+        if not given.strategy.group:
+            return False
+        self._ask(given, client.number, message.request, client.job, resources, message.retryable, message.name, False)
+        return True
+
+    def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, data: bytes) -> bool:
+        """The same for a request of the actor desk."""
+        given = decode(data)
+        if not given.strategy.group:
+            return False
+        self._ask(given, m.NODE, number, job, resources, False, name, True)
+        return True
+
+    def _ask(
+        self, given: DemandGiven, client: int, request: int, job: int, resources: ResourceSet, retryable: bool,
+        name: str, actor: bool,
+    ) -> None:  # fmt: skip
+        demand = given.to_demand(self.me)
+        needs = Demand(NOTHING, demand.labels, demand.python, site=demand.site, trust=demand.trust)
+        ask = Ask(client, request, job, resources, retryable, name, actor, given.strategy, needs)
+        self._asks[client, request] = ask
+        self._place(ask)
+        self._arm()
+
+    def _place(self, ask: Ask, but: int = ANY_BUNDLE) -> None:
+        """Let it wait where its bundle is, if that can be. but: not there, where it has waited already."""
+        known = self._group(ask.given.owner, ask.given.group)
+        ask.look_at = self._node.now() + AGAIN_S
+        if reason := self._objection(known, ask):
+            self._deny(ask, reason)
+            return
+        if known.state not in (CREATED, RESCHEDULING):
+            return
+        able = [
+            index
+            for index in self._able(known, ask)
+            if index in known.places and index != but and self._suits(known, index, ask)
+        ]
+        if not able:
+            return
+        here = [index for index in able if known.places[index] == self.me and self._fits(known, index, ask)]
+        index = min(here or able, key=lambda index: self._outstanding(known, index))
+        ask.index, ask.at = index, known.places[index]
+        within = encode_within(
+            StrategyGiven(group=known.id, bundle=index, captures=ask.given.captures, owner=known.owner)
+        )
+        if ask.at == self.me:
+            self._queue(ask, known, within)
+        elif self._node.far is not None:
+            self._node.far.ask_of_bundle(
+                ask.at, ask.client, ask.request, ask.job, Demand(ask.resources), within,
+                retryable=ask.retryable, name=ask.name, actor=ask.actor,
+            )  # fmt: skip
+
+    def _objection(self, known: Known, ask: Ask) -> str:
+        """Why it can never run in the group; "" if it may, as far as is known."""
+        if known.state in OVER:
+            return self._over(known)
+        if not known.state:
+            return ""
+        called, index = f"placement group {short(known.id)}", ask.given.bundle
+        if index >= len(known.bundles):
+            return f"{called} has {len(known.bundles)} bundles, and none of number {index}"
+        able = self._able(known, ask)
+        if not able:
+            amounts = ", ".join(f"{amount:g} {name}" for name, amount in ask.resources.items())
+            which = f"bundle {index} of {called} does not have" if index >= 0 else f"no bundle of {called} has"
+            return f"{which} {amounts}"
+        if all(index in known.places for index in able) and not any(self._suits(known, index, ask) for index in able):
+            return f"no bundle of {called} lies on a node that it may run on"
+        return ""
+
+    @staticmethod
+    def _over(known: Known) -> str:
+        how = "cannot be placed" if known.state == UNSCHEDULABLE else "is removed"
+        return f"placement group {short(known.id)} {how}: {known.reason}"
+
+    @staticmethod
+    def _able(known: Known, ask: Ask) -> list[int]:
+        """Bundles that hold it when nothing else is in them."""
+        named = ask.given.bundle
+        return [
+            index
+            for index, bundle in enumerate(known.bundles)
+            if named in (ANY_BUNDLE, index)
+            and all(bundle.units.get(name, 0) >= units for name, units in ask.resources.units.items())
+        ]
+
+    def _suits(self, known: Known, index: int, ask: Ask) -> bool:
+        needs = ask.needs
+        if self._node.far is None or not (needs.labels or needs.site or needs.trust or needs.python):
+            return True
+        view = self._node.far.placer.views().get(known.places[index])
+        return view is not None and fits(needs, view)
+
+    def _fits(self, known: Known, index: int, ask: Ask) -> bool:
+        """Whether this bundle of our own has room for it now."""
+        number = self._here.get((known.owner, known.id, index))
+        return number is not None and self._node.resources.fits(ask.resources.in_bundle(number))
+
+    def _outstanding(self, known: Known, index: int) -> int:
+        """How much of ours is in a bundle, or waits for it."""
+        there = known.places[index]
+        waiting = sum(
+            ask.index == index and ask.at is not None for ask in self._asks.values() if ask.given.group == known.id
+        )
+        if there == self.me:
+            number = self._here.get((known.owner, known.id, index))
+            return waiting + (0 if number is None else len(self._node.book.leases_of(in_bundle(number, ""))))
+        far_desk = self._node.far
+        return waiting + (0 if far_desk is None else far_desk.leases_in(known.id, index))
+
+    def _queue(self, ask: Ask, known: Known, within: bytes) -> None:
+        number = self._here.get((known.owner, known.id, ask.index))
+        if number is None:  # the owner thinks so, and we are told in a moment
+            ask.at = None
+            return
+        node = self._node
+        node.lease_desk.perform(
+            node.book.request(
+                ask.client, ask.request, ask.job, ask.resources.in_bundle(number), node.now(),
+                retryable=ask.retryable, name=ask.name, within=within,
+            )
+        )  # fmt: skip
+
+    def _withdraw(self, ask: Ask) -> None:
+        """It waits nowhere now."""
+        at, ask.at = ask.at, None
+        if at == self.me:
+            self._node.lease_desk.perform(self._node.book.cancel(ask.client, ask.request, self._node.now()))
+        elif at is not None and self._node.far is not None:
+            self._node.far.canceled(ask.client, ask.request)
+
+    def _deny(self, ask: Ask, reason: str) -> None:
+        del self._asks[ask.client, ask.request]
+        if ask.actor:
+            self._node.actor_desk.denied(ask.request, reason)
+        else:
+            self._node.tell(ask.client, m.LeaseDenied(ask.request, reason))
+
+    def canceled(self, client: int, request: int) -> bool:
+        """Its client wants it no more; whether it was one of ours, which waits nowhere now."""
+        ask = self._asks.pop((client, request), None)
+        if ask is not None:
+            self._withdraw(ask)
+        return ask is not None
+
+    def granted(self, client: int, request: int) -> None:
+        """It has its worker; or never will, and its client knows."""
+        self._asks.pop((client, request), None)
+
+    def came_back(self, client: int, request: int) -> None:
+        """The node of its bundle does not take it, or not now."""
+        ask = self._asks.get((client, request))
+        if ask is not None:
+            ask.at, ask.look_at = None, self._node.now() + AGAIN_S
+            self._arm()
+
+    def lend(self, neighbour: Neighbour, message: far.AskLease, job: int, resources: ResourceSet) -> str:
+        """Another node asks for a worker in a bundle that is kept here: it is queued; or why it is not."""
+        within = decode_within(message.within)
+        number = self._here.get((PeerId(within.owner), within.group, within.bundle))
+        if number is None:
+            return f"bundle {within.bundle} of placement group {short(within.group)} is not kept here"
+        wanted = resources.in_bundle(number)
+        if lacking := self._node.resources.missing(wanted):
+            return f"bundle {within.bundle} of placement group {short(within.group)} does not have {lacking}"
+        neighbour.questions[message.number] = message.actor
+        self._node.lease_desk.perform(
+            self._node.book.request(
+                neighbour.client.number, message.number, job, wanted, self._node.now(),
+                retryable=message.retryable, name=message.name, within=message.within,
+            )
+        )  # fmt: skip
+        return ""
+
+    # -- groups of ours
+
+    def _step(self, known: Known, effects: Iterable[groups.Effect]) -> None:
+        """Carry out what a group's core wants, and tell whoever is concerned."""
+        for effect in effects:
+            match effect:
+                case reservations.Send(to, message):
+                    self._send(known, to, message)
+                case groups.Ready():
+                    known.state, known.reason = CREATED, ""
+                case groups.Stuck(reason, infeasible):
+                    self._stuck(known, reason, infeasible=infeasible)
+        if known.core is not None:
+            known.places = dict(known.core.placed)
+        self._changed(known)
+        self._deliver()
+
+    def _stuck(self, known: Known, reason: str, *, infeasible: bool) -> None:
+        known.reason = reason
+        if known.state == CREATED:
+            known.state = RESCHEDULING
+        if infeasible and self._node.far is None:
+            known.state, known.core = UNSCHEDULABLE, None
+        elif infeasible:
+            self._node.loop.call_later(WAITING_SAID_S, self._say, known, reason)
+
+    def _say(self, known: Known, reason: str) -> None:
+        job = self._node.jobs.get(known.job)
+        if known.core is not None and known.state != CREATED and known.reason == reason and job is not None:
+            text = f"placement group {short(known.id)} waits for nodes that can keep its bundles: {reason}"
+            log.warning("%s", text)
+            self._node.tell(job.driver, m.LogLines("lattica", os.getpid(), 2, [text]))
+
+    def _end(self, known: Known, reason: str) -> None:
+        core, known.core = known.core, None
+        if core is None:
+            return
+        known.state, known.reason, known.places = REMOVED, reason, {}
+        self._step(known, core.remove(self._node.now()))
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        over = [one for one in self._known.values() if one.state in OVER]
+        for one in over[: max(len(over) - OVER_MAX, 0)]:
+            del self._known[one.id]
+
+    def _send(self, known: Known, to: PeerId, message: reservations.ToNode | reservations.ToOwner) -> None:
+        assert not isinstance(message, reservations.ToOwner), "what an owner says"
+        if to == self.me:
+            self._post.append(lambda: self._keep(self.kept.receive(self.me, message, self._node.now())))
+            return
+        far_desk = self._node.far
+        assert far_desk is not None
+        neighbour = far_desk.neighbour(to)
+        match message:
+            case reservations.Reserve(group, attempt, bundles):
+                job = far_desk.introduce(neighbour, known.job)
+                if job is not None:
+                    asked = [(index, resources.to_dict()) for index, resources in bundles]
+                    neighbour.link.send(far.GroupReserve(group, attempt, job, asked))
+            case reservations.Commit(group, attempt, token):
+                neighbour.link.send(far.GroupCommit(group, attempt, token))
+            case reservations.Abort(group, attempt):
+                neighbour.link.send(far.GroupAbort(group, attempt))
+
+    def _deliver(self) -> None:
+        """What we say to ourselves is heard after what made us say it."""
+        if self._posting:
+            return
+        self._posting = True
+        try:
+            while self._post:
+                self._post.popleft()()
+        finally:
+            self._posting = False
+        self._arm()
+
+    def _changed(self, known: Known) -> None:
+        """Tell whoever watches it, and look at what waits for it."""
+        for peer in list(known.watchers):
+            self._tell_watcher(known, peer)
+        self._answer(known)
+        for ask in [ask for ask in self._asks.values() if ask.given.group == known.id]:
+            if (ask.client, ask.request) not in self._asks:
+                continue
+            if ask.at is not None and known.places.get(ask.index) != ask.at:
+                self._withdraw(ask)
+            if ask.at is None:
+                self._place(ask)
+
+    def _tell_watcher(self, known: Known, peer: PeerId) -> None:
+        if self._node.far is None:
+            return
+        nodes: list[bytes] = [known.places.get(index, b"") for index in range(len(known.bundles))]
+        self._node.far.neighbour(peer).link.send(
+            far.GroupIs(
+                known.id, known.state, known.reason, known.name, known.strategy,
+                [bundle.to_dict() for bundle in known.bundles], nodes,
+            )
+        )  # fmt: skip
+
+    def _answer(self, known: Known) -> None:
+        settled = known.state == CREATED or known.state in OVER
+        for entry in list(known.waiting):
+            client, request, ready = entry
+            if settled or (known.state and not ready):
+                known.waiting.remove(entry)
+                self._node.tell(client, m.State(request, [known.to_data()]))
+
+    def _look_around(self) -> None:
+        """What groups are planned by is kept current here."""
+        node = self._node
+        self._view.clear()
+        if node.far is not None:
+            self._view.update(node.far.placer.views())
+        else:
+            self._view[self.me] = NodeView(
+                self.me, node.resources.total, dict(node.settings.labels), rtt_s=0.0, load=node.load()
+            )
+
+    # -- groups of others
+
+    def _group(self, owner: bytes, group: bytes) -> Known:
+        """What is known of it; its owner is asked if that is nothing."""
+        known = self._known.get(group)
+        if known is None:
+            known = self._known[group] = Known(group, PeerId(owner or self.me))
+            if known.owner == self.me or self._node.far is None:
+                known.state, known.reason = REMOVED, "no such group is known here"
+                self._forget_old()
+            else:
+                self._node.far.neighbour(known.owner).link.send(far.GroupWatch(group))
+        return known
+
+    # -- bundles that are kept here
+
+    def _keep(self, effects: Iterable[reservations.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case reservations.Send(to, message):
+                    self._answer_owner(to, message)
+                case reservations.Kept(owner, group, bundles):
+                    for index, allocation in bundles:
+                        number = self._here[owner, group, index] = next(self._numbers)
+                        self._node.resources.grow(number, allocation)
+                case reservations.Ended(owner, group, bundles):
+                    for index in bundles:
+                        self._let_go(owner, group, index)
+        self._node.lease_desk.perform(self._node.book.tick(self._node.now()))
+
+    def _let_go(self, owner: PeerId, group: bytes, index: int) -> None:
+        """A bundle has ended: so does what runs in it; what waits for it goes elsewhere."""
+        node, number = self._node, self._here.pop((owner, group, index))
+        place = in_bundle(number, "")
+        node.resources.shrink(number)
+        how = f"bundle {index} of placement group {short(group)} ended"
+        for request in node.book.waiting_for(place):
+            node.lease_desk.perform(node.book.cancel(request.holder, request.number, node.now()))
+            if (request.holder, request.number) in self._asks:
+                self.came_back(request.holder, request.number)
+            elif node.far is not None:
+                node.far.not_here(request.holder, request.number, how)
+        for lease in node.book.leases_of(place):
+            if lease.worker is not None:
+                node.end_worker(lease.worker, how)
+
+    def _answer_owner(self, to: PeerId, message: reservations.ToNode | reservations.ToOwner) -> None:
+        if to == self.me:
+            self._post.append(lambda: self._heard(self.me, message))
+            return
+        if self._node.far is None:
+            return
+        link = self._node.far.neighbour(to).link
+        match message:
+            case reservations.Reserved(group, attempt, token):
+                link.send(far.GroupReserved(group, attempt, token))
+            case reservations.Denied(group, attempt, reason):
+                link.send(far.GroupDenied(group, attempt, reason))
+            case reservations.Committed(group, attempt):
+                link.send(far.GroupCommitted(group, attempt))
+            case reservations.Expired(group, attempt):
+                link.send(far.GroupExpired(group, attempt))
+
+    def _heard(self, sender: PeerId, message: Any) -> None:
+        """A keeper has answered one of our groups."""
+        known = self._known.get(message.group)
+        if known is not None and known.core is not None:
+            self._step(known, known.core.receive(sender, message, self._node.now()))
+        elif isinstance(message, reservations.Reserved | reservations.Committed):  # of one that is over
+            over = Known(message.group, self.me)
+            self._step(over, [reservations.Send(sender, reservations.Abort(message.group, message.attempt))])
+
+    # -- told by other nodes
+
+    def hear(self, neighbour: Neighbour, message: Any) -> None:
+        """A message of `codec.far` about groups."""
+        peer = neighbour.peer
+        match message:
+            case far.GroupReserve(group, attempt, job, asked):
+                self._reserve(neighbour, group, attempt, job, asked)
+            case far.GroupCommit(group, attempt, token):
+                self._kept_for(peer, reservations.Commit(group, attempt, token))
+            case far.GroupAbort(group, attempt):
+                self._kept_for(peer, reservations.Abort(group, attempt))
+            case far.GroupReserved(group, attempt, token):
+                self._heard(peer, reservations.Reserved(group, attempt, token))
+            case far.GroupDenied(group, attempt, reason):
+                self._heard(peer, reservations.Denied(group, attempt, reason))
+            case far.GroupCommitted(group, attempt):
+                self._heard(peer, reservations.Committed(group, attempt))
+            case far.GroupExpired(group, attempt):
+                self._heard(peer, reservations.Expired(group, attempt))
+            case far.GroupWatch(group):
+                self._watch(peer, group)
+            case far.GroupIs():
+                self._is(peer, message)
+            case far.GroupEnd(group):
+                known = self._known.get(group)
+                if known is not None and known.owner == self.me:
+                    self._end(known, "it was removed")
+
+    def _reserve(
+        self, neighbour: Neighbour, group: bytes, attempt: int, job: bytes, asked: list[tuple[int, dict[str, float]]]
+    ) -> None:
+        assert self._node.far is not None
+        if reason := self._node.far.objection(job):
+            neighbour.link.send(far.GroupDenied(group, attempt, reason))
+            return
+        try:
+            bundles = tuple((index, ResourceSet.of(amounts)) for index, amounts in asked)
+        except ConfigError as error:
+            raise RemoteProtocolError(f"a bundle: {error}") from error
+        self._kept_for(neighbour.peer, reservations.Reserve(group, attempt, bundles))
+
+    def _kept_for(self, peer: PeerId, message: reservations.ToNode) -> None:
+        self._keep(self.kept.receive(peer, message, self._node.now()))
+        self._deliver()
+
+    def _watch(self, peer: PeerId, group: bytes) -> None:
+        known = self._known.get(group)
+        if known is None or known.owner != self.me:
+            known = Known(group, self.me, REMOVED, "the node that it is said to be of does not know it")
+        known.watchers.add(peer)
+        self._tell_watcher(known, peer)
+
+    def _is(self, peer: PeerId, message: far.GroupIs) -> None:
+        known = self._known.get(message.group)
+        if known is None or known.owner != peer:
+            return
+        try:
+            known.bundles = [ResourceSet.of(bundle) for bundle in message.bundles]
+        except ConfigError as error:
+            raise RemoteProtocolError(f"a bundle: {error}") from error
+        known.state, known.reason, known.name = message.state, message.reason, message.name
+        known.strategy = message.strategy
+        known.places = {index: PeerId(node) for index, node in enumerate(message.nodes) if node}
+        known.watch_at = float("inf")
+        self._changed(known)
+        self._arm()
+
+    def parted(self, peer: PeerId) -> None:
+        """The connection with a node was lost: what we know of it may have changed, and what it keeps for us."""
+        now = self._node.now()
+        for known in self._known.values():
+            known.watchers.discard(peer)
+            if known.core is not None:
+                known.core.doubt(peer, now)
+            elif known.owner == peer and known.state not in OVER:
+                known.watch_at = now + AGAIN_S
+        self._arm()
+
+    def node_gone(self, peer: PeerId) -> None:
+        """It is dead, or has left."""
+        now = self._node.now()
+        for known in list(self._known.values()):
+            if known.core is not None:
+                self._step(known, known.core.node_gone(peer, now))
+            elif known.owner == peer and known.state not in OVER:
+                known.state, known.reason, known.places = REMOVED, "the node that made it is gone", {}
+                self._changed(known)
+        self._keep(self.kept.owner_gone(peer, now))
+        self._deliver()
+
+    # -- time
+
+    def _arm(self) -> None:
+        """One timer for all."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = [known.core.next_deadline() for known in self._known.values() if known.core is not None]
+        due += [self.kept.next_deadline(), *(known.watch_at for known in self._known.values())]
+        due += [ask.look_at for ask in self._asks.values()]
+        soonest = min((at for at in due if at is not None), default=float("inf"))
+        if soonest < float("inf") and not self._node.closing:
+            self._timer = self._node.loop.call_at(soonest, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self._node.closing:
+            return
+        now = self._node.now()
+        self._keep(self.kept.tick(now))
+        for known in list(self._known.values()):
+            if known.core is not None and (due := known.core.next_deadline()) is not None and due <= now:
+                self._look_around()
+                self._step(known, known.core.tick(now))
+            if known.watch_at <= now and self._node.far is not None:
+                known.watch_at = now + 2 * AGAIN_S
+                self._node.far.neighbour(known.owner).link.send(far.GroupWatch(known.id))
+        for ask in [ask for ask in self._asks.values() if ask.look_at <= now]:
+            self._look_again(ask, now)
+        self._deliver()
+
+    def _look_again(self, ask: Ask, now: float) -> None:
+        """It waits still: here, or in one of several bundles, of which another may have room by now."""
+        if (ask.client, ask.request) not in self._asks:
+            return
+        ask.look_at = now + AGAIN_S
+        if ask.at is None:
+            self._place(ask)
+            return
+        known = self._group(ask.given.owner, ask.given.group)
+        others = [index for index in self._able(known, ask) if index != ask.index and index in known.places]
+        if ask.given.bundle == ANY_BUNDLE and others:
+            before = ask.index
+            self._withdraw(ask)
+            self._place(ask, but=before)
