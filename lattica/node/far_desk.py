@@ -153,6 +153,7 @@ class Neighbour:
     def __init__(self, peer: PeerId, client: Client, link: Link) -> None:
         self.peer, self.client, self.link = peer, client, link
         self.told_jobs: dict[bytes, float] = {}  # job -> until when they have its token
+        self.asked_jobs: set[bytes] = set()  # of theirs: they have told us of it, or were asked whether it goes on
         self.asks: dict[int, Wish] = {}
         self.workers: dict[int, Away] = {}  # their number -> it
         self.known: dict[tuple[int, int], int] = {}  # (their number of a process, worker) -> our number of it
@@ -357,6 +358,7 @@ class FarDesk:
         """Say that we live, to those who wait for us; doubt those who are silent."""
         now = self.node.now()
         self._beat = self.node.loop.call_later(PING_S, self._ping)
+        self._doubt_jobs()
         for neighbour in list(self.neighbours.values()):
             link = neighbour.link
             mine = bool(neighbour.asks) or any(away.lease for away in neighbour.workers.values())
@@ -366,6 +368,22 @@ class FarDesk:
             busy = mine or theirs or any(guest.neighbour is neighbour for guest in self.guests.values())
             if busy and now - link.said_at >= PING_S / 2:
                 link.send(far.Taken(0, 0))
+
+    def _doubt_jobs(self) -> None:
+        """A job ends with its driver's node, and that may have begun anew before anybody missed it."""
+        membership = self.peer.gossip.community.membership
+        for number, paper in list(self._papers.items()):
+            origin = PeerId(paper.origin)
+            job = self.node.jobs.get(number)
+            if origin == self.me or job is None or job.ended:
+                continue
+            if membership.state(origin) in (State.DEAD, State.LEFT, None):
+                self._end_job(number, "the node of its driver is gone")
+                continue
+            neighbour = self.neighbour(origin)
+            if paper.job not in neighbour.asked_jobs:
+                neighbour.asked_jobs.add(paper.job)
+                neighbour.link.send(paper)
 
     def _lose(self, neighbour: Neighbour, how: str) -> None:
         """Its leases of tasks are lost, whether it lives or not; if it does, it is told to end them."""
@@ -431,6 +449,12 @@ class FarDesk:
             log.warning("a job of %s is refused: %s", neighbour.client.name, error.message)
             return
         number = self._jobs.get(message.job)
+        if message.origin == self.me:  # they ask whether it goes on
+            if number is None:
+                neighbour.link.send(far.JobOver(message.job))
+            return
+        if message.origin == neighbour.peer:
+            neighbour.asked_jobs.add(message.job)
         if number is None:
             if len(self._papers) >= JOBS_MAX:
                 log.warning("a job of %s is refused: there are too many", neighbour.client.name)
