@@ -20,6 +20,7 @@ from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
 from lattica.codec import messages as m
 from lattica.errors import (
     ActorDiedError,
+    ActorFencedError,
     ActorUnavailableError,
     LatticaError,
     OutOfMemoryError,
@@ -256,6 +257,7 @@ class ActorPeer:
         if not same:
             self._repeat_or_fail("it was restarted, and this call may have run")
         self.incarnation, self.client, self.killed = message.incarnation, message.client, self.killed and same
+        self.dead = None  # it may have been out of reach
         self.broken = None
         self.via = message.client if message.far else 0
         self.link = self.runtime.connect(fd, m.FromWorker, self)
@@ -270,15 +272,18 @@ class ActorPeer:
             self.runtime.reactor.remove(self.link)
             self.link = None
         self.killed, self.broken = False, None
+        if isinstance(self.dead, ActorUnavailableError):
+            self.dead = None  # until it is said again
         if not message.restarting and self.dead is None:
             self.dead = self._death(message)
         words = f"{message.how}; it is being restarted, and this call may have run"
-        self._repeat_or_fail(words, out_of_memory=message.how if message.out_of_memory else "")
+        fenced = self._fenced(message.how) if message.fenced else None
+        self._repeat_or_fail(words, out_of_memory=message.how if message.out_of_memory else "", fenced=fenced)
         if self.dead is not None:
             while self.queue:
                 fail(self.runtime, self.queue.popleft(), self.dead)
 
-    def _repeat_or_fail(self, words: str, out_of_memory: str = "") -> None:
+    def _repeat_or_fail(self, words: str, out_of_memory: str = "", fenced: LatticaError | None = None) -> None:
         """The incarnation that we were connected with is gone, and what it owed us: to the next, or to its end."""
         owed, given_up, self.given_up = self._take_all(), self.given_up, []
         if owed or given_up:
@@ -293,7 +298,7 @@ class ActorPeer:
             elif out_of_memory:
                 fail(self.runtime, call, OutOfMemoryError(f"actor {self.class_name}: {out_of_memory}"))
             else:
-                fail(self.runtime, call, self.dead or self._unavailable(words))
+                fail(self.runtime, call, self.dead or fenced or self._unavailable(words))
 
     def _take_all(self) -> list[CallRecord]:
         self.given.clear()
@@ -301,6 +306,10 @@ class ActorPeer:
         return self.unanswered.take_all()
 
     def _death(self, message: m.ActorDown) -> LatticaError:
+        if message.unavailable:
+            return self._unavailable(message.how)
+        if message.fenced:
+            return self._fenced(message.how)
         error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
         if message.error:
             cause = self.runtime.load_failure(m.Failed(message.error))
@@ -316,6 +325,9 @@ class ActorPeer:
         if message.intended:
             error.do_next = "make a new actor; this one was ended on purpose"
         return error
+
+    def _fenced(self, reason: str) -> LatticaError:
+        return ActorFencedError(actor=self.class_name, actor_id=self.id.hex(), reason=reason)
 
     def _unavailable(self, reason: str) -> LatticaError:
         return ActorUnavailableError(actor=self.class_name, actor_id=self.id.hex(), reason=reason)

@@ -21,7 +21,7 @@ from lattica.actors.records import fail
 from lattica.actors.refs import ACTOR_ID_BYTES, ActorHold, Hold, Nested, ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
-from lattica.errors import ActorAlreadyExistsError, ActorUnschedulableError, ConfigError
+from lattica.errors import ActorAlreadyExistsError, ActorUnavailableError, ActorUnschedulableError, ConfigError
 
 
 class Meta(msgspec.Struct, array_like=True, frozen=True):
@@ -355,6 +355,7 @@ class _Creation:
                 _meta_encoder.encode(self.meta),
                 announced,
                 self.where,
+                given.get("partition") == "available",
             )
         )
         if failed is not None:
@@ -399,9 +400,12 @@ def _ids(value: m.Value) -> list[bytes]:
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
-    """The living actor of this name. Raises ValueError (as Ray does) if there is none."""
+    """The living actor of this name. Raises ValueError (as Ray does) if there is none, ActorUnavailableError if its
+    node cannot be reached."""
     runtime = current.get()
     answer = runtime.ask_node(m.ActorLookup(runtime.next_request(), name, namespace or runtime.namespace))
+    if isinstance(answer, m.ActorRefused) and answer.kind == "unavailable":
+        raise ActorUnavailableError(actor=repr(name), reason=answer.reason)
     if isinstance(answer, m.ActorRefused):
         raise ConfigError(answer.reason, do_next="check the name and the namespace; `lattica status` lists the actors")
     with runtime.lock:

@@ -19,7 +19,7 @@ COMMON = {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", 
           "trust", "results", "site"}  # fmt: skip
 TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls"}
 ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
-                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution"}  # fmt: skip
+                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "partition"}  # fmt: skip
 METHOD = {"num_returns", "name", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events"}
 LATER = {
     "runtime_env",
@@ -32,6 +32,8 @@ LATER = {
 
 RESULTS = ("any", "data")
 """What a submitter takes from nodes: anything that pickle makes, or only numbers, strings, containers and arrays."""
+PARTITIONS = ("consistent", "available")
+"""What becomes of a detached actor while the mesh is cut: the larger side has it, or each side may have one."""
 PLACE = ("scheduling_strategy", "label_selector", "site", "trust")
 TASK_RETRIES = 3
 """Ray's default: a task is pure unless its author says otherwise."""
@@ -71,6 +73,8 @@ def _check_one(name: str, value: Any) -> None:
         raise ConfigError(f"max_concurrency={value!r} must be a whole number of at least 1")
     if name == "lifetime" and value not in ("detached", "non_detached"):
         raise ConfigError(f"lifetime={value!r} must be None or 'detached'")
+    if name == "partition" and value not in PARTITIONS:
+        raise ConfigError(f"partition={value!r:.80} must be {' or '.join(map(repr, PARTITIONS))}")
     if name in ("name", "namespace") and (not isinstance(value, str) or not value):
         raise ConfigError(f"{name}={value!r} must be a string that is not empty")
     if name == "memory" and not (isinstance(value, Real) and math.isfinite(value)):

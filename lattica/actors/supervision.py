@@ -1,7 +1,7 @@
 """The actors of one machine: who bears which name, which are alive, and what happens when one ends.
 
     told     create · arguments · argument_failed · assigned · connect · lookup · ready · failed · leaving · worker_gone
-             kill · unreferenced · job_ended · client_gone
+             kill · unreferenced · job_ended · client_gone · adopt and fence, from and to another machine
     answers  Accept · Refuse · Found · NeedWorker · CancelNeed · Become · Connect · Down · EndWorker · Release · Forget
 
     PENDING ──worker assigned, constructor ran──► ALIVE ──► DEAD
@@ -55,6 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
     meta: bytes = b""
     announced: bool = False  # its spec and holds are told later, by `arguments`
     given: bytes = b""  # where it may live, as its creator said: for the placer
+    available: bool = False  # a smaller side of a mesh may restart it, too
 
 
 class End(msgspec.Struct, frozen=True):
@@ -65,6 +66,7 @@ class End(msgspec.Struct, frozen=True):
     error: bytes = b""
     intended: bool = False
     out_of_memory: bool = False
+    fenced: bool = False  # a newer life of it won
 
 
 class Actor(msgspec.Struct):
@@ -173,11 +175,12 @@ class Release(msgspec.Struct, frozen=True):
 
 
 class Forget(msgspec.Struct, frozen=True):
-    """The actor is dead for good: let go what the node holds for it."""
+    """The actor is dead for good: let go what the node holds for it. elsewhere: but goes on there."""
 
     actor: bytes
     holds: tuple[bytes, ...]
     detached: bool
+    elsewhere: bool = False
 
 
 Effect = (
@@ -200,6 +203,16 @@ class Supervisor:
     def actor_of(self, worker: int) -> Actor | None:
         """The actor that this worker is."""
         return self._by_worker.get(worker)
+
+    def living(self, actor_id: bytes) -> Plan | None:
+        """Its plan, unless it is dead, ends, or is not known."""
+        actor = self.actors.get(actor_id)
+        return None if actor is None or actor.end is not None or actor.leaving is not None else actor.plan
+
+    def bears_name(self, actor_id: bytes) -> bool:
+        """Whether it has its name still."""
+        actor = self.actors.get(actor_id)
+        return actor is not None and self._names.get((actor.plan.namespace, actor.plan.name)) == actor_id
 
     def living_in(self, job: int) -> list[Actor]:
         """The job's actors that are not dead."""
@@ -269,6 +282,31 @@ class Supervisor:
         if actor.worker is None:
             return []  # between two incarnations there is no process to end
         return [EndWorker(actor.worker, kill=True)]
+
+    # -- from and to other machines
+
+    def adopt(self, plan: Plan, incarnation: int) -> list[Effect]:
+        """An actor that lived under another supervisor goes on here. Empty if it is here already."""
+        if plan.actor in self.actors:
+            return []
+        self.actors[plan.actor] = Actor(plan, state=State.RESTARTING, incarnation=incarnation)
+        if plan.name:
+            self._names[plan.namespace, plan.name] = plan.actor
+        return [NeedWorker(plan.actor, incarnation)]
+
+    def fence(self, actor_id: bytes, how: str, *, goes_on: bool) -> list[Effect]:
+        """Another life of this actor won: forget it and end its process. goes_on: callers are to look for it there."""
+        actor = self.actors.get(actor_id)
+        if actor is None or actor.end is not None:
+            return []
+        del self.actors[actor_id]
+        self._free_name(actor)
+        actor.state, actor.end = State.DEAD, End(how, intended=not goes_on, fenced=True)
+        effects: list[Effect] = [CancelNeed(actor_id, actor.incarnation)]
+        if actor.worker is not None:
+            effects = [EndWorker(actor.worker, kill=True)]
+        effects += [Down(client, actor_id, actor.incarnation, goes_on, actor.end) for client in actor.callers]
+        return [*effects, Forget(actor_id, actor.plan.holds, actor.plan.detached, elsewhere=True)]
 
     # -- what became of workers
 

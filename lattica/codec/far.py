@@ -8,6 +8,8 @@ It ends with the session, and with it everything that it speaks of: both sides t
     either way          Open, Carry, Taken, Closed           a connection between a process here and a worker there
                         Took, Returned, Want, Here, Nowhere, Stop      objects, as `node.far_objects` tells
                         ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
+                        Claiming, WhoHas, NameRow, HoldActor, ActorHeld      names, as `node.names_desk` tells
+                        Keep, KeptWanted, NotKept        what restarts need, as `node.kept` tells
                         Group...                         placement groups, as `node.group_desk` tells
 
 Rules of this file. As in `codec.messages`: arrays, the tag first, tags only appended, fields only added at the end with
@@ -25,6 +27,10 @@ from lattica.errors import RemoteProtocolError
 
 ITEM_MAX_BYTES = 64 << 20
 """Of one item; a frame of a connection travels in pieces of at most 256 KiB."""
+
+
+Life = tuple[int, int, bool]
+"""(epoch, incarnation, minority): see `scheduler.fencing`."""
 
 
 class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
@@ -128,6 +134,7 @@ class ToWorker(msgspec.Struct, array_like=True, tag=11, frozen=True):
     worker: int  # the host's number
     proxy: int
     message: bytes
+    life: Life | None = None  # of the detached actor that the worker shall be
 
 
 class FromWorker(msgspec.Struct, array_like=True, tag=12, frozen=True):
@@ -162,7 +169,8 @@ class JobGone(msgspec.Struct, array_like=True, tag=15, frozen=True):
 
 class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     """Connect `caller`, a process of mine, with that worker. carrier: even from the lower PeerId, else odd.
-    actor, incarnation: what the worker must be; empty for one that I lease. job: of the process."""
+    actor, incarnation: what the worker must be; empty for one that I lease. job: of the process. life: of a detached
+    actor, the latest that I know."""
 
     carrier: int
     worker: int  # the host's number
@@ -171,6 +179,7 @@ class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     caller: int
     actor: bytes = b""
     incarnation: int = 0
+    life: Life | None = None
 
 
 class Opened(msgspec.Struct, array_like=True, tag=21, frozen=True):
@@ -261,6 +270,63 @@ class MayGo(msgspec.Struct, array_like=True, tag=37, frozen=True):
     """I have what I want of yours."""
 
 
+class Claiming(msgspec.Struct, array_like=True, tag=50, frozen=True):
+    """A message of `scheduler.claims`, encoded."""
+
+    data: bytes
+
+
+class WhoHas(msgspec.Struct, array_like=True, tag=51, frozen=True):
+    """Who has this name, by your table? Answered by `NameRow`."""
+
+    number: int
+    name: bytes
+
+
+class NameRow(msgspec.Struct, array_like=True, tag=52, frozen=True):
+    """The row as it travels; empty: nobody has it."""
+
+    number: int
+    row: bytes = b""
+
+
+class HoldActor(msgspec.Struct, array_like=True, tag=53, frozen=True):
+    """A process of mine has found this actor by its name. Answered by `ActorHeld`."""
+
+    number: int
+    actor: bytes
+
+
+class ActorHeld(msgspec.Struct, array_like=True, tag=54, frozen=True):
+    """You hold it from now on, until `Returned`. reason: why you do not."""
+
+    number: int
+    class_name: str = ""
+    meta: bytes = b""
+    reason: str = ""
+
+
+class Keep(msgspec.Struct, array_like=True, tag=55, frozen=True):
+    """A piece of what a restart will need: keep it on your disk, under the name of its content."""
+
+    content: bytes
+    size: int  # of all of it
+    offset: int
+    data: bytes
+
+
+class KeptWanted(msgspec.Struct, array_like=True, tag=56, frozen=True):
+    """Send me this: answered by `Keep`, in pieces, or by `NotKept`."""
+
+    content: bytes
+
+
+class NotKept(msgspec.Struct, array_like=True, tag=57, frozen=True):
+    """I do not have it."""
+
+    content: bytes
+
+
 class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
     """Tell me where this actor is, now and after each restart: `ActorAt`, or `ActorIsDown`."""
 
@@ -274,6 +340,7 @@ class ActorAt(msgspec.Struct, array_like=True, tag=41, frozen=True):
     incarnation: int
     host: bytes
     worker: int  # the host's number
+    life: Life | None = None  # of a detached actor
 
 
 class ActorIsDown(msgspec.Struct, array_like=True, tag=42, frozen=True):
@@ -372,6 +439,7 @@ FarMessage = (
     | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
     | Nowhere | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
     | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
+    | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

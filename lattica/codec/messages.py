@@ -194,6 +194,7 @@ class ActorCreate(msgspec.Struct, array_like=True, tag=15):
     meta: bytes = b""  # opaque: what a handle made by `get_actor` needs to know (methods, options)
     announced: bool = False  # its arguments are still being made: `spec` and `holds` follow in `ActorArguments`
     given: bytes = b""  # where it may live: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
+    available: bool = False  # of a detached one: a smaller side of a mesh may restart it, too
 
 
 class ActorConnect(msgspec.Struct, array_like=True, tag=16):
@@ -449,7 +450,7 @@ class ActorAccepted(msgspec.Struct, array_like=True, tag=52):
 
 
 class ActorRefused(msgspec.Struct, array_like=True, tag=53):
-    """`kind`: "name-taken", "infeasible", "not-found"."""
+    """`kind`: "name-taken", "infeasible", "not-found", "unavailable"."""
 
     request: int
     kind: str
@@ -471,6 +472,7 @@ class ActorDown(msgspec.Struct, array_like=True, tag=55):
     good.
 
     `error`: the constructor's exception, serialized, or empty. `intended`: `kill`, `exit_actor` or out of scope.
+    `fenced`: another life of it won. `unavailable`: it cannot be reached now; it is not dead.
     """
 
     actor: bytes
@@ -481,6 +483,8 @@ class ActorDown(msgspec.Struct, array_like=True, tag=55):
     error: bytes = b""
     intended: bool = False
     out_of_memory: bool = False
+    fenced: bool = False
+    unavailable: bool = False
 
 
 class ActorFound(msgspec.Struct, array_like=True, tag=56):

@@ -27,6 +27,7 @@ from lattica.mesh.community import (
     RowChanged,
     RowGone,
     RowRefused,
+    Rows,
     Send,
     Try,
 )
@@ -66,6 +67,7 @@ class Gossip:
         self._watchers: dict[int, list[Watcher]] = {}
         self._changed: list[Callable[[MemberChanged], None]] = []
         self._hearers: list[Callable[[list[bytes]], None]] = []
+        self._listeners: dict[int, Callable[[PeerId, bytes], None]] = {}
         self._tasks: set[asyncio.Task[int]] = set()
         self._refusals: set[tuple[PeerId, str]] = set()
         credentials = peer.credentials
@@ -146,6 +148,14 @@ class Gossip:
         """Hear of whose soft state is new, by the beginnings of ids, as of `SoftState.heard`. What ends it."""
         self._hearers.append(hearer)
         return lambda: self._hearers.remove(hearer)
+
+    def listen(self, protocol: int, listener: Callable[[PeerId, bytes], None]) -> None:
+        """Hear the notices of a protocol that a room above speaks; the listener may raise RemoteProtocolError."""
+        self._listeners[protocol] = listener
+
+    def take(self, peer: PeerId, row: Row) -> None:
+        """Take in a row that a peer has sent by another way. Raises RemoteProtocolError if it is a forgery."""
+        self._carry_out(self.community.receive(peer, Rows((row,), True), self._loop.time()))
 
     def write(self, kind: Kind, key: bytes, body: bytes, **how: Any) -> None:
         """Write a row and tell everybody; see `Replica.write` for `how` and for errors."""
@@ -230,6 +240,9 @@ class Gossip:
             return
         if protocol == notices.DHT:
             self.directory.notice(peer, body)
+            return
+        if protocol in self._listeners:
+            self._listeners[protocol](peer, body)
             return
         if protocol not in (notices.COMMUNITY, notices.COMPARISON):
             return

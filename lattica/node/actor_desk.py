@@ -65,13 +65,42 @@ class ActorDesk:
             message.actor, client.job, message.spec, resources, message.class_name, message.name,
             message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
             message.max_restarts, tuple(message.holds), message.meta, message.announced, message.given,
+            message.available,
         )  # fmt: skip
-        effects = self.supervisor.create(client.number, message.request, plan)
+        if node.far is not None and message.detached and (reason := node.far.detached.objection()):
+            client.send(m.ActorRefused(message.request, "infeasible", reason))
+            node.store.let_go(message.holds)
+        elif node.far is not None and plan.name:
+            node.far.names.create(client, message.request, plan)  # which goes on with `begin`
+        else:
+            self.begin(client.number, message.request, plan)
+
+    def begin(self, client: int, request: int, plan: Plan) -> None:
+        """Nothing is in its way; in a mesh, its name is its own."""
+        if self._node.far is not None and plan.detached:
+            plan = self._node.far.detached.of_its_own(plan)
+        effects = self.supervisor.create(client, request, plan)
         self._perform(effects)
         if not isinstance(effects[-1], NeedWorker):
-            node.store.let_go(message.holds)  # another bears the name, and needs no arguments of ours
+            self._node.store.let_go(plan.holds)  # another bears the name, and needs no arguments of ours
+
+    def adopt(self, plan: Plan, incarnation: int) -> None:
+        """A detached actor that ran under another node goes on here."""
+        self._perform(self.supervisor.adopt(plan, incarnation))
+
+    def fence(self, actor: bytes, how: str, *, goes_on: bool) -> None:
+        """Another life of an actor of ours won. goes_on: our callers are connected with that one."""
+        before = self.supervisor.actors.get(actor)
+        callers = list(before.callers) if before is not None else []
+        self._perform(self.supervisor.fence(actor, how, goes_on=goes_on))
+        for number in callers if goes_on else ():
+            client = self._node.clients.get(number)
+            if client is not None and client.kind != ANOTHER and self._node.far is not None:
+                self._node.far.actors.connect(client, actor)
 
     def arguments(self, client: Client, message: m.ActorArguments) -> None:
+        if self._node.far is not None and self._node.far.names.arguments(client, message):
+            return
         if message.error:
             self._perform(self.supervisor.argument_failed(client.number, message.actor, message.error))
             return
@@ -89,6 +118,9 @@ class ActorDesk:
 
     def lookup(self, client: Client, message: m.ActorLookup) -> None:
         namespace = message.namespace or self._node.jobs[client.job].namespace
+        if self._node.far is not None:
+            self._node.far.names.lookup(client, message.request, message.name, namespace)
+            return
         self._perform(self.supervisor.lookup(client.number, message.request, message.name, namespace))
 
     def kill(self, _: Client, message: m.ActorKill) -> None:
@@ -111,6 +143,12 @@ class ActorDesk:
         if self._forwarded(client, message):
             return
         self._perform(self.supervisor.leaving(client.number, message.actor, message.reason))
+        self._let_name_go(message.actor)
+
+    def _let_name_go(self, actor: bytes) -> None:
+        """Others may have its name, if it does not bear it any more."""
+        if self._node.far is not None and not self.supervisor.bears_name(actor):
+            self._node.far.names.over(actor)
 
     def _forwarded(self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit) -> bool:
         """Whether this worker is an actor of another node's, which is told."""
@@ -144,6 +182,7 @@ class ActorDesk:
                 self._perform(self.supervisor.failed(client.number, actor, error))
             case m.ActorExit(actor, reason):
                 self._perform(self.supervisor.leaving(client.number, actor, reason))
+                self._let_name_go(actor)
 
     def away_died(self, worker: int, how: str, stderr: str, out_of_memory: bool) -> None:
         """A worker of another node is dead, or lost."""
@@ -189,6 +228,9 @@ class ActorDesk:
                     node.store.give(actor, client)
                     node.tell(client, m.ActorFound(request, actor, class_name, meta))
                 case NeedWorker(actor, incarnation, pause_s):
+                    plan = self.supervisor.actors[actor].plan
+                    if plan.detached and node.far is not None:
+                        node.far.detached.needs_worker(plan, incarnation)
                     self._need(actor, incarnation, pause_s)
                 case CancelNeed(actor, incarnation):
                     self._cancel_need(actor, incarnation)
@@ -201,15 +243,25 @@ class ActorDesk:
                         client,
                         m.ActorDown(
                             actor, incarnation, restarting, end.how, end.stderr, end.error, end.intended,
-                            end.out_of_memory,
+                            end.out_of_memory, end.fenced,
                         ),
                     )  # fmt: skip
                 case EndWorker(worker, kill):
                     self._end_worker(worker, kill)
                 case Release(actor, worker):
                     node.tell(worker, m.ActorRelease(actor))
-                case Forget(actor, holds, detached):
+                    self._let_name_go(actor)
+                case Forget(actor, holds, detached, elsewhere):
+                    if not elsewhere:
+                        self._over(actor, detached=detached)
                     node.store.let_go([*holds, actor] if detached else holds)
+
+    def _over(self, actor: bytes, *, detached: bool) -> None:
+        """It is dead for good."""
+        self._let_name_go(actor)
+        known = self.supervisor.actors.get(actor)
+        if detached and known is not None and self._node.far is not None:
+            self._node.far.detached.ended(known.plan)
 
     def _accept(self, client: int, actor: bytes, existing: bool) -> None:
         """Count the hold of whoever asked, and the node's own on a detached actor."""
@@ -271,6 +323,7 @@ class ActorDesk:
             worker,
             m.BecomeActor(
                 actor_id, incarnation, plan.spec, dict(plan.resources), gpus, plan.name, plan.namespace,
+                far.detached.via(actor_id) if far is not None else 0,
             ),
         )  # fmt: skip
 

@@ -3,6 +3,9 @@
 An actor is supervised by the node that made it (its owner). A process elsewhere that was given a handle asks its own
 node for the actor, and that one the node it has the handle from, which supervises it or asks on. The answer says where
 the present incarnation lives, and the asking node connects its process with that worker, wherever it is.
+
+A detached actor roves: its row says who supervises it. Whoever looked for it at a node that is gone looks there again,
+and hears of it as of a restart; on a smaller side of the mesh, that it is unavailable until it answers.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.identity import PeerId
 from lattica.node.clients import NODE, WORKER, Client
+from lattica.node.loop import Timer
+from lattica.scheduler.restarts import Record
 
 if TYPE_CHECKING:
     from lattica.node.far_desk import FarDesk, Hosted, Neighbour
@@ -24,16 +29,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 UNKNOWN_TRIES = 40
 UNKNOWN_S = 0.05
+LOOK_S = 0.5  # between looks for a roving actor that is wanted
+ASK_AGAIN_S = 2.0  # where its row says that it is
 """A process may ask for an actor before its node has read from another process that this one was given it."""
 _down = msgspec.msgpack.Decoder(m.ActorDown)
 
 
 class Foreign(msgspec.Struct, eq=False):
-    """An actor that another node supervises, or knows who does."""
+    """An actor that another node supervises, or knows who does. lender: None while it is not known where one roves."""
 
-    lender: Neighbour
+    lender: Neighbour | None
     callers: dict[int, None] = {}  # clients that want to be connected
     at: far.ActorAt | None = None
+    asked_at: float = 0.0
+    unavailable: bool = False  # and they were told so
 
 
 class FarActors:
@@ -42,6 +51,7 @@ class FarActors:
     def __init__(self, desk: FarDesk) -> None:
         self._desk, self._node = desk, desk.node
         self._foreign: dict[bytes, Foreign] = {}
+        self._looking: Timer | None = None
 
     def __repr__(self) -> str:
         return f"<FarActors: {len(self._foreign)} of other nodes>"
@@ -54,6 +64,9 @@ class FarActors:
         if client.number not in node.clients:
             return
         found = self._foreign.get(actor)
+        if actor in self._desk.deciding.records:
+            self._connect_roving(client, actor, found)
+            return
         if found is None:
             lender = node.store.ledger.lender(actor)
             neighbour = next((n for n in self._desk.neighbours.values() if n.client.number == lender), None)
@@ -64,7 +77,7 @@ class FarActors:
                 client.send(m.ActorDown(actor, 0, False, "no node that is connected knows this actor"))
                 return
             found = self._foreign[actor] = Foreign(neighbour)
-        if not found.callers:
+        if not found.callers and found.lender is not None:
             found.lender.link.send(far.ActorWanted(actor))
         elif found.at is not None:
             self._join(client, found, found.at)
@@ -73,8 +86,9 @@ class FarActors:
     def at(self, neighbour: Neighbour, message: far.ActorAt) -> None:
         """An incarnation lives there."""
         found = self._foreign.get(message.actor)
-        if found is None or found.lender is not neighbour:
+        if found is None or found.lender is not neighbour or self._desk.deciding.admit(message.actor, message.life):
             return
+        found.unavailable = False
         host = PeerId(message.host) if message.host else self._desk.me
         found.at = far.ActorAt(message.actor, message.incarnation, host, message.worker)
         for number in list(found.callers):
@@ -117,6 +131,15 @@ class FarActors:
 
     def kill(self, message: m.ActorKill) -> bool:
         """Whether the actor is another node's, which is told."""
+        deciding = self._desk.deciding
+        record = deciding.records.get(message.actor)
+        if record is not None:
+            if record.host != self._desk.me and deciding.answers(PeerId(record.host)):
+                host = self._desk.neighbour(PeerId(record.host))
+                host.link.send(far.ActorEnd(message.actor, message.no_restart))
+            elif message.no_restart and not deciding.is_island:
+                self._desk.detached.end_everywhere(message.actor)
+            return True
         lender = self._node.store.ledger.lender(message.actor)
         neighbour = next((n for n in self._desk.neighbours.values() if n.client.number == lender), None)
         if neighbour is None:
@@ -136,11 +159,104 @@ class FarActors:
     def parted(self, neighbour: Neighbour, how: str) -> None:
         """A node is gone, and with it the actors that it supervised."""
         for actor, found in list(self._foreign.items()):
-            if found.lender is neighbour:
+            if found.lender is neighbour and actor in self._desk.deciding.records:
+                self._lost(actor, found, how)
+            elif found.lender is neighbour:
                 del self._foreign[actor]
                 incarnation = found.at.incarnation if found.at is not None else 0
                 for number in found.callers:
                     self._node.tell(number, m.ActorDown(actor, incarnation, False, f"its owner is gone: {how}"))
+
+    # -- those that rove
+
+    def close(self) -> None:
+        """The node ends."""
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _connect_roving(self, client: Client, actor: bytes, found: Foreign | None) -> None:
+        record = self._desk.deciding.records[actor]
+        if client.kind == NODE and record.host != self._desk.me:
+            client.send(m.ActorDown(actor, 0, True, "it does not run under this node any more"))
+            return
+        if found is None:
+            found = self._foreign[actor] = Foreign(None)
+        found.callers[client.number] = None
+        if found.at is not None:
+            self._join(client, found, found.at)
+        elif found.unavailable:
+            self._say_unavailable(client.number, actor)
+        else:
+            self.look()
+
+    def moved(self, actor: bytes, record: Record | None) -> None:
+        """What its row says of it has changed."""
+        found = self._foreign.get(actor)
+        if found is None:
+            return
+        if record is None:
+            if found.lender is None:
+                self._tell_over(actor, found, "it was ended")
+        elif found.lender is None or found.lender.peer != record.host:
+            if found.lender is not None and found.at is not None:
+                self._lost(actor, found, "it goes on under another node")
+            found.lender = None
+            self.look()
+
+    def _lost(self, actor: bytes, found: Foreign, how: str) -> None:
+        """Who supervised it is gone, or does not any more."""
+        incarnation = found.at.incarnation if found.at is not None else 0
+        found.lender, found.at, found.asked_at = None, None, 0.0
+        for number in list(found.callers):
+            self._node.tell(number, m.ActorDown(actor, incarnation, True, how))
+        self.look()
+
+    def _tell_over(self, actor: bytes, found: Foreign, how: str) -> None:
+        del self._foreign[actor]
+        for number in found.callers:
+            self._node.tell(number, m.ActorDown(actor, 0, False, how))
+
+    def look(self) -> None:
+        """Find those that are wanted, soon."""
+        if self._looking is None and not self._desk.is_closing:
+            self._looking = self._node.loop.call_later(0.0, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        waits = False
+        for actor, found in list(self._foreign.items()):
+            record = self._desk.deciding.records.get(actor)
+            if record is not None and found.callers:
+                self._seek(actor, found, record)
+                waits = waits or found.at is None
+            elif record is None and found.lender is None:
+                self._tell_over(actor, found, "it was ended")
+        if waits and self._looking is None and not self._desk.is_closing:
+            self._looking = self._node.loop.call_later(LOOK_S, self._look)
+
+    def _seek(self, actor: bytes, found: Foreign, record: Record) -> None:
+        desk, deciding, now = self._desk, self._desk.deciding, self._node.now()
+        host = PeerId(record.host)
+        if host == desk.me:
+            if actor in self._node.actor_desk.supervisor.actors:
+                del self._foreign[actor]
+                for number in found.callers:
+                    if (client := self._node.clients.get(number)) is not None:
+                        self._node.actor_desk.connect(client, m.ActorConnect(actor))
+        elif deciding.is_over(record):
+            self._tell_over(actor, found, "its node is dead, and it has no restarts left")
+        elif not deciding.answers(host):
+            if deciding.is_island and not found.unavailable:
+                found.unavailable, found.at, found.lender = True, None, None
+                for number in list(found.callers):
+                    self._say_unavailable(number, actor)
+        elif found.at is None and now - found.asked_at >= ASK_AGAIN_S:
+            found.lender, found.asked_at = desk.neighbour(host), now
+            found.lender.link.send(far.ActorWanted(actor))
+
+    def _say_unavailable(self, client: int, actor: bytes) -> None:
+        how = "its node does not answer, and this one is on a smaller side of its mesh"
+        self._node.tell(client, m.ActorDown(actor, 0, False, how, unavailable=True))
 
     # -- ours
 
@@ -153,7 +269,8 @@ class FarActors:
         neighbour = next((n for n in self._desk.neighbours.values() if n.client is client), None)
         if neighbour is not None:
             there = b"" if host == neighbour.peer else host
-            neighbour.link.send(far.ActorAt(actor, incarnation, there, worker))
+            life = self._desk.deciding.life_of(actor)
+            neighbour.link.send(far.ActorAt(actor, incarnation, there, worker, life))
 
     def place_of(self, worker: int) -> tuple[bytes, int]:
         """(host, its number for the worker) of a worker that is an actor of ours."""

@@ -34,16 +34,21 @@ from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
 from lattica.mesh.tokens import TOKEN_MAX_S, Submission, sign_token, verify_token
 from lattica.node.clients import AWAY, DRIVER, GUEST, NODE, WORKER, Client, Job
+from lattica.node.deciding import Deciding
+from lattica.node.detached_desk import DetachedDesk
 from lattica.node.environment import NOTHING, Environment
 from lattica.node.far_actors import FarActors
 from lattica.node.far_environment import FarEnvironments
 from lattica.node.far_objects import FarObjects
+from lattica.node.kept import Kept
 from lattica.node.lease_desk import FAR_LEASE
 from lattica.node.links import Carrier, Link
+from lattica.node.names_desk import NamesDesk
 from lattica.node.proxies import proxy
 from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
 from lattica.scheduler.demand import Demand
+from lattica.scheduler.fencing import Life
 from lattica.scheduler.given import decode_within
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.placement import Choice, Infeasible
@@ -145,6 +150,7 @@ class Hosted(msgspec.Struct, eq=False):
     worker: int
     actor: bytes = b""
     incarnation: int = 0
+    life: far.Life | None = None  # of a detached one
 
 
 class Neighbour:
@@ -207,6 +213,9 @@ class FarDesk:
         self.environments = FarEnvironments(self)
         self.objects = FarObjects(self)
         self.actors = FarActors(self)
+        self.kept = Kept(self, os.path.join(node.settings.data_dir, "kept"))
+        self.names, self.detached = NamesDesk(self), DetachedDesk(self)
+        self.deciding = Deciding(self, founder=mesh.how == "founded")
         self._handlers: dict[type, Any] = {
             far.JobIs: self._job_is, far.JobOver: self._job_over, far.JobGone: self._job_gone,
             far.AskLease: self._ask_lease, far.DropAsk: self._drop_ask, far.LeaseIs: self._lease_is,
@@ -219,12 +228,18 @@ class FarDesk:
             far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
             far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
             far.ActorEnd: self.actors.end,
+            far.Claiming: self.deciding.claiming, far.WhoHas: self.deciding.who_has,
+            far.NameRow: self.names.answered, far.HoldActor: self.names.hold, far.ActorHeld: self.names.answered,
+            far.Keep: self.kept.keep, far.KeptWanted: self.kept.wanted, far.NotKept: self.kept.not_kept,
             **dict.fromkeys(_OF_GROUPS, self._of_groups),
         }  # fmt: skip
         self.peer.serve(NodeService(self), offered=False)
         self.peer.on_falter.append(self._faltered)
         self.peer.gossip.watch_members(self._member_changed)
         placer.changed = self._look_soon
+        mesh.teach("actors", lambda _: self.detached.view())
+        mesh.teach("adopt", lambda _: self.deciding.adopt())
+        self.deciding.start()
         self._beat = node.loop.call_later(PING_S, self._ping)
 
     def __repr__(self) -> str:
@@ -237,10 +252,24 @@ class FarDesk:
         self._closing = True
         self.environments.close()
         self._beat.cancel()
+        for desk in (self.deciding, self.names, self.detached, self.actors):
+            desk.close()
         if self._looking is not None:
             self._looking[0].cancel()
         for neighbour in list(self.neighbours.values()):
             neighbour.link.end("this node ends")
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this node is going."""
+        return self._closing or self.node.closing
+
+    def roles_of(self, peer: PeerId) -> Role:
+        """What a member may do."""
+        if peer == self.me:
+            return self.peer.credentials.member.roles
+        member = self.peer.gossip.community.replica.member(peer)
+        return Role(0) if member is None else member.roles
 
     # -- links
 
@@ -326,6 +355,8 @@ class FarDesk:
             self.guests.pop(guest.client.number, None)
             self.node.client_gone(guest.client, how)
         self.actors.parted(neighbour, how)
+        self.names.parted(neighbour, how)
+        self.kept.parted(neighbour)
         for hosted in [hosted for hosted in self.hosted.values() if hosted.neighbour is neighbour]:
             del self.hosted[hosted.worker]
             self.node.end_worker(hosted.worker, f"its owner is gone: {how}")
@@ -893,7 +924,8 @@ class FarDesk:
                     carrier.close("its process has ended", gone=client not in self.node.clients)
             case m.BecomeActor() | m.ActorRelease() | m.Exit():
                 data = frames.encode_one(message)
-                away.neighbour.link.send(far.ToWorker(away.theirs, number, data), len(data))
+                life = self.deciding.life_of(message.actor) if isinstance(message, m.BecomeActor) else None
+                away.neighbour.link.send(far.ToWorker(away.theirs, number, data, life), len(data))
 
     def connect(self, caller: Client, worker: int, actor: bytes = b"", incarnation: int = 0) -> list[int]:
         """Connect a process of ours with a worker elsewhere: its end, as a list of one descriptor."""
@@ -911,7 +943,8 @@ class FarDesk:
                 caller.callees.discard(worker)
 
         carrier = away.carriers[caller.number] = link.carrier(ours, ended)
-        link.send(far.Open(carrier.number, away.theirs, worker, job, caller.number, actor, incarnation))
+        life = self.deciding.life_of(actor) if actor else None
+        link.send(far.Open(carrier.number, away.theirs, worker, job, caller.number, actor, incarnation, life))
         caller.peers.add(worker)
         caller.callees.add(worker)
         away.client.peers.add(caller.number)
@@ -1096,7 +1129,10 @@ class FarDesk:
         except msgspec.DecodeError as error:
             raise RemoteProtocolError(f"a message for a worker: {error}") from error
         if isinstance(told, m.BecomeActor):
-            hosted.actor, hosted.incarnation = told.actor, told.incarnation
+            if why := self.deciding.admit(told.actor, message.life):
+                self.node.end_worker(message.worker, why)
+                return
+            hosted.actor, hosted.incarnation, hosted.life = told.actor, told.incarnation, message.life
             via = self._giver(neighbour, message.worker, message.proxy)
             told = msgspec.structs.replace(told, via=via)
             self.node.pool.became_actor(message.worker, self.node.now())
@@ -1122,6 +1158,12 @@ class FarDesk:
             self.node.end_worker(message.worker, "")
         else:
             self.node.let_worker_go(message.worker)
+
+    def fence(self, actor: bytes, life: Life) -> None:
+        """A life of a detached actor is known: earlier ones end, which we host for others."""
+        for hosted in list(self.hosted.values()):
+            if hosted.actor == actor and hosted.life is not None and Life(*hosted.life).standing() < life.standing():
+                self.node.end_worker(hosted.worker, "it was superseded: a newer life of it runs elsewhere")
 
     def end_away(self, worker: int, *, kill: bool) -> None:
         """An actor of ours elsewhere has ended."""
@@ -1196,6 +1238,8 @@ class FarDesk:
         elif message.actor:
             if not self.actors.lives_in(message.worker, message.actor, message.incarnation, hosted):
                 reason = "it is not that incarnation of that actor"
+            else:
+                reason = reason or self.deciding.admit(message.actor, message.life)
         elif (lease := node.book.lease_of(message.worker)) is None or lease.holder != neighbour.client.number:
             reason = "it is not leased to you"
         if reason or entry is None:

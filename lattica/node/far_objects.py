@@ -361,6 +361,30 @@ class FarObjects:
             self._regions.remove_span(offset)
             self._node.store.span_back(self.client, m.SpanReturn(offset, size))
 
+    def bytes_of(self, object_: bytes) -> tuple[bytes, bool, Sequence[bytes]] | None:
+        """(bytes, whether it is a failure, what it contains) of what lies here."""
+        found = self._node.store.ledger.place(object_)
+        if found is None:
+            return None
+        offset, size, failed, contains = found
+        return bytes(self._reading().read(offset, size)), failed, contains
+
+    async def take_in(self, object_: bytes, data: bytes, failed: bool, contains: Sequence[bytes]) -> None:
+        """Bytes that came by another way: they lie here from now on, held once by this node. Raises
+        ObjectStoreFullError."""
+        ledger, mine = self._node.store.ledger, self.client.number
+        if ledger.place(object_) is None:
+            offset = await self._room(max(len(data), 1))
+            if ledger.place(object_) is None:
+                self._node.store.arena.write(offset, [data])
+                self._sealed[object_] = offset
+                self._perform(ledger.seal(mine, object_, offset, len(data), 0, failed, list(contains)))
+                self._perform(ledger.give(m.NODE, object_, m.NODE))
+                self._perform(ledger.drop(mine, object_))  # which `seal` has given
+                return
+            self._regions.free(offset)
+        self._perform(ledger.give(m.NODE, object_, m.NODE))
+
     def _reading(self) -> ArenaMap:
         if self._map is None:
             arena = self._node.store.arena

@@ -168,6 +168,14 @@ class MeshDesk:
         desk._look()
         return desk
 
+    def teach(self, verb: str, answer: Callable[[Mapping[str, Any]], Any]) -> None:
+        """Commands may ask for this, too: what another part of the node tells."""
+
+        async def told(data: Mapping[str, Any]) -> Any:
+            return answer(data)
+
+        self._verbs[verb] = told
+
     def offer(self, resources: Mapping[str, float], load: Callable[[], Load] | None = None) -> None:
         """Tell the mesh what this node has in all, and each second what of it is taken."""
         self.peer.gossip.describe(resources=dict(resources))

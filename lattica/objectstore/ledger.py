@@ -198,7 +198,9 @@ class Ledger:
         holder = self._clients.get(client)
         if holder is None:
             return []
-        self._entry(object).state = _Actor()
+        entry = self._entry(object)
+        self._settle(object, entry)  # another node's until now, perhaps
+        entry.state = _Actor()
         return self._add(holder, object, 1)
 
     def promise(self, client: int, object: bytes, made_at: str = "") -> list[Effect]:

@@ -39,7 +39,9 @@ EXAMPLES: list[Any] = [
     m.LeaseReturn(9),
     m.WorkerKill(9, 12, "its connection broke"),
     m.Blocked(True),
-    m.ActorCreate(7, ACTOR, b"spec", CPU, "Counter", "c", "space", True, True, -1, [OBJECT], b"meta", True, b"given"),
+    m.ActorCreate(
+        7, ACTOR, b"spec", CPU, "Counter", "c", "space", True, True, -1, [OBJECT], b"meta", True, b"given", True
+    ),
     m.ActorConnect(ACTOR),
     m.ActorLookup(7, "c", "space"),
     m.ActorKill(ACTOR, False),
@@ -72,7 +74,7 @@ EXAMPLES: list[Any] = [
     m.ActorAccepted(7, ACTOR, True, b"meta"),
     m.ActorRefused(7, "name-taken", "there is one"),
     m.ActorConnected(ACTOR, 2, 3, 4711, True),
-    m.ActorDown(ACTOR, 2, True, "exit code 3", "last words", b"error", True, True),
+    m.ActorDown(ACTOR, 2, True, "exit code 3", "last words", b"error", True, True, True, True),
     m.ActorFound(7, ACTOR, "Counter", b"meta"),
     m.State(7, {"CPU": 4.0, "nodes": [{"alive": True}]}),
     m.LogLines("step", 4711, 2, ["one", "two"]),

@@ -21,6 +21,7 @@ from tests.conftest import settings
 GOLDEN = Path(__file__).parents[1] / "golden" / "far.json"
 OBJECT, ACTOR, JOB, PEER = bytes(range(16)), b"a" * 12, b"j" * 16, b"p" * 32
 CPU = {"CPU": 1.5}
+LIFE = (2, 1_700_000_000_000 << 16, True)
 
 EXAMPLES: list[Any] = [
     far.JobIs(
@@ -47,12 +48,12 @@ EXAMPLES: list[Any] = [
     far.KillWorker(9, 12, "its connection broke", 5),
     far.Wanted(),
     far.WorkerOver(3, 9, 12, b"\xdd\x00\x00\x00\x00", "killed by SIGKILL", "last words", True),
-    far.ToWorker(3, 5, b"message"),
+    far.ToWorker(3, 5, b"message", LIFE),
     far.FromWorker(3, b"message"),
     far.EndWorker(3, True),
     far.Output(JOB, "step", 4711, 2, ["one", "two"]),
     far.JobGone(JOB),
-    far.Open(2, 3, 5, JOB, 8, ACTOR, 2),
+    far.Open(2, 3, 5, JOB, 8, ACTOR, 2, LIFE),
     far.Opened(2, 5),
     far.Carry(2, b"bytes"),
     far.Taken(2, 65536),
@@ -66,9 +67,17 @@ EXAMPLES: list[Any] = [
     far.Going(),
     far.MayGo(),
     far.ActorWanted(ACTOR),
-    far.ActorAt(ACTOR, 2, PEER, 3),
+    far.ActorAt(ACTOR, 2, PEER, 3, LIFE),
     far.ActorIsDown(b"message"),
     far.ActorEnd(ACTOR, False),
+    far.Claiming(b"claim"),
+    far.WhoHas(7, b"space\0name"),
+    far.NameRow(7, b"row"),
+    far.HoldActor(7, ACTOR),
+    far.ActorHeld(7, "Counter", b"meta", "it has just ended"),
+    far.Keep(b"cid", 700_000, 262_144, b"piece"),
+    far.KeptWanted(b"cid"),
+    far.NotKept(b"cid"),
     far.GroupReserve(OBJECT, 2, JOB, [(1, CPU)]),
     far.GroupCommit(OBJECT, 2, 9),
     far.GroupAbort(OBJECT, 2),

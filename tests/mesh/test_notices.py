@@ -45,7 +45,8 @@ def test_a_message_has_its_golden_bytes_and_is_read_as_what_it_was(message: Any)
 
 
 def test_protocols_have_the_numbers_that_they_always_had() -> None:
-    assert (notices.COMMUNITY, notices.COMPARISON, notices.PUBSUB, notices.DHT) == (1, 2, 3, 4)
+    numbers = notices.COMMUNITY, notices.COMPARISON, notices.PUBSUB, notices.DHT, notices.VIEWS
+    assert numbers == (1, 2, 3, 4, 5)
 
 
 def test_a_probe_without_sayings_has_a_few_bytes() -> None:

@@ -1,0 +1,383 @@
+"""Detached actors of a mesh: they outlive the program that made them, and the node that supervises them.
+
+    created    a job of its own ─► its constructor and arguments, as one content, on KEEPERS more nodes ─► its row
+    its node is gone    the restarter writes the row (`scheduler.restarts`) ─► fetches the content ─► supervises it
+    superseded          what runs here is ended; callers here are connected with the one that goes on
+
+The restarter's node submits it anew: it makes a job of its own, under its own role, since the first submitter's token
+ends after a day and with its node. Where an actor's worker lives is the placer's matter, as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from time import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from lattica.actors.supervision import Plan
+from lattica.codec import messages as m
+from lattica.errors import LatticaError
+from lattica.ids import ActorId, short
+from lattica.mesh.identity import PeerId, peer_text, short_peer
+from lattica.mesh.papers import DAMAGED
+from lattica.mesh.roles import Role
+from lattica.node.clients import Job
+from lattica.node.far_objects import ACTOR_ID_BYTES
+from lattica.node.kept import CONTENT_MAX_BYTES
+from lattica.node.names_desk import name_key
+from lattica.scheduler import restarts
+from lattica.scheduler.fencing import Life
+from lattica.scheduler.resources import ResourceSet
+
+if TYPE_CHECKING:
+    from lattica.node.far_desk import FarDesk
+
+log = logging.getLogger(__name__)
+KEEPERS = 2
+"""Nodes besides the owner that keep what a restart needs: those that would do it. Less: one more death loses it."""
+VERSION = 1
+GATHER_S = 10.0  # for what the arguments refer to, to come here from other nodes
+LOOK_S = 0.2
+NOT_KEPT = "it cannot be restarted on another node"
+
+
+class Paper(msgspec.Struct, array_like=True, frozen=True):
+    """Of an actor's row, what `scheduler.restarts` does not look at. content: the CID of its `Seed`."""
+
+    version: int
+    content: bytes
+    class_name: str
+    name: str
+    namespace: str
+    claim: bytes  # by which it has its name
+    incarnation: int  # the last that its row tells of
+
+
+class Held(msgspec.Struct, array_like=True, frozen=True):
+    """An object that the constructor's arguments refer to."""
+
+    object: bytes
+    failed: bool
+    contains: list[bytes]
+    data: bytes
+
+
+class Seed(msgspec.Struct, array_like=True, frozen=True):
+    """What an actor grows from, on any node. holds: as in `messages.ActorCreate`."""
+
+    spec: bytes
+    resources: dict[str, float]
+    class_name: str
+    name: str
+    namespace: str
+    meta: bytes
+    given: bytes
+    python: str
+    minor: str
+    sys_path: list[str]
+    cwd: str
+    script: str
+    log_to_driver: bool
+    preload: list[str]
+    holds: list[bytes]
+    objects: list[Held]
+
+
+_paper = msgspec.msgpack.Decoder(Paper).decode
+_seed = msgspec.msgpack.Decoder(Seed).decode
+_encode = msgspec.msgpack.Encoder().encode
+_MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def read_paper(spec: bytes) -> Paper | None:
+    """None if this release cannot read it."""
+    try:
+        paper = _paper(spec)
+    except DAMAGED:
+        return None
+    return paper if paper.version == VERSION else None
+
+
+class DetachedDesk:
+    """See the module."""
+
+    def __init__(self, desk: FarDesk) -> None:
+        self._desk, self._node = desk, desk.node
+        self._loop = asyncio.get_running_loop()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._seeds: dict[bytes, bytes] = {}  # actor of ours -> its content
+        self._told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep it
+        self._growing: set[bytes] = set()  # actors that are being restarted here
+        self._adopted: set[bytes] = set()  # actors of ours that began elsewhere
+        self._giver = desk.new_number()
+
+    def __repr__(self) -> str:
+        return f"<DetachedDesk: {len(self._seeds)} here, {len(self._growing)} being restarted>"
+
+    def close(self) -> None:
+        """The node ends."""
+        for task in list(self.tasks):
+            task.cancel()
+
+    def _begin(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def via(self, actor: bytes) -> int:
+        """Who stands for the giver of what its spec holds: nothing lies where it says, if it began elsewhere."""
+        return self._giver if actor in self._adopted else 0
+
+    # -- made here
+
+    def objection(self) -> str:
+        """Why none can be made here; "" if one can."""
+        if Role.SUBMIT not in self._desk.roles_of(self._desk.me):
+            return "a detached actor outlives its job, so the node that makes it needs the role `submit`"
+        return ""
+
+    def of_its_own(self, plan: Plan) -> Plan:
+        """The same plan, in a job that does not end with its driver."""
+        job = self._node.jobs[plan.job]
+        own = self._job(job.driver, job.python, job)
+        return msgspec.structs.replace(plan, job=own.number)
+
+    def _job(self, driver: int, python: str, like: Job | Seed, namespace: str = "") -> Job:
+        number = self._node.job_desk.next_number()
+        job = self._node.jobs[number] = Job(
+            number, driver, 0, python, like.sys_path, like.cwd, like.script, namespace or like.namespace,
+            like.log_to_driver, time(), like.preload, ended=True,
+        )  # fmt: skip
+        return job
+
+    def needs_worker(self, plan: Plan, incarnation: int) -> None:
+        """A detached actor of ours starts, for the first time here or again."""
+        actor, deciding = ActorId(plan.actor), self._desk.deciding
+        record = deciding.restarts.running.get(actor)
+        if record is None and plan.actor not in self._seeds:
+            self._seeds[plan.actor] = b""
+            self._begin(self._announce(plan))
+        elif record is not None:
+            paper = read_paper(record.spec)
+            if paper is None or paper.incarnation >= incarnation:
+                return
+            spec = _encode(msgspec.structs.replace(paper, incarnation=incarnation))
+            left = (
+                record.restarts_left if record.restarts_left == restarts.ENDLESS else max(record.restarts_left - 1, 0)
+            )
+            deciding.do([restarts.Write(actor, msgspec.structs.replace(record, spec=spec, restarts_left=left))])
+
+    async def _announce(self, plan: Plan) -> None:
+        """Write its row, with what a restart needs at hand on other nodes."""
+        desk, node, actor = self._desk, self._node, plan.actor
+        job = node.jobs.get(plan.job)
+        if job is None:
+            return
+        deadline, objects, missing = self._loop.time() + GATHER_S, list[Held](), list[bytes]()
+        while (missing := self._gather(plan.holds, objects)) and self._loop.time() < deadline:
+            await asyncio.sleep(LOOK_S)
+        if missing:
+            log.warning(
+                "actor %s: %d of what its constructor is given is not here: %s", short(actor), len(missing), NOT_KEPT
+            )
+        seed = Seed(
+            plan.spec, dict(plan.resources), plan.class_name, plan.name, plan.namespace, plan.meta, plan.given,
+            job.python, _MINOR, job.sys_path, job.cwd, job.script, job.log_to_driver, job.preload, list(plan.holds),
+            objects,
+        )  # fmt: skip
+        data, content = _encode(seed), b""
+        if len(data) > CONTENT_MAX_BYTES:
+            words = f"{plan.class_name}: what its constructor is given has {len(data) >> 20} MiB: {NOT_KEPT}"
+            log.warning("%s", words)
+            node.tell(job.driver, m.LogLines("lattica", os.getpid(), 2, [words]))
+        elif not missing:
+            content = desk.kept.put(data)
+        if node.actor_desk.supervisor.living(actor) is None:
+            return  # it has ended meanwhile
+        self._seeds[actor] = content
+        await self._spread(actor)
+        paper = Paper(
+            VERSION, content, plan.class_name, plan.name, plan.namespace, desk.names.claim_of(actor),
+            node.actor_desk.supervisor.actors[actor].incarnation,
+        )  # fmt: skip
+        deciding = desk.deciding
+        deciding.do(
+            deciding.restarts.begin(
+                ActorId(actor), _encode(paper), deciding.now(), available=plan.available, restarts=plan.max_restarts
+            )
+        )
+
+    def _gather(self, holds: tuple[bytes, ...], into: list[Held]) -> list[bytes]:
+        """What the arguments refer to, and what that refers to; those that are not here yet, and are asked for."""
+        into.clear()
+        objects, left, missing, size = self._desk.objects, list(holds), list[bytes](), 0
+        seen: set[bytes] = set()
+        while left and size <= CONTENT_MAX_BYTES:
+            object_ = left.pop()
+            if object_ in seen or len(object_) == ACTOR_ID_BYTES:
+                continue  # a handle holds its actor by itself
+            seen.add(object_)
+            found = objects.bytes_of(object_)
+            if found is None:
+                missing.append(object_)
+                objects.fetch(object_)
+                continue
+            data, failed, contains = found
+            size += len(data)
+            into.append(Held(object_, failed, list(contains), data))
+            left += contains
+        return missing
+
+    async def _spread(self, actor: bytes) -> None:
+        content = self._seeds.get(actor, b"")
+        keepers = tuple(self._desk.deciding.in_order(actor)[:KEEPERS])
+        if content and keepers != self._told.get(actor):
+            new = [peer for peer in keepers if peer not in self._told.get(actor, ())]
+            self._told[actor] = keepers
+            await self._desk.kept.spread(content, new)
+
+    def members_changed(self) -> None:
+        """Others may be the ones to keep what ours need; and what no row names any more may go."""
+        for actor in list(self._seeds):
+            self._begin(self._spread(actor))
+        papers = [read_paper(record.spec) for record in self._desk.deciding.records.values()]
+        named = [paper.content for paper in papers if paper is not None and paper.content]
+        self._desk.kept.sweep([*named, *filter(None, self._seeds.values())])
+
+    # -- restarted here
+
+    def restart(self, actor: bytes, record: restarts.Record) -> None:
+        """Its row says that it runs here, and it does not yet."""
+        if actor not in self._growing:
+            self._growing.add(actor)
+            self._begin(self._grow(actor, record))
+
+    async def _grow(self, actor: bytes, record: restarts.Record) -> None:
+        desk, deciding, paper = self._desk, self._desk.deciding, read_paper(record.spec)
+        try:
+            data = None
+            if paper is not None and paper.content:
+                living = [peer for peer in deciding.in_order(actor) if peer in deciding.living]
+                data = await desk.kept.get(paper.content, living)
+            if paper is None or data is None:
+                why = "no node that answers keeps what it grows from" if paper is not None else "its row is unreadable"
+                log.warning("actor %s cannot be restarted: %s", short(actor), why)
+                deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
+                return
+            running = deciding.restarts.running.get(ActorId(actor))
+            if running is None or running.life != record.life:
+                return  # somebody else was first
+            await self._supervise(actor, running, paper, _seed(data))
+        except (LatticaError, *DAMAGED) as error:
+            log.warning("actor %s cannot be restarted: %s", short(actor), error)
+            deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
+        finally:
+            self._growing.discard(actor)
+
+    async def _supervise(self, actor: bytes, record: restarts.Record, paper: Paper, seed: Seed) -> None:
+        node, desk, deciding = self._node, self._desk, self._desk.deciding
+        for held in seed.objects:
+            await desk.objects.take_in(held.object, held.data, held.failed, held.contains)
+        if deciding.restarts.running.get(ActorId(actor)) is None or actor in node.actor_desk.supervisor.actors:
+            node.store.let_go([held.object for held in seed.objects])
+            return
+        for hold in seed.holds:
+            node.store.give(hold, m.NODE)
+        node.store.let_go([held.object for held in seed.objects])  # `take_in` holds each once
+        python = seed.python if seed.minor == _MINOR and os.access(seed.python, os.X_OK) else sys.executable
+        job = self._job(0, python, seed)
+        plan = Plan(
+            actor, job.number, seed.spec, ResourceSet.of(seed.resources), seed.class_name, seed.name, seed.namespace,
+            True, False, record.restarts_left, tuple(seed.holds), seed.meta, False, seed.given, record.available,
+        )  # fmt: skip
+        incarnation = paper.incarnation + 1
+        spec = _encode(msgspec.structs.replace(paper, incarnation=incarnation))
+        deciding.do([restarts.Write(ActorId(actor), msgspec.structs.replace(record, spec=spec))])
+        self._seeds[actor] = paper.content
+        self._adopted.add(actor)
+        log.info("actor %s (%s) goes on here, in life %s", short(actor), seed.class_name, record.life.number())
+        node.store.track(m.NODE, actor)
+        if paper.claim:
+            desk.names.adopted(actor, paper.claim, plan)
+        node.actor_desk.adopt(plan, incarnation)
+        desk.actors.moved(actor, record)
+        await self._spread(actor)
+
+    def is_it_here(self, actor: bytes) -> None:
+        """Its row says that it runs here, and that nobody restarts it. It may be of an earlier run of this node."""
+        here = actor in self._node.actor_desk.supervisor.actors or actor in self._growing or actor in self._seeds
+        if not here:
+            self._desk.deciding.bury(actor)
+
+    # -- the end
+
+    def ended(self, plan: Plan) -> None:
+        """One of ours is dead for good."""
+        if self._seeds.pop(plan.actor, None) is None:
+            return
+        self._told.pop(plan.actor, None)
+        self._adopted.discard(plan.actor)
+        self._desk.deciding.bury(plan.actor)
+        self._forget_job(plan.job)
+
+    def end_everywhere(self, actor: bytes) -> None:
+        """Somebody here wants one ended whose node is gone."""
+        deciding = self._desk.deciding
+        record = deciding.records.get(actor)
+        paper = read_paper(record.spec) if record is not None else None
+        deciding.bury(actor)
+        if paper is not None and paper.claim:
+            key = name_key(paper.namespace, paper.name)
+            deciding.do(deciding.names.release(key, paper.claim, deciding.now()))
+
+    def fenced(self, actor: bytes, life: Life, by: restarts.Record | None) -> None:
+        """What runs here was superseded, or ended by somebody."""
+        self._seeds.pop(actor, None)
+        self._told.pop(actor, None)
+        self._adopted.discard(actor)
+        plan = self._node.actor_desk.supervisor.living(actor)
+        self._desk.names.gone_on(actor)
+        how = (
+            f"a newer life of it runs on {short_peer(PeerId(by.host))}" if by is not None else "it was ended elsewhere"
+        )
+        log.warning("actor %s, life %s, ends here: %s", short(actor), life.number(), how)
+        self._node.actor_desk.fence(actor, how, goes_on=by is not None)
+        if plan is not None:
+            self._forget_job(plan.job)
+
+    def _forget_job(self, number: int) -> None:
+        job = self._node.jobs.get(number)
+        if job is not None:
+            self._desk.job_ended(job, farewell=False)
+            self._loop.call_soon(self._node.job_desk.forget, job)
+
+    # -- for people
+
+    def view(self) -> list[dict[str, Any]]:
+        """All detached actors, as the table has them: the same on every node whose table is equal."""
+        found = []
+        for actor, record in sorted(self._desk.deciding.records.items()):
+            paper = read_paper(record.spec)
+            over = self._desk.deciding.is_over(record)
+            alive = record.host in self._desk.deciding.living
+            found.append(
+                {
+                    "actor": actor.hex(),
+                    "class_name": paper.class_name if paper is not None else "",
+                    "name": paper.name if paper is not None else "",
+                    "namespace": paper.namespace if paper is not None else "",
+                    "state": "DEAD" if over else "ALIVE" if alive else "RESTARTING",
+                    "host": peer_text(PeerId(record.host)),
+                    "epoch": record.life.epoch,
+                    "incarnation": paper.incarnation if paper is not None else 0,
+                    "minority": record.life.minority,
+                    "partition": "available" if record.available else "consistent",
+                    "restarts_left": record.restarts_left,
+                }
+            )
+        return found

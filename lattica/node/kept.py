@@ -1,0 +1,213 @@
+"""What a restart elsewhere will need, on the disks of several nodes: constructors' arguments, checkpoints.
+
+    keeper ◄── Keep(content, size, offset, data), in pieces ── owner             content: the CID of the bytes
+    asker ── KeptWanted(content) ──► keeper ── Keep … , or NotKept ──► asker
+
+Everything has the name of its content, so it does not matter who sends it: what arrives is verified, then written. What
+no actor's row has named for FORGET_S is deleted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from lattica.codec import far
+from lattica.mesh.identity import PeerId
+from lattica.mesh.roles import Role
+from lattica.objectstore.cid import cid_named, cid_text, manifest_of
+
+if TYPE_CHECKING:
+    from lattica.node.far_desk import FarDesk, Neighbour
+
+log = logging.getLogger(__name__)
+CONTENT_MAX_BYTES = 8 << 20
+"""Of one: what a constructor is given, or a checkpoint. Larger ones belong into the object store, under a name."""
+ALL_MAX_BYTES = 1 << 30  # on this node's disk
+PIECE_BYTES = 256 << 10
+COMING_MAX = 64  # that arrive in pieces at once
+FORGET_S = 600.0
+"""After it is named by no row: the row may still be on its way to us, or a newer one be lost with its writer."""
+ASK_S = 10.0  # for a keeper to send it
+CID_MAX_BYTES = 40
+
+
+class Kept:
+    """See the module."""
+
+    def __init__(self, desk: FarDesk, folder: str) -> None:
+        self._desk, self._folder = desk, folder
+        self._loop = asyncio.get_running_loop()
+        self._sizes: dict[str, int] = {}  # file -> bytes
+        self._unwritten: dict[bytes, bytes] = {}  # until they are on disk
+        self._coming: dict[tuple[PeerId, bytes], bytearray] = {}
+        self._asked: dict[bytes, tuple[PeerId, asyncio.Future[bytes | None]]] = {}
+        self._unnamed: dict[str, float] = {}  # file -> since when no row has named it
+        self._writes: set[asyncio.Future[None]] = set()
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        for entry in os.scandir(folder):
+            if entry.name.endswith(".new"):
+                os.unlink(entry.path)
+            else:
+                self._sizes[entry.name] = entry.stat().st_size
+
+    def __repr__(self) -> str:
+        return f"<Kept: {len(self._sizes)} contents, {sum(self._sizes.values())} bytes>"
+
+    # -- here
+
+    def put(self, data: bytes) -> bytes:
+        """Keep it here. Its CID, binary."""
+        content = cid_named(manifest_of(data))
+        name = cid_text(content)
+        if name not in self._sizes:
+            self._sizes[name] = len(data)
+            self._unwritten[content] = data
+            done = self._loop.run_in_executor(None, self._write, name, data)
+            self._writes.add(done)
+            done.add_done_callback(lambda future: self._written(content, future))
+        return content
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = os.path.join(self._folder, name)
+        with open(f"{path}.new", "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(f"{path}.new", path)
+
+    def _written(self, content: bytes, done: asyncio.Future[None]) -> None:
+        self._writes.discard(done)
+        self._unwritten.pop(content, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            log.warning("what a restart needs cannot be kept on disk: %s", error)
+            self._sizes.pop(cid_text(content), None)
+
+    async def _read(self, content: bytes) -> bytes | None:
+        if (data := self._unwritten.get(content)) is not None:
+            return data
+        name = cid_text(content)
+        if name not in self._sizes:
+            return None
+        path = os.path.join(self._folder, name)
+        try:
+            data = await self._loop.run_in_executor(None, _file, path)
+        except OSError as error:
+            log.warning("what a restart needs cannot be read: %s", error)
+            return None
+        return data if cid_named(manifest_of(data)) == content else None
+
+    def sweep(self, named: Iterable[bytes]) -> None:
+        """named: what actors' rows name now. The rest is deleted, some time later."""
+        now, names = self._loop.time(), {cid_text(content) for content in named}
+        self._unnamed = {name: self._unnamed.get(name, now) for name in self._sizes if name not in names}
+        for name in [name for name, since in self._unnamed.items() if now - since > FORGET_S]:
+            del self._sizes[name], self._unnamed[name]
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._folder, name))
+
+    # -- elsewhere
+
+    async def get(self, content: bytes, keepers: Iterable[PeerId]) -> bytes | None:
+        """It, from here or from the first of these nodes that has it; None if none has."""
+        data = await self._read(content)
+        for peer in keepers:
+            if data is not None:
+                break
+            data = await self._ask(peer, content)
+        return data
+
+    async def _ask(self, peer: PeerId, content: bytes) -> bytes | None:
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        self._asked[content] = peer, future
+        self._desk.neighbour(peer).link.send(far.KeptWanted(content))
+        try:
+            return await asyncio.wait_for(future, ASK_S)
+        except TimeoutError:
+            return None
+        finally:
+            self._asked.pop(content, None)
+
+    async def spread(self, content: bytes, peers: Iterable[PeerId]) -> None:
+        """Let these nodes keep it too."""
+        data = await self._read(content)
+        for peer in peers if data is not None else ():
+            assert data is not None
+            self._send(self._desk.neighbour(peer), content, data)
+
+    def _send(self, neighbour: Neighbour, content: bytes, data: bytes) -> None:
+        for offset in range(0, max(len(data), 1), PIECE_BYTES):
+            piece = data[offset : offset + PIECE_BYTES]
+            neighbour.link.send(far.Keep(content, len(data), offset, piece), len(piece))
+
+    # -- what other nodes say
+
+    def keep(self, neighbour: Neighbour, message: far.Keep) -> None:
+        """A piece of something has come."""
+        key, content = (neighbour.peer, message.content), message.content
+        wanted = content in self._asked
+        if not wanted and Role.SUBMIT not in self._desk.roles_of(neighbour.peer):
+            return
+        size_holds = 0 <= message.size <= CONTENT_MAX_BYTES and len(content) <= CID_MAX_BYTES
+        room = sum(self._sizes.values()) + message.size <= ALL_MAX_BYTES
+        if not size_holds or (not room and not wanted):
+            log.warning("%s wants %d bytes kept, for which there is no room", neighbour.client.name, message.size)
+            return
+        if not message.offset:
+            if len(self._coming) >= COMING_MAX:
+                return
+            self._coming[key] = bytearray()
+        coming = self._coming.get(key)
+        if coming is None or len(coming) != message.offset:
+            self._coming.pop(key, None)
+            return
+        coming += message.data
+        if len(coming) < message.size:
+            return
+        del self._coming[key]
+        data = bytes(coming)
+        if cid_named(manifest_of(data)) != content:
+            log.warning("%s sent something else than it said", neighbour.client.name)
+            return
+        self.put(data)
+        if wanted:
+            self._settle(content, data)
+
+    def wanted(self, neighbour: Neighbour, message: far.KeptWanted) -> None:
+        """They need something that we may keep."""
+        task = self._loop.create_task(self._give(neighbour, message.content))
+        self._desk.detached.tasks.add(task)
+        task.add_done_callback(self._desk.detached.tasks.discard)
+
+    async def _give(self, neighbour: Neighbour, content: bytes) -> None:
+        data = await self._read(content) if len(content) <= CID_MAX_BYTES else None
+        if data is None:
+            neighbour.link.send(far.NotKept(content))
+        else:
+            self._send(neighbour, content, data)
+
+    def not_kept(self, neighbour: Neighbour, message: far.NotKept) -> None:
+        """They do not have it."""
+        if self._asked.get(message.content, (None,))[0] == neighbour.peer:
+            self._settle(message.content, None)
+
+    def parted(self, neighbour: Neighbour) -> None:
+        """A node is gone."""
+        for key in [key for key in self._coming if key[0] == neighbour.peer]:
+            del self._coming[key]
+        for content in [content for content, (peer, _) in self._asked.items() if peer == neighbour.peer]:
+            self._settle(content, None)
+
+    def _settle(self, content: bytes, data: bytes | None) -> None:
+        _, future = self._asked[content]
+        if not future.done():
+            future.set_result(data)
+
+
+def _file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
