@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
-from lattica.actors import current
+from lattica.actors import current, options
 from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
@@ -106,6 +106,7 @@ def init(
     log_to_driver: bool = True,
     runtime_env: Mapping[str, Any] | None = None,
     preload: Iterable[str] = (),
+    results: str = "any",
     **others: Any,
 ) -> Context:
     """Attach to this machine's node (`lattica start`), or start one that ends with this program.
@@ -115,6 +116,9 @@ def init(
     and no node runs here. That node runs tasks of others only if `num_cpus` says how many.
     num_cpus, num_gpus, resources, object_store_memory (bytes): of a node that is started; an existing one has its own.
     preload: modules that workers should have imported before they start, such as ["torch"].
+    results: what this program takes of its tasks and actors where their own options do not say: "any", or "data": only
+    numbers, strings, bytes, None, containers, arrays, tensors, refs and handles; then nothing is unpickled here that a
+    node has sent (docs/security.md).
     runtime_env: what workers have around them, on every machine: "env_vars" (a dict), "working_dir" (a folder, whose
     copy is their working directory), "py_modules" (folders or modules to import), "excludes" (globs of both).
     Ray's other arguments are accepted; those without a meaning here are named once, in a warning.
@@ -135,6 +139,7 @@ def init(
                 )
             raise AlreadyInitializedError()
         _say_ignored(others)
+        options.check({"results": results}, {"results"}, "init()")
         environment, folder = _environment(runtime_env)
         ticket = _ticket(address)
         connection = None if address == "local" or (ticket and address) else _existing(address)
@@ -163,6 +168,7 @@ def init(
         if environment is not None:
             job["environment"] = environment
         _session = _begin(Runtime(connection), process, job, folder)
+        _session.runtime.data = results == "data"
         current.put(_session.runtime)
         return Context(_session.runtime)
 

@@ -54,6 +54,7 @@ class ActorHost:
         self.worker, self.runtime, self.message = worker, worker.runtime, message
         self.spec = spec_decoder.decode(message.spec)
         worker.place.meta = self.spec.meta
+        self.runtime.data = self.spec.data
         self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of)
         self.instance: Any = None
         self._running: dict[tuple[int, int], context.Running] = {}
@@ -83,7 +84,7 @@ class ActorHost:
         try:
             self._construct()
         except BaseException as error:
-            failed = self.worker.marshal.failed(error, f"{self.spec.class_name}.__init__")
+            failed = self.worker.marshal.failed(error, f"{self.spec.class_name}.__init__", self.spec.data)
             with self.runtime.lock:
                 self.runtime.tell_node(m.ActorFailed(self.message.actor, failed.data))
                 self.runtime.reactor.flush()
@@ -211,7 +212,7 @@ class ActorHost:
 
     def _canceled(self, call: m.Call) -> m.Failed:
         name = f"{self.spec.class_name}.{call.method}"
-        return self.worker.marshal.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name)
+        return self.worker.marshal.failed(TaskCancelledError(name=name, task_id=call.object.hex()), name, call.data)
 
     def _given_up(self, client: int, call: m.Call) -> m.Value:
         """It was cancelled before it began."""
@@ -257,9 +258,9 @@ class ActorHost:
         try:
             out = [self._given_up(client, call)] if key in self._canceled_early else self._execute(client, call)
         except ExitActor:
-            out = [self._exited()]
+            out = [self._exited(call)]
         except BaseException as error:
-            out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}")]
+            out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}", call.data)]
         finally:
             if self.runtime.forked:
                 self.worker.end_child()
@@ -280,7 +281,7 @@ class ActorHost:
         """The user's code, with signals let through; arguments and result end with this frame."""
         if call.method in TERMINATE:
             self._ending = "it was asked to terminate"
-            return self.worker.marshal.results(None, 1, call.object, client, call.method)
+            return self.worker.marshal.results(None, 1, call.object, client, call.method, call.data)
         guard = self.runtime.guard
         mine = guard.in_main_thread
         method = getattr(self.instance, call.method)
@@ -292,12 +293,12 @@ class ActorHost:
         finally:
             if mine:
                 guard.on = True
-        return self.worker.marshal.results(result, call.returns, call.object, client, call.method)
+        return self.worker.marshal.results(result, call.returns, call.object, client, call.method, call.data)
 
-    def _exited(self) -> m.Failed:
+    def _exited(self, call: m.Call) -> m.Failed:
         self._ending = "it called exit_actor()"
         error = ActorDiedError(actor=self.spec.class_name, actor_id=self.message.actor.hex(), reason=self._ending)
-        return self.worker.marshal.failed_by_us(error)
+        return self.worker.marshal.failed_by_us(error, data=call.data)
 
     def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
         caller = self.worker.callers.get(client)
@@ -329,17 +330,17 @@ class ActorHost:
             kept = m.Reply(call.seq, [kept])
         elif kept is None or kept.micros < 0:
             given = [] if kept is None else _given_in(kept)
-            kept = m.Reply(call.seq, [m.Failed(self._dropped(call.method).data, given, True)], -1)
+            kept = m.Reply(call.seq, [m.Failed(self._dropped(call).data, given, True)], -1)
         self.runtime.reactor.send(caller.link, kept)
 
-    def _dropped(self, method: str) -> m.Failed:
+    def _dropped(self, call: m.Call) -> m.Failed:
         error = ActorUnavailableError(
             actor=self.spec.class_name,
             actor_id=self.message.actor.hex(),
             reason=f"the connection to it broke, more than {KEPT_BYTES_MAX >> 20} MiB of results were unread, and that "
-            f"of {method}, which has run, was not kept",
+            f"of {call.method}, which has run, was not kept",
         )
-        return self.worker.marshal.failed_by_us(error)
+        return self.worker.marshal.failed_by_us(error, data=call.data)
 
     def _send_now(self) -> None:
         self._unsent = 0
@@ -402,20 +403,20 @@ class ActorHost:
                 out: list[m.Value] = [self._given_up(client, call)]
             elif call.method in TERMINATE:
                 self._ending = "it was asked to terminate"
-                out = self.worker.marshal.results(None, 1, call.object, client, call.method)
+                out = self.worker.marshal.results(None, 1, call.object, client, call.method, call.data)
             else:
                 method = getattr(self.instance, call.method)
                 args, kwargs = self._arguments(client, call)
                 result = method(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
-                out = self.worker.marshal.results(result, call.returns, call.object, client, call.method)
+                out = self.worker.marshal.results(result, call.returns, call.object, client, call.method, call.data)
         except ExitActor:
-            out = [self._exited()]
+            out = [self._exited(call)]
         except self._coroutine_canceled:
             out = [self._canceled(call)]
         except BaseException as error:
-            out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}")]
+            out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}", call.data)]
         finally:
             if self.runtime.forked:
                 self.worker.end_child()

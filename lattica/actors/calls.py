@@ -15,8 +15,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.mailbox import Unanswered
-from lattica.actors.records import Record, fail, failed_dep, finish
+from lattica.actors.records import Record, data_alone, fail, failed_dep, finish
 from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
+from lattica.actors.values import is_data, not_data
 from lattica.codec import messages as m
 from lattica.errors import (
     ActorDiedError,
@@ -57,6 +58,11 @@ class CallRecord(Record):
     def __repr__(self) -> str:
         return f"<Call {self.peer.class_name}.{self.method}: {'sent' if self.seq else 'queued'}>"
 
+    @property
+    def data(self) -> bool:
+        """See `Record`."""
+        return self.peer.data
+
     def rerun(self) -> bool:
         """Send it before the others."""
         if self.peer.dead is not None:
@@ -71,13 +77,14 @@ class ActorPeer:
     """An actor as this process sees it: where it is, what waits for it, what it owes us."""
 
     __slots__ = (
-        "broken", "calls", "cancels", "class_name", "client", "dead", "given", "given_up", "held", "hold", "id",
+        "broken", "calls", "cancels", "class_name", "client", "data", "dead", "given", "given_up", "held", "hold", "id",
         "incarnation", "inflight", "killed", "link", "max_pending", "queue", "runtime", "unanswered", "via",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
         self.runtime, self.calls = runtime, calls
         self.id, self.class_name, self.max_pending = id, class_name, max_pending
+        self.data = runtime.data  # of what it returns, data is taken and nothing else
         self.link: Link | None = None
         self.client = 0
         self.via = 0  # `client`, if that is on another machine
@@ -159,7 +166,9 @@ class ActorPeer:
         args = call.args
         wire = args if type(args) is bytes else objects.to_wire(args, self.client)
         assert self.link is not None
-        message = m.Call(seq, call.refs[0].id, call.method, wire, call.returns, deps, call.at, call.attempt, acked)
+        message = m.Call(
+            seq, call.refs[0].id, call.method, wire, call.returns, deps, call.at, call.attempt, acked, self.data
+        )
         if deps or wire is not args:
             self.given[seq] = message
         self.runtime.reactor.send(self.link, message)
@@ -176,7 +185,10 @@ class ActorPeer:
                     self._received_rarely(call, message)
                     continue
                 try:
-                    finish(self.runtime, call, message.values, via=self.via)
+                    values = message.values
+                    if self.data:
+                        values = data_alone(self.runtime, call, values, f"{self.class_name}.{call.method}")
+                    finish(self.runtime, call, values, via=self.via, data=self.data)
                 except Exception:
                     self.unanswered.put_back(message.seq, call)  # or its refs would wait for ever
                     raise
@@ -202,7 +214,10 @@ class ActorPeer:
             self.queue.appendleft(call)
             self.pump()
         else:
-            finish(self.runtime, call, reply.values, final=True)
+            values = reply.values
+            if self.data:
+                values = data_alone(self.runtime, call, values, f"{self.class_name}.{call.method}")
+            finish(self.runtime, call, values, final=True)
 
     def ended(self) -> None:
         """End of stream: what it means is the node's to say (`ActorDown`). If that says nothing the actor lives, only
@@ -235,7 +250,9 @@ class ActorPeer:
             message = self.given.get(seq)
             if message is None:
                 assert type(call.args) is bytes and not call.deps, "it gave something, and nobody knows what"
-                message = m.Call(seq, call.refs[0].id, call.method, call.args, call.returns, [], call.at, call.attempt)
+                message = m.Call(
+                    seq, call.refs[0].id, call.method, call.args, call.returns, [], call.at, call.attempt, 0, self.data
+                )
             self.runtime.reactor.send(self.link, message)
             if seq in self.cancels:
                 self.runtime.reactor.send(self.link, self.cancels[seq])
@@ -312,7 +329,10 @@ class ActorPeer:
             return self._fenced(message.how)
         error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
         if message.error:
-            cause = self.runtime.load_failure(m.Failed(message.error))
+            failed = m.Failed(message.error)
+            if self.data and not is_data(failed.data):
+                failed = self.runtime.failure(not_data(f"what the constructor of {self.class_name} raised"))
+            cause = self.runtime.load_failure(failed)
             error = ActorDiedError(
                 actor=self.class_name,
                 actor_id=self.id.hex(),

@@ -33,6 +33,10 @@ class Meta(msgspec.Struct, array_like=True, frozen=True):
     max_pending: int = -1
 
 
+META_NUMBERS = ("num_returns", "max_task_retries")
+"""Options of methods that are taken from whom nothing is unpickled."""
+
+
 class Spec(msgspec.Struct, array_like=True):
     """What a worker needs to become an actor; opaque to the node, which keeps it for restarts."""
 
@@ -44,6 +48,7 @@ class Spec(msgspec.Struct, array_like=True):
     max_concurrency: int
     is_async: bool
     meta: bytes
+    data: bool = False  # what it raises shall be data, and what it submits likewise
 
 
 _meta_encoder = msgspec.msgpack.Encoder()
@@ -158,9 +163,29 @@ class ActorHandle:
         return values.load_actor, (self._peer.id, _meta_encoder.encode(self._meta))
 
 
+def encode_meta(meta: Meta) -> bytes:
+    """As it travels."""
+    return _meta_encoder.encode(meta)
+
+
+def plain_meta(data: bytes) -> bytes:
+    """What somebody says of an actor, without what would be unpickled. Raises SerializationError."""
+    from lattica.actors.data import damaged
+
+    try:
+        meta = _meta_decoder.decode(data)
+        methods = {
+            name: options.check({key: given[key] for key in META_NUMBERS if key in given}, options.METHOD, "a method")
+            for name, given in meta.methods.items()
+        }
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
+        raise damaged(f"of an actor is said {error}") from error
+    return _meta_encoder.encode(msgspec.structs.replace(meta, methods=methods))
+
+
 def revive(runtime: Runtime, peer: ActorPeer, hold: ActorHold, meta: bytes) -> ActorHandle:
     """A handle that came inside a value, or from the node. No method of the class, where it would hide the actor's."""
-    known = _meta_decoder.decode(meta)
+    known = _meta_decoder.decode(plain_meta(meta) if runtime.data else meta)
     peer.class_name = known.class_name
     peer.max_pending = known.max_pending
     return ActorHandle(runtime, peer, hold, known)
@@ -273,6 +298,7 @@ class _Creation:
         self.name: str = given.get("name") or ""
         self.namespace: str = given.get("namespace") or runtime.namespace
         self.detached = given.get("lifetime") == "detached"
+        self.data = options.takes_data(given, runtime.data)
         self.resources = options.resources(given, 0)
         self.where = options.where(given, 0, runtime.within)
 
@@ -282,6 +308,7 @@ class _Creation:
             raise ConfigError("get_if_exists needs a name", do_next="give the actor name='…'")
         with runtime.lock:
             peer, hold = runtime.calls.created(self.id, self.meta.class_name, self.meta.max_pending)
+            peer.data = self.data
             peer.dead = runtime.node_died_error() if runtime.node_died_at is not None else None
             request = runtime.next_request()
             if not self.name:
@@ -375,6 +402,7 @@ class _Creation:
             self.max_concurrency,
             self.is_async,
             _meta_encoder.encode(self.meta),
+            self.data,
         )
         return _meta_encoder.encode(spec), [id for value in wire for id in _ids(value)]
 

@@ -49,26 +49,29 @@ class Marshal:
                     args.append(loaded)
         return args, kwargs
 
-    def results(self, result: Any, returns: int, object: bytes, to: int, name: str) -> list[m.Value]:
-        """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it."""
+    def results(
+        self, result: Any, returns: int, object: bytes, to: int, name: str, data: bool = False
+    ) -> list[m.Value]:
+        """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it. data: it takes
+        data alone."""
         if returns == 1:
-            if result is None:
+            if result is None and not data:
                 return [values.NONE]
-            return [self._result(result, object, to, f"the result of {name}")]
+            return [self._result(result, object, to, f"the result of {name}", data)]
         if returns == 0:
-            return [values.NONE]
+            return [self._result(None, object, to, name, data)]
         if not isinstance(result, tuple | list) or len(result) != returns:
             many = f"{len(result)} values" if isinstance(result, tuple | list) else f"a {type(result).__name__}"
             raise ValueError(f"{name} has num_returns={returns} but returned {many}")
         first = int.from_bytes(object[8:], "big")
         ids = [object[:8] + (first + k).to_bytes(8, "big") for k in range(returns)]
         return [
-            self._result(each, id, to, f"result {k} of {name}")
+            self._result(each, id, to, f"result {k} of {name}", data)
             for k, (each, id) in enumerate(zip(result, ids, strict=True))
         ]
 
-    def _result(self, result: Any, object: bytes, to: int, name: str) -> m.Value:
-        data = values.dumps(result, name)
+    def _result(self, result: Any, object: bytes, to: int, name: str, only_data: bool) -> m.Value:
+        data = values.dumps_data(result, name) if only_data else values.dumps(result, name)
         runtime = self.runtime
         if data.size <= INLINE_MAX:
             if not data.refs:
@@ -83,23 +86,25 @@ class Marshal:
         with runtime.lock:
             return runtime.objects.hand_over(hold, to, [ref.id for ref in data.refs])
 
-    def failed(self, error: BaseException, name: str) -> m.Failed:
-        """What user code raised, as it travels."""
+    def failed(self, error: BaseException, name: str, data: bool = False) -> m.Failed:
+        """What user code raised, as it travels. data: its caller takes data alone, and so the words."""
         if isinstance(error, context.Canceled):
-            return self.failed_by_us(TaskCancelledError(name=name, task_id=error.task_id), ours=False)
+            return self.failed_by_us(TaskCancelledError(name=name, task_id=error.task_id), ours=False, data=data)
         if isinstance(error, TaskCancelledError) or (isinstance(error, LatticaError) and is_ours(error)):
-            return self.failed_by_us(error, ours=False)
+            return self.failed_by_us(error, ours=False, data=data)
         failure = TaskError.from_exception(error, function_name=name, pid=os.getpid(), actor=self.place.actor_name)
-        data = values.dumps(failure)
-        if data.refs:  # they would outlive every count: the text must do
-            data = values.dumps(failure.without_cause("it holds refs"))
-        elif data.size > FAILURE_BYTES_MAX:
-            data = values.dumps(failure.without_cause(f"it has {data.size >> 20} MiB"))
+        if data:
+            return m.Failed(values.dumps_error(failure))
+        whole = values.dumps(failure)
+        if whole.refs:  # they would outlive every count: the text must do
+            whole = values.dumps(failure.without_cause("it holds refs"))
+        elif whole.size > FAILURE_BYTES_MAX:
+            whole = values.dumps(failure.without_cause(f"it has {whole.size >> 20} MiB"))
         elif failure.cause_lost and failure.cause is not None:
             culprit = values.culprit(failure.cause, type(failure.cause).__name__)
-            data = values.dumps(failure.without_cause(f"{culprit}: {failure.cause_lost}"))
-        return m.Failed(data.join())
+            whole = values.dumps(failure.without_cause(f"{culprit}: {failure.cause_lost}"))
+        return m.Failed(whole.join())
 
-    def failed_by_us(self, error: LatticaError, *, ours: bool = True) -> m.Failed:
+    def failed_by_us(self, error: LatticaError, *, ours: bool = True, data: bool = False) -> m.Failed:
         """An error of lattica's own, as it travels. ours: it was not the user's code that ended in it."""
-        return m.Failed(values.dumps(error).join(), [], ours)
+        return m.Failed(values.dumps_error(error) if data else values.dumps(error).join(), [], ours)

@@ -227,6 +227,7 @@ class Objects:
         else:
             ref._flags |= PROMISED
             ref._hold = Hold(self.releases, ref.id, count=1)
+            ref._hold.data = ref._task is not None and ref._task.data
             self._runtime.tell_node(m.Promise(ref.id, ref._task.made_at if ref._task is not None else ""))
 
     def promote(self, ref: ObjectRef) -> None:
@@ -285,24 +286,26 @@ class Objects:
         if isinstance(value, m.Failed):
             return value
         hold = value.hold if isinstance(value, InPlace) else value
-        return m.InArena(self.give(hold, to), hold.offset, hold.size)
+        return m.InArena(self.give(hold, to), hold.offset, hold.size, hold.data)
 
     # -- receiving
 
-    def from_wire(self, value: m.Value, via: int = 0) -> bytes | Nested | InPlace | m.Failed:
+    def from_wire(self, value: m.Value, via: int = 0, data: bool = False) -> bytes | Nested | InPlace | m.Failed:
         """A value that came with a message; the sender gave us what is inside. via: it is on another machine, and this
-        is its number."""
+        is its number. data: we take it as data or not at all."""
         if type(value) is bytes:
             return value
         if isinstance(value, m.WithRefs):
             for id in value.refs if via else ():
                 self._runtime.tell_node(m.FromAfar(id, via))
-            return Nested(value.data, [self.adopt(id) for id in value.refs])
+            return Nested(value.data, [self._adopt_data(id) if data else self.adopt(id) for id in value.refs])
         if isinstance(value, m.InArena):
             if via:
                 self._runtime.tell_node(m.FromAfar(value.object, via, True))
-                return InPlace(Hold(self.releases, value.object, -1, value.size, count=1))
-            return InPlace(self.adopt_region(value))
+                return InPlace(Hold(self.releases, value.object, -1, value.size, 1, data=data or value.data))
+            hold = self.adopt_region(value)
+            hold.data = data or value.data
+            return InPlace(hold)
         assert isinstance(value, m.Failed)
         return value
 
@@ -325,6 +328,16 @@ class Objects:
             ref._hold.count += count
         return ref
 
+    def _adopt_data(self, id: bytes) -> Any:
+        """As `adopt`, of whom we take data alone: so we do of what it tells us of, where we have not met that."""
+        peers = self._runtime.calls.peers
+        known, found = id in peers, self.adopt(id)
+        if isinstance(found, ActorHold):
+            peers[id].data = peers[id].data or not known
+        elif found._flags & BORROWED:
+            found._hold.data = True
+        return found
+
     def load_ref(self, id: bytes) -> ObjectRef:
         """The ref with this id, met while a value is unpickled. Takes the lock itself.
 
@@ -338,6 +351,13 @@ class Objects:
             found: ObjectRef = self.adopt(id)
             return found
 
+    def load_data_ref(self, id: bytes) -> ObjectRef:
+        """The same, met while data is read: what it refers to is data, if it is not our own."""
+        ref = self.load_ref(id)
+        if ref._flags & BORROWED and ref._hold is not None:
+            ref._hold.data = True
+        return ref
+
     def ask(self, refs: list[ObjectRef]) -> None:
         """Have the node tell us where borrowed objects lie."""
         unknown = [ref for ref in refs if ref._value is None and ref._flags & (BORROWED | ASKED) == BORROWED]
@@ -350,7 +370,7 @@ class Objects:
         """The value of a ref that had one, as it travels; if that was lost meanwhile and is being made again, whoever
         gets it asks for it as for one on another machine."""
         if ref._value is None:
-            return m.InArena(self.give(ref, to), -1, 0)
+            return m.InArena(self.give(ref, to), -1, 0, ref.is_data)
         return self.to_wire(ref._value, to)
 
     def bring(self, holds: list[Hold]) -> None:
@@ -425,7 +445,8 @@ class Objects:
         holds = self._coming.pop(message.object, ())
         self.lineage.pop(message.object)
         if message.failed and holds:  # it was lost: what whoever owns it says of that came instead
-            self._lost[message.object] = m.Failed(bytes(self.arena.read(message.offset, message.size)))
+            failed = m.Failed(bytes(self.arena.read(message.offset, message.size)))
+            self._lost[message.object] = self._believed(failed, any(hold.data for hold in holds))
             holds = ()
         for hold in holds:
             hold.offset, hold.size = message.offset, message.size
@@ -449,6 +470,7 @@ class Objects:
             hold = ref._hold  # both stand for this object: one hold with both counts
             assert hold is not None and hold.id == value.hold.id
             hold.offset, hold.size, hold.count = value.hold.offset, value.hold.size, hold.count + value.hold.count
+            hold.data, hold.at = hold.data or value.hold.data, value.hold.at
             value.hold.count = 0
             value = InPlace(hold, value.failed)
         ref._value = value
@@ -465,8 +487,15 @@ class Objects:
         if type(value) is m.Failed:
             return value
         if isinstance(value, InPlace) and value.failed and value.hold.offset >= 0:
-            return m.Failed(bytes(self.arena.read(value.hold.offset, value.hold.size)))
+            failed = m.Failed(bytes(self.arena.read(value.hold.offset, value.hold.size)))
+            return self._believed(failed, value.hold.data)
         return None
+
+    def _believed(self, failed: m.Failed, data: bool) -> m.Failed:
+        """A failure that somebody else wrote. data: we take data alone."""
+        if data and not values.is_data(failed.data):
+            return self._runtime.failure(values.not_data("what a task raised"))
+        return failed
 
     def cid_of(self, value: Any) -> str:
         """The content id of a kept value's bytes. Without the lock."""

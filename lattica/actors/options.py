@@ -203,6 +203,12 @@ def _check_selector(value: Any) -> None:
     labels.check(value)
 
 
+def takes_data(options: Mapping[str, Any], otherwise: bool) -> bool:
+    """Whether of what it makes data is taken and nothing else. otherwise: if the options do not say."""
+    given = options.get("results")
+    return otherwise if given is None else given == "data"
+
+
 def num_returns(options: Mapping[str, Any]) -> int:
     """How many refs a call answers with."""
     given = options.get("num_returns")

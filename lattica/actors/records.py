@@ -8,6 +8,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.refs import PROMISED, SHARED, Hold, InPlace, Nested, ObjectRef
+from lattica.actors.values import is_data, not_data
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, TaskError
 
@@ -75,15 +76,37 @@ class Record:
         self.retries_left -= self.retries_left > 0
         self.attempt += 1
 
+    @property
+    def data(self) -> bool:
+        """Whether what it makes is taken as data or not at all."""
+        return False
+
     def rerun(self) -> bool:
         """Send it again, spending a retry; False if there is nowhere to. Lock held."""
         raise AssertionError("a record is a task or a call")
 
 
-def finish(runtime: Runtime, record: Record, values: list[m.Value], *, final: bool = False, via: int = 0) -> None:
+def data_alone(runtime: Runtime, record: Record, values: list[m.Value], name: str) -> list[m.Value]:
+    """What came for a record that takes data; a failure if some of it is none. Lock held."""
+    for at, value in enumerate(values):
+        if isinstance(value, m.InArena):  # its bytes are looked at when they are read: see `Hold`
+            fits = at < record.returns and value.object == record.refs[at].id
+        else:
+            fits = is_data(value if isinstance(value, bytes) else value.data)
+        if not fits:
+            return [runtime.failure(not_data(f"the result of {name}"))]
+    if not values or (len(values) != record.returns and type(values[0]) is not m.Failed):
+        return [runtime.failure(not_data(f"the result of {name}"))]
+    return values
+
+
+def finish(
+    runtime: Runtime, record: Record, values: list[m.Value], *, final: bool = False, via: int = 0, data: bool = False
+) -> None:
     """It ran, or cannot: give its refs their values, or send it again if the user asked for that. Lock held.
 
     values: one per ref, or one failure for all of them. final: do not retry. via: who made them, on another machine.
+    data: they are data alone.
     """
     objects = runtime.objects
     first = values[0]
@@ -94,10 +117,10 @@ def finish(runtime: Runtime, record: Record, values: list[m.Value], *, final: bo
         for ref in record.refs:
             objects.settle(ref, first)
     elif record.returns == 1:
-        objects.settle(record.refs[0], first if type(first) is bytes else objects.from_wire(first, via))
+        objects.settle(record.refs[0], first if type(first) is bytes else objects.from_wire(first, via, data))
     else:
         for ref, value in zip(record.refs, values, strict=True):
-            objects.settle(ref, objects.from_wire(value, via))
+            objects.settle(ref, objects.from_wire(value, via, data))
     if via or record.attempt:
         objects.lineage.keep(record)
     record.refs, record.args, record.deps = [], b"", []
@@ -198,6 +221,13 @@ def failed_dep(runtime: Runtime, record: Record) -> m.Failed | None:
     return next((f for f in (runtime.objects.failure_of(ref._value) for ref in record.deps) if f is not None), None)
 
 
+def _was(error: TaskError, kinds: tuple[type[BaseException], ...]) -> bool:
+    """Whether what came as words alone was of one of these classes."""
+    from lattica.actors.data import raised
+
+    return error.cause is None and raised(error, kinds)
+
+
 def _rerun_or_settle(runtime: Runtime, record: Record, failed: m.Failed) -> None:
     """Unpickling an exception runs user code, so this happens outside the lock; a cancel may come meanwhile."""
     kinds: Any = record.retry_exceptions
@@ -205,7 +235,7 @@ def _rerun_or_settle(runtime: Runtime, record: Record, failed: m.Failed) -> None
     if isinstance(kinds, tuple):
         try:
             error = runtime.load_failure(failed)
-            again = isinstance(error, TaskError) and isinstance(error.cause, kinds)
+            again = isinstance(error, TaskError) and (isinstance(error.cause, kinds) or _was(error, kinds))
         except Exception:  # an exception that cannot be read is none that was named
             again = False
     with runtime.lock:

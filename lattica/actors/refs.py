@@ -36,15 +36,21 @@ class Releases(deque[tuple[bytes, int, int, bool]]):
 
 
 class Hold:
-    """One claim on an object; `count` is what the node has been told of it, through us or through who gave it to us."""
+    """One claim on an object; `count` is what the node has been told of it, through us or through who gave it to us.
 
-    __slots__ = ("__weakref__", "_releases", "count", "id", "offset", "sealed", "size")
+    data: its bytes are read as data or not at all. at: the machine that it lay on when it came, by our node's number
+    for that; 0: this one, or not known.
+    """
+
+    __slots__ = ("__weakref__", "_releases", "at", "count", "data", "id", "offset", "sealed", "size")
 
     def __init__(
-        self, releases: Releases, id: bytes, offset: int = -1, size: int = 0, count: int = 0, sealed: bool = True
-    ):
+        self, releases: Releases, id: bytes, offset: int = -1, size: int = 0, count: int = 0, sealed: bool = True,
+        data: bool = False,
+    ):  # fmt: skip
         self._releases = releases
         self.id, self.offset, self.size, self.count, self.sealed = id, offset, size, count, sealed
+        self.data, self.at = data, 0
 
     def __del__(self) -> None:
         releases = self._releases
@@ -130,6 +136,13 @@ class ObjectRef:
     def cid(self) -> str:
         """The content id (CIDv1) of the value's serialized bytes; waits for the value. Equal bytes, equal cid."""
         return self._runtime.cid(self)
+
+    @property
+    def is_data(self) -> bool:
+        """Whether whoever reads it reads data or nothing."""
+        value, task = self._value, self._task
+        hold = value.hold if type(value) is InPlace else self._hold
+        return (hold is not None and hold.data) or (task is not None and task.data)
 
     def task_id(self) -> str:
         """Id of the task that makes it."""

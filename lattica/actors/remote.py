@@ -28,6 +28,7 @@ class RemoteFunction:
         self._key = key or os.urandom(KEY_BYTES)
         self._runtime: Runtime | None = None  # the session, and the group in it, that the fields below belong to
         self._within = b""
+        self._data = False  # what results are taken where our options do not say
         self._lane: Lane = None  # type: ignore[assignment]
         self._returns = options.num_returns(self._options)
         retries = self._options.get("max_retries")
@@ -57,6 +58,8 @@ class RemoteFunction:
         runtime = current.get()
         if runtime is not self._runtime or runtime.within is not self._within:
             self._enter(runtime)
+        if runtime.data is not self._data:
+            self._enter(runtime)
         if args or kwargs:
             body, deps, at = encode_arguments(runtime, args, kwargs, self._name)
         else:
@@ -84,7 +87,9 @@ class RemoteFunction:
         with runtime.lock:
             within = runtime.within
             wanted, given = options.resources(self._options, 1), options.where(self._options, 1, within)
-            self._lane = runtime.tasks.lane(wanted, self._retries != 0, given)
+            self._data = runtime.data
+            takes_data = options.takes_data(self._options, self._data)
+            self._lane = runtime.tasks.lane(wanted, self._retries != 0, given, takes_data)
         self._runtime, self._within = runtime, within
 
 

@@ -22,7 +22,15 @@ from lattica.actors.objects import INLINE_MAX, Objects
 from lattica.actors.refs import BORROWED, Hold, InPlace, Nested, ObjectRef, Releases
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.codec import messages as m
-from lattica.errors import GetTimeoutError, LatticaError, LocalNodeDiedError, ObjectLostError, OwnerDiedError, TaskError
+from lattica.errors import (
+    GetTimeoutError,
+    LatticaError,
+    LocalNodeDiedError,
+    ObjectLostError,
+    OwnerDiedError,
+    SerializationError,
+    TaskError,
+)
 from lattica.local.descriptors import allow_descriptors
 from lattica.local.guard import Guard
 from lattica.local.reactor import Link, Reactor
@@ -64,6 +72,7 @@ class Runtime:
         self._expected: dict[int, Callable[[Any], None]] = {}
         self._promised: dict[int, ObjectRef] = {}  # requests whose answer becomes the value of a ref
         self.within = b""  # worker: the bundle of a placement group that it runs in
+        self.data = False  # of results, data is taken and nothing else, where the program does not say otherwise
         self.data = False  # of results, data is taken and nothing else, where the program does not say otherwise
         self.node_died_at: float | None = None
         self.refusal = ""  # why the node let us go, if it said so
@@ -286,12 +295,27 @@ class Runtime:
         """See `Objects.load_ref`."""
         return self.objects.load_ref(id)
 
+    def load_data_ref(self, id: bytes) -> ObjectRef:
+        """See `Objects.load_data_ref`."""
+        return self.objects.load_data_ref(id)
+
     def load_actor(self, id: bytes, meta: bytes) -> Any:
         """The handle of an actor, met while a value is unpickled."""
         from lattica.actors.handles import revive
 
         with self.lock:
             peer, hold = self.calls.load(id)
+        return revive(self, peer, hold, meta)
+
+    def load_data_actor(self, id: bytes, meta: bytes) -> Any:
+        """The same, met while data is read: what the actor returns is data, if we have not met it otherwise."""
+        from lattica.actors.handles import plain_meta, revive
+
+        meta = plain_meta(meta)
+        with self.lock:
+            known = id in self.calls.peers
+            peer, hold = self.calls.load(id)
+            peer.data = peer.data or not known
         return revive(self, peer, hold, meta)
 
     def private_view(self, address: int, nbytes: int) -> Any:
@@ -323,15 +347,15 @@ class Runtime:
         error = values.loads(failed.data, self)
         return error if isinstance(error, BaseException) else LatticaError(f"a failure that is no exception: {error!r}")
 
-    def failure(self, error: BaseException) -> m.Failed:
-        """An exception of ours as a value."""
-        return m.Failed(values.dumps(error).join(), [], True)
+    def failure(self, error: LatticaError) -> m.Failed:
+        """An exception of ours as a value, which those can read as well who take data alone."""
+        return m.Failed(values.dumps_error(error), [], True)
 
     # -- get, put, wait
 
     def put(self, value: Any) -> ObjectRef:
         """Keep a value. Raises ObjectStoreFullError, SerializationError."""
-        data = values.dumps(value)
+        data = values.dumps(value) if self.place is None or not self.data else _data_if_possible(value)
         ref = self.new_ref()
         if data.size <= INLINE_MAX:
             if data.refs:
@@ -566,6 +590,14 @@ class Runtime:
         self.forked = True
         self.objects.releases.poke = None
         self.reactor.abandon()
+
+
+def _data_if_possible(value: Any) -> values.Serialized:
+    """Its ref may go to somebody who takes data alone; or it may not, and then anything can be put."""
+    try:
+        return values.dumps_data(value)
+    except SerializationError:
+        return values.dumps(value)
 
 
 def _is_away(ref: ObjectRef) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from lattica.actors.records import Record, fail, failed_dep, finish
+from lattica.actors.records import Record, data_alone, fail, failed_dep, finish
 from lattica.actors.refs import Hold, Nested, ObjectRef
 from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, STALL_S, Lease, Submission
 from lattica.codec import messages as m
@@ -61,6 +61,11 @@ class TaskRecord(Record):
         where = "waiting for arguments" if self.missing else f"on {self.lease}" if self.lease else "queued"
         return f"<Task {self.name}: {where}, {self.retries_left} retries left>"
 
+    @property
+    def data(self) -> bool:
+        """See `Record`."""
+        return self.lane.data
+
     def rerun(self) -> bool:
         """Queue it before the others of its class."""
         if self.lane.tasks.node_died:
@@ -94,9 +99,12 @@ class Target:
         core, now = lane.core, time.monotonic()
         for message in messages:
             if type(message) is m.Reply:
-                task = core.replied(lease, message.seq, message.micros, now)
+                task: Any = core.replied(lease, message.seq, message.micros, now)  # a record of ours
                 if task is not None:
-                    finish(self.tasks.runtime, task, message.values, via=self.via)  # type: ignore[arg-type]  # a record of ours
+                    values = message.values
+                    if lane.data:
+                        values = data_alone(self.tasks.runtime, task, values, task.name)
+                    finish(self.tasks.runtime, task, values, via=self.via, data=lane.data)
             else:
                 back = [lease.inflight[seq] for seq in message.seqs if seq in lease.inflight]
                 core.returned(lease, message.seqs, message.blocked, now)
@@ -125,12 +133,15 @@ class Target:
 
 
 class Lane:
-    """The shell of one scheduling class."""
+    """The shell of one scheduling class. data: of what its tasks make, data is taken and nothing else."""
 
-    __slots__ = ("_timer_at", "core", "given", "requests", "resources", "retryable", "tasks")
+    __slots__ = ("_timer_at", "core", "data", "given", "requests", "resources", "retryable", "tasks")
 
-    def __init__(self, tasks: Tasks, resources: dict[str, float], retryable: bool, given: bytes = b"") -> None:
+    def __init__(
+        self, tasks: Tasks, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False
+    ) -> None:
         self.tasks, self.resources, self.retryable, self.given = tasks, resources, retryable, given
+        self.data = data
         self.core = Submission(tasks.next_seq)
         self.requests: list[int] = []
         self._timer_at = float("inf")
@@ -196,12 +207,12 @@ class Tasks:
 
     # -- out
 
-    def lane(self, resources: dict[str, float], retryable: bool, given: bytes = b"") -> Lane:
-        """The lane of a scheduling class. given: where it may run, encoded."""
-        key = (*sorted(resources.items()), retryable, given)
+    def lane(self, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False) -> Lane:
+        """The lane of a scheduling class. given: where it may run, encoded. data: see `Lane`."""
+        key = (*sorted(resources.items()), retryable, given, data)
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = Lane(self, resources, retryable, given)
+            lane = self.lanes[key] = Lane(self, resources, retryable, given, data)
         return lane
 
     def submit(self, record: TaskRecord) -> None:
@@ -268,6 +279,7 @@ class Tasks:
                 record.at,
                 record.name,
                 record.attempt,
+                record.lane.data,
             )
         else:
             task = m.Task(
@@ -280,6 +292,7 @@ class Tasks:
                 [],
                 record.name,
                 record.attempt,
+                record.lane.data,
             )
         send(target.link, task)
 

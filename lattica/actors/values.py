@@ -1,10 +1,11 @@
 """User values to bytes and back: the only place where lattica pickles.
 
-A value is one region. Three forms, told apart by the first byte:
+A value is one region. Four forms, told apart by the first byte:
 
     0x80  a pickle (protocol 5) without out-of-band buffers: small objects
     0x01  header, pickle, then 64-byte aligned buffers: numpy arrays, tensors, anything that exports pickle-5 buffers
     0x02  the bytes themselves: a `bytes` object
+    0x03  as 0x01 with an item of `data` instead of the pickle: what whoever asked for `results="data"` takes
 
 Buffers are read in place: arrays over the arena are views of it, read-only, and hold it (`ViewHold`) until the last
 slice is gone. CPU torch tensors come back over a private copy-on-write mapping: writing to them is local and safe,
@@ -28,7 +29,7 @@ from typing import Any, Protocol
 import cloudpickle
 
 from lattica.actors.refs import Hold, ObjectRef
-from lattica.errors import OutOfBandRefError, SerializationError
+from lattica.errors import LatticaError, OutOfBandRefError, RemoteProtocolError, SerializationError
 
 ALIGN = 64
 """Alignment of buffers: a cache line, and what AVX-512 loads like."""
@@ -142,7 +143,21 @@ def _dump(value: Any) -> Serialized:
     return _with_buffers(data, buffers, refs)
 
 
-def _with_buffers(data: bytes, buffers: list[memoryview], refs: list[Any]) -> Serialized:
+def dumps_data(value: Any, name: str = "the value") -> Serialized:
+    """Serialize as data. Raises SerializationError, which names the part that is none."""
+    from lattica.actors import data
+
+    return _with_buffers(*data.write(value, name), form=data.FORM)
+
+
+def dumps_error(error: LatticaError) -> bytes:
+    """Serialize an error as data."""
+    from lattica.actors import data
+
+    return _with_buffers(data.write_error(error), [], [], form=data.FORM).join()
+
+
+def _with_buffers(data: bytes, buffers: list[memoryview], refs: list[Any], form: int = 1) -> Serialized:
     head = _HEADER.size + _BUFFER.size * len(buffers)
     at = head + len(data)
     table: list[bytes] = []
@@ -157,7 +172,7 @@ def _with_buffers(data: bytes, buffers: list[memoryview], refs: list[Any]) -> Se
         offsets.append(at)
         table.append(_BUFFER.pack(at, buffer.nbytes))
         at += buffer.nbytes
-    parts[0] = _HEADER.pack(1, len(buffers), len(data)) + b"".join(table)
+    parts[0] = _HEADER.pack(form, len(buffers), len(data)) + b"".join(table)
     return Serialized(parts, offsets, at, refs)
 
 
@@ -204,6 +219,8 @@ class Interning(Protocol):
 
     def load_ref(self, id: bytes) -> Any: ...
     def load_actor(self, id: bytes, meta: bytes) -> Any: ...
+    def load_data_ref(self, id: bytes) -> Any: ...
+    def load_data_actor(self, id: bytes, meta: bytes) -> Any: ...
     def private_view(self, address: int, nbytes: int) -> Any: ...
 
 
@@ -228,7 +245,7 @@ def note_ref(ref: Any) -> None:
 def reduce_ref(ref: ObjectRef) -> tuple[Any, ...]:
     """How an ObjectRef is pickled: by id; its holder is told apart (`Serialized.refs`)."""
     note_ref(ref)
-    return load_ref, (ref.id,)
+    return (load_data_ref if ref.is_data else load_ref), (ref.id,)
 
 
 def load_ref(id: bytes) -> Any:
@@ -236,6 +253,13 @@ def load_ref(id: bytes) -> Any:
     if _loading.runtime is None:
         raise OutOfBandRefError("a ref was unpickled outside lattica", do_next="read it with lattica.get")
     return _loading.runtime.load_ref(id)
+
+
+def load_data_ref(id: bytes) -> Any:
+    """The same, of what is read as data alone."""
+    if _loading.runtime is None:
+        raise OutOfBandRefError("a ref was unpickled outside lattica", do_next="read it with lattica.get")
+    return _loading.runtime.load_data_ref(id)
 
 
 def load_actor(id: bytes, meta: bytes) -> Any:
@@ -280,13 +304,28 @@ def _pinned(view: memoryview, hold: Hold) -> memoryview:
     return memoryview(base.data)
 
 
+def is_data(data: bytes | memoryview) -> bool:
+    """Whether reading it unpickles nothing."""
+    return len(data) > 0 and data[0] == 3
+
+
+def not_data(what: str) -> RemoteProtocolError:
+    """The error where data was asked for, and something else has come."""
+    return RemoteProtocolError(
+        f'{what} was asked for with results="data" and came as something else; it was not read',
+        do_next="do not trust the node that made it: look for it with `lattica peers`, and see trust=",
+    )
+
+
 def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None) -> Any:
     """The value of a region. `hold`: what keeps the bytes if they lie in the arena; None if `data` is ours alone.
 
-    Raises SerializationError if the user's classes do not import here, or the bytes are damaged. What the user's own
-    code raises while it unpickles passes through.
+    Raises SerializationError if the user's classes do not import here, or the bytes are damaged; RemoteProtocolError if
+    they should be data and are not. What the user's own code raises while it unpickles passes through.
     """
     form = data[0] if len(data) else 0
+    if hold is not None and hold.data and form != 3:
+        raise not_data(f"object {hold.id.hex()[:8]}")
     if form == 2:
         return bytes(data[1:])
     outer = _loading.runtime, _loading.hold
@@ -294,7 +333,7 @@ def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None
     try:
         if form == 0x80:
             return pickle.loads(data)
-        if form != 1:
+        if form not in (1, 3):
             raise SerializationError(f"a value begins with byte {form}: it was written by another release, or damaged")
         head, size = _sizes(data)
         view = memoryview(data)
@@ -309,6 +348,10 @@ def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None
             if offset + nbytes > len(data):
                 raise SerializationError("a value is damaged: a buffer lies outside of it")
             buffers.append(view[offset : offset + nbytes])
+        if form == 3:
+            from lattica.actors.data import read
+
+            return read(view[head : head + size], buffers, runtime)
         return pickle.loads(view[head : head + size], buffers=buffers)
     except (pickle.UnpicklingError, EOFError) as error:
         raise SerializationError(f"a value is damaged: {error}") from error
@@ -342,7 +385,7 @@ def _reduce_torch(obj: Any) -> Any:
     if type(obj) is torch.UntypedStorage:
         if obj.device.type != "cpu":
             return None
-        return _load_storage, (pickle.PickleBuffer(_storage_array(torch, obj)),)
+        return load_storage, (pickle.PickleBuffer(storage_array(torch, obj)),)
     if type(obj) is not torch.Tensor or obj.device.type != "cpu" or obj.layout is not torch.strided:
         return None
     if obj.is_quantized or obj.is_conj() or obj.is_neg() or (obj.requires_grad and not obj.is_leaf):
@@ -355,15 +398,17 @@ def _reduce_torch(obj: Any) -> Any:
         obj.stride(),
         obj.requires_grad,
     )
-    return _load_tensor, arguments
+    return load_tensor, arguments
 
 
-def _storage_array(torch: Any, storage: Any) -> Any:
+def storage_array(torch: Any, storage: Any) -> Any:
+    """Its bytes."""
     flat = torch.empty(0, dtype=torch.uint8).set_(storage)
     return flat.numpy()
 
 
-def _load_storage(buffer: Any) -> Any:
+def load_storage(buffer: Any) -> Any:
+    """A storage over a buffer of the region being read."""
     import numpy as np
     import torch
 
@@ -384,7 +429,8 @@ def _load_storage(buffer: Any) -> Any:
     return torch.from_numpy(base).untyped_storage()
 
 
-def _load_tensor(storage: Any, dtype: Any, offset: int, shape: Any, stride: Any, requires_grad: bool) -> Any:
+def load_tensor(storage: Any, dtype: Any, offset: int, shape: Any, stride: Any, requires_grad: bool) -> Any:
+    """A tensor over a storage."""
     import torch
 
     tensor = torch.empty(0, dtype=dtype).set_(storage, offset, shape, stride)

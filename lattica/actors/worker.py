@@ -282,12 +282,13 @@ class Worker:
         else:
             self._flushed_at = time.monotonic()
         token = context.running.set(now)
+        runtime.data = task.data
         began = time.perf_counter()
         page.start(task.seq)
         try:
             out = self._execute(caller, task)
         except BaseException as error:
-            out = [self.marshal.failed(error, task.name)]
+            out = [self.marshal.failed(error, task.name, task.data)]
         finally:
             if runtime.forked:
                 self.end_child()
@@ -332,7 +333,7 @@ class Worker:
             result = function(*args, **kwargs)
         finally:
             guard.on = True
-        return self.marshal.results(result, task.returns, task.object, caller.client, task.name)
+        return self.marshal.results(result, task.returns, task.object, caller.client, task.name, task.data)
 
     def _load_function(self, key: bytes) -> Any:
         value, via = self.exports[key]
@@ -420,7 +421,7 @@ class Worker:
                 self.discard(entry[1], caller.via)
                 error = TaskCancelledError(name=entry[1].name, task_id=entry[1].object.hex())
                 self.runtime.reactor.send(
-                    caller.link, m.Reply(message.seq, [self.marshal.failed(error, entry[1].name)])
+                    caller.link, m.Reply(message.seq, [self.marshal.failed(error, entry[1].name, entry[1].data)])
                 )
                 self.runtime.reactor.flush()
                 return

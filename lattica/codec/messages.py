@@ -39,6 +39,7 @@ class InArena(msgspec.Struct, array_like=True, tag=2, frozen=True):
     object: bytes
     offset: int
     size: int
+    data: bool = False  # to be read as data, or not at all
 
 
 class Failed(msgspec.Struct, array_like=True, tag=3, frozen=True):
@@ -661,6 +662,7 @@ class Task(msgspec.Struct, array_like=True, tag=101):
     at: list[int | str] = []
     name: str = ""
     attempt: int = 0
+    data: bool = False  # what it returns or raises shall be data, and what it submits likewise
 
 
 class Call(msgspec.Struct, array_like=True, tag=102):
@@ -678,6 +680,7 @@ class Call(msgspec.Struct, array_like=True, tag=102):
     at: list[int | str] = []
     attempt: int = 0
     acked: int = 0
+    data: bool = False  # as in `Task`
 
 
 class Reply(msgspec.Struct, array_like=True, tag=103):

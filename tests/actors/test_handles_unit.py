@@ -28,6 +28,7 @@ class FakeRuntime:
     """As far as handles look at a runtime. Knows one actor."""
 
     namespace = "space"
+    data = False
 
     def __init__(self) -> None:
         self.releases = Releases()
@@ -300,7 +301,7 @@ def test_what_needs_a_session_says_how_to_begin_one() -> None:
 
 EXAMPLES: list[Any] = [
     Meta("Counter", {"pair": {"num_returns": 2}}, 3, 10),
-    Spec(b"code", m.InArena(b"o" * 16, 64, 200), [b"dep"], [0, "key"], "Counter", 8, True, b"meta"),
+    Spec(b"code", m.InArena(b"o" * 16, 64, 200), [b"dep"], [0, "key"], "Counter", 8, True, b"meta", True),
 ]
 
 

@@ -19,7 +19,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "messages.json"
 
 OBJECT, FUNCTION, ACTOR = bytes(range(16)), b"f" * 16, b"a" * 12
 CPU = {"CPU": 1.5}
-REGION = m.InArena(OBJECT, 4096, 200)
+REGION = m.InArena(OBJECT, 4096, 200, True)
 
 EXAMPLES: list[Any] = [
     m.WithRefs(b"value", [OBJECT, ACTOR]),
@@ -96,8 +96,8 @@ EXAMPLES: list[Any] = [
     m.Import(["numpy", "torch"]),
     m.Confined(True, True, "no mounts here"),
     m.Export(FUNCTION, b"code"),
-    m.Task(12, OBJECT, FUNCTION, b"args", 2, [b"dep", REGION], [0, "key"], "step", 1),
-    m.Call(12, OBJECT, "step", m.WithRefs(b"args", [OBJECT]), 2, [b"dep"], ["key"], 1, 11),
+    m.Task(12, OBJECT, FUNCTION, b"args", 2, [b"dep", REGION], [0, "key"], "step", 1, True),
+    m.Call(12, OBJECT, "step", m.WithRefs(b"args", [OBJECT]), 2, [b"dep"], ["key"], 1, 11, True),
     m.Reply(12, [b"result", REGION], 250),
     m.Cancel(12, False),
     m.Reclaim(5),
