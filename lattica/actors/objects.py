@@ -427,6 +427,8 @@ class Objects:
         """What we own, lay on another machine and is lost: the node leaves it to us to make it again, or to say that it
         cannot be."""
         id = message.object
+        if message.doubtful and not self.lineage.has(id):
+            return
         self._coming.pop(id, None)
         if not self.lineage.make_again(self._runtime, id):
             error = ObjectLostError(message.owner, object_id=id.hex(), made_at=message.made_at)

@@ -197,6 +197,11 @@ class Lineages:
             if not lineage.away:
                 self._size -= lineage.size
 
+    def has(self, id: bytes) -> bool:
+        """Whether this one can be made again."""
+        lineage = self._of.get(id)
+        return lineage is not None and lineage.record.retries_left != 0 and not lineage.record.refs
+
     def make_again(self, runtime: Runtime, id: bytes) -> bool:
         """This one is lost: whether it will have a value again. Lock held."""
         lineage = self._of.get(id)

@@ -366,11 +366,13 @@ class Located(msgspec.Struct, array_like=True, tag=42):
 
 
 class Lost(msgspec.Struct, array_like=True, tag=43):
-    """The object will never come. `owner`: words for who it was and how it ended."""
+    """The object will never come. `owner`: words for who it was and how it ended. doubtful: it may; to its owner, who
+    can perhaps make it anew."""
 
     object: bytes
     owner: str
     made_at: str = ""
+    doubtful: bool = False
 
 
 class Freed(msgspec.Struct, array_like=True, tag=44):

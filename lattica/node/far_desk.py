@@ -383,7 +383,9 @@ class FarDesk:
         """No connection, and none to be had: what it does for us is done elsewhere, now."""
         neighbour = self.neighbours.get(peer)
         if neighbour is not None:
-            self._lose(neighbour, f"{neighbour.client.name} cannot be reached: {reason}")
+            how = f"{neighbour.client.name} cannot be reached: {reason}"
+            self._lose(neighbour, how)
+            self.objects.doubted(neighbour, how)
 
     def _ping(self) -> None:
         """Say that we live, to those who wait for us; doubt those who are silent."""

@@ -282,6 +282,10 @@ class FarObjects:
         elif neighbour is not None:
             neighbour.link.send(far.Stop(message.object, message.force, message.recursive))
 
+    def doubted(self, neighbour: Neighbour, how: str) -> None:
+        """A node cannot be reached: what it has lent is made anew where that can be."""
+        self._perform(self._node.store.ledger.doubted(neighbour.client.number, how))
+
     def parting(self, neighbour: Neighbour, how: str) -> None:
         """A node is gone: what it has lent may be had elsewhere."""
         for object_ in self._node.store.ledger.lent_by(neighbour.client.number):

@@ -261,14 +261,18 @@ class Ledger:
         if holder is None or owner is None:
             return [], False
         entry = self._entry(object)
-        known = isinstance(entry.state, _Sealed | _Actor) or object in self._borrowed
+        before = self._borrowed.get(object)
+        known = isinstance(entry.state, _Sealed | _Actor) or (before is not None and (before == lender or not value))
         keep = not known and (value or (entry.state is None and self.owner(object) is None))
+        effects: list[Effect] = []
         if keep:
+            if before is not None:  # who gives it now has made it anew, perhaps since that one cannot be reached
+                effects.append(Unborrowed(before, object))
             self._settle(object, entry)
             entry.state = _Promised(lender, "")
             owner.answers_for[object] = None
             self._borrowed[object] = lender
-        return self._add(holder, object, 1), keep
+        return effects + self._add(holder, object, 1), keep
 
     def lender(self, object: bytes) -> int | None:
         """Who lends it to us; None if nobody does."""
@@ -295,6 +299,15 @@ class Ledger:
         """What `lender` lends us and has not come yet."""
         client = self._clients.get(lender)
         return [] if client is None else [each for each in client.answers_for if self._borrowed.get(each) == lender]
+
+    def doubted(self, lender: int, how: str) -> list[Effect]:
+        """`lender` cannot be reached: owners here of what it lends us may make that anew."""
+        effects: list[Effect] = []
+        for object in self.lent_by(lender):
+            owner = self.owner(object)
+            if owner is not None:
+                effects.append(Tell(owner, Lost(object, how, doubtful=True)))
+        return effects
 
     def relend(self, object: bytes, lender: int) -> None:
         """Another one answers for what we borrow and what has not come."""

@@ -62,7 +62,7 @@ EXAMPLES: list[Any] = [
     m.Welcome(3, 1, b"n" * 16, "/run/session", 1 << 36, {"inline_max": 102400}, b"12345678"),
     m.Refused("another release"),
     m.Located(OBJECT, 4096, 200, True),
-    m.Lost(OBJECT, "worker 3, killed by SIGKILL", "train.py:48"),
+    m.Lost(OBJECT, "worker 3, killed by SIGKILL", "train.py:48", True),
     m.Freed(OBJECT),
     m.SpanGrant(7, 1 << 33, 1 << 20),
     m.SpanDenied(7, "the quota is reached"),

@@ -14,6 +14,7 @@ import lattica
 from lattica.cli.client import NodeConnection
 from lattica.node import paths
 from lattica.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.e2e.communities import others_kept
 from tests.e2e.conftest import eventually
 from tests.e2e.machines import Machine
 
@@ -28,6 +29,7 @@ class Mesh:
         self.folder = folder
         self.nodes: dict[str, Machine] = {}
         self.ids: dict[str, str] = {}
+        self.names: dict[str, str] = {}
         self._ticket = ""
         self._killed: list[Machine] = []
 
@@ -42,6 +44,7 @@ class Mesh:
             self._ticket = node.ticket()
         self.nodes[name] = node
         self.ids[name] = state_of(node, "nodes")[0]["NodeID"]
+        self.names[self.ids[name]] = name
         return node
 
     def begin_all(self, **cpus: float) -> None:
@@ -52,6 +55,8 @@ class Mesh:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda name: self.begin(name, cpus[name]), names))
         self.all_see()
+        assert eventually(lambda: all(others_kept(node) == len(cpus) - 1 for node in self.nodes.values()))
+        self._ticket = next(iter(self.nodes.values())).ticket()  # it names all of them: whoever dies, others join
 
     def all_see(self) -> None:
         """Wait until each knows all."""
@@ -78,7 +83,7 @@ class Mesh:
 
     def name_of(self, node_id: str) -> str:
         """The name of the node that calls itself by this id."""
-        return {id: name for name, id in self.ids.items()}[node_id]
+        return self.names[node_id]
 
     def kill(self, name: str) -> None:
         """kill -9, and it is no node of ours any more. Its workers die with it."""
