@@ -449,14 +449,15 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What all machines have together."""
-    answer: dict[str, float] = current.get().state("resources")["total"]
+    """What all machines that tasks may run on have together."""
+    answer: dict[str, float] = current.get().state("cluster")["total"]
     return answer
 
 
 def available_resources() -> dict[str, float]:
-    """What is free of that now. Workers kept warm for the next task of the same kind count as taken for 0.1 s."""
-    answer: dict[str, float] = current.get().state("resources")["available"]
+    """What is free of that now, as other machines said within the last second or two. Workers kept warm for the next
+    task of the same kind count as taken for 0.1 s."""
+    answer: dict[str, float] = current.get().state("cluster")["available"]
     return answer
 
 

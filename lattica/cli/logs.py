@@ -8,21 +8,33 @@ import click
 
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.follow import follow_job, show
+from lattica.errors import ConfigError, LatticaError
+
+WAIT_S = 5.0  # for news, of each file in turn
 
 
 @click.command("logs", short_help="Show what a job, an actor or a worker prints.")
-@click.argument("what", metavar="JOB")
+@click.argument("what", metavar="JOB|ACTOR|PID")
 @click.option("-f", "--follow", is_flag=True, help="Until it is over.")
 @data_dir_option
 def command(what: str, follow: bool, data_dir: str | None) -> None:
     """\b
     lattica logs 3fa9c1d2
     lattica logs -f train.py           the latest job of that name
+    lattica logs counter               an actor, by its name or the beginning of its id
+    lattica logs 4711                  a worker, by its pid
 
-    Shows what a job's script has printed, at whichever node it runs, and returns; with --follow when the job is over,
-    with its exit code.
+    Shows what a job's script, an actor or a worker has printed, at whichever node it runs, and returns; with --follow
+    when the job is over, with its exit code. Of actors and workers it shows the last MiB.
     """
-    show_job(what, follow=follow, data_dir=data_dir)
+    try:
+        show_job(what, follow=follow, data_dir=data_dir)
+    except ConfigError as error:
+        if not _show_workers(what, follow=follow, data_dir=data_dir):
+            raise ConfigError(
+                f"neither a job, nor an actor or worker that lives, is called {what!r:.60}",
+                do_next="`lattica list jobs`, `lattica list actors` and `lattica list workers` name them",
+            ) from error
 
 
 def show_job(job: str, *, follow: bool, data_dir: str | None) -> None:
@@ -41,3 +53,32 @@ def show_job(job: str, *, follow: bool, data_dir: str | None) -> None:
                     click.echo(f"--- {answer['trouble']} ---", err=True)
                 return
             offset = answer["offset"]
+
+
+def _show_workers(what: str, *, follow: bool, data_dir: str | None) -> bool:
+    """What the workers that are meant have printed; whether there are any."""
+    with NodeConnection(node_of(data_dir)) as connection:
+        files = connection.mesh("logs_find", what=what)
+        offsets = dict.fromkeys(range(len(files)), -1)
+        first = True
+        while files and (follow or first):
+            news = False
+            for number, one in enumerate(files):
+                wait_s = WAIT_S / len(files) if follow and not first else 0.0
+                while True:
+                    try:
+                        answer = connection.mesh(
+                            "logs_read", node=one["node"], file=one["file"], offset=offsets[number], wait_s=wait_s
+                        )
+                    except LatticaError as error:
+                        click.echo(f"--- {one['node_name'] or one['node']}: {error.message} ---", err=True)
+                        return True
+                    show(answer["data"])
+                    wait_s, offsets[number] = 0.0, answer["offset"]
+                    news = news or bool(answer["data"])
+                    if not answer["data"]:
+                        break
+            if not first and not news:
+                files = files if connection.mesh("logs_find", what=what) else []
+            first = False
+        return bool(offsets)

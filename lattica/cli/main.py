@@ -29,6 +29,7 @@ VERBS = {
     "leave": "Forget the mesh.",
     "submit": "Run a script on the mesh.",
     "job": "List jobs, stop one, read what it prints.",
+    "list": "List tasks, actors, workers, objects, nodes or jobs of the mesh.",
     "logs": "Show what a job, an actor or a worker prints.",
     "doctor": "Look for what is wrong, and say what to do.",
     "up": "Start the nodes of a cluster's file.",

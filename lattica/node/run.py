@@ -353,7 +353,9 @@ async def _runs(node: Node, mesh: MeshDesk, far: FarDesk) -> Drain:
     from lattica.codec.far import Going, MayGo
     from lattica.node.drain import Drain
     from lattica.node.job_runs import JobRuns
+    from lattica.node.look import Look
 
+    Look(node, mesh)
     node.runs = JobRuns(node, mesh)
     drain = Drain(node, mesh, far)
     far.answers(Going, drain.going)

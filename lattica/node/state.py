@@ -15,6 +15,7 @@ from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.node.clients import Client
 from lattica.node.memory_readings import resident_bytes
+from lattica.scheduler.resources import UNITS
 
 if TYPE_CHECKING:
     from lattica.node.server import Node
@@ -30,6 +31,7 @@ class StateDesk:
         self._views: dict[str, Callable[[], object]] = {
             "status": self.status,
             "resources": self.resources,
+            "cluster": self.cluster,
             "nodes": self.nodes,
             "jobs": self.jobs,
             "workers": self.workers,
@@ -74,18 +76,49 @@ class StateDesk:
         available = {**node.resources.available, OBJECT_STORE: float(spans.free_bytes)}
         return {"total": total, "available": available}
 
+    def cluster(self) -> dict[str, dict[str, float]]:
+        """The same of all nodes that tasks of this one may run on. What is free elsewhere is what those last said; of
+        shared memory only this machine's is known."""
+        found = self.resources()
+        if self._node.far is not None:
+            for peer, view in self._node.far.placer.views().items():
+                if peer == self._node.far.me:
+                    continue
+                for name, units in view.totals.units.items():
+                    free = units - min(view.load.taken.get(name, 0), units)
+                    for of, amount in (("total", units), ("available", free)):
+                        found[of][name] = found[of].get(name, 0.0) + amount / UNITS
+        return found
+
     def nodes(self) -> list[dict[str, Any]]:
-        """This machine, in the shape of `ray.nodes()`."""
+        """All machines of the mesh that did not leave, this one first, in the shape of `ray.nodes()`."""
         node = self._node
+        mine = {
+            "NodeID": node.settings.node.hex(),
+            "Alive": True,
+            "NodeManagerAddress": "127.0.0.1",
+            "NodeManagerHostname": socket.gethostname(),
+            "Resources": self.resources()["total"],
+            "Labels": dict(node.settings.labels),
+        }
+        return [mine, *(self._others() if node.mesh is not None else ())]
+
+    def _others(self) -> list[dict[str, Any]]:
+        from lattica.mesh.identity import parse_peer
+        from lattica.node import roster
+
+        assert self._node.mesh is not None, "only a node of a mesh has others"
         return [
             {
-                "NodeID": node.settings.node.hex(),
-                "Alive": True,
-                "NodeManagerAddress": "127.0.0.1",
-                "NodeManagerHostname": socket.gethostname(),
-                "Resources": self.resources()["total"],
-                "Labels": dict(node.settings.labels),
+                "NodeID": parse_peer(row["peer_id"]).hex(),
+                "Alive": row["state"] in ("alive", "suspect"),
+                "NodeManagerAddress": next(iter(row["addresses"]), "").rpartition(":")[0],
+                "NodeManagerHostname": row["name"],
+                "Resources": row["resources"],
+                "Labels": row["labels"],
             }
+            for row in roster.members(self._node.mesh.peer)
+            if not row["this_node"] and row["state"] != "left"
         ]
 
     def jobs(self) -> list[dict[str, Any]]:

@@ -82,5 +82,5 @@ def test_jobs_are_listed_stopped_and_read(lattica: Lattica, node: FakeNode) -> N
         "job": "train.py"
     }
     assert lattica("job", "logs", JOB).exit_code == 0 and lattica("logs", JOB).exit_code == 0
-    node.mesh["job_logs"] = ConfigError("no job is called 'x'")
-    assert "no job is called" in lattica("logs", "x").output
+    node.mesh |= {"job_logs": ConfigError("no job is called 'x'"), "logs_find": []}
+    assert "neither a job, nor an actor or worker that lives" in lattica("logs", "x").output

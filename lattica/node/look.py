@@ -1,0 +1,265 @@
+"""What the whole mesh does, as one node can tell: it asks each of the others, and names those that do not answer.
+
+    command ─ list(what) ─► Look ─┬─ look.at(what) ─► every living member: its rows, at most ROWS_MAX
+                                  └─ the table, for what stands there
+
+    command ─ logs_of(what) ─► look.find ─► whoever has that actor or worker ─ look.read ─► bytes of its files
+
+Who asks must be a member that submits or administers: rows tell names of others' actors and scripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lattica.errors import ConfigError, LatticaError, RemoteProtocolError
+from lattica.mesh.identity import PeerId, parse_peer, peer_text
+from lattica.mesh.membership import State
+from lattica.mesh.roles import Role
+from lattica.mesh.services import method, service
+from lattica.node import roster
+from lattica.node.clients import WORKER
+
+if TYPE_CHECKING:
+    from lattica.node.mesh_desk import MeshDesk
+    from lattica.node.server import Node
+
+ROWS_MAX = 2000  # of one node: some 400 KB
+ANSWER_S = 5.0  # for a node to answer; others are shown without it
+AT_ONCE = 32  # nodes that are asked at the same time
+READ_BYTES = 256 << 10
+TAIL_BYTES = 1 << 20  # of a file, where its reader begins
+WAIT_MAX_S = 10.0  # for news of a file
+LOOK_S = 0.2
+LOOKERS = Role.SUBMIT | Role.ADMIN
+ID_CHARS_MIN = 6  # of an actor's id
+LOG_NAME = r"worker-\d+--?\d+\.(out|err)"
+
+
+@service("look")
+class LookService:
+    """See the module."""
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+
+    @method(role=LOOKERS, idempotent=True)
+    async def at(self, what: str) -> list[dict[str, Any]]:
+        """This node's rows."""
+        return self._look.here(what)
+
+    @method(role=LOOKERS, idempotent=True)
+    async def find(self, what: str) -> list[str]:
+        """Names of log files here of what is meant."""
+        return self._look.files_of(what)
+
+    @method(role=LOOKERS, idempotent=True, limit=64)
+    async def read(self, name: str, offset: int, wait_s: float) -> dict[str, Any]:
+        """Bytes of a log file: {data, offset}; offset: -1 for the last TAIL_BYTES."""
+        return await self._look.read(name, offset, wait_s)
+
+
+class Look:
+    """See the module."""
+
+    def __init__(self, node: Node, mesh: MeshDesk) -> None:
+        self._node, self._mesh, self._peer = node, mesh, mesh.peer
+        self._views: dict[str, Callable[[], list[dict[str, Any]]]] = {
+            "tasks": self._tasks,
+            "actors": node.state.actors,
+            "workers": node.state.workers,
+            "objects": self._objects,
+            "drivers": node.state.jobs,
+        }
+        self._peer.serve(LookService(self), offered=False)
+        mesh.answers("list", self._list)
+        mesh.answers("logs_find", self._find)
+        mesh.answers("logs_read", self._read)
+
+    def __repr__(self) -> str:
+        return f"<Look at {', '.join(self._views)}>"
+
+    # -- here
+
+    def here(self, what: str) -> list[dict[str, Any]]:
+        """This node's rows. Raises ConfigError."""
+        view = self._views.get(what)
+        if view is None:
+            raise ConfigError(f"there is no list of {what[:40]!r}", do_next=f"choose from {', '.join(self._views)}")
+        return view()[:ROWS_MAX]
+
+    def _tasks(self) -> list[dict[str, Any]]:
+        """What runs in workers, and what waits for one. The node is not on the path of calls: it knows leases."""
+        node, found = self._node, []
+        for lease in node.book.leases.values():
+            client = node.clients.get(lease.worker) if lease.worker is not None else None
+            if client is None or node.actor_desk.supervisor.actor_of(client.number) is not None:
+                continue
+            found.append(
+                {
+                    "name": lease.request.name,
+                    "state": "blocked" if lease.blocked else "running",
+                    "pid": client.pid,
+                    "job": client.job,
+                    "resources": lease.request.resources.to_dict(),
+                    "why": "",
+                }
+            )
+        for wish in node.far.wishes.values() if node.far is not None else ():
+            where = "asks another node" if wish.where is not None else "waits here" if wish.local else "waits"
+            found.append(
+                {
+                    "name": wish.name,
+                    "state": "waiting",
+                    "pid": 0,
+                    "job": wish.job,
+                    "resources": wish.demand.resources.to_dict(),
+                    "why": wish.trouble or where,
+                }
+            )
+        return found
+
+    def _objects(self) -> list[dict[str, Any]]:
+        """By the processes that hold them: (kind, pid, held, held_bytes, made, made_bytes, waiting)."""
+        found = []
+        for view in self._node.store.ledger.views():
+            client = self._node.clients.get(view.client)
+            found.append(
+                {
+                    "holder": "the node" if client is None else client.name or f"{client.kind} {client.number}",
+                    "pid": client.pid if client is not None else 0,
+                    "held": view.held,
+                    "held_bytes": view.held_bytes,
+                    "made": view.made,
+                    "made_bytes": view.made_bytes,
+                    "waiting": view.waiting,
+                }
+            )
+        return [row for row in found if row["held"] or row["made"] or row["waiting"]]
+
+    # -- everywhere
+
+    def _others(self) -> dict[PeerId, str]:
+        """Living members but for us, and their names."""
+        community = self._peer.gossip.community
+        living = [peer for peer, state in community.states().items() if state in (State.ALIVE, State.SUSPECT)]
+        infos = {peer: community.node(peer) for peer in living if peer != self._peer.id}
+        return {peer: info.name if info is not None else "" for peer, info in infos.items()}
+
+    async def _ask_all(self, method: str, *words: str) -> tuple[dict[PeerId, Any], list[dict[str, str]]]:
+        """(answers, who did not and why)."""
+        gate, answers, silent = asyncio.Semaphore(AT_ONCE), {}, []
+
+        async def ask(peer: PeerId, name: str) -> None:
+            async with gate:
+                try:
+                    answers[peer] = await self._peer.call(peer, method, *words, timeout_s=ANSWER_S, idempotent=True)
+                except (LatticaError, TimeoutError) as error:
+                    why = error.message if isinstance(error, LatticaError) else f"no answer within {ANSWER_S:g} s"
+                    silent.append({"peer_id": peer_text(peer), "name": name, "why": why})
+
+        await asyncio.gather(*(ask(peer, name) for peer, name in self._others().items()))
+        return answers, silent
+
+    async def _list(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"what": ...}. {rows: each with "node" and "node_name", silent: [{peer_id, name, why}]}."""
+        what = str(data.get("what", ""))
+        if what == "nodes":
+            return {"rows": roster.members(self._peer), "silent": []}
+        mine = self.here(what)
+        answers, silent = await self._ask_all("look.at", what)
+        names = self._others() | {self._peer.id: self._peer.name}
+        rows = []
+        for peer, found in ({self._peer.id: mine} | answers).items():
+            if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+                silent.append({"peer_id": peer_text(peer), "name": names.get(peer, ""), "why": "it answered nonsense"})
+                continue
+            where = {"node": peer_text(peer), "node_name": names.get(peer, "")}
+            rows += [where | row for row in found[:ROWS_MAX]]
+        return {"rows": rows, "silent": silent}
+
+    # -- logs of actors and workers
+
+    def files_of(self, what: str) -> list[str]:
+        """Log files of workers here that are meant: by pid, or by the id of their actor."""
+        found = {actor.worker: actor.plan.actor for actor in self._node.actor_desk.supervisor.actors.values()}
+        if self._node.far is not None:
+            found |= {worker: hosted.actor for worker, hosted in self._node.far.hosted.items()}
+        pids = {int(what)} if what.isdigit() else set()
+        for worker, actor in found.items():
+            client = self._node.clients.get(worker) if worker is not None else None
+            meant = len(what) >= ID_CHARS_MIN and actor.hex().startswith(what.lower())
+            if meant and client is not None and client.kind == WORKER and client.pid:
+                pids.add(client.pid)
+        try:
+            names = os.listdir(os.path.join(self._node.settings.session_dir, "logs"))
+        except OSError:
+            return []
+        return sorted(name for name in names if re.fullmatch(LOG_NAME, name) and _pid_of(name) in pids)
+
+    async def read(self, name: str, offset: int, wait_s: float) -> dict[str, Any]:
+        """As `LookService.read`."""
+        if not re.fullmatch(LOG_NAME, name):
+            raise RemoteProtocolError(f"{name[:80]!r} is no log of a worker")
+        path = os.path.join(self._node.settings.session_dir, "logs", name)
+        until = asyncio.get_running_loop().time() + min(max(wait_s, 0.0), WAIT_MAX_S)
+        while True:
+            size = await asyncio.to_thread(_size, path)
+            if offset > size:  # it was full, and begins anew
+                offset = 0
+            if offset < 0:
+                offset = max(size - TAIL_BYTES, 0)
+            if offset < size or asyncio.get_running_loop().time() >= until:
+                break
+            await asyncio.sleep(LOOK_S)
+        data = await asyncio.to_thread(_read, path, offset)
+        return {"data": data, "offset": offset + len(data)}
+
+    async def _find(self, data: Mapping[str, Any]) -> list[dict[str, str]]:
+        """data: {"what": pid, or id or name of an actor}. [{node, node_name, file}]."""
+        what = str(data.get("what", ""))
+        actors = (await self._list({"what": "actors"}))["rows"]
+        meant = [row["actor"] for row in actors if row["name"] == what and row["state"] != "DEAD"] or [what]
+        names = self._others() | {self._peer.id: self._peer.name}
+        found = []
+        for one in dict.fromkeys(meant):
+            answers, _ = await self._ask_all("look.find", one)
+            for peer, files in ({self._peer.id: self.files_of(one)} | answers).items():
+                where = {"node": peer_text(peer), "node_name": names.get(peer, "")}
+                found += [where | {"file": str(file)} for file in files]
+        return found
+
+    async def _read(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"node": id, "file": name, "offset": number, "wait_s": seconds}."""
+        peer = parse_peer(str(data.get("node", "")))
+        name, offset, wait_s = str(data["file"]), int(data.get("offset", -1)), float(data.get("wait_s", 0.0))
+        if peer == self._peer.id:
+            return await self.read(name, offset, wait_s)
+        found = await self._peer.call(
+            peer, "look.read", name, offset, wait_s, timeout_s=wait_s + ANSWER_S, idempotent=True
+        )
+        return {"data": bytes(found["data"]), "offset": int(found["offset"])}
+
+
+def _pid_of(name: str) -> int:
+    return int(name.partition(".")[0].rpartition("-")[2])
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
+def _read(path: str, at: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(at)
+            return file.read(READ_BYTES)
+    except OSError:
+        return b""

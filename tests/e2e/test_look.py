@@ -1,0 +1,78 @@
+"""What one node tells of the whole mesh: nodes and what they have, lists, logs of workers elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import lattica
+from lattica.mesh.identity import parse_peer
+from lattica.node import paths
+from lattica.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tests.e2e.conftest import Sessions, eventually
+from tests.e2e.machines import Machine, see
+
+
+@lattica.remote
+class Counter:
+    def say(self, text: str) -> int:
+        print(text, flush=True)
+        return os.getpid()
+
+
+@lattica.remote
+def sleep(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def rows(machine: Machine, what: str) -> list[dict[str, Any]]:
+    return list(json.loads(machine.ok("list", what, "--json"))["rows"])
+
+
+def test_one_node_tells_of_all(
+    machine: Callable[[str], Machine], sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = machine("one"), machine("two")
+    one.start("start", "--num-cpus", "1", "--resources", '{"tpu": 2}')
+    two.start("join", one.ticket(), "--num-cpus", "2", "--labels", "site=attic")
+    see((one, ["two"]), (two, ["one"]))
+    monkeypatch.setenv("LATTICA_DATA_DIR", str(one.data_dir))
+    lattica.init("auto")
+    node = paths.running_node(str(two.data_dir))
+    assert node is not None
+    there = NodeAffinitySchedulingStrategy(parse_peer(node.node).hex(), soft=False)
+    try:
+        mine, other = lattica.nodes()
+        assert mine["NodeID"] == lattica.get_runtime_context().get_node_id() and mine["Resources"]["tpu"] == 2
+        assert other["NodeID"] == there.node_id and other["Alive"] and other["Labels"] == {"site": "attic"}
+        total = lattica.cluster_resources()
+        assert (total["CPU"], total["tpu"]) == (3, 2)
+        counter = Counter.options(name="counter", num_cpus=1, scheduling_strategy=there).remote()
+        pid = lattica.get(counter.say.remote("hello from the attic"), timeout=10)
+        running, waiting = sleep.options(scheduling_strategy=there).remote(30), sleep.options(num_cpus=9).remote(1)
+        assert eventually(lambda: lattica.available_resources()["CPU"] == 1), lattica.available_resources()
+        tasks = {row["state"]: row for row in rows(two, "tasks")}
+        assert tasks["running"]["node_name"] == "two" and "9" in tasks["waiting"]["why"], tasks
+        [actor] = [row for row in rows(two, "actors") if row["name"] == "counter"]
+        assert (actor["class_name"], actor["state"]) == ("Counter", "ALIVE")
+        assert pid in [row["pid"] for row in rows(one, "workers") if row["node_name"] == "two"]
+        for what in ("objects", "drivers", "nodes", "jobs"):
+            assert one.run("list", what).returncode == 0
+        for word in ("counter", str(pid), actor["actor"][:8]):
+            assert "hello from the attic" in one.ok("logs", word), word
+        assert "hello from the attic" in two.ok("logs", "counter")
+        os.kill(two.pid, signal.SIGSTOP)
+        try:
+            asked = one.run("list", "workers")
+        finally:
+            os.kill(two.pid, signal.SIGCONT)
+        assert asked.returncode == 0 and "two did not answer" in asked.stderr, asked
+        del running, waiting
+    finally:
+        lattica.shutdown()
