@@ -73,7 +73,6 @@ class Runtime:
         self._promised: dict[int, ObjectRef] = {}  # requests whose answer becomes the value of a ref
         self.within = b""  # worker: the bundle of a placement group that it runs in
         self.data = False  # of results, data is taken and nothing else, where the program does not say otherwise
-        self.data = False  # of results, data is taken and nothing else, where the program does not say otherwise
         self.node_died_at: float | None = None
         self.refusal = ""  # why the node let us go, if it said so
         self.inquest: Callable[[], tuple[str, str]] = lambda: ("", "")  # how the node ended, and the end of its log
