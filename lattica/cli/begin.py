@@ -80,6 +80,11 @@ def node_options(command: Command) -> Command:
                 metavar="TIME",
                 help="How long tasks of others may still run after SIGTERM. [default: 30s]",
             ),
+            click.option(
+                "--metrics-port",
+                metavar="PORT",
+                help="Serve metrics for Prometheus there, at 127.0.0.1 unless HOST:PORT says otherwise.",
+            ),
             click.option("--json", "as_json", is_flag=True, help="For machines: what is said, as one JSON object."),
         )
     ):
@@ -116,6 +121,7 @@ def begin(
     resources: dict[str, float] | None,
     object_store_memory: int | None,
     grace: float | None,
+    metrics_port: str | None,
     as_json: bool,
 ) -> None:
     """Start a node, say how that went, and with `block` wait for its end. ticket: its text; "": found or return.
@@ -142,6 +148,7 @@ def begin(
         name=name,
         labels=json.dumps(labels) if labels else None,
         grace=grace,
+        metrics=metrics_port,
     )
     if not block:
         _begin(options, where, ticket, None, named=data_dir is not None, as_json=as_json)

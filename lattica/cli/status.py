@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from lattica.cli import protection
+from lattica.cli import daemon, protection
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, size_text, table
+from lattica.node.logs import FILE_BACKUPS, FILE_BYTES_MAX
 
 ROWS_MAX = 50
 """Rows of one table for people; `--json` has all."""
@@ -65,7 +67,24 @@ def page(state: Mapping[str, Any], unix_s: float) -> list[str]:
     lines += _section("jobs", _jobs(state.get("jobs", []), unix_s))
     lines += _section("workers", _workers(state.get("workers", [])))
     lines += _section("actors", _actors(state.get("actors", [])))
-    return [*lines, "", "memory", *_memory(state.get("memory", {}), state.get("workers", []))]
+    lines += ["", "memory", *_memory(state.get("memory", {}), state.get("workers", []))]
+    return [*lines, *_logs(node)]
+
+
+def _logs(node: Mapping[str, Any]) -> list[str]:
+    """Where what is said and printed lies, and how much of it is kept."""
+    if not node.get("data_dir"):
+        return []
+    path = os.path.join(node["data_dir"], daemon.LOG_FILE)
+    size = size_text(os.path.getsize(path)) if os.path.exists(path) else "not there"
+    files = f"{FILE_BACKUPS + 1} files of {size_text(FILE_BYTES_MAX)} for each stream"
+    return [
+        "",
+        "logs",
+        f"  node      {path} ({size}); beyond {size_text(daemon.LOG_BYTES_MAX)} the next start begins a new one",
+        f"  workers   {os.path.join(node.get('session_dir', '?'), 'logs')}; at most {files}",
+        f"  jobs      {os.path.join(node['data_dir'], 'jobs')}; read them by `lattica logs JOB`",
+    ]
 
 
 def _id(row: Mapping[str, Any], name: str = "id") -> str:

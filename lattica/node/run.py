@@ -70,13 +70,14 @@ class Options(msgspec.Struct, frozen=True):
     name: str = ""
     labels: Mapping[str, str] = {}
     grace_s: float = 30.0  # for tasks of others, after SIGTERM
+    metrics: str = ""  # PORT or HOST:PORT
 
 
 def parse_options(argv: list[str]) -> Options:
     """Pairs of option and value. Raises ConfigError for one that cannot be."""
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
-        "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace",
+        "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -108,6 +109,7 @@ def parse_options(argv: list[str]) -> Options:
             name=given.get("--name", ""),
             labels=labels,
             grace_s=float(given.get("--grace", "30")),
+            metrics=given.get("--metrics", ""),
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -275,6 +277,10 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     mesh.offer(node.settings.resources.to_dict(), node.load)
     nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
+    if options.metrics:
+        from lattica.node.metrics import serve_metrics
+
+        loop.run_until_complete(serve_metrics(node, options.metrics))
     telling: set[Future[None]] = set()
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)

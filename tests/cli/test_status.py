@@ -68,7 +68,12 @@ actors (1)
 memory
   objects   12 in 1.0 MiB of 4.0 GiB shared memory
             4.0 GiB free, 64.0 MiB backed by memory of the machine
-  workers   350.0 MiB resident, shared pages counted in each"""
+  workers   350.0 MiB resident, shared pages counted in each
+
+logs
+  node      /data/node.log (not there); beyond 16.0 MiB the next start begins a new one
+  workers   ?/logs; at most 4 files of 16.0 MiB for each stream
+  jobs      /data/jobs; read them by `lattica logs JOB`"""
     )
 
 

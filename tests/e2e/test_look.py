@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -29,6 +31,18 @@ class Counter:
 @lattica.remote
 def sleep(seconds: float) -> None:
     time.sleep(seconds)
+
+
+def test_metrics_are_served_to_this_machine(machine: Callable[[str], Machine]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused = machine("two").run("start", "--metrics-port", str(port))
+        assert refused.returncode == 1 and "metrics cannot be served" in refused.stderr
+    machine("one").start("start", "--metrics-port", str(port))
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = answer.read().decode()
+    assert 'lattica_resource_total{resource="CPU"} 1\n' in text and 'lattica_members{state="alive"} 1\n' in text
 
 
 def rows(machine: Machine, what: str) -> list[dict[str, Any]]:
