@@ -8,9 +8,9 @@ It ends with the session, and with it everything that it speaks of: both sides t
     either way          Open, Carry, Taken, Closed           a connection between a process here and a worker there
                         Took, Returned, Want, Here, Nowhere, Stop      objects, as `node.far_objects` tells
                         ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
+                        Group...                         placement groups, as `node.group_desk` tells
                         Claiming, WhoHas, NameRow, HoldActor, ActorHeld      names, as `node.names_desk` tells
                         Keep, KeptWanted, NotKept        what restarts need, as `node.kept` tells
-                        Group...                         placement groups, as `node.group_desk` tells
 
 Rules of this file. As in `codec.messages`: arrays, the tag first, tags only appended, fields only added at the end with
 a default. Numbers of workers, leases, carriers and proxies are the sender's own unless a comment says otherwise; what
@@ -428,6 +428,21 @@ class GroupIs(msgspec.Struct, array_like=True, tag=78, frozen=True):
     nodes: list[bytes] = []
 
 
+class GroupNamed(msgspec.Struct, array_like=True, tag=80, frozen=True):
+    """Which group of your processes, in this namespace, has this name? Answered by `GroupFound`."""
+
+    number: int
+    namespace: str
+    name: str
+
+
+class GroupFound(msgspec.Struct, array_like=True, tag=81, frozen=True):
+    """That one; empty: none."""
+
+    number: int
+    group: bytes = b""
+
+
 class GroupEnd(msgspec.Struct, array_like=True, tag=79, frozen=True):
     """Somebody here wants this group of yours removed."""
 
@@ -439,7 +454,7 @@ FarMessage = (
     | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
     | Nowhere | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
     | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
-    | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
+    | GroupNamed | GroupFound | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

@@ -49,7 +49,7 @@ from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
 from lattica.scheduler.demand import Demand
 from lattica.scheduler.fencing import Life
-from lattica.scheduler.given import decode_within
+from lattica.scheduler.given import WORK_S_MAX, decode_within
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
@@ -79,7 +79,7 @@ FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
 _OF_GROUPS = (
     far.GroupReserve, far.GroupCommit, far.GroupAbort, far.GroupReserved, far.GroupDenied, far.GroupCommitted,
-    far.GroupExpired, far.GroupWatch, far.GroupIs, far.GroupEnd,
+    far.GroupExpired, far.GroupWatch, far.GroupIs, far.GroupEnd, far.GroupNamed, far.GroupFound,
 )  # fmt: skip
 _from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit)
 _from_worker = msgspec.msgpack.Decoder(m.ActorReady | m.ActorFailed | m.ActorExit)
@@ -801,6 +801,11 @@ class FarDesk:
     def introduce(self, neighbour: Neighbour, job: int) -> bytes | None:
         """Tell it of the job if it does not know; the job's id, None if it is gone."""
         return self._introduce(neighbour, job)
+
+    def origin(self, job: int) -> PeerId | None:
+        """The node of a job's driver, as far as it is known."""
+        paper = self._papers.get(job)
+        return None if paper is None else PeerId(paper.origin)
 
     def objection(self, job: bytes) -> str:
         """Why nothing of this job runs here; "" if it may."""

@@ -31,6 +31,7 @@ from lattica.codec import messages as m
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.ids import ID_BYTES, short
 from lattica.mesh.identity import PeerId
+from lattica.mesh.membership import State
 from lattica.node.clients import Client
 from lattica.node.loop import Timer
 from lattica.scheduler import groups, reservations
@@ -119,6 +120,8 @@ class GroupDesk:
         self._known: dict[bytes, Known] = {}
         self._asks: dict[tuple[int, int], Ask] = {}
         self._view: dict[PeerId, NodeView] = {}
+        self._questions = count(1)
+        self._by_name: dict[int, tuple[PeerId, int, m.GroupWanted]] = {}  # question -> who was asked, and by whom
         self._post: deque[Callable[[], None]] = deque()  # what is to be heard once the step under way is done
         self._posting = False
         self._timer: Timer | None = None
@@ -133,6 +136,8 @@ class GroupDesk:
     def create(self, client: Client, message: m.GroupCreate) -> None:
         job = self._node.jobs[client.job]
         try:
+            if self._node.job_desk.is_leaving(client):
+                raise ConfigError("its program is ending, and a placement group would outlive it")
             known = self._new(message, job.number, job.namespace)
         except ConfigError as error:
             client.send(m.State(message.request, {"error": error.message}))
@@ -176,14 +181,40 @@ class GroupDesk:
             known: Known | None = self._group(message.owner, message.group)
         elif message.name:
             known = self._named(message.name, self._node.jobs[client.job].namespace)
+            if known is None and self._asks_driver(client, message):
+                return
         else:
             client.send(m.State(message.request, [known.to_data() for known in self._known.values() if known.state]))
             return
         if known is None:
             client.send(m.State(message.request, []))
             return
-        known.waiting.append((client.number, message.request, message.ready))
+        self._wait(known, client.number, message)
+
+    def _wait(self, known: Known, client: int, message: m.GroupWanted) -> None:
+        known.waiting.append((client, message.request, message.ready))
         self._answer(known)
+
+    def _asks_driver(self, client: Client, message: m.GroupWanted) -> bool:
+        """A name that is not known here: whether the node of its job's driver is asked."""
+        origin = self._node.far.origin(client.job) if self._node.far is not None else None
+        if origin is None or origin == self.me or self._node.far is None:
+            return False
+        number = next(self._questions)
+        self._by_name[number] = origin, client.number, message
+        namespace = self._node.jobs[client.job].namespace
+        self._node.far.neighbour(origin).link.send(far.GroupNamed(number, namespace, message.name))
+        return True
+
+    def _found(self, peer: PeerId, number: int, group: bytes) -> None:
+        origin, client, message = self._by_name.get(number, (None, 0, None))
+        if message is None or origin != peer:
+            return
+        del self._by_name[number]
+        if group:
+            self._wait(self._group(peer, group), client, message)
+        else:
+            self._node.tell(client, m.State(message.request, []))
 
     def client_gone(self, client: Client, *, job_ended: bool) -> None:
         """Whatever it has asked for is void; with a driver its job's groups end."""
@@ -506,8 +537,24 @@ class GroupDesk:
                 known.state, known.reason = REMOVED, "no such group is known here"
                 self._forget_old()
             else:
-                self._node.far.neighbour(known.owner).link.send(far.GroupWatch(group))
+                self._watch_from_here(known)
         return known
+
+    def _watch_from_here(self, known: Known) -> None:
+        """Ask its owner; where the connection with that does not come about, `parted` has it asked again."""
+        assert self._node.far is not None
+        state = self._node.far.peer.gossip.community.membership.state(known.owner)
+        if state in (State.DEAD, State.LEFT):
+            self._orphaned(known)
+        elif state is None:  # it has joined just now, or never did
+            known.watch_at = self._node.now() + AGAIN_S
+            self._arm()
+        else:
+            self._node.far.neighbour(known.owner).link.send(far.GroupWatch(known.id))
+
+    def _orphaned(self, known: Known) -> None:
+        known.state, known.reason, known.places = REMOVED, "the node that made it is gone", {}
+        self._changed(known)
 
     # -- bundles that are kept here
 
@@ -591,6 +638,11 @@ class GroupDesk:
                 self._watch(peer, group)
             case far.GroupIs():
                 self._is(peer, message)
+            case far.GroupNamed(number, namespace, name):
+                found = self._named(name, namespace)
+                neighbour.link.send(far.GroupFound(number, b"" if found is None else found.id))
+            case far.GroupFound(number, group):
+                self._found(peer, number, group)
             case far.GroupEnd(group):
                 known = self._known.get(group)
                 if known is not None and known.owner == self.me:
@@ -600,7 +652,8 @@ class GroupDesk:
         self, neighbour: Neighbour, group: bytes, attempt: int, job: bytes, asked: list[tuple[int, dict[str, float]]]
     ) -> None:
         assert self._node.far is not None
-        if reason := self._node.far.objection(job):
+        reason = "this node is going" if self._node.draining else self._node.far.objection(job)
+        if reason:
             neighbour.link.send(far.GroupDenied(group, attempt, reason))
             return
         try:
@@ -638,6 +691,8 @@ class GroupDesk:
     def parted(self, peer: PeerId) -> None:
         """The connection with a node was lost: what we know of it may have changed, and what it keeps for us."""
         now = self._node.now()
+        for number in [number for number, (origin, _, _) in self._by_name.items() if origin == peer]:
+            self._found(peer, number, b"")
         for known in self._known.values():
             known.watchers.discard(peer)
             if known.core is not None:
@@ -653,8 +708,7 @@ class GroupDesk:
             if known.core is not None:
                 self._step(known, known.core.node_gone(peer, now))
             elif known.owner == peer and known.state not in OVER:
-                known.state, known.reason, known.places = REMOVED, "the node that made it is gone", {}
-                self._changed(known)
+                self._orphaned(known)
         self._keep(self.kept.owner_gone(peer, now))
         self._deliver()
 
@@ -683,8 +737,8 @@ class GroupDesk:
                 self._look_around()
                 self._step(known, known.core.tick(now))
             if known.watch_at <= now and self._node.far is not None:
-                known.watch_at = now + 2 * AGAIN_S
-                self._node.far.neighbour(known.owner).link.send(far.GroupWatch(known.id))
+                known.watch_at = float("inf")
+                self._watch_from_here(known)
         for ask in [ask for ask in self._asks.values() if ask.look_at <= now]:
             self._look_again(ask, now)
         self._deliver()

@@ -123,7 +123,7 @@ def placement_group(
     """Have these bundles of resources kept; returns at once: wait for `.ready()`.
 
     strategy: "PACK" on few nodes, "SPREAD" on many, "STRICT_PACK" on one, "STRICT_SPREAD" each on another.
-    name: for `get_placement_group`, among the groups that processes of this node and namespace have made.
+    name: for `get_placement_group`, in this namespace.
 
     Raises ConfigError (a ValueError) for what cannot be meant, or a name that is taken.
     """
@@ -192,13 +192,16 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
-    """The group of this name that a process of this node and namespace made. Raises ConfigError, a ValueError."""
+    """The group of this name and of our namespace, if a process of this node made it, or one of our driver's node.
+
+    Raises ConfigError, a ValueError.
+    """
     if not placement_group_name:
         raise ConfigError("get_placement_group needs a name")
     found = _ask(name=placement_group_name)
     if not found:
         raise ConfigError(
-            f"no placement group made on this node is called {placement_group_name!r:.80}",
+            f"no placement group made on this node or our driver's is called {placement_group_name!r:.80}",
             do_next="pass the group itself along, or look at placement_group_table()",
         )
     return PlacementGroup(found[0]["group"], found[0]["bundles"], found[0]["owner"])

@@ -88,6 +88,8 @@ EXAMPLES: list[Any] = [
     far.GroupWatch(OBJECT),
     far.GroupIs(OBJECT, "CREATED", "a node has gone", "trial", "PACK", [CPU], [PEER]),
     far.GroupEnd(OBJECT),
+    far.GroupNamed(7, "space", "trial"),
+    far.GroupFound(7, OBJECT),
 ]
 golden: dict[str, str] = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
 one_of_each = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: type(example).__name__)

@@ -390,6 +390,19 @@ def test_children_of_a_far_task_are_captured(three: Mesh) -> None:
     assert lattica.get(captured.child.remote(), timeout=20) == group
 
 
+def test_names_are_found_where_the_driver_is(three: Mesh) -> None:
+    @lattica.remote(num_cpus=0)
+    def find(name: str) -> PlacementGroup:
+        return get_placement_group(name)
+
+    there = {"scheduling_strategy": three.on("b")}
+    group = placement_group([{"CPU": 1}], name="afar")
+    found = lattica.get(find.options(**there).remote("afar"), timeout=20)
+    assert found == group and found.bundle_specs == [{"CPU": 1}]
+    with pytest.raises(ConfigError, match="other"):
+        lattica.get(find.options(**there).remote("other"), timeout=20)
+
+
 def places_when_ready(group: PlacementGroup) -> list[str]:
     assert group.wait(20)
     return places(group)
