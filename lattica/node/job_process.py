@@ -12,7 +12,6 @@ and nobody else. It dies with its node: another node may be starting the job aga
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -63,6 +62,7 @@ def become(argv: list[str]) -> None:
 
     argv: pid of the node, hidden (as of `confine.fingerprints`), folder, words of the program.
     """
+    import ctypes
     import resource
 
     node, hidden, folder, *words = argv

@@ -39,11 +39,11 @@ from lattica.node import paths
 from lattica.node.environment import JOB_VARIABLE as ENVIRONMENT_VARIABLE
 from lattica.node.environment import Submitted
 from lattica.node.job_logs import JobLogs
-from lattica.node.job_process import JOB_VARIABLE, JobProcess, words_for
 from lattica.node.package_desk import PackageDesk
 from lattica.scheduler.rendezvous import Standing, deciders, order
 
 if TYPE_CHECKING:
+    from lattica.node.job_process import JobProcess
     from lattica.node.mesh_desk import MeshDesk
     from lattica.node.server import Node
 
@@ -211,6 +211,8 @@ class JobRuns:
         self._do(self._run(live, job, number))
 
     async def _run(self, live: _Live, job: bytes, number: int) -> None:
+        from lattica.node.job_process import JOB_VARIABLE, JobProcess, words_for  # which few nodes need
+
         run, name = live.run, f"{job.hex()}-{number}"
         try:
             holders = [PeerId(one) for one in run.holders]

@@ -11,20 +11,20 @@ What is unpacked came from another machine: no name leads out of the folder, and
 from __future__ import annotations
 
 import fnmatch
-import gzip
 import io
 import os
 import re
 import stat
-import tarfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.files import remove
 from lattica.objectstore.cid import cid_of
+
+if TYPE_CHECKING:
+    import tarfile
 
 PACKAGE_MAX_BYTES = 100 << 20
 """Of the files in a folder. More: it takes seconds to reach each machine; data belongs into objects or on disks."""
@@ -89,6 +89,9 @@ def pack_module(path: str, excludes: Sequence[str] = ()) -> Packed:
 
 
 def _written(found: Sequence[tuple[str, str, os.stat_result]]) -> Packed:
+    import gzip  # with tarfile 9 ms, which the start of a node has not
+    import tarfile
+
     out = io.BytesIO()
     with (
         gzip.GzipFile(filename="", mode="wb", fileobj=out, compresslevel=LEVEL, mtime=0) as zipped,
@@ -173,6 +176,9 @@ def _too_large(folder: str, sizes: list[tuple[int, str]], limit: int, most: int,
 
 def unpack(data: bytes, folder: str) -> None:
     """Write the package's files into this folder, which is made. Raises RemoteProtocolError if it is none of ours."""
+    import tarfile
+    import zlib
+
     unzip = zlib.decompressobj(wbits=31)
     try:
         plain = unzip.decompress(data, PACKED_MAX_BYTES + 1)

@@ -100,3 +100,16 @@ def test_a_job_goes_on_at_another_node_when_that_of_its_script_is_killed(
     paths.sweep_dead_node(str(two.data_dir))
     back = two.start()
     assert eventually(lambda: [row["state"] for row in jobs(two)] == ["succeeded"]), (back, jobs(two))
+
+
+def test_a_job_goes_on_elsewhere_when_its_node_is_stopped(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    one, two = machine("one"), machine("two")
+    one.start()
+    two.start("join", one.ticket())
+    see((one, ["two"]), (two, ["one"]))
+    script = write_project(tmp_path / "project")
+    job = json.loads(one.ok("submit", "--no-wait", "--json", "--on", "two", str(script), "0", "2"))["job"]
+    assert eventually(lambda: "again 8" in output(one, job))
+    two.ok("stop")
+    assert one.run("logs", "-f", job).returncode == 0
+    assert (jobs(one)[0]["node_name"], jobs(one)[0]["restarts"]) == ("one", 1)
