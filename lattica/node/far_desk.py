@@ -485,6 +485,8 @@ class FarDesk:
         if message.origin == self.me:  # they ask whether it goes on
             if number is None:
                 neighbour.link.send(far.JobOver(message.job))
+            else:
+                neighbour.told_jobs.setdefault(message.job, 0.0)
             return
         if message.origin == neighbour.peer:
             neighbour.asked_jobs.add(message.job)
