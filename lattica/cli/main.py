@@ -25,6 +25,7 @@ VERBS = {
     "table": "Show what all nodes of the mesh know.",
     "whoami": "Show who this node is in its mesh.",
     "revoke": "Put a peer or an issuer out of the mesh.",
+    "adopt": "Declare this side of a mesh that was cut apart the whole.",
     "issuer": "List the nodes that admit others; make one.",
     "leave": "Forget the mesh.",
     "submit": "Run a script on the mesh.",

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 """Between looks at who is silent and with whom there is a session, of which nobody tells."""
 MEMBERS_S = 0.1  # in which changes of members are told together: a thousand may come at once
+CUT_OFF_S = 5.0
+"""On a smaller side, before calls of what does not answer fail: a busy machine is suspected for some seconds."""
 WARN_MISSING = 5  # peers that an island names when it says that it is one
 
 
@@ -70,15 +72,15 @@ def read_bearer(body: bytes) -> Bearer | None:
 class Deciding:
     """See the module."""
 
-    def __init__(self, desk: FarDesk, *, founder: bool) -> None:
-        """founder: this node has founded its mesh just now."""
+    def __init__(self, desk: FarDesk, how: str) -> None:
+        """how: this node has come into its mesh, as of `mesh_desk.admit`."""
         self._desk, self._peer, self._gossip = desk, desk.peer, desk.peer.gossip
         self._loop = asyncio.get_running_loop()
         self._replica = self._gossip.community.replica
         self.me = desk.me
         self._path = os.path.join(self._peer.credentials.folder, "mesh", "view")
         now = self._loop.time()
-        self.islands = self._begin_islands(now, founder)
+        self.islands = self._begin_islands(now, how)
         self.names = names.Names(self.me, now, self._holder_and_row)
         self.restarts = restarts.Restarts(self.me, now, desk.unix() - now, is_island=self.islands.is_island)
         self.fencing = Fencing()
@@ -88,6 +90,7 @@ class Deciding:
         self.living: frozenset[PeerId] = frozenset({self.me})
         self._deciders: list[PeerId] = []
         self._linked: set[PeerId] = set()
+        self._island_since: float | None = now if self.islands.is_island else None
         self._todo: deque[Any] = deque()
         self._seen: deque[tuple[Kind, bytes, Row | None]] = deque()
         self._busy = False
@@ -116,13 +119,14 @@ class Deciding:
             if timer is not None:
                 timer.cancel()
 
-    def _begin_islands(self, now: float, founder: bool) -> islands.Islands:
-        state = None
+    def _begin_islands(self, now: float, how: str) -> islands.Islands:
+        state, founder = None, how == "founded"
         try:
             with open(self._path, "rb") as file:
                 state = file.read()
         except FileNotFoundError:
-            founder = founder or len(self._gossip.community.states()) <= 1  # nobody could tell it of a view
+            alone = len(self._gossip.community.states()) <= 1
+            founder = founder or (how == "returned" and alone)  # of an earlier release: nobody could tell it of a view
         except OSError as error:
             log.warning("the stable view cannot be read from disk: %s", error)
         try:
@@ -137,6 +141,11 @@ class Deciding:
     def is_island(self) -> bool:
         """Whether this node is on a smaller side."""
         return self.islands.is_island
+
+    def is_cut_off(self) -> bool:
+        """Whether this node has been on a smaller side for so long that others are to hear of it."""
+        since = self._island_since
+        return since is not None and self.now() - since >= CUT_OFF_S
 
     def answers(self, peer: PeerId) -> bool:
         """Whether it lives and nobody suspects it."""
@@ -207,6 +216,17 @@ class Deciding:
         finally:
             self._busy = False
         self._schedule()
+
+    def side(self) -> dict[str, Any]:
+        """On which side of its mesh this node is."""
+        missing = sorted(peer for peer in self.islands.members if not self.answers(peer))
+        members = len(self.islands.members)
+        return {
+            "island": self.is_island,
+            "members": members,
+            "here": members - len(missing),
+            "missing": [short_peer(peer) for peer in missing],
+        }
 
     def adopt(self) -> dict[str, Any]:
         """An admin says that this side is the whole mesh. What it is now."""
@@ -309,6 +329,7 @@ class Deciding:
             log.warning("this node is on a smaller side of its mesh: %s%s do not answer", missing, more)
         else:
             log.warning("this node is on the larger side of its mesh again")
+        self._island_since = self.now() if self.is_island else None
         self.fencing.island(self.is_island)
         self._todo.extend(self.restarts.island(self.is_island, self.now()))
         self._desk.actors.look()

@@ -246,7 +246,7 @@ class FarActors:
         elif deciding.is_over(record):
             self._tell_over(actor, found, "its node is dead, and it has no restarts left")
         elif not deciding.answers(host):
-            if deciding.is_island and not found.unavailable:
+            if deciding.is_cut_off() and not found.unavailable:
                 found.unavailable, found.at, found.lender = True, None, None
                 for number in list(found.callers):
                     self._say_unavailable(number, actor)

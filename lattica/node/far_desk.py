@@ -215,7 +215,7 @@ class FarDesk:
         self.actors = FarActors(self)
         self.kept = Kept(self, os.path.join(node.settings.data_dir, "kept"))
         self.names, self.detached = NamesDesk(self), DetachedDesk(self)
-        self.deciding = Deciding(self, founder=mesh.how == "founded")
+        self.deciding = Deciding(self, mesh.how)
         self._handlers: dict[type, Any] = {
             far.JobIs: self._job_is, far.JobOver: self._job_over, far.JobGone: self._job_gone,
             far.AskLease: self._ask_lease, far.DropAsk: self._drop_ask, far.LeaseIs: self._lease_is,
@@ -238,6 +238,7 @@ class FarDesk:
         self.peer.gossip.watch_members(self._member_changed)
         placer.changed = self._look_soon
         mesh.teach("actors", lambda _: self.detached.view())
+        mesh.teach("side", lambda _: self.deciding.side())
         mesh.teach("adopt", lambda _: self.deciding.adopt())
         self.deciding.start()
         self._beat = node.loop.call_later(PING_S, self._ping)

@@ -261,7 +261,7 @@ class NamesDesk:
             except (PeerUnreachableError, RemoteProtocolError) as error:
                 log.info("a name's bearer: %s", error.message)
             now = self._loop.time()
-            cut_off = deciding.is_island and now - began > ISLAND_S
+            cut_off = deciding.is_cut_off() and now - began > ISLAND_S
             if now >= until or cut_off:
                 island = ", and this node is on a smaller side of its mesh" if cut_off else ""
                 raise ActorUnavailableError(f"{reason}{island}", reason=f"{reason}{island}")

@@ -84,6 +84,7 @@ WRONG_FOR_ACTORS: list[tuple[dict[str, Any], str]] = [
     ({"max_restarts": -2}, "at least -1"),
     ({"max_pending_calls": -3}, "at least -1"),
     ({"lifetime": "forever"}, "detached"),
+    ({"partition": "both"}, "'consistent' or 'available'"),
     ({"namespace": 3}, "string"),
     ({"concurrency_groups": {"io": 2}}, "not supported"),
 ]

@@ -242,6 +242,41 @@ def test_an_actor_for_which_no_worker_can_be_started_is_dead_and_says_why() -> N
     assert Down(DRIVER, ID, 1, False, End("no worker could be started")) in effects
 
 
+# ---- from and to other machines -----------------------------------------------------------------------------------
+
+
+def test_an_adopted_actor_goes_on_in_its_next_incarnation_and_under_its_name() -> None:
+    actors = Supervisor()
+    assert actors.adopt(plan(name="c", detached=True, max_restarts=1), 5) == [NeedWorker(ID, 5)]
+    assert actors.connect(OTHER, ID) == [] and actors.bears_name(ID)
+    assert actors.assigned(ID, 5, WORKER, 0.0) == [Become(ID, 5, WORKER), Connect(OTHER, ID, 5, WORKER)]
+    assert actors.living(ID) is not None and actors.adopt(plan(), 6) == [], "it is here already"
+    assert isinstance(actors.worker_gone(WORKER, CRASH, 9.0)[-1], NeedWorker)
+    actors.assigned(ID, 6, WORKER, 10.0)
+    assert Forget(ID, (), True) in actors.worker_gone(WORKER, CRASH, 19.0), "its one restart is spent"
+    actors.validate()
+
+
+def test_a_fenced_actor_ends_here_and_its_callers_are_told_where_it_goes_on() -> None:
+    actors = alive(name="c", detached=True, holds=(NEXT,), max_restarts=-1)
+    actors.connect(OTHER, ID)
+    end = End("a newer life runs", fenced=True)
+    told = [Down(client, ID, 1, True, end) for client in (DRIVER, OTHER)]
+    effects = actors.fence(ID, "a newer life runs", goes_on=True)
+    assert effects == [EndWorker(WORKER, kill=True), *told, Forget(ID, (NEXT,), True, elsewhere=True)]
+    assert actors.living(ID) is None and not actors.bears_name(ID)
+    assert actors.worker_gone(WORKER, CRASH, 1.0) == [] and actors.fence(ID, "again", goes_on=True) == []
+    assert actors.adopt(plan(name="c", detached=True), 7) == [NeedWorker(ID, 7)], "and it may come back"
+    actors.validate()
+
+
+def test_an_actor_that_is_fenced_before_it_has_a_worker_needs_none() -> None:
+    actors = Supervisor()
+    actors.create(DRIVER, 1, plan())
+    assert actors.fence(ID, "its name is another's", goes_on=False)[0] == CancelNeed(ID, 1)
+    assert actors.assigned(ID, 1, WORKER, 0.0) == []
+
+
 # ---- names and jobs -----------------------------------------------------------------------------------------------
 
 

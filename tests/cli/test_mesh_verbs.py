@@ -209,6 +209,26 @@ def test_help_of_what_an_issuer_does_begins_with_an_example(lattica: Lattica, ve
     assert output.splitlines()[2].strip().startswith(f"lattica issuer {verb}") and "returns" in output
 
 
+# -- adopt -----------------------------------------------------------------------------------------------------------
+
+SIDE = {"island": True, "members": 6, "here": 2, "missing": ["k3f9a2bc", "wvrt3rjm"]}
+
+
+def test_adopt_says_who_is_missing_and_asks(lattica: Lattica, node: FakeNode) -> None:
+    node.mesh |= {"side": SIDE, "adopt": {"island": False, "members": ["7abc2def", "x2y3z4w5"]}}
+    refused = lattica("adopt")  # nobody answers
+    assert refused.exit_code == 1 and "2 of 6 nodes are here" in refused.output and "wvrt3rjm" in refused.output
+    result = lattica("adopt", "--yes")
+    assert result.exit_code == 0 and "the mesh has 2 nodes from now on: 7abc2def, x2y3z4w5" in result.output
+    assert json.loads(lattica("adopt", "--yes", "--json").output)["island"] is False
+
+
+def test_adopt_does_nothing_on_the_larger_side(lattica: Lattica, node: FakeNode) -> None:
+    node.mesh["side"] = SIDE | {"island": False, "missing": []}
+    result = lattica("adopt", "--yes")
+    assert result.exit_code == 1 and "larger side" in result.output
+
+
 # -- times -----------------------------------------------------------------------------------------------------------
 
 
