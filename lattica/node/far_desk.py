@@ -615,6 +615,7 @@ class FarDesk:
         paper = self._papers.pop(number, None)
         self._submissions.pop(number, None)
         if paper is not None:
+            self.environments.forgotten(paper.job)
             self._jobs.pop(paper.job, None)
             for neighbour in self.neighbours.values():
                 neighbour.told_jobs.pop(paper.job, None)

@@ -64,6 +64,7 @@ class FarEnvironments:
         self._coming: dict[bytes, _Coming] = {}
         self._failed: dict[bytes, tuple[float, far.JobIs, Submission, str]] = {}
         self._beside: dict[str, asyncio.Task[str]] = {}  # folder -> package
+        self._using: dict[bytes, list[str]] = {}  # job -> folders of the packages
         desk.peer.serve(EnvironmentService(self), offered=False)
 
     def __repr__(self) -> str:
@@ -121,6 +122,12 @@ class FarEnvironments:
         if coming is not None and coming.task is not None:
             coming.task.cancel()
 
+    def forgotten(self, job: bytes) -> None:
+        """Nothing is left of it."""
+        if self._node.runs is not None:
+            for name in self._using.pop(job, ()):
+                self._node.runs.packages.release(name)
+
     async def _prepare(self, neighbour: Neighbour, paper: far.JobIs, token: Submission) -> None:
         coming = self._coming[paper.job]
         reason = ""
@@ -128,7 +135,11 @@ class FarEnvironments:
             environment, sys_path, cwd = await self._brought(neighbour, paper)
         except (LatticaError, TimeoutError, OSError) as error:
             reason = error.message if isinstance(error, LatticaError) else str(error) or "nobody answered"
+        except Exception as error:  # a bug of ours: what waits must hear of it
+            log.exception("what a job needs")
+            reason = f"it could not be prepared: {error!r}"
         if self._coming.get(paper.job) is not coming:
+            self.forgotten(paper.job)
             return
         del self._coming[paper.job]
         if reason:
@@ -136,6 +147,7 @@ class FarEnvironments:
                 f"tasks of this job cannot run on {self._node.mesh.peer_id[:8] if self._node.mesh else '?'}: {reason}"
             )
             log.warning("%s", text)
+            self.forgotten(paper.job)
             self._failed[paper.job] = self._node.now() + AGAIN_S, paper, token, reason
             neighbour.link.send(far.Output(paper.job, "", os.getpid(), 2, [text]))
         else:
@@ -145,25 +157,30 @@ class FarEnvironments:
 
     async def _brought(self, neighbour: Neighbour, paper: far.JobIs) -> tuple[Environment, list[str], str]:
         """(what its workers have, its sys.path here, its working directory here)."""
-        assert self._node.runs is not None, "a node of a mesh has packages"
-        packages = self._node.runs.packages
         holders = [PeerId(paper.origin), neighbour.peer]
         here: list[Travels] = []
         if len(paper.packages) > PACKAGES_MAX:
             raise ConfigError(f"a job has {len(paper.packages)} packages")
         for kind, cid in paper.packages:
-            here.append(Travels(kind, cid, await packages.unpacked(cid, holders, f"{cid}.files")))
+            here.append(Travels(kind, cid, await self._unpacked(paper.job, cid, holders)))
         sys_path, cwd = list(paper.sys_path), paper.cwd
         if lacking := _lacking(paper):
             cid = await self._desk.peer.call(
                 holders[0], "environment.beside", paper.job, timeout_s=ANSWER_S, idempotent=True
             )
             if cid:
-                place = await packages.unpacked(str(cid), holders, f"{cid}.files")
+                place = await self._unpacked(paper.job, str(cid), holders)
                 here.append(Travels(PY_MODULE, str(cid), place))
                 sys_path = [place if path == lacking else path for path in sys_path]
                 cwd = cwd if await asyncio.to_thread(os.path.isdir, cwd) else place
         return Environment(paper.env_vars, here), sys_path, cwd
+
+    async def _unpacked(self, job: bytes, cid: str, holders: list[PeerId]) -> str:
+        assert self._node.runs is not None, "a node of a mesh has packages"
+        name = f"{cid}.files"
+        place = await self._node.runs.packages.unpacked(cid, holders, name)
+        self._using.setdefault(job, []).append(name)
+        return place
 
     # -- at the origin
 

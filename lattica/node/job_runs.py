@@ -116,6 +116,7 @@ class _Live:
         self.key, self.run = key, run
         self.process: JobProcess | None = None
         self.stopped = ""  # why it was told to end
+        self.folder = ""  # of the packages
 
 
 class JobRuns:
@@ -218,6 +219,7 @@ class JobRuns:
             holders = [PeerId(one) for one in run.holders]
             others = [peer for peer in self._heirs(job) if peer not in holders]
             folder = await self.packages.unpacked(run.package, [*holders, *others], f"job-{name}")
+            live.folder = f"job-{name}"
         except (LatticaError, OSError) as error:
             self._over(live, LOST, -1, str(error).partition("\n")[0])
             return
@@ -277,6 +279,8 @@ class JobRuns:
     def _over(self, live: _Live, state: str, code: int, how: str) -> None:
         if self._live.pop(live.key, None) is None or self._closing:
             return
+        if live.folder:
+            self.packages.release(live.folder)
         log.info("job %s: %s, %s", live.key[:ID_BYTES].hex(), state, how)
         highest = self.runs().get(live.key[:ID_BYTES])
         if highest is None or highest[0] <= live.key[ID_BYTES]:

@@ -4,7 +4,7 @@
     packages.keep(cid)             fetch it from me, and keep it: you may have to go on with my job
 
 Files are unpacked in a folder of the node's own among the sessions of embedded nodes, which tasks see, and which is
-deleted at the node's end, or by the next session when it was killed.
+deleted at the node's end, or by the next session when it was killed. Of what no job uses any more the latest stay.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from time import time_ns
 from typing import TYPE_CHECKING
 
 from lattica.errors import ConfigError, LatticaError, ObjectLostError, PermissionDeniedError, RemoteProtocolError
@@ -31,6 +33,8 @@ PIECE_BYTES = 2 << 20
 PIECE_S = 20.0  # for a piece: at 1 Mbit/s
 READERS = Role.EXECUTE | Role.SUBMIT
 KEEPS_AT_ONCE = 4
+UNUSED_MAX = 8
+"""Folders of jobs that are over: the next run of a script often needs the same, and each may have 100 MiB."""
 
 
 @service("packages")
@@ -69,7 +73,8 @@ class PackageDesk:
         self._session: paths.Session | None = None
         self._last: tuple[str, bytes] = "", b""  # of which pieces are asked for just now
         self._coming: dict[str, asyncio.Future[bytes]] = {}
-        self._unpacked: set[str] = set()
+        self._unpacked: dict[str, int] = {}  # name -> jobs that use it; the latest that was let go last
+        self._deleting: set[asyncio.Future[None]] = set()
         peer.serve(PackageService(self), offered=False)
 
     def __repr__(self) -> str:
@@ -133,13 +138,28 @@ class PackageDesk:
         return whole
 
     async def unpacked(self, cid: str, holders: Sequence[PeerId], name: str) -> str:
-        """A folder of this name with the package's files; as it is, if it is there already."""
+        """A folder of this name with the package's files, as it is, if it is there already. Let it go by `release`."""
         place = os.path.join(self._folder(), name)
-        if place not in self._unpacked:
+        if name not in self._unpacked:
             data = await self.bring(cid, holders)
             await asyncio.to_thread(_unpack, data, place)
-            self._unpacked.add(place)
+        self._unpacked[name] = self._unpacked.get(name, 0) + 1
         return place
+
+    def release(self, name: str) -> None:
+        """One job less uses it."""
+        if name not in self._unpacked or self._session is None:
+            return
+        self._unpacked[name] = self._unpacked.pop(name) - 1
+        unused = [name for name, users in self._unpacked.items() if users <= 0]
+        for old in unused[: max(len(unused) - UNUSED_MAX, 0)]:
+            del self._unpacked[old]
+            place, doomed = os.path.join(self._folder(), old), os.path.join(self._folder(), f"{old}.{time_ns()}.old")
+            with suppress(OSError):
+                os.rename(place, doomed)  # at once: it may be unpacked again
+            task = asyncio.ensure_future(asyncio.to_thread(_remove, doomed))
+            self._deleting.add(task)
+            task.add_done_callback(self._deleting.discard)
 
     def _folder(self) -> str:
         if self._session is None:
@@ -152,6 +172,12 @@ def _demand(cid: str, shelves: Sequence[Shelf]) -> bytes:
         if (data := shelf.get(cid)) is not None:
             return data
     raise ObjectLostError(f"package {cid[:16]} is not on this node")
+
+
+def _remove(place: str) -> None:
+    import shutil
+
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _unpack(data: bytes, place: str) -> None:
