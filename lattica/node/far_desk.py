@@ -1022,12 +1022,12 @@ class FarDesk:
         self.node.client_gone(away.client, how)
 
     def let_go_later(self, client: Client) -> None:
-        """What was given to a process elsewhere is held a little longer: it may just be telling its node of it."""
+        """What was given to a process elsewhere is held a little longer: it may just be telling its node of it. And a
+        process of ours may yet tell what it was given by that one."""
         if client.number in self.silenced:
             self.silenced.discard(client.number)
-            self._let_go(client)
-        else:
-            self.node.loop.call_later(HANDED_OVER_S, self._let_go, client)
+            self.node.store.gone(client, f"{client.name} is gone")
+        self.node.loop.call_later(HANDED_OVER_S, self._let_go, client)
 
     def _let_go(self, client: Client) -> None:
         self.proxies.pop(client.number, None)

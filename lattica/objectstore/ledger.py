@@ -151,6 +151,7 @@ class Ledger:
         self._clients: dict[int, _Client] = {NODE: _Client(b"")}
         self._owners: dict[bytes, int] = {}  # token -> client
         self._borrowed: dict[bytes, int] = {}  # object -> client that lends it
+        self._doubted: set[bytes] = set()  # borrowed, and its owner was told that it may be lost
 
     def __repr__(self) -> str:
         return f"<Ledger {len(self._entries)} ids of {len(self._clients) - 1} clients, {self.pending} asked for>"
@@ -209,11 +210,12 @@ class Ledger:
         if owner is None:
             return []
         entry = self._entry(object)
-        if entry.state is None or isinstance(entry.state, _Lost):
+        effects = self._ours_after_all(client, object)
+        if effects or entry.state is None or isinstance(entry.state, _Lost):
             self._settle(object, entry)
             entry.state = _Promised(client, made_at)
             owner.answers_for[object] = None
-        return self._add(owner, object, 1)
+        return effects + self._add(owner, object, 1)
 
     def seal(
         self,
@@ -243,7 +245,8 @@ class Ledger:
         maker.made[object] = None
         for inner in inside:
             self._entry(inner).holders += 1
-        effects: list[Effect] = [Tell(waiter, Located(object, offset, size, failed)) for waiter in entry.waiters]
+        effects = self._ours_after_all(client, object)
+        effects += [Tell(waiter, Located(object, offset, size, failed)) for waiter in entry.waiters]
         self._answered(object, entry)
         holder = self._clients.get(to)
         if holder is not None:
@@ -255,23 +258,26 @@ class Ledger:
     def borrow(self, client: int, object: bytes, lender: int, *, value: bool) -> tuple[list[Effect], bool]:
         """`lender`, another machine's node, gave `client` a hold. Effects, and whether we borrow it from there by now.
 
-        value: its bytes lie there; else it may be one of ours that comes back, and the first hold on it may be untold.
+        value: its bytes lie there; else it may be promised. One of ours that nobody here held any more may come back:
+        its owner does not make it again. (If its first hold is merely untold, `promise` or `seal` give it back.)
         """
         holder, owner = self._clients.get(client), self._clients.get(lender)
         if holder is None or owner is None:
             return [], False
         entry = self._entry(object)
         before = self._borrowed.get(object)
-        known = isinstance(entry.state, _Sealed | _Actor) or (before is not None and (before == lender or not value))
-        keep = not known and (value or (entry.state is None and self.owner(object) is None))
+        anew = value and object in self._doubted and client == self.owner(object) and before != lender
+        known = isinstance(entry.state, _Sealed | _Actor) or (before is not None and not anew)
+        keep = not known and (value or entry.state is None or isinstance(entry.state, _Lost))
         effects: list[Effect] = []
         if keep:
-            if before is not None:  # who gives it now has made it anew, perhaps since that one cannot be reached
+            if before is not None:  # else never: two that lend each other what a third one has would both wait
                 effects.append(Unborrowed(before, object))
             self._settle(object, entry)
             entry.state = _Promised(lender, "")
             owner.answers_for[object] = None
             self._borrowed[object] = lender
+            self._doubted.discard(object)
         return effects + self._add(holder, object, 1), keep
 
     def lender(self, object: bytes) -> int | None:
@@ -306,6 +312,7 @@ class Ledger:
         for object in self.lent_by(lender):
             owner = self.owner(object)
             if owner is not None:
+                self._doubted.add(object)
                 effects.append(Tell(owner, Lost(object, how, doubtful=True)))
         return effects
 
@@ -331,6 +338,7 @@ class Ledger:
             return effects
         self._settle(object, entry)
         self._borrowed.pop(object, None)
+        self._doubted.discard(object)
         entry.state = _Promised(owner, made_at or entry.state.made_at)
         self._clients[owner].answers_for[object] = None
         if owner in entry.waiters:
@@ -446,6 +454,12 @@ class Ledger:
         made = {(number, object) for number, client in self._clients.items() for object in client.made}
         assert all(any(seal.maker == number for seal in self._attempts(object)) for number, object in made)
 
+    def _ours_after_all(self, client: int, object: bytes) -> list[Effect]:
+        """Two that borrow one object from each other would both keep it for ever."""
+        if self.owner(object) != client or object not in self._borrowed:
+            return []
+        return [Unborrowed(self._borrowed.pop(object), object)]
+
     def _entry(self, object: bytes) -> _Entry:
         entry = self._entries.get(object)
         if entry is None:
@@ -496,6 +510,7 @@ class Ledger:
     def _forget(self, object: bytes, effects: list[Effect]) -> None:
         del self._entries[object]
         lender = self._borrowed.pop(object, None)
+        self._doubted.discard(object)
         if lender is not None and lender in self._clients:
             effects.append(Unborrowed(lender, object))
 
@@ -553,3 +568,4 @@ class Ledger:
                 effects.append(Unreferenced(object))
         self._entries.clear()
         self._borrowed.clear()
+        self._doubted.clear()

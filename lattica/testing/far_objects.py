@@ -1,0 +1,396 @@
+"""Several machines whose processes give each other objects: the real ledgers and `node.far_objects`, and no sockets.
+
+    process ──tells, in order──► its node ──Took, Returned, Want, Here, in order──► another node
+       └───────────── carries a value to a process there, in order, and at its own pace ─────────►
+
+Between channels there is no order. Bytes are the object's own id, written where the node says: whoever reads anything
+else there reads what was freed too early. A node that dies takes its processes along; one that is merely told of it
+lets go what it lent. `World.settle` ends with every process holding nothing, and no ledger may know anything then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+from lattica.codec import far
+from lattica.codec import messages as m
+from lattica.mesh.identity import PeerId
+from lattica.node.far_objects import FarObjects
+from lattica.objectstore.ledger import Adopt, FreeRegion, Ledger, Tell, Unborrowed
+
+DELAY_S = (0.004, 0.05)  # between machines
+HERE_S = (0.0001, 0.001)  # on one: a node has read what was written to it before another machine can answer to that
+NEXT_S = 1e-6  # timers of one time have no order
+SEEN_S = (0.1, 0.3)  # from a node's death to when another knows
+REGION_BYTES, SPAN_BYTES = 16, 1 << 12
+HANDED_OVER_S = 8.0  # as in the desk
+DEATHS = 0.01  # of processes, per step
+PAST_S = 20.0  # after which nothing is on its way
+
+
+class Channel:
+    """Messages in order, each some time after it was sent."""
+
+    def __init__(
+        self,
+        world: World,
+        hear: Callable[[Any], None],
+        over: Callable[[], bool],
+        delay_s: tuple[float, float] = HERE_S,
+    ) -> None:
+        self._world, self._hear, self._over, self._at, self._delay_s = world, hear, over, 0.0, delay_s
+
+    def send(self, message: Any, size: int = 0) -> None:
+        self._at = max(self._at + NEXT_S, self._world.loop.time() + self._world.rng.uniform(*self._delay_s))
+        self._world.loop.call_at(self._at, self._arrive, message)
+
+    def _arrive(self, message: Any) -> None:
+        if not self._over():
+            self._hear(message)
+
+
+class Store:
+    """The node's store desk: it carries out what the ledger decides, on a dictionary of offsets."""
+
+    def __init__(self, node: Machine) -> None:
+        self.node, self.ledger, self.memory = node, Ledger(), dict[int, bytes]()
+        self.arena = SimpleNamespace(write=self._write, fd=-1, size_bytes=1 << 40)
+        self._next = 0
+        self.made: set[int] = set()  # where processes have written
+
+    def room(self, size: int) -> int:
+        size = -(-size // SPAN_BYTES) * SPAN_BYTES
+        self._next += size
+        return self._next - size
+
+    def free(self, object_: bytes) -> None:
+        """A process has heard that nobody holds what it made: it writes something else there."""
+        for offset, data in list(self.memory.items()):
+            if data == object_ and offset in self.made:
+                self.made.discard(offset)
+                del self.memory[offset]
+
+    def _write(self, offset: int, parts: Sequence[bytes]) -> None:
+        self.memory[offset] = b"".join(parts)
+
+    def joined(self, client: int, token: bytes) -> None:
+        self.ledger.client_joined(client, token)
+
+    def span(self, client: Any, message: m.SpanRequest) -> None:
+        client.send(m.SpanGrant(message.request, self.room(SPAN_BYTES), SPAN_BYTES))
+
+    def span_back(self, client: Any, message: Any) -> None:
+        """Offsets are never used twice."""
+
+    def perform(self, effects: Sequence[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case Tell(client, message):
+                    self.node.tell(client, message)
+                case FreeRegion(offset, _):
+                    self.memory.pop(offset, None)
+                case Unborrowed(lender, object_):
+                    self.node.objects.unborrowed(lender, object_)
+                case Adopt(_, _):
+                    pass
+        self.ledger.validate()
+
+
+class Far(FarObjects):
+    """With memory that is a dictionary."""
+
+    def _reading(self) -> Any:
+        store: Any = self._node.store
+        memory = store.memory
+        return SimpleNamespace(read=lambda offset, size: memory[offset][:size])
+
+
+class Machine:
+    """One node: what `FarObjects` needs of its node and of its desk, and its processes."""
+
+    def __init__(self, world: World, peer: bytes) -> None:
+        self.world, self.me, self.closing = world, PeerId(peer), False
+        self.node, self.clients, self.count = self, dict[int, Any](), 0
+        self.store = Store(self)
+        self.neighbours: dict[PeerId, Any] = {}
+        self.proxies: dict[int, tuple[Any, int]] = {}
+        self.far_names: dict[int, dict[int, int]] = {}
+        self.processes: list[Process] = []
+        self.peer = SimpleNamespace(id=self.me, serve=lambda *_, **__: None)
+        self.objects = Far(self)  # type: ignore[arg-type]  # what it needs of a desk
+        self.objects.blocks = SimpleNamespace(offer=lambda *_: None, withdraw=lambda _: None)  # type: ignore[assignment]
+
+    def new_number(self) -> int:
+        self.count += 1
+        return self.count
+
+    def tell(self, client: int, message: Any) -> None:
+        entry = self.clients.get(client)
+        if entry is not None:
+            entry.send(message)
+
+    def meet(self, other: Machine) -> None:
+        """A link with it, this way."""
+        number = self.new_number()
+        channel = Channel(
+            self.world, lambda message: other.hear(self, message), lambda: self.closing or other.closing, DELAY_S
+        )
+        client = SimpleNamespace(number=number, name=f"node {other.me.hex()[:4]}")
+        neighbour = SimpleNamespace(peer=other.me, client=client, link=channel, doubtful=False)
+        client.send = lambda message: self._told(neighbour, message)
+        self.clients[number] = client
+        self.neighbours[other.me] = neighbour
+        self.store.joined(number, b"")
+
+    def _told(self, neighbour: Any, message: Any) -> None:
+        match message:
+            case m.Located():
+                self.objects.located(neighbour, message)
+            case m.Lost():
+                neighbour.link.send(far.Nowhere(message.object, message.owner, message.made_at))
+
+    def hear(self, other: Machine, message: Any) -> None:
+        """A message of another node."""
+        neighbour = self.neighbours.get(other.me)
+        if neighbour is None:
+            return
+        match message:
+            case far.Took():
+                self.objects.took(neighbour, message)
+            case far.Returned():
+                self.objects.returned(neighbour, message)
+            case far.Want():
+                self.objects.want(neighbour, message)
+            case far.Here():
+                self.objects.here(neighbour, message)
+            case far.Nowhere():
+                self.objects.nowhere(neighbour, message)
+            case int():  # a process there is gone, and all that it had said: what it was given is let go
+                self.world.loop.call_later(HANDED_OVER_S, self.proxies.pop, message, None)
+                self.clients.pop(message, None)
+                self.store.perform(self.store.ledger.client_gone(message, "it is gone"))
+
+    def client_gone(self, client: Any, how: str) -> None:
+        """As `Node.client_gone`: what is kept of proxies is the desk's to let go."""
+        self.clients.pop(client.number, None)
+
+    def part(self, other: Machine) -> None:
+        """That node is dead: as `FarDesk._link_ended`."""
+        neighbour = self.neighbours.pop(other.me, None)
+        if neighbour is not None and not self.closing:
+            self.objects.parting(neighbour, "its machine is gone")
+            self.clients.pop(neighbour.client.number, None)
+            self.store.perform(self.store.ledger.client_gone(neighbour.client.number, "its machine is gone"))
+            self.objects.parted(neighbour, "its machine is gone")
+
+
+class Process:
+    """Holds objects, gives them on, reads and drops them."""
+
+    def __init__(self, machine: Machine, token: bytes) -> None:
+        self.machine, self.token, self.dead, self._made = machine, token, False, 0
+        self.number = machine.new_number()
+        self.counts: Counter[bytes] = Counter()
+        self.asked: set[bytes] = set()
+        self.numbers: dict[Process, tuple[int, int]] = {}  # other -> (its number here, ours there)
+        machine.clients[self.number] = self._inbox = Channel(machine.world, self.hear, lambda: machine.closing)
+        self._out = Channel(machine.world, self._say, lambda: machine.closing)
+        self._wires: dict[Process, Channel] = {}
+        machine.store.joined(self.number, token)
+        machine.processes.append(self)
+
+    def __repr__(self) -> str:
+        return f"<Process {self.token!r} with {len(self.counts)} objects>"
+
+    def _say(self, verb: Callable[[], None]) -> None:
+        verb()
+        self.machine.store.ledger.validate()
+
+    def tell(self, verb: Callable[..., Any], *args: Any) -> None:
+        """Have the node do this when it reads it."""
+        perform = self.machine.store.perform
+        self._out.send(lambda: perform(verb(self.number, *args)))
+
+    def put(self) -> bytes:
+        """An object of ours, sealed."""
+        self._made += 1
+        object_ = self.token + self._made.to_bytes(8, "big")
+        offset = self.machine.store.room(REGION_BYTES)
+        self.machine.store.memory[offset] = object_
+        self.machine.store.made.add(offset)
+        self.counts[object_] += 1
+        contains = [inner for inner in self.counts if inner != object_ and self.machine.world.rng.random() < 0.15]
+        seal = self.machine.store.ledger.seal
+        self.tell(lambda me, *_: seal(me, object_, offset, REGION_BYTES, 0, False, contains))
+        return object_
+
+    def send(self, object_: bytes, to: Process) -> None:
+        """Give it to a process of this machine or of another; both sides have a number for each other."""
+        ledger, world = self.machine.store.ledger, self.machine.world
+        if to.machine is self.machine:
+            self.tell(ledger.give, object_, to.number)
+            self._wire(to).send((object_, 0))
+            return
+        if to not in self.numbers:
+            self._connect(to)
+        here, there = self.numbers[to]
+        assert world.loop.time() >= 0
+        self.tell(ledger.give, object_, here)
+        self._wire(to).send((object_, there))
+
+    def _wire(self, to: Process) -> Channel:
+        if to not in self._wires:
+            delay_s = HERE_S if to.machine is self.machine else DELAY_S
+            self._wires[to] = Channel(
+                self.machine.world, to.given, lambda: self.machine.closing or to.machine.closing, delay_s
+            )
+        return self._wires[to]
+
+    def _connect(self, to: Process) -> None:
+        ours, theirs = self.machine, to.machine
+        here, there = ours.new_number(), theirs.new_number()
+        for machine, number, other in ((ours, here, theirs), (theirs, there, ours)):
+            machine.store.joined(number, b"")
+            machine.clients[number] = SimpleNamespace(number=number, send=lambda _: None)
+            if other.me in machine.neighbours:
+                machine.proxies[number] = machine.neighbours[other.me], there if machine is ours else here
+        self.numbers[to], to.numbers[self] = (here, there), (there, here)
+
+    def given(self, message: tuple[bytes, int]) -> None:
+        """Another process gave us a hold. via: by what number our node knows it, if it is elsewhere."""
+        object_, via = message
+        if self.dead:
+            if via:  # as `Worker.discard` and the drain of what a dead process had not read: nobody took it
+                return
+            return
+        self.counts[object_] += 1
+        if via:
+            value = self.machine.world.rng.random() < 0.5 and object_[:8] != self.token
+            word = m.FromAfar(object_, via, value)
+            self._out.send(lambda: self.machine.objects.imported(self, word))  # type: ignore[arg-type]
+
+    def read(self, object_: bytes) -> None:
+        """Ask where it lies."""
+        self.asked.add(object_)
+
+        def resolve() -> None:
+            self.machine.store.perform(self.machine.store.ledger.resolve(self.number, [object_]))
+            self.machine.objects.resolve([object_])
+
+        self._out.send(resolve)
+
+    def drop(self, object_: bytes) -> None:
+        """Let all our holds on it go."""
+        count = self.counts.pop(object_, 0)
+        self.asked.discard(object_)
+        if count:
+            self.tell(self.machine.store.ledger.drop, object_, count)
+
+    def hear(self, message: Any) -> None:
+        """A word of the node: safety is seen here."""
+        if self.dead:
+            return
+        world = self.machine.world
+        match message:
+            case m.Located(object_, offset, size, _) if object_ in self.asked:
+                self.asked.discard(object_)
+                world.reads += 1
+                found = self.machine.store.memory.get(offset)
+                assert found is not None and found[:size] == object_, (
+                    f"seed {world.seed}: {self} read {found!r} for {object_!r} at {world.loop.time():.4f}"
+                )
+            case m.Lost(object_) if object_ in self.asked:
+                self.asked.discard(object_)
+                world.losses += 1
+                assert world.deaths, f"seed {world.seed}: {object_!r} is lost ({message.owner}), and no machine is"
+            case m.Freed(object_) if self.machine.store.memory:
+                self.machine.store.free(object_)
+
+    def die(self) -> None:
+        """All that it wrote is read, then the node sees its end, and tells those who know it."""
+        self.dead = True
+
+        def seen() -> None:
+            machine = self.machine
+            machine.clients.pop(self.number, None)
+            machine.store.perform(machine.store.ledger.client_gone(self.number, "it ended"))
+            for other, (_, there) in self.numbers.items():
+                neighbour = machine.neighbours.get(other.machine.me)
+                if neighbour is not None:
+                    neighbour.link.send(there)
+
+        self._out.send(seen)
+
+
+class World:
+    """Machines, from one seed."""
+
+    def __init__(self, seed: int, machines: int = 3, processes: int = 3) -> None:
+        self.seed, self.rng, self.loop = seed, Random(seed), asyncio.get_running_loop()
+        self.reads = self.losses = self.deaths = 0
+        self.machines = [Machine(self, bytes([number]) * 32) for number in range(1, machines + 1)]
+        for one in self.machines:
+            for other in self.machines:
+                if other is not one:
+                    one.meet(other)
+        self.processes = [
+            Process(machine, bytes([number, each, 0, 0, 0, 0, 0, 0]))
+            for number, machine in enumerate(self.machines)
+            for each in range(processes)
+        ]
+
+    @property
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if not process.dead and not process.machine.closing]
+
+    def step(self) -> None:
+        """Somebody does something."""
+        if not self.living:
+            return
+        process = self.rng.choice(self.living)
+        dice = self.rng.random()
+        held = list(process.counts)
+        if not held or dice < 0.15:
+            process.put()
+        elif dice < 0.5:
+            others = [other for other in self.living if other is not process]
+            if others:
+                process.send(self.rng.choice(held), self.rng.choice(others))
+        elif dice < 0.5 + DEATHS and len(self.living) > 3:
+            process.die()
+        elif dice < 0.75:
+            process.read(self.rng.choice(held))
+        else:
+            process.drop(self.rng.choice(held))
+
+    def kill(self) -> None:
+        """A machine and all that is on it."""
+        victim = self.rng.choice([machine for machine in self.machines if not machine.closing])
+        victim.closing = True
+        self.deaths += 1
+        for machine in self.machines:
+            self.loop.call_later(self.rng.uniform(*SEEN_S), machine.part, victim)
+
+    async def run(self, steps: int, deaths: int) -> None:
+        """Live for so many steps, with so many machines dying, then let everything go."""
+        fatal = set(self.rng.sample(range(steps), deaths))
+        for number in range(steps):
+            if number in fatal:
+                self.kill()
+            self.step()
+            await asyncio.sleep(self.rng.uniform(0, 0.02))
+        await asyncio.sleep(PAST_S)
+        for process in self.living:
+            assert not process.asked, f"seed {self.seed}: {process} waits for {process.asked}"
+            for object_ in list(process.counts):
+                process.drop(object_)
+        await asyncio.sleep(PAST_S)
+        for machine in self.machines:
+            if not machine.closing:
+                ledger = machine.store.ledger
+                assert not ledger._entries, f"seed {self.seed}: {ledger!r} still knows {list(ledger._entries)[:3]}"
