@@ -93,6 +93,7 @@ class StoreDesk:
                 message.contains,
             )
         )
+        self.perform(self.ledger.made_here(message.object))
 
     def gave(self, client: Client, message: m.Give) -> None:
         self.perform(self.ledger.give(client.number, message.object, message.to, message.count))
