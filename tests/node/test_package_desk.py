@@ -76,7 +76,7 @@ async def test_a_package_comes_in_pieces_once_and_past_those_who_are_down_or_lie
     assert both == [packed.data, packed.data] and net.calls.count(PEERS[2]) == len(packed.data) // 1000 + 1
     net.calls.clear()
     assert await mine.bring(packed.cid, PEERS) == packed.data and not net.calls, "it is here now"
-    with pytest.raises(ObjectLostError, match="to be had from nobody.*it is down"):
+    with pytest.raises(ObjectLostError, match=r"to be had from nobody.*it is down"):
         await mine.bring(made(2).cid, PEERS)
 
 
