@@ -294,14 +294,15 @@ class Supervisor:
             self._names[plan.namespace, plan.name] = plan.actor
         return [NeedWorker(plan.actor, incarnation)]
 
-    def fence(self, actor_id: bytes, how: str, *, goes_on: bool) -> list[Effect]:
-        """Another life of this actor won: forget it and end its process. goes_on: callers are to look for it there."""
+    def fence(self, actor_id: bytes, how: str, *, goes_on: bool, fenced: bool = True) -> list[Effect]:
+        """Another life of this actor won: forget it and end its process. goes_on: callers are to look for it there.
+        fenced: else it was handed over."""
         actor = self.actors.get(actor_id)
         if actor is None or actor.end is not None:
             return []
         del self.actors[actor_id]
         self._free_name(actor)
-        actor.state, actor.end = State.DEAD, End(how, intended=not goes_on, fenced=True)
+        actor.state, actor.end = State.DEAD, End(how, intended=not goes_on, fenced=fenced)
         effects: list[Effect] = [CancelNeed(actor_id, actor.incarnation)]
         if actor.worker is not None:
             effects = [EndWorker(actor.worker, kill=True)]

@@ -88,11 +88,11 @@ class ActorDesk:
         """A detached actor that ran under another node goes on here."""
         self._perform(self.supervisor.adopt(plan, incarnation))
 
-    def fence(self, actor: bytes, how: str, *, goes_on: bool) -> None:
-        """Another life of an actor of ours won. goes_on: our callers are connected with that one."""
+    def fence(self, actor: bytes, how: str, *, goes_on: bool, fenced: bool = True) -> None:
+        """Another life of an actor of ours won, or is to begin. goes_on: our callers are connected with that one."""
         before = self.supervisor.actors.get(actor)
         callers = list(before.callers) if before is not None else []
-        self._perform(self.supervisor.fence(actor, how, goes_on=goes_on))
+        self._perform(self.supervisor.fence(actor, how, goes_on=goes_on, fenced=fenced))
         for number in callers if goes_on else ():
             client = self._node.clients.get(number)
             if client is not None and client.kind != ANOTHER and self._node.far is not None:

@@ -166,8 +166,8 @@ class Deciding:
         return record.restarts_left == 0 and record.host not in self.living
 
     def in_order(self, thing: bytes) -> list[PeerId]:
-        """Other members that decide, the one responsible for `thing` first."""
-        return [peer for peer in order(thing, self._deciders) if peer != self.me]
+        """Other members that decide and answer, the one responsible for `thing` first."""
+        return [peer for peer in order(thing, self._deciders) if peer != self.me and self.answers(peer)]
 
     def life_of(self, actor: bytes) -> far.Life | None:
         """The token of a detached actor's latest life that is known here; None for one that is not detached."""
@@ -245,6 +245,24 @@ class Deciding:
             return error.message
         return ""
 
+    def supersede(self, actor: bytes, record: restarts.Record) -> bool:
+        """Write the row of a life that begins here. Whether our table takes it."""
+        if refusal := self.write(ACTOR, actor, restarts.write_record(record)):
+            log.warning("actor %s cannot be restarted here: %s", short(actor), refusal)
+            return False
+        self.do(())
+        return True
+
+    def hand_over(self, actor: bytes, to: PeerId) -> bool:
+        """This node goes, and that one is to run the actor: it costs no restart. Whether our table takes it."""
+        record = self.restarts.running.get(ActorId(actor))
+        if record is None:
+            return False
+        self.restarts.finished(ActorId(actor))
+        left = record.restarts_left
+        left = left if left == restarts.ENDLESS else left + 1
+        return self.supersede(actor, msgspec.structs.replace(record, host=to, restarts_left=left))
+
     def bury(self, actor: bytes) -> None:
         """A detached actor is over: nobody is to restart it."""
         self.restarts.finished(ActorId(actor))
@@ -274,7 +292,7 @@ class Deciding:
     # -- what the cores want
 
     def _carry_out(self, effect: Any) -> None:
-        desk, now = self._desk, self.now()
+        desk = self._desk
         match effect:
             case claims.Send(to, message):
                 desk.neighbour(to).link.send(far.Claiming(claims.encode(message)))
@@ -293,7 +311,7 @@ class Deciding:
                 row = self._replica.get(NAME, name)
                 refusal = refusal or ("" if row is not None else "the table holds another row of this name")
                 data = row.data if row is not None and not refusal else b""
-                self._todo.extend(self.names.written(name, data, refusal, now))
+                self._todo.extend(self.names.written(name, data, refusal, self.now()))
             case claims.Merge(home, row):
                 try:
                     self._gossip.take(home, read_row(row))
@@ -314,11 +332,7 @@ class Deciding:
                     log.warning("the row of actor %s is not taken: %s", short(actor), refusal)
                 self.fencing.met(actor, record.life)
             case restarts.Restart(actor, record):
-                if refusal := self.write(ACTOR, actor, restarts.write_record(record)):
-                    log.warning("actor %s cannot be restarted here: %s", short(actor), refusal)
-                    self._todo.extend(self.restarts.failed(actor, now))
-                else:
-                    desk.detached.restart(actor, record)
+                desk.detached.restart(actor, record)
             case restarts.Fenced(actor, life, by):
                 desk.detached.fenced(actor, life, by)
 

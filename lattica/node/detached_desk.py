@@ -40,6 +40,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 KEEPERS = 2
 """Nodes besides the owner that keep what a restart needs: those that would do it. Less: one more death loses it."""
+SMALL_BYTES = 64 << 10
+KEEPERS_MAX = 16
+"""Of a seed of SMALL_BYTES: so many that with the owner they are more than half, so that any larger side has one."""
+MOVE_S = 5.0  # for a node that goes to tell where its actors go on
 VERSION = 1
 GATHER_S = 10.0  # for what the arguments refer to, to come here from other nodes
 LOOK_S = 0.2
@@ -235,7 +239,10 @@ class DetachedDesk:
 
     async def _spread(self, actor: bytes) -> None:
         content = self._seeds.get(actor, b"")
-        keepers = tuple(self._desk.deciding.in_order(actor)[:KEEPERS])
+        others = self._desk.deciding.in_order(actor)
+        is_small = self._desk.kept.size(content) <= SMALL_BYTES
+        count = min(max(KEEPERS, (len(others) + 1) // 2), KEEPERS_MAX) if is_small else KEEPERS
+        keepers = tuple(others[:count])
         if content and keepers != self._told.get(actor):
             new = [peer for peer in keepers if peer not in self._told.get(actor, ())]
             self._told[actor] = keepers
@@ -252,7 +259,8 @@ class DetachedDesk:
     # -- restarted here
 
     def restart(self, actor: bytes, record: restarts.Record) -> None:
-        """Its row says that it runs here, and it does not yet."""
+        """It is this node's turn. Its row is written once what it grows from is here, so that no restart is spent in
+        vain, and the next in order may be luckier."""
         if actor not in self._growing:
             self._growing.add(actor)
             self._begin(self._grow(actor, record))
@@ -262,17 +270,21 @@ class DetachedDesk:
         try:
             data = None
             if paper is not None and paper.content:
-                living = [peer for peer in deciding.in_order(actor) if peer in deciding.living]
-                data = await desk.kept.get(paper.content, living)
+                data = await desk.kept.get(paper.content, deciding.in_order(actor))
             if paper is None or data is None:
                 why = "no node that answers keeps what it grows from" if paper is not None else "its row is unreadable"
                 log.warning("actor %s cannot be restarted: %s", short(actor), why)
                 deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
                 return
-            running = deciding.restarts.running.get(ActorId(actor))
+            seed, running = _seed(data), deciding.restarts.running.get(ActorId(actor))
             if running is None or running.life != record.life:
                 return  # somebody else was first
-            await self._supervise(actor, running, paper, _seed(data))
+            paper = msgspec.structs.replace(paper, incarnation=paper.incarnation + 1)
+            record = msgspec.structs.replace(record, spec=_encode(paper))
+            if not deciding.supersede(actor, record):
+                deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
+                return
+            await self._supervise(actor, record, paper, seed)
         except (LatticaError, *DAMAGED) as error:
             log.warning("actor %s cannot be restarted: %s", short(actor), error)
             deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
@@ -295,16 +307,13 @@ class DetachedDesk:
             actor, job.number, seed.spec, ResourceSet.of(seed.resources), seed.class_name, seed.name, seed.namespace,
             True, False, record.restarts_left, tuple(seed.holds), seed.meta, False, seed.given, record.available,
         )  # fmt: skip
-        incarnation = paper.incarnation + 1
-        spec = _encode(msgspec.structs.replace(paper, incarnation=incarnation))
-        deciding.do([restarts.Write(ActorId(actor), msgspec.structs.replace(record, spec=spec))])
         self._seeds[actor] = paper.content
         self._adopted.add(actor)
         log.info("actor %s (%s) goes on here, in life %s", short(actor), seed.class_name, record.life.number())
         node.store.track(m.NODE, actor)
         if paper.claim:
             desk.names.adopted(actor, paper.claim, plan)
-        node.actor_desk.adopt(plan, incarnation)
+        node.actor_desk.adopt(plan, paper.incarnation)
         desk.actors.moved(actor, record)
         await self._spread(actor)
 
@@ -318,10 +327,9 @@ class DetachedDesk:
 
     def ended(self, plan: Plan) -> None:
         """One of ours is dead for good."""
-        if self._seeds.pop(plan.actor, None) is None:
+        if plan.actor not in self._seeds:
             return
-        self._told.pop(plan.actor, None)
-        self._adopted.discard(plan.actor)
+        self._forget(plan.actor)
         self._desk.deciding.bury(plan.actor)
         self._forget_job(plan.job)
 
@@ -337,9 +345,7 @@ class DetachedDesk:
 
     def fenced(self, actor: bytes, life: Life, by: restarts.Record | None) -> None:
         """What runs here was superseded, or ended by somebody."""
-        self._seeds.pop(actor, None)
-        self._told.pop(actor, None)
-        self._adopted.discard(actor)
+        self._forget(actor)
         plan = self._node.actor_desk.supervisor.living(actor)
         self._desk.names.gone_on(actor)
         how = (
@@ -355,6 +361,35 @@ class DetachedDesk:
         if job is not None:
             self._desk.job_ended(job, farewell=False)
             self._loop.call_soon(self._node.job_desk.forget, job)
+
+    async def move_all(self) -> None:
+        """This node goes: others run what it runs, from the constructor."""
+        handed: dict[bytes, int] = {}  # actor -> epoch
+        for actor in list(self._seeds):
+            content, others = self._seeds[actor], self._desk.deciding.in_order(actor)
+            if not content or not others:
+                continue
+            if others[0] not in self._told.get(actor, ()):
+                await self._desk.kept.spread(content, others[:1])
+            plan = self._node.actor_desk.supervisor.living(actor)
+            if plan is not None and self._desk.deciding.hand_over(actor, others[0]):
+                self._forget(actor)
+                self._desk.names.gone_on(actor)
+                how = f"its node goes, and it goes on under node {short_peer(others[0])}"
+                self._node.actor_desk.fence(actor, how, goes_on=True, fenced=False)
+                self._forget_job(plan.job)
+                handed[actor] = self._desk.deciding.records[actor].life.epoch
+        until, records = self._loop.time() + MOVE_S, self._desk.deciding.records
+        while self._loop.time() < until and any(
+            actor in records and records[actor].life.epoch == epoch for actor, epoch in handed.items()
+        ):
+            await asyncio.sleep(LOOK_S)
+
+    def _forget(self, actor: bytes) -> None:
+        """It is not this node's any more."""
+        self._seeds.pop(actor, None)
+        self._told.pop(actor, None)
+        self._adopted.discard(actor)
 
     # -- for people
 

@@ -108,6 +108,7 @@ class Drain:
                     for neighbour in self._desk.neighbours.values():
                         neighbour.link.send(far.Wanted())
                 await asyncio.sleep(LOOK_S)
+            await self._desk.detached.move_all()
             await self._hand_over(hand_over_s)
         finally:
             self._node.close(signal.SIGTERM)

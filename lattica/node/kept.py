@@ -110,6 +110,10 @@ class Kept:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._folder, name))
 
+    def size(self, content: bytes) -> int:
+        """Of what is kept here; 0 for what is not."""
+        return self._sizes.get(cid_text(content), 0) if content else 0
+
     # -- elsewhere
 
     async def get(self, content: bytes, keepers: Iterable[PeerId]) -> bytes | None:

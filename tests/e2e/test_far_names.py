@@ -240,3 +240,21 @@ def test_without_restarts_a_detached_actor_ends_with_its_node(
                 return False
 
         assert eventually(free, RESTARTED_S, every_s=0.5), "its name is free again"
+
+
+def test_detached_actors_move_when_their_node_stops(sessions: Sessions, tmp_path: Path, script: Script) -> None:
+    """Without a restart of its own: to be moved costs none."""
+    with far_mesh(tmp_path / "mesh", a=1, b=1, c=1) as mesh:
+        made = (
+            "c = Counter.options(name='mover', lifetime='detached').remote(start=5)\nprint(lattica.get(c.add.remote()))"
+        )
+        assert program(mesh, script, "b", made) == "6"
+        counter = lattica.get_actor("mover", SPACE)
+        assert lattica.get(counter.add.remote(), timeout=20) == 7
+        time.sleep(12.0)  # nodes restart nothing in their first ten seconds
+        began = time.monotonic()
+        mesh.nodes.pop("b").ok("stop")
+        assert lattica.get(counter.add.remote(), timeout=20) == 6
+        print(f"moved within {time.monotonic() - began:.1f} s, the stop included")
+        (row,) = mesh.nodes["c"].ask("actors")
+        assert (row["restarts_left"], row["epoch"]) == (0, 2)
