@@ -49,7 +49,7 @@ from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
 from lattica.scheduler.demand import Demand
 from lattica.scheduler.fencing import Life
-from lattica.scheduler.given import WORK_S_MAX, decode_within
+from lattica.scheduler.given import decode_within
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet

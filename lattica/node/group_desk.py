@@ -49,6 +49,7 @@ PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", 
 UNSCHEDULABLE = "UNSCHEDULABLE"  # it never can be, on a machine that is alone
 OVER = frozenset({REMOVED, UNSCHEDULABLE})
 AGAIN_S = 0.5  # between two looks at what waits
+PRESS_S = 2 * groups.BUSY_PAUSE_S  # for which room is made; owners ask again within 1.5 of one
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can keep its bundles
 OVER_MAX = 1024  # groups that have ended and are remembered, so that what still asks for them hears how
 NOTHING = ResourceSet({})
@@ -117,6 +118,7 @@ class GroupDesk:
         self.kept = reservations.Reservations(node.resources, first_token)
         self._numbers = count(1)  # of bundles that are or were kept here
         self._here: dict[tuple[PeerId, bytes, int], int] = {}
+        self._wanted: dict[tuple[PeerId, bytes, int], ResourceSet] = {}  # by attempts that are only reserved
         self._known: dict[bytes, Known] = {}
         self._asks: dict[tuple[int, int], Ask] = {}
         self._view: dict[PeerId, NodeView] = {}
@@ -455,7 +457,7 @@ class GroupDesk:
     def _send(self, known: Known, to: PeerId, message: reservations.ToNode | reservations.ToOwner) -> None:
         assert not isinstance(message, reservations.ToOwner), "what an owner says"
         if to == self.me:
-            self._post.append(lambda: self._keep(self.kept.receive(self.me, message, self._node.now())))
+            self._post.append(lambda: self._asked(self.me, message))
             return
         far_desk = self._node.far
         assert far_desk is not None
@@ -557,6 +559,22 @@ class GroupDesk:
         self._changed(known)
 
     # -- bundles that are kept here
+
+    def _asked(self, owner: PeerId, message: reservations.ToNode) -> None:
+        """An owner wants something kept, or let go. What does not fit is asked for again: room is made meanwhile."""
+        now, key = self._node.now(), (owner, message.group)
+        effects = self.kept.receive(owner, message, now)
+        self._node.book.relent(key)
+        wanted = self._wanted.pop((*key, message.attempt), NOTHING)  # of one that was not committed
+        if isinstance(message, reservations.Reserve):
+            wanted = sum((resources for _, resources in message.bundles), NOTHING)
+            said = [effect.message for effect in effects if isinstance(effect, reservations.Send)]
+            if not any(isinstance(one, reservations.Denied) for one in said):
+                self._wanted[(*key, message.attempt)] = wanted
+                wanted = NOTHING
+        if wanted and not isinstance(message, reservations.Commit):
+            self._node.lease_desk.perform(self._node.book.press(key, wanted, now + PRESS_S, now))
+        self._keep(effects)
 
     def _keep(self, effects: Iterable[reservations.Effect]) -> None:
         for effect in effects:
@@ -663,7 +681,7 @@ class GroupDesk:
         self._kept_for(neighbour.peer, reservations.Reserve(group, attempt, bundles))
 
     def _kept_for(self, peer: PeerId, message: reservations.ToNode) -> None:
-        self._keep(self.kept.receive(peer, message, self._node.now()))
+        self._asked(peer, message)
         self._deliver()
 
     def _watch(self, peer: PeerId, group: bytes) -> None:

@@ -8,7 +8,7 @@ Planned from what nodes have said is free, which is old; the two phases of `grou
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 
 from lattica.mesh.identity import PeerId
@@ -37,15 +37,19 @@ def plan(
     now: float,
     kept: Mapping[int, PeerId] | None = None,
     demand: Demand | None = None,
+    pressed: Collection[PeerId] = (),
 ) -> Plan | Waiting | Infeasible:
-    """Nodes for all bundles but those `kept`, which have one. demand: what else nodes must meet (labels, trust)."""
+    """Nodes for all bundles but those `kept`, which have one. demand: what else nodes must meet (labels, trust).
+    pressed: nodes that shall make room, whatever is taken there."""
     kept = kept or {}
     wanted = {number: bundle for number, bundle in enumerate(bundles) if number not in kept}
     anywhere = demand or Demand(ResourceSet({}))
     nodes = [node for node in view.values() if fits(anywhere, node) and not node.load.draining]
-    free = {node.peer: _Free(node, node.load.taken) for node in nodes}
+    free = {node.peer: _Free(node, {} if node.peer in pressed else node.load.taken) for node in nodes}
     if (found := _choose(wanted, pattern, free, kept)) is not None:
         return found
+    if pressed:
+        return Waiting("it does not fit even on nodes that make room", now + AGAIN_S)
     empty = {node.peer: _Free(node, {}) for node in nodes}
     for number, peer in kept.items():
         if peer in empty:

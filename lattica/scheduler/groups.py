@@ -5,13 +5,15 @@
 
 Rules of this file. Nothing is committed before everything is reserved; one refusal aborts what is only reserved, and
 the group is planned anew after a pause that grows and is drawn, or two groups that each hold half would meet for ever.
-What is committed stays while lost bundles (a dead node, an expired reservation) are placed again. A question without an
-answer is asked ASKS_MAX times, then it counts as refused and is aborted: the node may have heard it.
+Where it does not fit as far as nodes say, they are asked all the same: who refuses leaves for it what becomes free, and
+is believed until all have refused. What is committed stays while lost bundles (a dead node, an expired reservation) are
+placed again. A question without an answer is asked ASKS_MAX times, then it counts as refused and is aborted: the node
+may have heard it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from itertools import count
@@ -39,6 +41,7 @@ from lattica.scheduler.resources import ResourceSet
 ANSWER_S = 1.0  # until a question is asked again: ASKS_MAX of them end well before a reservation does
 ASKS_MAX = 3
 PAUSE_FIRST_S, PAUSE_LAST_S = 0.1, 5.0  # before it is planned again, doubling; times 0.5 to 1.5, drawn
+BUSY_PAUSE_S = 1.0  # instead of the last, where a node has refused: it makes room for that long, and a little more
 RENEW_S = KEEP_S / 3
 
 
@@ -77,6 +80,7 @@ class _Part:
     state: _State = _State.ASKED
     asks: int = 1
     token: int = 0
+    pressing: bool = False  # it is known not to fit at once
 
 
 class Group:
@@ -101,6 +105,7 @@ class Group:
         self._again_at: float | None = None
         self._pause_s = PAUSE_FIRST_S
         self._reason = ""
+        self._refused: set[PeerId] = set()  # when asked to make room
         self.ready = self.removed = False
 
     def __repr__(self) -> str:
@@ -136,6 +141,9 @@ class Group:
                 if part.state is not _State.ASKED:
                     return []
                 del self._parts[message.attempt]
+                if part.pressing:
+                    self._refused.add(sender)
+                    self._pause_s = min(self._pause_s, BUSY_PAUSE_S)
                 return self._start_over(reason, now)
             case Expired():
                 del self._parts[message.attempt]
@@ -198,6 +206,14 @@ class Group:
         self._again_at = None
         kept = {number: part.peer for part in self._parts.values() for number in part.bundles}
         found = plan(self._bundles, self._pattern, self._view, now, kept, self._demand)
+        pressing = isinstance(found, Waiting)
+        if pressing:
+            hoped = self._plan_among(self._view.keys() - self._refused, kept, now)
+            if not isinstance(hoped, dict) and self._refused:
+                self._refused.clear()
+                hoped = self._plan_among(self._view.keys(), kept, now)
+            if isinstance(hoped, dict):
+                found = hoped
         if isinstance(found, Waiting | Infeasible):
             self._again_at = now + self._pause()
             if found.reason == self._reason:
@@ -208,9 +224,13 @@ class Group:
         for peer in dict.fromkeys(found.values()):
             numbers = tuple(sorted(number for number, at in found.items() if at == peer))
             attempt = next(self._attempts)
-            part = self._parts[attempt] = _Part(peer, numbers, now + ANSWER_S)
+            part = self._parts[attempt] = _Part(peer, numbers, now + ANSWER_S, pressing=pressing)
             effects.append(Send(peer, self._question(attempt, part)))
         return effects
+
+    def _plan_among(self, pressed: Collection[PeerId], kept: Plan, now: float) -> Plan | Waiting | Infeasible:
+        """With nodes that shall make room."""
+        return plan(self._bundles, self._pattern, self._view, now, kept, self._demand, pressed)
 
     def _question(self, attempt: int, part: _Part) -> Reserve | Commit:
         if part.state is _State.ASKED:
@@ -233,6 +253,7 @@ class Group:
         if self.ready or len(self.placed) < len(self._bundles):
             return []
         self.ready, self._reason, self._pause_s = True, "", PAUSE_FIRST_S
+        self._refused.clear()
         return [Ready(self.placed)]
 
     def _start_over(self, reason: str, now: float) -> list[Effect]:

@@ -15,6 +15,8 @@ Whose turn it is:
 2. Then who holds least, then who came first.
 3. A request that does not fit keeps the resources it lacks from those behind it, or a large one would never be served;
    but only where returned leases could make room: what actors hold for life is not waited for, nor what bundles have.
+4. So does a bundle that is to be kept here (`press`), for as long as it is asked for; but not from a holder that is
+   blocked, whose worker would never end.
 """
 
 from __future__ import annotations
@@ -117,6 +119,7 @@ class LeaseBook:
         self._by_worker: dict[int, Lease] = {}
         self._held: dict[int, int] = {}  # holder -> its leases whose workers run, that is, are not blocked
         self._asking: dict[int, _Asking] = {}
+        self._pressing: dict[object, tuple[ResourceSet, float]] = {}  # who wants to keep what, until when
         self._urgent_run = 0
         self._numbers = count(1)
         self._orders = count()
@@ -237,13 +240,23 @@ class LeaseBook:
             orphaned.append(Orphaned(entry))
         return orphaned + self._serve(now)
 
+    def press(self, key: object, resources: ResourceSet, until: float, now: float) -> list[Effect]:
+        """Whoever keeps bundles lacks these, and will look again: nobody else gets them before, if they can be had."""
+        self._pressing[key] = resources, until
+        return self._serve(now)
+
+    def relent(self, key: object) -> None:
+        """It has them."""
+        self._pressing.pop(key, None)
+
     def tick(self, now: float) -> list[Effect]:
         """Serve what became overdue, and ask holders again."""
         return self._serve(now)
 
     def next_deadline(self) -> float | None:
         """When to call `tick`; None while nobody waits for what others could return."""
-        return min((self._asking[holder].next_at for holder in self._askable() if holder in self._asking), default=None)
+        due = [self._asking[holder].next_at for holder in self._askable() if holder in self._asking]
+        return min([*due, *(until for _, until in self._pressing.values())], default=None)
 
     # -- whose turn it is
 
@@ -261,15 +274,26 @@ class LeaseBook:
     def _next(self, now: float) -> Request | None:
         """The request to grant now, taken out of its line; None if none can be."""
         reserved: set[str] = set()
+        pressed = self._pressed(now)
         for bucket, request in self._by_turn(now):
-            if reserved.isdisjoint(request.resources) and self._pool.fits(request.resources):
+            fits = reserved.isdisjoint(request.resources) and self._pool.fits(request.resources)
+            if fits and pressed and not self._is_urgent(request) and not request.resources.keys().isdisjoint(pressed):
+                fits = self._pool.fits(request.resources + pressed)
+            if fits:
                 self._remember_turn(request)
                 self._waiting[bucket].popleft()
                 if not self._waiting[bucket]:
                     del self._waiting[bucket]
                 return request
-            reserved |= self._lacking(request)
+            reserved |= self._lacking(request.resources)
         return None
+
+    def _pressed(self, now: float) -> ResourceSet:
+        """What is to be left for bundles, as far as they can have it."""
+        for key in [key for key, (_, until) in self._pressing.items() if until <= now]:
+            del self._pressing[key]
+        wanted = [resources for resources, _ in self._pressing.values()]
+        return sum((one for one in wanted if self._pool.fits(one) or self._lacking(one)), ResourceSet({}))
 
     def _by_turn(self, now: float) -> list[tuple[_Bucket, Request]]:
         """The heads of all lines, whose turn it is first."""
@@ -292,9 +316,8 @@ class LeaseBook:
     def _remember_turn(self, request: Request) -> None:
         self._urgent_run = self._urgent_run + 1 if self._is_urgent(request) else 0
 
-    def _lacking(self, request: Request) -> set[str]:
-        """Names of what this request lacks, if it would fit once every task's lease was returned; else empty."""
-        wanted = request.resources
+    def _lacking(self, wanted: ResourceSet) -> set[str]:
+        """Names of what is not free of this, if it would fit once every task's lease was returned; else empty."""
         lacking = {name for name in wanted if not self._pool.fits(wanted.only(name))}
         kept = ResourceSet({})
         for lease in self.leases.values():
@@ -330,9 +353,10 @@ class LeaseBook:
 
         (With a difference of one, two holders would hand the same lease to and fro for ever.)
         """
-        if not self._waiting:
+        if not self._waiting and not self._pressing:
             return []
-        waiters = [(line[0].holder, self._lacking(line[0])) for line in self._waiting.values()]
+        waiters = [(line[0].holder, self._lacking(line[0].resources)) for line in self._waiting.values()]
+        waiters += [(NODE, self._lacking(resources)) for resources, _ in self._pressing.values()]
         found: dict[int, None] = {}
         for lease in self.leases.values():
             holder = lease.holder

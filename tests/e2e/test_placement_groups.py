@@ -169,6 +169,17 @@ def test_a_group_waits_for_what_others_have(machine_of_four: None) -> None:
     assert lattica.get(ref, timeout=10)[1] == second
 
 
+def test_a_group_gets_its_turn_among_tasks_without_end(machine_of_four: None) -> None:
+    tasks = [where.remote(0.05) for _ in range(400)]
+    lattica.wait(tasks, num_returns=8, timeout=10)
+    group = placement_group([{"CPU": 2}, {"CPU": 1}])
+    assert group.wait(4), "five seconds of tasks"
+    assert len(lattica.wait(tasks, num_returns=400, timeout=0)[0]) < 400
+    assert lattica.get(where.options(**within(group, 0)).remote(), timeout=10)[1] == group
+    for task in tasks:
+        lattica.cancel(task)
+
+
 @pytest.mark.parametrize(
     ("bundles", "strategy", "says"),
     [
@@ -378,6 +389,19 @@ def test_strict_pack_puts_three_bundles_on_one_node(three: Mesh) -> None:
     assert group.wait(20) and len(set(places(group))) == 1
     found = lattica.get([where.options(**within(group)).remote(0.2) for _ in range(6)], timeout=20)
     assert {there for there, _ in found} == set(places(group))
+
+
+def test_busy_nodes_make_room_for_a_group(three: Mesh) -> None:
+    """Tasks for 13 s on nine CPUs; the group has its six within half of that."""
+    tasks = [where.options(scheduling_strategy="SPREAD").remote(0.2) for _ in range(600)]
+    lattica.wait(tasks, num_returns=20, timeout=20)
+    group = placement_group([{"CPU": 2}] * 3, "STRICT_SPREAD")
+    began = time.monotonic()
+    assert group.wait(7)
+    print(f"placed among tasks after {time.monotonic() - began:.1f} s")
+    for task in tasks:
+        lattica.cancel(task)
+    assert lattica.get(where.options(num_cpus=2, **within(group, 1)).remote(), timeout=20)[1] == group
 
 
 def test_children_of_a_far_task_are_captured(three: Mesh) -> None:

@@ -316,6 +316,27 @@ def test_one_refusal_lets_go_of_what_others_reserved_at_once() -> None:
     assert effects[-1] == Stuck("full", False)
 
 
+def test_a_busy_node_is_asked_all_the_same_and_another_when_it_has_refused() -> None:
+    """Tasks without end keep both nodes full, as far as is known: whoever is asked makes room."""
+    view = Mesh(1, 2).view
+    for peer, node in list(view.items()):
+        view[peer] = NodeView(peer, node.totals, load=Load({"CPU": 40_000}))
+    group, now, asked = Group(GROUP, [TWO], Pattern.PACK, view, Random(1)), 0.0, []
+    effects = group.create(now)
+    for _ in range(12):
+        for node, reserve in sent(effects):  # type: ignore[arg-type]
+            assert isinstance(reserve, Reserve)
+            asked.append((node, now))
+            group.receive(node, Denied(GROUP, reserve.attempt, "full"), now)
+        due = group.next_deadline()
+        assert due is not None
+        now = due
+        effects = group.tick(now)
+    assert {node for node, _ in asked} == set(view)
+    assert len(asked) >= 8, "now and then all have refused, and it begins anew"
+    assert now < 12 * 3
+
+
 def test_each_pause_before_another_plan_is_longer_up_to_a_limit() -> None:
     group, now, pauses = Group(GROUP, [TWO], Pattern.PACK, Mesh(1, 1).view, Random(1)), 0.0, []
     effects = group.create(now)

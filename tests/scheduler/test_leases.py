@@ -179,6 +179,49 @@ def test_leases_in_a_bundle_wait_for_each_other_and_not_for_the_machine() -> Non
     assert machine.pool.available == {"CPU": 1}
 
 
+def test_what_becomes_free_is_left_for_a_bundle_that_is_to_be_kept() -> None:
+    """A driver with tasks without end has both CPUs, and a placement group wants them: it gets one after the other."""
+    machine = Machine(CPU=2)
+    leases_ = [*machine.request(DRIVER), *machine.request(DRIVER, 2)]
+    machine.request(DRIVER, 3)
+    two = ResourceSet.of({"CPU": 2})
+    machine.told(machine.book.press("group", two, 2.0, 0.0))
+    assert machine.asked == [DRIVER]
+    assert not machine.give_back(leases_[0]) and machine.pool.available == {"CPU": 1}
+    assert not machine.give_back(leases_[1])
+    assert machine.pool.acquire(two) is not None
+    machine.book.relent("group")
+    assert not machine.tick_at(1.0)
+
+
+def test_room_is_made_for_as_long_as_the_bundle_is_asked_for() -> None:
+    machine = Machine(CPU=2)
+    (lease,) = machine.request(DRIVER)
+    machine.told(machine.book.press("group", ResourceSet.of({"CPU": 2}), 2.0, 0.0))
+    assert not machine.request(OTHER) and machine.book.next_deadline() is not None
+    assert holders(machine.tick_at(2.0)) == [OTHER]
+    machine.give_back(lease)
+
+
+def test_room_beside_a_bundle_is_anybodys_and_actors_for_life_are_not_waited_for() -> None:
+    machine = Machine(CPU=4)
+    machine.told(machine.book.press("group", ResourceSet.of({"CPU": 2}), 9.0, 0.0))
+    assert len([*machine.request(DRIVER), *machine.request(DRIVER, 2), *machine.request(DRIVER, 3)]) == 2
+    machine = Machine(CPU=2)
+    machine.request(NODE)
+    machine.told(machine.book.press("group", ResourceSet.of({"CPU": 2}), 9.0, 0.0))
+    assert holders(machine.request(DRIVER)) == [DRIVER]
+
+
+def test_the_child_of_a_task_that_waits_goes_before_a_bundle() -> None:
+    machine = Machine(CPU=1)
+    (parent,) = machine.request(DRIVER)
+    machine.told(machine.book.press("group", ResourceSet.of(ONE), 9.0, 0.0))
+    assert parent.worker is not None
+    machine.request(parent.worker)
+    assert holders(machine.block(parent)) == [parent.worker]
+
+
 # ---- blocked workers ----------------------------------------------------------------------------------------------
 
 
@@ -367,7 +410,7 @@ class BookOfAMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.machine = Machine(CPU=4, GPU=2)
-        self.number = 0
+        self.number, self.until = 0, 0.0
 
     def running(self) -> list[Lease]:
         return sorted(self.machine.book.leases.values(), key=lambda lease: lease.lease)
@@ -402,17 +445,25 @@ class BookOfAMachine(RuleBasedStateMachine):
     def holder_dies(self, holder: int) -> None:
         self.machine.told(self.machine.book.holder_gone(holder, self.machine.now))
 
+    @rule(cpus=st.sampled_from([1, 3, 5]), gpus=st.sampled_from([0, 0.5, 1]))
+    def press(self, cpus: float, gpus: float) -> None:
+        wanted = ResourceSet.of({"CPU": cpus, "GPU": gpus})
+        self.until = self.machine.now + 1.0
+        self.machine.told(self.machine.book.press("group", wanted, self.until, self.machine.now))
+
     @rule(after=st.floats(0, 2))
     def time_passes(self, after: float) -> None:
         due = self.machine.book.next_deadline()
-        assert due is None or self.machine.book.waiting, "a timer runs, and nobody waits"
+        pressed = self.machine.now < self.until
+        assert due is None or self.machine.book.waiting or pressed, "a timer runs, and nobody waits"
         self.machine.tick_at(self.machine.now + after)
 
     @invariant()
     def an_idle_machine_keeps_nobody_waiting(self) -> None:
-        assert self.machine.book.leases or not self.machine.book.waiting
+        assert self.machine.book.leases or not self.machine.book.waiting or self.machine.now < self.until
 
     def teardown(self) -> None:
+        self.machine.tick_at(self.machine.now + 2.0)
         for lease in self.running():
             assert lease.worker is not None
             self.machine.told(self.machine.book.worker_gone(lease.worker, self.machine.now))
