@@ -34,6 +34,8 @@ READ_BYTES = 256 << 10  # of a local socket, at once; as a worker reads
 WINDOW_BYTES = 4 << 20
 """Of one connection, sent and not handed on. Less: a long fat path is not filled (75 ms at 400 Mbit/s have 4 MB); more:
 memory for each process that does not read."""
+WAITING_MAX_BYTES = 2 * WINDOW_BYTES
+"""Of one connection, come and not handed on: a window, and what a worker had in its socket when it died."""
 TAKEN_FROM_BYTES = 64 << 10  # handed on before the sender is told
 LINK_MAX_BYTES = 8 << 20
 ITEM_BYTES = 512 << 10  # of messages, after which the next item begins
@@ -183,8 +185,20 @@ class Carrier:
     """Our end of one connection: a socket whose other end one of our processes has."""
 
     __slots__ = (
-        "_ended", "_fd", "_link", "_loop", "_owed", "_paused", "_sock", "_unsent", "_untaken", "_when_empty",
-        "ended_here", "number", "over",
+        "_ended",
+        "_fd",
+        "_link",
+        "_loop",
+        "_owed",
+        "_paused",
+        "_sock",
+        "_unsent",
+        "_untaken",
+        "_waiting",
+        "_when_empty",
+        "ended_here",
+        "number",
+        "over",
     )  # fmt: skip
 
     def __init__(self, link: Link, number: int, sock: socket.socket, ended: Callable[[str], None]) -> None:
@@ -198,6 +212,7 @@ class Carrier:
         self._fd = sock.fileno()
         self._untaken = 0  # bytes sent, and not handed on there
         self._owed = 0  # bytes handed on here, and not told
+        self._waiting = 0  # bytes that came, and are not handed on
         self._unsent: deque[memoryview] = deque()  # which the process does not take yet
         self._when_empty: list[Callable[[], None]] = []
         self._paused = False
@@ -232,7 +247,9 @@ class Carrier:
             self._loop.add_reader(self._fd, self._readable)
 
     def taken(self, size: int) -> None:
-        """So much was handed on there."""
+        """So much was handed on there. Raises RemoteProtocolError for more than was sent."""
+        if not 0 <= size <= self._untaken:
+            raise RemoteProtocolError(f"{size} bytes were taken of {self._untaken} on connection {self.number}")
         self._untaken -= size
         self.resume()
 
@@ -251,7 +268,10 @@ class Carrier:
     # -- to our process
 
     def carry(self, data: bytes) -> None:
-        """Hand it on."""
+        """Hand it on. Raises RemoteProtocolError if so much waits already that none of it should have been sent."""
+        self._waiting += len(data)
+        if self._waiting > WAITING_MAX_BYTES:
+            raise RemoteProtocolError(f"{self._waiting} bytes wait on connection {self.number}")
         if self._unsent:
             self._unsent.append(memoryview(data))
             return
@@ -285,6 +305,7 @@ class Carrier:
         self._emptied()
 
     def _handed_on(self, size: int) -> None:
+        self._waiting -= size
         self._owed += size
         if self._owed >= TAKEN_FROM_BYTES:
             self._link.send(far.Taken(self.number, self._owed))

@@ -61,7 +61,7 @@ def parent(path: str, there: Any) -> str:
     return lattica.get(nap.options(scheduling_strategy=there).remote(path, 60))
 
 
-def test_exceptions(mesh: Mesh) -> None:
+def test_a_users_exception_comes_with_its_class_and_traceback(mesh: Mesh) -> None:
     with pytest.raises(OwnError) as caught:
         lattica.get(fails.options(scheduling_strategy=mesh.on("b")).remote(), timeout=20)
     assert caught.value.code == 7
@@ -69,7 +69,7 @@ def test_exceptions(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("how", ["exit", "kill"])
-def test_crash_is_retried_once(mesh: Mesh, tmp_path: Path, how: str) -> None:
+def test_a_crash_is_charged_to_its_task_once(mesh: Mesh, tmp_path: Path, how: str) -> None:
     ref = dies_at_first.options(scheduling_strategy=mesh.on("b"), max_retries=1).remote(str(tmp_path / "runs"), how)
     assert lattica.get(ref, timeout=20) == 2
     ref = dies_at_first.options(scheduling_strategy=mesh.on("b"), max_retries=0).remote(str(tmp_path / "again"), how)
@@ -78,7 +78,7 @@ def test_crash_is_retried_once(mesh: Mesh, tmp_path: Path, how: str) -> None:
     assert ("exit code 3" if how == "exit" else "SIGKILL") in str(caught.value)
 
 
-def test_cancel_running(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_running_task_is_cancelled(mesh: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     ref = nap.options(scheduling_strategy=mesh.on("b")).remote(str(path), 60)
     assert eventually(path.exists, 10)
@@ -87,7 +87,7 @@ def test_cancel_running(mesh: Mesh, tmp_path: Path) -> None:
         lattica.get(ref, timeout=5)
 
 
-def test_cancel_force(mesh: Mesh, tmp_path: Path) -> None:
+def test_force_kills_the_worker(mesh: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     ref = nap.options(scheduling_strategy=mesh.on("b")).remote(str(path), 60)
     assert eventually(lambda: path.exists() and path.read_text(), 10)
@@ -98,7 +98,7 @@ def test_cancel_force(mesh: Mesh, tmp_path: Path) -> None:
     assert eventually(lambda: not os.path.exists(f"/proc/{pid}"), 5)
 
 
-def test_cancel_queued(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_queued_task_never_runs_after_its_cancel(mesh: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     first = nap.options(scheduling_strategy=mesh.on("b")).remote(str(path), 1.0)
     assert eventually(path.exists, 10)
@@ -111,7 +111,7 @@ def test_cancel_queued(mesh: Mesh, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-def test_cancel_recursive(mesh: Mesh, tmp_path: Path) -> None:
+def test_what_a_cancelled_task_called_on_a_third_node_ends_too(mesh: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     ref = parent.options(scheduling_strategy=mesh.on("b")).remote(str(path), mesh.on("c"))
     assert eventually(lambda: path.exists() and path.read_text(), 10)
@@ -122,7 +122,7 @@ def test_cancel_recursive(mesh: Mesh, tmp_path: Path) -> None:
     assert eventually(lambda: all(worker["state"] == "idle" for worker in workers()), 5), workers()
 
 
-def test_cancel_by_borrower(mesh: Mesh, tmp_path: Path) -> None:
+def test_whoever_was_given_a_ref_may_cancel_it_from_elsewhere(mesh: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     ref = nap.options(scheduling_strategy=mesh.on("b")).remote(str(path), 60)
     assert eventually(path.exists, 10)
@@ -136,7 +136,7 @@ def test_cancel_by_borrower(mesh: Mesh, tmp_path: Path) -> None:
         lattica.get(ref, timeout=5)
 
 
-def test_wait(mesh: Mesh, tmp_path: Path) -> None:
+def test_wait_tells_which_are_ready(mesh: Mesh, tmp_path: Path) -> None:
     quick = nap.options(scheduling_strategy=mesh.on("b")).remote(str(tmp_path / "q"), 0.0)
     late = nap.options(scheduling_strategy=mesh.on("c")).remote(str(tmp_path / "l"), 1.0)
     ready, rest = lattica.wait([late, quick], num_returns=1, timeout=10)
@@ -145,7 +145,7 @@ def test_wait(mesh: Mesh, tmp_path: Path) -> None:
     assert lattica.wait([late], timeout=0)[0] == [late]
 
 
-def test_big_closure_and_redefinition(mesh: Mesh) -> None:
+def test_functions_with_large_closures_are_told_apart(mesh: Mesh) -> None:
     weights = np.arange(1 << 20, dtype=np.uint8)
 
     def make(number: int) -> Any:
@@ -164,7 +164,7 @@ def test_big_closure_and_redefinition(mesh: Mesh) -> None:
             )
 
 
-def test_stdout(mesh: Mesh, script: Any) -> None:
+def test_what_far_workers_print_is_seen_at_the_driver(mesh: Mesh, script: Any) -> None:
     text = f"""
 import lattica
 lattica.init(address="auto")
@@ -184,7 +184,7 @@ lattica.get([say.options(scheduling_strategy=On(one, False)).remote(one[:4]) for
         assert f"the word is {there[:4]}" in out + err, (out, err)
 
 
-def test_labels_and_late_join(mesh: Mesh, tmp_path: Path) -> None:
+def test_tasks_wait_for_a_node_with_their_labels_that_joins_later(mesh: Mesh, tmp_path: Path) -> None:
     f = nap.options(label_selector={"zone": "z"}, num_cpus=0.5)
     refs = [f.remote(str(tmp_path / "n"), 0.05) for _ in range(4)]
     assert lattica.wait(refs, timeout=0.3)[0] == []
@@ -192,7 +192,7 @@ def test_labels_and_late_join(mesh: Mesh, tmp_path: Path) -> None:
     assert {mesh.name_of(id) for id in lattica.get(refs, timeout=20)} == {"z"}
 
 
-def test_lost_value_is_made_again(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_result_that_is_lost_with_its_node_is_made_again_by_a_retry(mesh: Mesh, tmp_path: Path) -> None:
     @lattica.remote
     def big(path: str) -> Any:
         with open(path, "a") as file:
@@ -206,14 +206,14 @@ def test_lost_value_is_made_again(mesh: Mesh, tmp_path: Path) -> None:
     mesh.kill("z")
     began = time.monotonic()
     assert lattica.get(ref, timeout=20).sum() == 7 * (5 << 20)
-    print("made again after", time.monotonic() - began)
+    print(f"\n  made again after {time.monotonic() - began:.1f} s")
     with pytest.raises(ObjectLostError) as caught:
         lattica.get(other, timeout=20)
-    print(caught.value)
+    assert "connection with node" in str(caught.value)
     assert Path(path).read_text().count("run") == 3
 
 
-def test_no_retries_on_a_killed_node(mesh: Mesh, tmp_path: Path) -> None:
+def test_a_task_without_retries_ends_with_its_node(mesh: Mesh, tmp_path: Path) -> None:
     path = tmp_path / "pid"
     ref = nap.options(scheduling_strategy=mesh.on("c"), max_retries=0).remote(str(path), 60)
     assert eventually(lambda: path.exists() and path.read_text(), 10)
@@ -221,5 +221,5 @@ def test_no_retries_on_a_killed_node(mesh: Mesh, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises((WorkerCrashedError, NodeDiedError)) as caught:
         lattica.get(ref, timeout=20)
-    print(time.monotonic() - began, caught.value)
+    assert "cannot be reached" in str(caught.value)
     assert time.monotonic() - began < 5

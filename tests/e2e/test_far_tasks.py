@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import lattica
+from lattica.errors import ObjectLostError
+from tests.e2e.churn import storm
 from tests.e2e.conftest import Sessions
 from tests.e2e.far import Mesh, far_mesh, node_id
 
@@ -58,19 +60,19 @@ def test_tasks_spread_when_the_local_cpu_is_busy(mesh: Mesh) -> None:
     assert len(counts) == 3, counts
 
 
-def test_spread_uses_all(mesh: Mesh) -> None:
+def test_spread_uses_all_nodes(mesh: Mesh) -> None:
     refs = [where.options(scheduling_strategy="SPREAD").remote(0.1) for _ in range(9)]
     counts = Counter(map(mesh.name_of, lattica.get(refs, timeout=20)))
     assert len(counts) == 3, counts
 
 
-def test_affinity(mesh: Mesh) -> None:
+def test_a_task_runs_on_the_node_that_it_names(mesh: Mesh) -> None:
     for name in "abc":
         assert mesh.name_of(lattica.get(where.options(scheduling_strategy=mesh.on(name)).remote(), timeout=20)) == name
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_values_go_and_come(mesh: Mesh, size: int) -> None:
+def test_values_of_any_size_go_there_and_come_back(mesh: Mesh, size: int) -> None:
     value = np.arange(size, dtype=np.uint8)
     back = lattica.get(echo.options(scheduling_strategy=mesh.on("b")).remote(value), timeout=20)
     assert np.array_equal(back, value)
@@ -81,7 +83,7 @@ def test_values_go_and_come(mesh: Mesh, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_refs_in_results(mesh: Mesh, size: int) -> None:
+def test_refs_in_results_are_read_here_and_on_a_third_node(mesh: Mesh, size: int) -> None:
     (ref,) = lattica.get(put_here.options(scheduling_strategy=mesh.on("b")).remote(size), timeout=20)
     assert lattica.get(ref, timeout=20).sum() == 7 * size
     (ref,) = lattica.get(put_here.options(scheduling_strategy=mesh.on("b")).remote(size), timeout=20)
@@ -91,9 +93,64 @@ def test_refs_in_results(mesh: Mesh, size: int) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_dep_elsewhere_and_promised(mesh: Mesh, size: int) -> None:
+def test_an_argument_may_lie_elsewhere_or_still_be_made(mesh: Mesh, size: int) -> None:
     value = np.full(size, 7, np.uint8)
     made = slow.options(scheduling_strategy=mesh.on("b")).remote(value, 0.3)
     assert lattica.get(echo.options(scheduling_strategy=mesh.on("c")).remote(made), timeout=20).sum() == 7 * size
     made = slow.options(scheduling_strategy=mesh.on("b")).remote(value, 0.3)
     assert lattica.get(deep.options(scheduling_strategy=mesh.on("c")).remote([made]), timeout=20).sum() == 7 * size
+
+
+def test_a_ref_that_went_round_comes_home(mesh: Mesh) -> None:
+    """What b made goes by way of c and back to b, and then here."""
+    made = put_here.options(scheduling_strategy=mesh.on("b")).remote(5 << 20)
+    (ref,) = lattica.get(made, timeout=20)
+    (again,) = lattica.get(echo.options(scheduling_strategy=mesh.on("c")).remote([ref]), timeout=20)
+    assert again is ref
+    assert lattica.get(deep.options(scheduling_strategy=mesh.on("b")).remote([ref]), timeout=20).sum() == 7 * (5 << 20)
+    assert lattica.get(again, timeout=20).sum() == 7 * (5 << 20)
+
+
+@lattica.remote
+class Keeper:
+    def keep(self, refs: list[Any]) -> int:
+        self.refs = refs
+        return int(lattica.get(refs[0]).sum())
+
+    def read(self) -> int:
+        return int(lattica.get(self.refs[0]).sum())
+
+    def give(self) -> list[Any]:
+        return self.refs
+
+
+def test_what_a_holder_has_fetched_outlives_its_owner(mesh: Mesh) -> None:
+    owner = Keeper.options(scheduling_strategy=mesh.on("b"), num_cpus=0.1).remote()
+    keeper = Keeper.options(scheduling_strategy=mesh.on("c"), num_cpus=0.1).remote()
+    (ref,) = lattica.get(put_here.options(scheduling_strategy=mesh.on("b"), num_cpus=0.1).remote(3 << 20), timeout=20)
+    assert lattica.get(keeper.keep.remote([ref]), timeout=20) == 7 * (3 << 20)
+    lattica.kill(owner)
+    del ref
+    assert lattica.get(keeper.read.remote(), timeout=20) == 7 * (3 << 20)
+    (ref,) = lattica.get(keeper.give.remote(), timeout=20)
+    assert lattica.get(ref, timeout=20).sum() == 7 * (3 << 20)
+
+
+def test_no_result_is_lost_when_a_node_is_killed(mesh: Mesh) -> None:
+    """The short form of `slow/test_far_churn`."""
+    print("\n  " + storm(mesh, "a", "c", tasks=150, seconds=0.05, every_s=1.5))
+
+
+def test_a_copy_elsewhere_is_found_when_the_lender_is_killed(mesh: Mesh) -> None:
+    """Made by put() on d, so that it cannot be made again; b has fetched it, and we have not."""
+    mesh.begin("d", 1)
+    mesh.all_see()
+    keeper = Keeper.options(scheduling_strategy=mesh.on("b"), num_cpus=0.1).remote()
+    refs = lattica.get(put_here.options(scheduling_strategy=mesh.on("d"), num_cpus=0.1).remote(3 << 20), timeout=20)
+    lone = lattica.get(put_here.options(scheduling_strategy=mesh.on("d"), num_cpus=0.1).remote(3 << 20), timeout=20)
+    assert lattica.get(keeper.keep.remote(refs), timeout=20) == 7 * (3 << 20)
+    mesh.kill("d")
+    with pytest.raises(ObjectLostError, match="the connection with node"):
+        lattica.get(lone[0], timeout=20)
+    assert lattica.get(keeper.read.remote(), timeout=20) == 7 * (3 << 20)
+    assert lattica.get(refs[0], timeout=20).sum() == 7 * (3 << 20)
