@@ -7,7 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import lattica
 from tests.e2e.conftest import Script, eventually
 from tests.e2e.machines import Machine
 
@@ -66,3 +70,39 @@ def test_a_ticket_of_a_mesh_that_is_gone_says_so(
     assert done.returncode != 0 and "nobody of the ticket's mesh answers" in done.stderr
     cut = run(script, tmp_path, ticket[:-5])
     assert cut.returncode != 0 and "cut or mistyped" in cut.stderr
+
+
+GIVER = """
+import sys
+import numpy as np
+import lattica
+
+lattica.init(sys.argv[1], namespace="shared")
+keeper = lattica.get_actor("keeper")
+print(lattica.get(keeper.keep.remote([lattica.put(np.full(1 << 20, 7, np.uint8))]), timeout=10))
+"""
+
+
+def test_what_others_hold_stays_when_the_program_that_made_it_has_left(
+    machine: Callable[[str], Machine], script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    one.start()
+    monkeypatch.setenv("LATTICA_DATA_DIR", str(one.data_dir))
+
+    @lattica.remote(num_cpus=0)
+    class Keeper:
+        def keep(self, refs: list[Any]) -> str:
+            self.refs = refs
+            return "kept"
+
+        def total(self) -> int:
+            return int(lattica.get(self.refs[0]).sum())
+
+    with lattica.init("auto", namespace="shared"):
+        keeper = Keeper.options(name="keeper").remote()
+        program = script.start(GIVER, one.ticket(), env={"LATTICA_DATA_DIR": str(tmp_path / "no node")})
+        out, err = program.communicate(timeout=40)
+        assert (program.returncode, out) == (0, "kept\n"), err
+        assert eventually(lambda: "left" in one.states().values()), one.states()
+        assert lattica.get(keeper.total.remote(), timeout=10) == 7 << 20
