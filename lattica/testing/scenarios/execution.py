@@ -1,0 +1,617 @@
+"""Eight whole nodes run tasks and actors for each other while machines crash, links are cut and workers die.
+
+Everything above I/O is the product's: peers, table and membership, desks, leases, ledgers, drivers' runtimes. On the
+way: a call without retries and a task with `max_retries=0` begin at most once, calls of one caller begin in order and
+never in an incarnation older than one that it has heard of, and every value is read as it was made. In the end: every
+wait is over, with a value or an error of ours, and when the refs are dropped nothing is held, leased, carried or asked
+for anywhere. Where nothing is broken there is no error at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from lattica.actors.arguments import encode_arguments
+from lattica.actors.calls import CallRecord
+from lattica.actors.handles import ActorHandle, Meta, revive
+from lattica.actors.refs import ACTOR_ID_BYTES, ObjectRef
+from lattica.actors.tasks import TaskRecord
+from lattica.codec import messages as m
+from lattica.errors import LatticaError
+from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
+from lattica.testing.execution import End, Unit, Universe
+from lattica.testing.execution_nodes import Land, NodeUnit, SimNode
+from lattica.testing.execution_processes import SPAN_BYTES, Body, Caller, SimDriver, SimProcess, SimWorker
+
+NAMES = tuple(f"n{number}" for number in range(8))
+BUSY_S, LONG_S = 30.0, 120.0
+WARM_UP_S = 5.0  # for sessions and tables
+DRIVERS = ("n0", "n3", "n5")
+ACT_S = 0.25  # of one driver, on average
+SIZES = (10, 10, 3_000, 120_000, 300_000)  # inside a message, in an arena, with `Here`, in blocks
+ENDED_S = 90.0  # for every wait to end, after the last fault
+EMPTY_S = 60.0  # for every hold to be let go
+SPREAD = encode(DemandGiven(strategy=StrategyGiven(spread=True)))
+META = Meta("Model", {})
+PADS = [bytes([letter]) * max(SIZES) for letter in b"abcdefg"]
+FUNCTION, CODE = b"function", b"code"
+
+
+@dataclass(eq=False, slots=True)
+class Plan:
+    """One task or call, as the universe's judge knows it."""
+
+    number: int
+    retries: int
+    run_s: float
+    size: int
+    deps: list[Plan] = field(default_factory=list)
+    nested: list[Plan] = field(default_factory=list)
+    children: int = 0
+    calls: int = 0  # of the actor whose handle it is given
+    crashes: int = 0  # times that it kills its worker
+    actor: Actor | None = None
+    floor: int = 0  # of a call: its caller has heard of this incarnation
+    order: int = 0
+    starts: int = 0
+    outcome: str = ""
+    who: Unit | None = None  # that waits for it
+
+    def __repr__(self) -> str:
+        kind = "call" if self.actor is not None else "task"
+        return f"<{kind} {self.number}: {self.starts} starts, {self.retries} retries, {self.outcome or 'open'}>"
+
+    def value(self) -> tuple[str, int, bytes]:
+        return "value", self.number, PADS[self.number % len(PADS)][: self.size]
+
+
+@dataclass(eq=False, slots=True)
+class Actor:
+    number: int
+    restarts: int
+    retries: int
+    latest: int = 0
+    last: dict[tuple[Unit, Unit], int] = field(default_factory=dict)  # (worker, caller) -> order of its last call
+    heard: dict[Unit, int] = field(default_factory=dict)  # caller -> incarnation
+
+
+class TaskBody:
+    """What a task or call does."""
+
+    def __init__(self, play: Play, plan: Plan, args: Any, deps: list[Any]) -> None:
+        self.play, self.plan, self.run_s = play, plan, plan.run_s
+        self.nested: list[ObjectRef] = args[1]
+        self.handle: ActorHandle | None = args[2]
+        self.deps = deps
+        self.children: list[tuple[Plan, ObjectRef]] = []
+        self.worker: SimWorker | None = None
+
+    def begin(self, worker: SimWorker) -> list[ObjectRef]:
+        play, plan, rng = self.play, self.plan, self.play.universe.rng
+        self.worker = worker
+        plan.starts += 1
+        play.universe.count("starts")
+        play.hold(plan.starts <= 1 + plan.retries, f"{plan} started {plan.starts} times")
+        for made, value in zip(plan.deps, self.deps, strict=True):
+            play.hold(value == made.value(), f"{plan} reads {str(value)[:60]} instead of {made}")
+        self.deps = []
+        if plan.crashes:
+            plan.crashes -= 1
+            play.universe.count("crashes of workers")
+            worker.later(rng.uniform(0, plan.run_s), worker.unit.end)
+        for _ in range(plan.children):
+            if (submitted := play.submit(worker, children=0)) is not None:
+                self.children.append(submitted)
+        for _ in range(plan.calls):
+            if self.handle is not None and (called := play.call(worker, self.handle)) is not None:
+                self.children.append(called)
+        return [*self.nested, *(ref for _, ref in self.children)]
+
+    def end(self) -> Any:
+        plan, worker = self.plan, self.worker
+        assert worker is not None
+        wanted = [*zip(plan.nested, self.nested, strict=True), *self.children]
+        self.nested, self.children, self.handle = [], [], None
+        for made, ref in wanted:
+            value = worker.read(ref)
+            self.play.hold(value == made.value(), f"{plan} gets {str(value)[:60]} instead of {made}")
+        return plan.value()
+
+
+class ActorBody:
+    def __init__(self, run_s: float) -> None:
+        self.run_s = run_s
+
+    def begin(self, worker: SimWorker) -> list[ObjectRef]:
+        return []
+
+    def end(self) -> Any:
+        return None
+
+
+class Script:
+    """What one driver does."""
+
+    def __init__(self, play: Play, driver: SimDriver) -> None:
+        self.play, self.driver = play, driver
+        self.refs: dict[Plan, ObjectRef] = {}
+        self.handles: dict[ActorHandle, None] = {}
+        self.acting = True
+        self._next()
+
+    def _next(self) -> None:
+        self.driver.later(self.play.universe.rng.expovariate(1 / ACT_S), self.act)
+
+    def act(self) -> None:
+        if not self.acting:
+            return
+        rng = self.play.universe.rng
+        doing = (self.submit, self.call, self.create, self.drop, self.look, self.drop_handle, self.kill, self.find)
+        rng.choices(doing, (10, 12, 1.5, 6, 3, 0.7, 0.2, 0.3))[0]()
+        self._next()
+
+    def submit(self) -> None:
+        play, rng = self.play, self.play.universe.rng
+        known = list(self.refs.items())
+        deps = rng.sample(known, min(len(known), rng.choice((0, 0, 1, 2))))
+        nested = rng.sample(known, min(len(known), rng.choice((0, 0, 0, 1, 2))))
+        handle = rng.choice(list(self.handles)) if self.handles and rng.random() < 0.25 else None
+        children = rng.choice((0, 0, 0, 0, 1, 3))
+        self._keep(play.submit(self.driver, deps, nested, handle, children=children))
+
+    def call(self) -> None:
+        rng = self.play.universe.rng
+        if self.handles:
+            handle = rng.choice(list(self.handles))
+            known = list(self.refs.items())
+            for _ in range(rng.randint(1, 4)):
+                deps = rng.sample(known, min(len(known), rng.choice((0, 0, 1))))
+                self._keep(self.play.call(self.driver, handle, deps))
+
+    def create(self) -> None:
+        if len(self.handles) < 4:
+            self.play.create(self)
+
+    def _keep(self, made: tuple[Plan, ObjectRef] | None) -> None:
+        if made is not None:
+            self.refs[made[0]] = made[1]
+
+    def look(self) -> None:
+        """`get` of something that is there."""
+        done = [plan for plan in self.refs if plan.outcome == "value"]
+        if done:
+            self.check(self.play.universe.rng.choice(done))
+
+    def check(self, plan: Plan) -> bool:
+        """Whether its value is here, and right; or an error of ours is."""
+        ref = self.refs[plan]
+        if not self.driver.is_here(ref):
+            return False
+        try:
+            value = self.driver.read(ref)
+        except LatticaError as error:
+            self.play.failed(plan, type(error).__name__, str(error))
+        else:
+            self.play.hold(value == plan.value(), f"{plan} is {str(value)[:60]}")
+        return True
+
+    def drop(self) -> None:
+        rng = self.play.universe.rng
+        for plan in rng.sample(list(self.refs), min(len(self.refs), rng.randint(1, 5))):
+            if len(self.refs) > 3:
+                del self.refs[plan]
+
+    def drop_handle(self) -> None:
+        if self.handles:
+            del self.handles[self.play.universe.rng.choice(list(self.handles))]
+
+    def kill(self) -> None:
+        if self.handles:
+            handle, rng = self.play.universe.rng.choice(list(self.handles)), self.play.universe.rng
+            self.play.calm = False
+            handle._peer.kill(rng.random() < 0.5)
+
+    def find(self) -> None:
+        """An actor by its name."""
+        self.play.find(self)
+
+    def ended(self) -> list[str]:
+        """What is still waited for."""
+        return [f"{self.driver.unit.name} waits for {plan}" for plan in list(self.refs) if not self.check(plan)]
+
+
+class Play:
+    """The workload, its faults, and what is known of both."""
+
+    def __init__(self, universe: Universe, long: bool) -> None:
+        self.universe, self.long = universe, long
+        self.land = Land(universe, NAMES, self._fork)
+        self.scripts: dict[str, Script] = {}
+        self.plans: dict[int, Plan] = {}
+        self.actors: dict[bytes, Actor] = {}
+        self.calm = True  # nothing was broken
+        self.breaking = True
+        self.named = 0
+        self._units = 0
+
+    # -- processes
+
+    def _fork(self, host: NodeUnit, client: int, node: End, page: Any) -> Unit:
+        self._units += 1
+        unit = Unit(self.universe, f"{host.name}.w{self._units}")
+        SimWorker(unit, node, host, page, client, self)
+        return unit
+
+    def drive(self, name: str) -> None:
+        """A driver begins on this machine, as soon as there is a node."""
+        node = self.land.node(name)
+        if node is None:
+            self.universe.after(0.5, self.drive, name)
+            return
+        self._units += 1
+        unit = Unit(self.universe, f"{name}.d{self._units}")
+        ours, theirs = self.universe.pipe()
+        theirs.belongs(unit)
+        node.unit.processes[unit] = None
+        driver = SimDriver(unit, theirs, node.unit, lambda driver: self._begun(name, driver))
+        node.connect_driver(ours, driver.hello("space"))
+
+    def _begun(self, name: str, driver: SimDriver) -> None:
+        self.scripts[name] = Script(self, driver)
+
+    def living(self) -> list[Script]:
+        return [script for script in self.scripts.values() if script.driver.unit.alive]
+
+    # -- what processes ask for
+
+    def plan(self, process: SimProcess, **more: Any) -> Plan:
+        rng = self.universe.rng
+        plan = Plan(
+            len(self.plans) + 1,
+            more.pop("retries"),
+            rng.choice((0.001, 0.01, 0.05, 0.3, 1.0)),
+            rng.choice(SIZES),
+            **more,
+        )
+        plan.who = process.unit
+        self.plans[plan.number] = plan
+        return plan
+
+    def submit(
+        self,
+        process: SimProcess,
+        deps: Any = (),
+        nested: Any = (),
+        handle: ActorHandle | None = None,
+        *,
+        children: int,
+    ) -> tuple[Plan, ObjectRef] | None:
+        runtime, rng = process.runtime, self.universe.rng
+        if not runtime.has_room(SPAN_BYTES // 4):
+            return None
+        plan = self.plan(process, retries=rng.choice((0, 3, 3, 3)))
+        plan.deps, plan.nested = [dep for dep, _ in deps], [inner for inner, _ in nested]
+        plan.children, plan.calls = children, rng.randint(1, 3) if handle is not None else 0
+        if self.breaking and not self.calm and rng.random() < 0.05:
+            plan.crashes = rng.choice((1, 1, 2, 5))
+        args = (plan.number, [ref for _, ref in nested], handle, *(ref for _, ref in deps))
+        body, dep_refs, at = encode_arguments(runtime, args, {}, "a task")
+        runtime.tasks.exports.setdefault(FUNCTION, CODE)
+        given = SPREAD if rng.random() < 0.4 else b""
+        lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, given)
+        refs = runtime.new_refs(1)
+        record = TaskRecord(lane, FUNCTION, "a task", body, dep_refs, at, refs, plan.retries, False)
+        self._watch(plan, record, refs[0])
+        runtime.tasks.submit(record)
+        self.universe.count("tasks")
+        return plan, refs[0]
+
+    def call(self, process: SimProcess, handle: ActorHandle, deps: Any = ()) -> tuple[Plan, ObjectRef] | None:
+        runtime = process.runtime
+        if not runtime.has_room(SPAN_BYTES // 4):
+            return None
+        actor = self.actors[handle._actor_id]
+        plan = self.plan(process, retries=actor.retries, actor=actor)
+        plan.deps = [dep for dep, _ in deps]
+        plan.order, plan.floor = plan.number, actor.heard.get(process.unit, 0)
+        args = (plan.number, [], None, *(ref for _, ref in deps))
+        body, dep_refs, at = encode_arguments(runtime, args, {}, "a call")
+        refs = runtime.new_refs(1)
+        record = CallRecord(handle._peer, handle._hold, "act", body, dep_refs, at, refs, plan.retries, False)
+        self._watch(plan, record, refs[0])
+        handle._peer.submit(record)
+        self.universe.count("calls")
+        return plan, refs[0]
+
+    def _watch(self, plan: Plan, record: Any, ref: ObjectRef) -> None:
+        ref._task = record
+        runtime = ref._runtime
+        peer = getattr(record, "peer", None)
+
+        def done(ref: ObjectRef) -> None:
+            failed = runtime.objects.failure_of(ref._value)
+            if failed is None:
+                plan.outcome = "value"
+                self.hold(plan.starts > 0, f"{plan} has a value and never began")
+                if plan.actor is not None and peer is not None and plan.who is not None:
+                    heard = plan.actor.heard
+                    heard[plan.who] = max(heard.get(plan.who, 0), peer.incarnation)
+            else:
+                error = runtime.load_failure(failed)
+                self.failed(plan, type(error).__name__, str(error))
+
+        runtime.when_done(ref, done)
+
+    def failed(self, plan: Plan, kind: str, words: str) -> None:
+        """It ended in an error."""
+        plan.outcome = kind
+        self.universe.count(kind)
+        self.hold(not self.calm, f"{plan}, and nothing was broken: {words}")
+
+    def create(self, script: Script) -> None:
+        driver, rng = script.driver, self.universe.rng
+        runtime = driver.runtime
+        id = self.universe.urandom(ACTOR_ID_BYTES)
+        actor = self.actors[id] = Actor(len(self.actors) + 1, rng.choice((0, 1, 3, -1)), rng.choice((0, 0, 2)))
+        peer, hold = runtime.calls.created(id, "Model", -1)
+        request = runtime.next_request()
+        name = ""
+        if rng.random() < 0.3:
+            self.named += 1
+            name = f"name {self.named}"
+        given = SPREAD if rng.random() < 0.6 else b""
+        script.handles[ActorHandle(runtime, peer, hold, META)] = None
+
+        def answered(answer: Any) -> None:
+            if isinstance(answer, m.ActorRefused):
+                self.hold(not self.calm, f"actor {actor.number} is refused: {answer.reason}")
+                peer.held = 0
+                script.handles = {handle: None for handle in script.handles if handle._actor_id != id}
+                peer.down(m.ActorDown(id, 0, False, answer.reason))
+
+        runtime.expect(request, answered)
+        runtime.tell_node(
+            m.ActorCreate(
+                request, id, msgspec.msgpack.encode(actor.number), {"CPU": rng.choice((0.0, 0.5))}, "Model", name,
+                "space", False, False, actor.restarts, [], msgspec.msgpack.encode(META), False, given,
+            )
+        )  # fmt: skip
+        self.universe.count("actors")
+
+    def find(self, script: Script) -> None:
+        if not self.named:
+            return
+        runtime = script.driver.runtime
+        request = runtime.next_request()
+
+        def found(answer: Any) -> None:
+            if isinstance(answer, m.ActorFound):
+                self.universe.count("found")
+                hold = runtime.calls.adopt(answer.actor)
+                script.handles[revive(runtime, runtime.calls.peers[answer.actor], hold, answer.meta)] = None
+
+        runtime.expect(request, found)
+        name = f"name {self.universe.rng.randint(max(1, self.named - 3), self.named)}"
+        runtime.tell_node(m.ActorLookup(request, name, "space"))
+
+    # -- what workers run
+
+    def actor(self, worker: SimWorker, message: m.BecomeActor) -> Body:
+        actor = self.actors[message.actor]
+        actor.latest = max(actor.latest, message.incarnation)
+        return ActorBody(self.universe.rng.uniform(0.001, 0.3))
+
+    def body(self, worker: SimWorker, caller: Caller, task: m.Task | m.Call, args: Any, deps: list[Any]) -> Body:
+        plan = self.plans[args[0][0]]
+        if isinstance(task, m.Call):
+            assert plan.actor is not None and worker.actor is not None and plan.who is not None
+            mine = worker.actor.incarnation
+            self.hold(mine >= plan.floor, f"{plan} begins in incarnation {mine}, and its caller knows {plan.floor}")
+            last = plan.actor.last.get((worker.unit, plan.who), 0)
+            self.hold(plan.order > last, f"{plan} begins after call {last} of its caller, in one incarnation")
+            plan.actor.last[worker.unit, plan.who] = plan.order
+        return TaskBody(self, plan, args[0], deps)
+
+    def hold(self, true: bool, words: str) -> None:
+        """Assert it, wherever an exception would go."""
+        if not true:
+            self.universe.troubles.append(words)
+
+    # -- faults
+
+    def break_things(self, until: float) -> None:
+        rng, universe = self.universe.rng, self.universe
+        faults: list[tuple[Callable[[], None], int]] = [
+            (self._crash, 2), (self._sever, 5), (self._cut, 3), (self._stall, 2), (self._kill_worker, 6),
+            (self._slow, 2),
+        ]  # fmt: skip
+        self.calm = False
+        scale = max(1, round((until - universe.now) / BUSY_S))
+        for fault, most in faults:
+            for _ in range(rng.randint(0, most * scale)):
+                universe.at(rng.uniform(universe.now, until), None, fault)
+
+    def _crash(self) -> None:
+        name = self.universe.rng.choice(NAMES)
+        if name in self.land.living and len(self.land.living) > 5:
+            self.universe.count("crashes")
+            self.land.crash(name, power=self.universe.rng.random() < 0.4)
+            self.universe.after(self.universe.rng.choice((1.0, 6.0, 20.0)), self._restart, name)
+
+    def _restart(self, name: str) -> None:
+        if name not in self.land.living:
+            self.land.start(name)
+            if name in DRIVERS:
+                self.drive(name)
+
+    def _two(self) -> tuple[str, str]:
+        one, other = self.universe.rng.sample(NAMES, 2)
+        return one, other
+
+    def _sever(self) -> None:
+        if self.land.wires.sever(*self._two()):
+            self.universe.count("severed")
+
+    def _cut(self) -> None:
+        rng, wires = self.universe.rng, self.land.wires
+        left = rng.sample(NAMES, rng.choice((1, 1, 2, 3)))
+        both = rng.random() < 0.7
+        cut = [(one, other) for one in left for other in NAMES if other not in left]
+        if rng.random() < 0.4:
+            cut = cut[:1]  # one pair
+        if both:
+            cut += [(other, one) for one, other in cut]
+        elif rng.random() < 0.5:
+            cut = [(other, one) for one, other in cut]
+        self.universe.count("cuts")
+        self.universe.note(",".join(left), f"is cut off: {cut}")
+        wires.cut.update(dict.fromkeys(cut))
+        self.universe.after(rng.choice((0.5, 2.0, 5.0, 12.0)), self._mend, cut)
+
+    def _mend(self, cut: list[tuple[str, str]]) -> None:
+        for ends in cut:
+            self.land.wires.cut.pop(ends, None)
+        self.land.wires.mended()
+
+    def _slow(self) -> None:
+        ends = self._two()
+        self.land.wires.slow[ends] = None
+        self.universe.after(10.0, self.land.wires.slow.pop, ends, None)
+
+    def _stall(self) -> None:
+        rng = self.universe.rng
+        name = rng.choice(NAMES)
+        if name in self.land.living:
+            self.universe.count("stalls")
+            self.land.units[name].stall(rng.choice((0.3, 2.0, 5.0)))
+
+    def _kill_worker(self) -> None:
+        workers = [
+            unit
+            for name in self.land.living
+            for unit in self.land.units[name].processes
+            if ".w" in unit.name and unit.alive and not unit.stalled
+        ]
+        if workers:
+            self.universe.count("killed")
+            unit = self.universe.rng.choice(workers)
+            self.universe.note(unit.name, "is killed")
+            unit.end()
+
+    def heal(self) -> None:
+        """The last fault is over."""
+        self.breaking = False
+        self.land.wires.cut.clear()
+        self.land.wires.slow.clear()
+        self.land.wires.mended()
+        for name in NAMES:
+            self._restart(name)
+
+    # -- the end
+
+    def open_waits(self) -> list[str]:
+        found = [wait for script in self.living() for wait in script.ended()]
+        alive = [plan for plan in self.plans.values() if not plan.outcome and plan.who is not None and plan.who.alive]
+        return found + [f"{plan.who} waits for {plan}" for plan in alive]
+
+    def left(self, *, drivers: bool) -> list[str]:
+        """What is still held somewhere. drivers: they still live."""
+        found: list[str] = []
+        for name in NAMES:
+            node = self.land.node(name)
+            if node is None or node.far is None:
+                found.append(f"{name} is down")
+                continue
+            far, ledger = node.far, node.store.ledger
+            found += [f"{name} keeps {self._about(node, object)}" for object in ledger._entries]
+            if node.resources.taken:
+                found.append(f"{name}: {node.resources.taken} taken")
+            found += [f"{name} lends {lease}" for lease in node.book.leases.values()]
+            found += [f"{name}: {far.leases} elsewhere"] if far.leases else []
+            found += [f"{name}: wishes {list(far.wishes)}"] if far.wishes else []
+            found += [f"{name}: {node.actor_desk.supervisor}"] if node.actor_desk.supervisor.actors else []
+            found += [f"{name}: {far.hosted} hosted"] if far.hosted else []
+            found += [f"{name}: {far.objects._wanted} wanted"] if far.objects._wanted else []
+            found += [f"{name}: {far.actors._foreign} foreign"] if far.actors._foreign else []
+            if not drivers:
+                found += [f"{name}: {len(far.aways)} workers elsewhere"] if far.aways else []
+                found += [f"{name}: {len(far.guests)} guests"] if far.guests else []
+                found += [f"{name}: {len(far.proxies)} proxies: {far.proxies}"] if far.proxies else []
+                found += [
+                    f"{name}: {len(n.link.carriers)} carriers" for n in far.neighbours.values() if n.link.carriers
+                ]
+                found += [f"{name}: jobs {list(node.jobs)}"] if node.jobs else []
+                found += [f"{name}: {node.pool}"] if node.pool.workers else []
+        return found
+
+    def _about(self, node: SimNode, object: bytes) -> str:
+        ledger, clients = node.store.ledger, node.clients
+        entry = ledger._entries[object]
+        holders = {
+            f"{clients[number].kind} {number} {clients[number].name}" if number in clients else str(number): count
+            for number, client in ledger._clients.items()
+            if (count := client.counts.get(object, 0))
+        }
+        kind = "actor" if len(object) == ACTOR_ID_BYTES else "object"
+        whose = f"{holders}, {entry.holders} in all"
+        return f"{kind} {object.hex()} of {whose}, {entry.state}, lent by {ledger.lender(object)}"
+
+    def validate(self) -> None:
+        for name in self.land.living:
+            node = self.land.node(name)
+            if node is not None:
+                node.book.validate()
+                node.pool.validate()
+                node.store.ledger.validate()
+                node.actor_desk.supervisor.validate()
+        for script in self.living():
+            for lane in script.driver.runtime.tasks.lanes.values():
+                lane.core.validate()
+
+
+def play(seed: int, long: bool = False) -> Universe:
+    with Universe(seed) as universe:
+        _play(universe, long)
+        return universe
+
+
+def _play(universe: Universe, long: bool) -> None:
+    act = Play(universe, long)
+    universe.invariants.append(act.validate)
+    for name in NAMES:
+        universe.after(universe.rng.uniform(0, 1.0), act.land.start, name)
+    universe.run(until=WARM_UP_S)
+    for name in DRIVERS:
+        act.drive(name)
+    until = universe.now + (LONG_S if long else BUSY_S)
+    if universe.rng.random() < 0.9:
+        universe.run(until=universe.now + 3.0)
+        act.break_things(until)
+    universe.run(until=until)
+    act.heal()
+    for script in act.scripts.values():
+        script.acting = False
+    universe.run(until=universe.now + 10.0)
+    for script in act.scripts.values():
+        script.acting = False
+    universe.run_until(lambda: not act.open_waits(), within_s=ENDED_S, missing=lambda: "; ".join(act.open_waits()[:6]))
+    for script in act.living():
+        script.refs.clear()
+        script.handles.clear()
+    universe.run_until(
+        lambda: not act.left(drivers=True),
+        within_s=EMPTY_S,
+        missing=lambda: "\n".join(act.left(drivers=True)[:12]),
+    )
+    for script in act.living():
+        script.driver.unit.end()
+    universe.run_until(
+        lambda: not act.left(drivers=False),
+        within_s=EMPTY_S,
+        missing=lambda: "\n".join(act.left(drivers=False)[:12]),
+    )
+    act.validate()
