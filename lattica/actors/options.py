@@ -47,6 +47,11 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
                 f"{what} has no option {name!r}",
                 do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
             )
+        if name == "runtime_env" and value:
+            raise ConfigError(
+                "runtime_env is not supported for single tasks and actors by this release of lattica",
+                do_next="give it to lattica.init(runtime_env=...), for all of them",
+            )
         if name in LATER and value:
             raise ConfigError(
                 f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"

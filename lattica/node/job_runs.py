@@ -132,7 +132,7 @@ class JobRuns:
         self._news: dict[bytes, asyncio.Event] = {}
         self._due: dict[bytes, asyncio.TimerHandle] = {}  # job -> when we take it over
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loop = asyncio.get_event_loop()
+        self._loop = asyncio.get_running_loop()
         self._closing = False
         self.draining = False
         gossip = self.peer.gossip
@@ -540,13 +540,14 @@ def _key(job: bytes, number: int) -> bytes:
 
 
 def _read(row: Row) -> tuple[bytes, int, Run] | None:
-    """(job, number of the run, what it says); None if nobody of ours wrote it."""
+    """(job, number of the run, what it says); None if that is none of ours, or not written by who runs it."""
     if row.content.gone or len(row.key) != ID_BYTES + 1:
         return None
     try:
-        return row.key[:ID_BYTES], row.key[ID_BYTES], _decode(row.body)
+        run = _decode(row.body)
     except DAMAGED:
         return None
+    return (row.key[:ID_BYTES], row.key[ID_BYTES], run) if run.host == row.writer else None
 
 
 def _run_of(spec: Mapping[str, Any], submitter: PeerId, host: PeerId, now: float) -> Run:
