@@ -1060,7 +1060,7 @@ class FarDesk:
         self.node.lease_desk.perform(
             self.node.book.request(
                 neighbour.client.number, message.number, self._jobs[message.job], resources, self.node.now(),
-                retryable=message.retryable, name=message.name,
+                retryable=message.retryable, name=message.name, lasting=message.actor,
             )
         )  # fmt: skip
 

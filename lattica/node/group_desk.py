@@ -403,7 +403,7 @@ class GroupDesk:
         self._node.lease_desk.perform(
             self._node.book.request(
                 neighbour.client.number, message.number, job, wanted, self._node.now(),
-                retryable=message.retryable, name=message.name, within=message.within,
+                retryable=message.retryable, name=message.name, within=message.within, lasting=message.actor,
             )
         )  # fmt: skip
         return ""

@@ -54,6 +54,7 @@ class Request(msgspec.Struct, frozen=True):
     arrived: float = 0.0
     order: int = 0
     within: bytes = b""  # the placement group that it is in, as the shell says it to the worker
+    lasting: bool = False  # for an actor of another node's: it is never given back for others
 
 
 class Lease(msgspec.Struct):
@@ -158,6 +159,7 @@ class LeaseBook:
         retryable: bool = True,
         name: str = "",
         within: bytes = b"",
+        lasting: bool = False,
     ) -> list[Effect]:
         """`holder` wants a worker. Raises RemoteProtocolError if it has REQUESTS_MAX waiting."""
         if missing := self._pool.missing(resources):
@@ -166,7 +168,7 @@ class LeaseBook:
         line = self._waiting.setdefault(bucket, deque())
         if len(line) >= REQUESTS_MAX:
             raise RemoteProtocolError(f"client {holder} has {REQUESTS_MAX} lease requests waiting")
-        line.append(Request(holder, number, job, resources, retryable, name, now, next(self._orders), within))
+        line.append(Request(holder, number, job, resources, retryable, name, now, next(self._orders), within, lasting))
         return self._serve(now)
 
     def cancel(self, holder: int, number: int, now: float) -> list[Effect]:
@@ -321,7 +323,7 @@ class LeaseBook:
         lacking = {name for name in wanted if not self._pool.fits(wanted.only(name))}
         kept = ResourceSet({})
         for lease in self.leases.values():
-            if lease.holder == NODE:
+            if lease.holder == NODE or lease.request.lasting:
                 kept += lease.request.resources.but_cpus() if lease.blocked else lease.request.resources
         pool = self._pool
         fits = all(
@@ -360,7 +362,7 @@ class LeaseBook:
         found: dict[int, None] = {}
         for lease in self.leases.values():
             holder = lease.holder
-            if holder == NODE or lease.blocked or holder in found:
+            if holder == NODE or lease.request.lasting or lease.blocked or holder in found:
                 continue
             for waiter, lacking in waiters:
                 has = self._held.get(waiter, 0) if waiter != NODE else 0

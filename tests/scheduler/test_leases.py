@@ -213,6 +213,16 @@ def test_room_beside_a_bundle_is_anybodys_and_actors_for_life_are_not_waited_for
     assert holders(machine.request(DRIVER)) == [DRIVER]
 
 
+def test_actors_of_other_nodes_are_for_life_too() -> None:
+    """Their node holds the lease, as it holds those of tasks."""
+    machine = Machine(CPU=2)
+    (lease,) = machine.told(machine.book.request(OTHER, 1, 1, ResourceSet.of(ONE), 0.0, lasting=True))
+    machine.told(machine.book.press("group", ResourceSet.of({"CPU": 2}), 9.0, 0.0))
+    machine.request(DRIVER, 1, {"CPU": 2})
+    assert machine.asked == [] and holders(machine.request(THIRD)) == [THIRD]
+    machine.give_back(lease)
+
+
 def test_the_child_of_a_task_that_waits_goes_before_a_bundle() -> None:
     machine = Machine(CPU=1)
     (parent,) = machine.request(DRIVER)
