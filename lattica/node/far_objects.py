@@ -69,6 +69,7 @@ class FarObjects:
         self._sweeping = False
         self._wanted: dict[bytes, PeerId] = {}  # asked of this node, and not told
         self._fetching: dict[bytes, asyncio.Task[None]] = {}
+        self._sources: dict[bytes, Neighbour] = {}  # of what is being fetched: who has said where it lies
         self._seeking: dict[bytes, Seeking] = {}  # lent by nodes that are gone, and asked of others
         self.blocks = Blocks(
             desk.peer, self._node.store.arena, self._loop, self._pin, lambda offset, _: self._regions.free(offset)
@@ -179,7 +180,12 @@ class FarObjects:
         if len(message.data) not in (0, message.size):
             raise RemoteProtocolError(f"an object of {message.size} bytes came with {len(message.data)}")
         task = self._fetching[message.object] = self._loop.create_task(self._bring(neighbour, message))
-        task.add_done_callback(lambda _: self._fetching.pop(message.object, None))
+        self._sources[message.object] = neighbour
+
+        def done(_: object) -> None:
+            del self._fetching[message.object], self._sources[message.object]
+
+        task.add_done_callback(done)
 
     def nowhere(self, neighbour: Neighbour, message: far.Nowhere) -> None:
         """It will never come."""
@@ -240,9 +246,20 @@ class FarObjects:
             self._give_back(neighbour, message.contains)
             how = f"it could not be fetched from {neighbour.client.name}: {error.message}"
             log.warning("object %s: %s", message.object.hex()[:8], how)
-            self._seek(message.object, how, but=neighbour)
+            self._not_brought(neighbour, message.object, how)
+            return
+        except asyncio.CancelledError:  # by `doubted`
+            self._give_back(neighbour, message.contains)
+            self._not_brought(neighbour, message.object, f"{neighbour.client.name} cannot be reached")
             return
         self._arrived(neighbour, message, offset)
+
+    def _not_brought(self, neighbour: Neighbour, object_: bytes, how: str) -> None:
+        lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
+        if lender is None or lender is neighbour:
+            self._seek(object_, how, but=neighbour)
+        else:  # it was made anew meanwhile; and this fetch ends first
+            self._loop.call_soon(self._loop.call_soon, self.resolve, [object_])
 
     def _arrived(self, neighbour: Neighbour, message: far.Here, offset: int) -> None:
         store, ledger, mine = self._node.store, self._node.store.ledger, self.client.number
@@ -283,7 +300,10 @@ class FarObjects:
             neighbour.link.send(far.Stop(message.object, message.force, message.recursive))
 
     def doubted(self, neighbour: Neighbour, how: str) -> None:
-        """A node cannot be reached: what it has lent is made anew where that can be."""
+        """A node cannot be reached: what it has lent is made anew where that can be, and not waited for."""
+        for object_, source in self._sources.items():
+            if source is neighbour:
+                self._fetching[object_].cancel()
         self._perform(self._node.store.ledger.doubted(neighbour.client.number, how))
 
     def parting(self, neighbour: Neighbour, how: str) -> None:
