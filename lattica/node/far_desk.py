@@ -933,6 +933,7 @@ class FarDesk:
                 if carrier is not None:
                     carrier.drain()
                     carrier.close("its process has ended", gone=client not in self.node.clients)
+                    self._forget_unopened(away, client)
             case m.BecomeActor() | m.ActorRelease() | m.Exit():
                 data = frames.encode_one(message)
                 life = self.deciding.life_of(message.actor) if isinstance(message, m.BecomeActor) else None
@@ -952,6 +953,7 @@ class FarDesk:
             if away.carriers.get(caller.number) is carrier:
                 del away.carriers[caller.number]
                 caller.callees.discard(worker)
+                self._forget_unopened(away, caller.number)
 
         carrier = away.carriers[caller.number] = link.carrier(ours, ended)
         life = self.deciding.life_of(actor) if actor else None
@@ -960,6 +962,12 @@ class FarDesk:
         caller.callees.add(worker)
         away.client.peers.add(caller.number)
         return [theirs]
+
+    def _forget_unopened(self, away: Away, caller: int) -> None:
+        """Its node has not connected us: there may be no such worker any more, and nobody would tell us of its end."""
+        unused = not away.carriers and not away.lease and caller not in away.guests
+        if unused and not away.over and self.node.actor_desk.supervisor.actor_of(away.client.number) is None:
+            self._away_gone(away, "its node has not connected us with it")
 
     def _opened(self, neighbour: Neighbour, message: far.Opened) -> None:
         carrier = neighbour.link.carriers.get(message.carrier)
