@@ -269,16 +269,18 @@ class ActorDesk:
         if existing:
             store.give(actor, client)
             return
-        store.track(client, actor)
         if self.supervisor.actors[actor].plan.detached:
             store.give(actor, m.NODE)
+        store.track(client, actor)  # who asked may have dropped it while its name was claimed: then it is over
 
     def _need(self, actor_id: bytes, incarnation: int, pause_s: float) -> None:
         if pause_s:
             self._pauses[actor_id] = self._node.loop.call_later(pause_s, self._need, actor_id, incarnation, 0.0)
             return
         self._pauses.pop(actor_id, None)
-        plan, number = self.supervisor.actors[actor_id].plan, next(self._numbers)
+        if (actor := self.supervisor.actors.get(actor_id)) is None or actor.end is not None:
+            return
+        plan, number = actor.plan, next(self._numbers)
         self._needs[number] = actor_id, incarnation
         resources = plan.resources
         assert isinstance(resources, ResourceSet)
