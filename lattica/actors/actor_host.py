@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors import context, current
+from lattica.actors.checkpoints import Checkpoints
 from lattica.actors.handles import spec_decoder
 from lattica.actors.mailbox import KEPT_BYTES_MAX, Mailbox
 from lattica.codec import messages as m
@@ -57,6 +58,7 @@ class ActorHost:
         self.runtime.data = self.spec.data
         self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of)
         self.instance: Any = None
+        self.checkpoints = Checkpoints(self.runtime, message.actor, self.spec.class_name, self.spec.checkpoint_s)
         self._running: dict[tuple[int, int], context.Running] = {}
         self._canceled_early: set[tuple[int, int]] = set()  # between the mailbox and `_running`
         self._coroutines: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -70,6 +72,7 @@ class ActorHost:
         self._work: queue.SimpleQueue[tuple[int, m.Call] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._flush_due = False
+        self._checkpoint_due: asyncio.TimerHandle | None = None
         self._coroutine_canceled: type[BaseException] = BaseException  # asyncio's, once there is a loop
 
     def __repr__(self) -> str:
@@ -115,6 +118,7 @@ class ActorHost:
             token = context.running.set(now)
             try:
                 self.instance = cls(*args, **kwargs)
+                self.checkpoints.begin(self.instance, self.message.state)
             finally:
                 context.running.reset(token)
 
@@ -232,7 +236,7 @@ class ActorHost:
                 if self._over():
                     return
                 self._unsent = 0  # `wait` sends first
-                reactor.wait(lambda: len(self.mailbox) > 0 or self._over(), spin=ran == 1)
+                self._wait(spin=ran == 1)
                 ran = 0
                 continue
             ran += 1
@@ -247,6 +251,28 @@ class ActorHost:
             self._run_call(*entry)
             if self._ending is not None:
                 return
+            if self.checkpoints.note():
+                with lock:
+                    self._send_now()  # they need not wait for it
+                self.checkpoints.take_if_due()
+
+    def _wait(self, *, spin: bool) -> None:
+        """For the next call, or for a checkpoint to be due."""
+        checkpoints = self.checkpoints
+        left = checkpoints.left_s()
+        due = not self.runtime.reactor.wait(
+            lambda: len(self.mailbox) > 0 or self._over() or checkpoints.wanted, left, spin=spin
+        )
+        if due or checkpoints.wanted:
+            checkpoints.take_if_due()
+        checkpoints.wanted = False
+
+    def checkpoint(self) -> None:
+        """The node goes: take one as soon as can be. Lock held."""
+        self.checkpoints.wanted = self.checkpoints.on
+        if self._loop is not None and self.checkpoints.on:
+            self._loop.call_soon_threadsafe(self.checkpoints.take_if_due)
+        self.runtime.reactor.changed()
 
     def _run_call(self, client: int, call: m.Call) -> None:
         """In the main thread or one of ours, to the end; the reply is queued."""
@@ -367,6 +393,7 @@ class ActorHost:
                 self._send_now()
                 self.wake()
                 self.runtime.reactor.changed()
+            self.checkpoints.ran()
 
     # -- coroutines
 
@@ -431,6 +458,14 @@ class ActorHost:
             self._flush_due = True
             assert self._loop is not None
             self._loop.call_soon(self._flush_tick)
+        self.checkpoints.ran()
+        if self._checkpoint_due is None and (left := self.checkpoints.left_s()) is not None:
+            assert self._loop is not None
+            self._checkpoint_due = self._loop.call_later(left, self._checkpoint_tick)
+
+    def _checkpoint_tick(self) -> None:
+        self._checkpoint_due = None
+        self.checkpoints.take_if_due()
 
     def _flush_tick(self) -> None:
         self._flush_due = False

@@ -49,6 +49,7 @@ class Spec(msgspec.Struct, array_like=True):
     is_async: bool
     meta: bytes
     data: bool = False  # what it raises shall be data, and what it submits likewise
+    checkpoint_s: float | None = None  # between checkpoints, if the class offers any
 
 
 _meta_encoder = msgspec.msgpack.Encoder()
@@ -403,6 +404,7 @@ class _Creation:
             self.is_async,
             _meta_encoder.encode(self.meta),
             self.data,
+            checkpoint_s=self.cls._options.get("checkpoint_every"),
         )
         return _meta_encoder.encode(spec), [id for value in wire for id in _ids(value)]
 

@@ -19,7 +19,8 @@ COMMON = {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", 
           "trust", "results", "site"}  # fmt: skip
 TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls"}
 ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
-                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "partition"}  # fmt: skip
+                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "partition",
+                  "checkpoint_every"}  # fmt: skip
 METHOD = {"num_returns", "name", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events"}
 LATER = {
     "runtime_env",
@@ -78,6 +79,8 @@ def _check_one(name: str, value: Any) -> None:
         raise ConfigError(f"max_concurrency={value!r} must be a whole number of at least 1")
     if name == "lifetime" and value not in ("detached", "non_detached"):
         raise ConfigError(f"lifetime={value!r} must be None or 'detached'")
+    if name == "checkpoint_every" and not _is_seconds(value):
+        raise ConfigError(f"checkpoint_every={value!r:.80} must be a number of seconds, at least 0")
     if name == "partition" and value not in PARTITIONS:
         raise ConfigError(f"partition={value!r:.80} must be {' or '.join(map(repr, PARTITIONS))}")
     if name in ("name", "namespace") and (not isinstance(value, str) or not value):
@@ -102,6 +105,10 @@ def _check_one(name: str, value: Any) -> None:
 
 def _is_count(value: Any, least: int, below: float = float("inf")) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < below
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _are_exceptions(value: Any) -> bool:

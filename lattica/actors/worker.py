@@ -119,6 +119,7 @@ class Worker:
         extra[m.Leased] = self._leased
         extra[m.BecomeActor] = self._become_actor
         extra[m.ActorRelease] = self._release
+        extra[m.CheckpointWanted] = self._checkpoint
         extra[m.Exit] = lambda _: self._stop()
         extra[type(None)] = lambda _: _die()
         self.runtime.on_block = self._on_block
@@ -186,6 +187,10 @@ class Worker:
     def _release(self, _: m.ActorRelease) -> None:
         if self.host is not None:
             self.host.release()
+
+    def _checkpoint(self, _: m.CheckpointWanted) -> None:
+        if self.host is not None:
+            self.host.checkpoint()
 
     def _stop(self) -> None:
         self.stopping = True

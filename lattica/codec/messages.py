@@ -306,6 +306,13 @@ class FromAfar(msgspec.Struct, array_like=True, tag=29):
     value: bool = False
 
 
+class ActorCheckpoint(msgspec.Struct, array_like=True, tag=33):
+    """I, an actor, have taken a checkpoint: give it to my next incarnation (`BecomeActor.state`)."""
+
+    actor: bytes
+    state: bytes
+
+
 class GroupCreate(msgspec.Struct, array_like=True, tag=30):
     """Keep these bundles for a placement group of mine, which my job's end ends; answered by `State`: {} or
     {"error": words}. strategy: as in `scheduler.bundles.Pattern`."""
@@ -526,6 +533,7 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=59):
     name: str = ""
     namespace: str = ""
     via: int = 0  # of another machine: what `spec` holds is to be imported
+    state: bytes = b""  # of the incarnation before, as it was in `ActorCheckpoint`
 
 
 class NewCaller(msgspec.Struct, array_like=True, tag=60):
@@ -547,6 +555,12 @@ class Leased(msgspec.Struct, array_like=True, tag=61):
 
 class ActorRelease(msgspec.Struct, array_like=True, tag=62):
     """Worker: nobody holds your actor any more; finish what is queued, say `ActorExit`, and end."""
+
+    actor: bytes
+
+
+class CheckpointWanted(msgspec.Struct, array_like=True, tag=69):
+    """Worker: your actor moves; take a checkpoint now, if its class offers one."""
 
     actor: bytes
 
@@ -718,13 +732,13 @@ FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
     | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest | Unheard
-    | FromAfar | GroupCreate | GroupRemove | GroupWanted
+    | FromAfar | GroupCreate | GroupRemove | GroupWanted | ActorCheckpoint
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied
     | LeaseWanted | LeaseLost | ActorAccepted | ActorRefused | ActorConnected | ActorDown | ActorFound | State
     | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone | CancelWanted
-    | MeshAnswer | InGroup
+    | MeshAnswer | InGroup | CheckpointWanted
 )  # fmt: skip
 ToZygote = Fork | Import
 FromZygote = Forked | Exited | Confined

@@ -34,6 +34,9 @@ from lattica.scheduler.resources import ResourceSet
 if TYPE_CHECKING:
     from lattica.node.server import Node
 
+STATE_MAX_BYTES = 8 << 20
+"""Of a checkpoint, as in the worker."""
+
 
 class ActorDesk:
     """Carries out what the supervisor decides."""
@@ -44,6 +47,7 @@ class ActorDesk:
         self._numbers = count(1)  # lease requests of ours
         self._needs: dict[int, tuple[bytes, int]] = {}  # request -> (actor, incarnation) that waits for a worker
         self._pauses: dict[bytes, Timer] = {}
+        self.states: dict[bytes, bytes] = {}  # actor -> its last checkpoint
 
     # -- told by clients
 
@@ -145,12 +149,27 @@ class ActorDesk:
         self._perform(self.supervisor.leaving(client.number, message.actor, message.reason))
         self._let_name_go(message.actor)
 
+    def checkpoint(self, client: Client, message: m.ActorCheckpoint) -> None:
+        if not self._forwarded(client, message):
+            self._keep(client.number, message.actor, message.state)
+
+    def _keep(self, worker: int, actor_id: bytes, state: bytes) -> None:
+        """For the next incarnation."""
+        actor = self.supervisor.actor_of(worker)
+        if actor is None or actor.plan.actor != actor_id or actor.end is not None or len(state) > STATE_MAX_BYTES:
+            return
+        self.states[actor_id] = state
+        if actor.plan.detached and self._node.far is not None:
+            self._node.far.detached.checkpoint(actor_id, state)
+
     def _let_name_go(self, actor: bytes) -> None:
         """Others may have its name, if it does not bear it any more."""
         if self._node.far is not None and not self.supervisor.bears_name(actor):
             self._node.far.names.over(actor)
 
-    def _forwarded(self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit) -> bool:
+    def _forwarded(
+        self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit | m.ActorCheckpoint
+    ) -> bool:
         """Whether this worker is an actor of another node's, which is told."""
         return self._node.far is not None and self._node.far.forwards(client, message)
 
@@ -173,7 +192,9 @@ class ActorDesk:
         self._perform(effects)
         return bool(effects)
 
-    def away_said(self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit) -> None:
+    def away_said(
+        self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit | m.ActorCheckpoint
+    ) -> None:
         """An actor of ours on another node says this."""
         match message:
             case m.ActorReady(actor):
@@ -183,6 +204,8 @@ class ActorDesk:
             case m.ActorExit(actor, reason):
                 self._perform(self.supervisor.leaving(client.number, actor, reason))
                 self._let_name_go(actor)
+            case m.ActorCheckpoint(actor, state):
+                self._keep(client.number, actor, state)
 
     def away_died(self, worker: int, how: str, stderr: str, out_of_memory: bool) -> None:
         """A worker of another node is dead, or lost."""
@@ -252,6 +275,7 @@ class ActorDesk:
                     node.tell(worker, m.ActorRelease(actor))
                     self._let_name_go(actor)
                 case Forget(actor, holds, detached, elsewhere):
+                    self.states.pop(actor, None)
                     if not elsewhere:
                         self._over(actor, detached=detached)
                     node.store.let_go([*holds, actor] if detached else holds)
@@ -325,7 +349,7 @@ class ActorDesk:
             worker,
             m.BecomeActor(
                 actor_id, incarnation, plan.spec, dict(plan.resources), gpus, plan.name, plan.namespace,
-                far.detached.via(actor_id) if far is not None else 0,
+                far.detached.via(actor_id) if far is not None else 0, self.states.get(actor_id, b""),
             ),
         )  # fmt: skip
 

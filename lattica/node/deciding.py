@@ -389,6 +389,9 @@ class Deciding:
                 record = restarts.read_record(row.body)
             except RemoteProtocolError as error:
                 log.warning("%s", error.message)
+        before = self.records.get(actor)
+        if before is not None:
+            self._desk.detached.superseded(before, record)
         if record is None:
             self.records.pop(actor, None)
         else:

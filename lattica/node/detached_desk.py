@@ -43,6 +43,7 @@ KEEPERS = 2
 SMALL_BYTES = 64 << 10
 KEEPERS_MAX = 16
 """Of a seed of SMALL_BYTES: so many that with the owner they are more than half, so that any larger side has one."""
+CHECKPOINT_S = 2.0  # for actors that move to take one more
 MOVE_S = 5.0  # for a node that goes to tell where its actors go on
 VERSION = 1
 GATHER_S = 10.0  # for what the arguments refer to, to come here from other nodes
@@ -60,6 +61,7 @@ class Paper(msgspec.Struct, array_like=True, frozen=True):
     namespace: str
     claim: bytes  # by which it has its name
     incarnation: int  # the last that its row tells of
+    state: bytes = b""  # the CID of its last checkpoint
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True):
@@ -237,23 +239,49 @@ class DetachedDesk:
             left += contains
         return missing
 
-    async def _spread(self, actor: bytes) -> None:
-        content = self._seeds.get(actor, b"")
+    def _keepers(self, actor: bytes, content: bytes) -> tuple[PeerId, ...]:
+        """Who shall have it, too."""
         others = self._desk.deciding.in_order(actor)
         is_small = self._desk.kept.size(content) <= SMALL_BYTES
         count = min(max(KEEPERS, (len(others) + 1) // 2), KEEPERS_MAX) if is_small else KEEPERS
-        keepers = tuple(others[:count])
+        return tuple(others[:count])
+
+    async def _spread(self, actor: bytes) -> None:
+        content = self._seeds.get(actor, b"")
+        keepers = self._keepers(actor, content)
         if content and keepers != self._told.get(actor):
             new = [peer for peer in keepers if peer not in self._told.get(actor, ())]
             self._told[actor] = keepers
             await self._desk.kept.spread(content, new)
+
+    def checkpoint(self, actor: bytes, state: bytes) -> None:
+        """One of ours has taken one."""
+        self._begin(self._keep_state(actor, state))
+
+    async def _keep_state(self, actor: bytes, state: bytes) -> None:
+        """On this node and its keepers, then in its row."""
+        desk, deciding = self._desk, self._desk.deciding
+        content = desk.kept.put(state)
+        await desk.kept.spread(content, self._keepers(actor, content))
+        record = deciding.restarts.running.get(ActorId(actor))
+        paper = read_paper(record.spec) if record is not None else None
+        if record is None or paper is None or self._node.actor_desk.states.get(actor) is not state:
+            return  # it has ended, or there is a newer one
+        spec = _encode(msgspec.structs.replace(paper, state=content))
+        deciding.do([restarts.Write(ActorId(actor), msgspec.structs.replace(record, spec=spec))])
+
+    def superseded(self, before: restarts.Record, now: restarts.Record | None) -> None:
+        """A row names another checkpoint than it did."""
+        old, new = read_paper(before.spec), read_paper(now.spec) if now is not None else None
+        if old is not None and old.state and (new is None or new.state != old.state):
+            self._desk.kept.forget_soon(old.state)
 
     def members_changed(self) -> None:
         """Others may be the ones to keep what ours need; and what no row names any more may go."""
         for actor in list(self._seeds):
             self._begin(self._spread(actor))
         papers = [read_paper(record.spec) for record in self._desk.deciding.records.values()]
-        named = [paper.content for paper in papers if paper is not None and paper.content]
+        named = [cid for paper in papers if paper is not None for cid in (paper.content, paper.state) if cid]
         self._desk.kept.sweep([*named, *filter(None, self._seeds.values())])
 
     # -- restarted here
@@ -276,6 +304,11 @@ class DetachedDesk:
                 log.warning("actor %s cannot be restarted: %s", short(actor), why)
                 deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
                 return
+            state = await desk.kept.get(paper.state, deciding.in_order(actor)) if paper.state else None
+            if state is not None:
+                self._node.actor_desk.states[actor] = state
+            elif paper.state:
+                log.warning("actor %s begins anew: no node that answers has its checkpoint", short(actor))
             seed, running = _seed(data), deciding.restarts.running.get(ActorId(actor))
             if running is None or running.life != record.life:
                 return  # somebody else was first
@@ -365,6 +398,7 @@ class DetachedDesk:
     async def move_all(self) -> None:
         """This node goes: others run what it runs, from the constructor."""
         handed: dict[bytes, int] = {}  # actor -> epoch
+        await self._last_checkpoints()
         for actor in list(self._seeds):
             content, others = self._seeds[actor], self._desk.deciding.in_order(actor)
             if not content or not others:
@@ -384,6 +418,20 @@ class DetachedDesk:
             actor in records and records[actor].life.epoch == epoch for actor, epoch in handed.items()
         ):
             await asyncio.sleep(LOOK_S)
+
+    async def _last_checkpoints(self) -> None:
+        """Of those whose classes offer any: they have taken one before."""
+        desk = self._node.actor_desk
+        before = {actor: state for actor in self._seeds if (state := desk.states.get(actor)) is not None}
+        for actor in before:
+            entry = desk.supervisor.actors.get(actor)
+            if entry is not None and entry.worker is not None:
+                self._node.tell(entry.worker, m.CheckpointWanted(actor))
+        until = self._loop.time() + CHECKPOINT_S
+        while self._loop.time() < until and any(desk.states.get(actor) is state for actor, state in before.items()):
+            await asyncio.sleep(LOOK_S / 4)
+        if before:
+            await asyncio.sleep(LOOK_S)  # until they are on their way
 
     def _forget(self, actor: bytes) -> None:
         """It is not this node's any more."""

@@ -81,8 +81,8 @@ _OF_GROUPS = (
     far.GroupReserve, far.GroupCommit, far.GroupAbort, far.GroupReserved, far.GroupDenied, far.GroupCommitted,
     far.GroupExpired, far.GroupWatch, far.GroupIs, far.GroupEnd, far.GroupNamed, far.GroupFound,
 )  # fmt: skip
-_from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit)
-_from_worker = msgspec.msgpack.Decoder(m.ActorReady | m.ActorFailed | m.ActorExit)
+_from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit | m.CheckpointWanted)
+_from_worker = msgspec.msgpack.Decoder(m.ActorReady | m.ActorFailed | m.ActorExit | m.ActorCheckpoint)
 
 
 class Away(msgspec.Struct, eq=False):
@@ -934,7 +934,7 @@ class FarDesk:
                     carrier.drain()
                     carrier.close("its process has ended", gone=client not in self.node.clients)
                     self._forget_unopened(away, client)
-            case m.BecomeActor() | m.ActorRelease() | m.Exit():
+            case m.BecomeActor() | m.ActorRelease() | m.Exit() | m.CheckpointWanted():
                 data = frames.encode_one(message)
                 life = self.deciding.life_of(message.actor) if isinstance(message, m.BecomeActor) else None
                 away.neighbour.link.send(far.ToWorker(away.theirs, number, data, life), len(data))

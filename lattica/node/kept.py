@@ -32,6 +32,7 @@ PIECE_BYTES = 256 << 10
 COMING_MAX = 64  # that arrive in pieces at once
 FORGET_S = 600.0
 """After it is named by no row: the row may still be on its way to us, or a newer one be lost with its writer."""
+SOON_S = 30.0  # instead of it for a checkpoint that a newer one has replaced
 ASK_S = 10.0  # for a keeper to send it
 CID_MAX_BYTES = 40
 
@@ -101,12 +102,22 @@ class Kept:
             return None
         return data if cid_named(manifest_of(data)) == content else None
 
+    def forget_soon(self, content: bytes) -> None:
+        """A newer checkpoint has taken its place: in SOON_S nobody asks for it any more."""
+        self._unnamed[cid_text(content)] = self._loop.time() - FORGET_S + SOON_S
+        self._loop.call_later(SOON_S + 1.0, self._sweep_unnamed)
+
     def sweep(self, named: Iterable[bytes]) -> None:
         """named: what actors' rows name now. The rest is deleted, some time later."""
         now, names = self._loop.time(), {cid_text(content) for content in named}
         self._unnamed = {name: self._unnamed.get(name, now) for name in self._sizes if name not in names}
+        self._sweep_unnamed()
+
+    def _sweep_unnamed(self) -> None:
+        now = self._loop.time()
         for name in [name for name, since in self._unnamed.items() if now - since > FORGET_S]:
-            del self._sizes[name], self._unnamed[name]
+            self._sizes.pop(name, None)
+            del self._unnamed[name]
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(self._folder, name))
 

@@ -155,6 +155,7 @@ class Node:
             m.ActorReady: (WORKERS, actors.ready),
             m.ActorFailed: (WORKERS, actors.failed),
             m.ActorExit: (WORKERS, actors.leaving),
+            m.ActorCheckpoint: (WORKERS, actors.checkpoint),
             m.GroupCreate: (RUNNERS, lambda client, message: self.groups.create(client, message)),
             m.GroupRemove: (RUNNERS, lambda client, message: self.groups.remove(client, message)),
             m.GroupWanted: (RUNNERS, lambda client, message: self.groups.want(client, message)),

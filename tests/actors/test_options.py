@@ -85,6 +85,7 @@ WRONG_FOR_ACTORS: list[tuple[dict[str, Any], str]] = [
     ({"max_pending_calls": -3}, "at least -1"),
     ({"lifetime": "forever"}, "detached"),
     ({"partition": "both"}, "'consistent' or 'available'"),
+    ({"checkpoint_every": -1}, "a number of seconds"),
     ({"namespace": 3}, "string"),
     ({"concurrency_groups": {"io": 2}}, "not supported"),
 ]

@@ -258,3 +258,42 @@ def test_detached_actors_move_when_their_node_stops(sessions: Sessions, tmp_path
         print(f"moved within {time.monotonic() - began:.1f} s, the stop included")
         (row,) = mesh.nodes["c"].ask("actors")
         assert (row["restarts_left"], row["epoch"]) == (0, 2)
+
+
+KEEPER = """
+@lattica.remote(num_cpus=0)
+class Keeper:
+    def __init__(self):
+        self.seen = []
+    def add(self, word):
+        self.seen.append(word)
+        return self.seen
+    def __lattica_checkpoint__(self):
+        return self.seen
+    def __lattica_restore__(self, state):
+        self.seen = [*state, "restored"]
+"""
+
+
+def test_a_checkpoint_outlives_its_actor_and_its_node(sessions: Sessions, tmp_path: Path, script: Script) -> None:
+    """Taken after each call; first the actor's process dies, then the machine, then the next one stops."""
+    with far_mesh(tmp_path / "mesh", a=1, b=1, c=1) as mesh:
+        made = (
+            f"{KEEPER}\nimport os, signal, time\n"
+            "k = Keeper.options(name='keeper', lifetime='detached', max_restarts=-1, max_task_retries=-1,"
+            " checkpoint_every=0).remote()\n"
+            "print(lattica.get(k.add.remote('one')))"
+        )
+        assert program(mesh, script, "b", made) == "['one']"
+        keeper = lattica.get_actor("keeper", SPACE)
+        lattica.kill(keeper, no_restart=False)
+        assert lattica.get(keeper.add.remote("two"), timeout=30) == ["one", "restored", "two"]
+        time.sleep(12.0)  # the checkpoint goes to its keepers, and nodes restart nothing in their first ten seconds
+        mesh.kill("b")
+        three = ["one", "restored", "two", "restored", "three"]
+        assert lattica.get(keeper.add.remote("three"), timeout=RESTARTED_S) == three
+        time.sleep(1.0)
+        (row,) = mesh.nodes["a"].ask("actors")
+        if row["host"] != mesh.nodes["a"].ask("whoami")["peer_id"]:
+            mesh.nodes.pop("c").ok("stop")
+            assert lattica.get(keeper.add.remote("four"), timeout=30) == [*three, "restored", "four"]
