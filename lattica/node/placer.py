@@ -247,7 +247,7 @@ class Placer:
             self._all_stale = False
             known = self._mesh.peer.gossip.community.membership.members()
             self._stale = {self._me, *known, *self._all}
-        for peer in self._stale:
+        for peer in sorted(self._stale):  # in no order of hashes: the same dice choose the same node
             self._look_at(peer, now)
         self._stale.clear()
         if self._round_trips_at <= now:
