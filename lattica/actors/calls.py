@@ -277,6 +277,8 @@ class ActorPeer:
         self.dead = None  # it may have been out of reach
         self.broken = None
         self.via = message.client if message.far else 0
+        if message.far:
+            self.runtime.objects.hosts[message.client] = message.host
         self.link = self.runtime.connect(fd, m.FromWorker, self)
         self.unanswered.connected(time.monotonic())
         self._send_again()

@@ -20,6 +20,7 @@ from lattica.actors.context import Place
 from lattica.actors.records import fail
 from lattica.actors.refs import ACTOR_ID_BYTES, ActorHold, Hold, Nested, ObjectRef
 from lattica.actors.runtime import Runtime
+from lattica.actors.tasks import inputs_of
 from lattica.codec import messages as m
 from lattica.errors import ActorAlreadyExistsError, ActorUnavailableError, ActorUnschedulableError, ConfigError
 
@@ -355,7 +356,9 @@ class _Creation:
         if not self.missing and not self.refused:
             failed = self._failed_argument()
             self.runtime.tell_node(
-                m.ActorArguments(self.id, *self._spec()) if failed is None else m.ActorArguments(self.id, error=failed)
+                m.ActorArguments(self.id, *self._spec(), inputs=inputs_of(self.deps, self.body))
+                if failed is None
+                else m.ActorArguments(self.id, error=failed)
             )
 
     def _failed_argument(self) -> bytes | None:
@@ -384,6 +387,7 @@ class _Creation:
                 announced,
                 self.where,
                 given.get("partition") == "available",
+                [] if self.missing else inputs_of(self.deps, self.body),
             )
         )
         if failed is not None:

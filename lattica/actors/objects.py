@@ -61,6 +61,7 @@ class Objects:
         self._lost: dict[bytes, m.Lost | m.Failed] = {}
         self._arrivals: dict[bytes, list[Callable[[], None]]] = {}  # to be called when it has come, or is lost
         self.lineage = Lineages()
+        self.hosts: dict[int, int] = {}  # processes on other machines -> the machine, by the node's number
         self._span_timer = False
         self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
 
@@ -302,7 +303,9 @@ class Objects:
         if isinstance(value, m.InArena):
             if via:
                 self._runtime.tell_node(m.FromAfar(value.object, via, True))
-                return InPlace(Hold(self.releases, value.object, -1, value.size, 1, data=data or value.data))
+                hold = Hold(self.releases, value.object, -1, value.size, 1, data=data or value.data)
+                hold.at = self.hosts.get(via, 0)
+                return InPlace(hold)
             hold = self.adopt_region(value)
             hold.data = data or value.data
             return InPlace(hold)

@@ -31,6 +31,12 @@ DEPTH_MAX = 1024
 """Tasks in one worker's queue; at 10 us each that is DEPTH_S."""
 REQUESTS_MAX = 64
 """Lease requests outstanding: more than any one machine of ours has cores to answer at once."""
+NEAR_REQUESTS = 2
+"""As many at first where a lease is wanted at one place, then as many as are had there: the third would wait there, and
+so be worth the journey of its input, though the first lease may have run all by then."""
+NEAR_PATIENCE_S = 0.25
+"""So long one lease there is enough for tasks of which nobody knows yet how long they run: 30 MB travel meanwhile. The
+first task of a function pays for its imports, and seems to be a long one."""
 LEASE_IDLE_S = 0.1
 """An idle lease is kept this long: a loop of `get(f.remote())` never pays for a lease trip (~0.2 ms) again."""
 EWMA_WEIGHT = 0.25
@@ -49,15 +55,21 @@ class Task(Protocol):
 
 
 class Lease:
-    """One worker, ours until we return it. `inflight`: what it has of us, oldest first; the first one is running."""
+    """One worker, ours until we return it. `inflight`: what it has of us, oldest first; the first one is running.
 
-    __slots__ = ("blocked", "granted_at", "id", "inflight", "progress_at", "reclaiming", "slow", "worker", "yielding")
+    ran: (seconds that the last task took here that was not quick, seconds that we expected; 0: not known).
+    """
+
+    __slots__ = (
+        "blocked", "granted_at", "id", "inflight", "progress_at", "ran", "reclaiming", "slow", "worker", "yielding",
+    )  # fmt: skip
 
     def __init__(self, id: int, worker: object, now: float) -> None:
         self.id, self.worker = id, worker
         self.inflight: dict[int, Task] = {}
         self.slow = 0  # how many of those are not known to be quick
         self.progress_at = self.granted_at = now
+        self.ran = (0.0, 0.0)
         self.yielding = False  # others want it: takes no more, goes back when empty
         self.reclaiming = False  # a Reclaim is under way
         self.blocked = False  # its task waits for others: takes no more until it replies
@@ -82,14 +94,16 @@ class Moves:
 class Submission:
     """The pending tasks, leases and wishes of one scheduling class."""
 
-    def __init__(self, next_seq: Callable[[], int]) -> None:
-        """next_seq: counts up over all classes of the process, since a worker may serve several in turn."""
-        self._next_seq = next_seq
+    def __init__(self, next_seq: Callable[[], int], near_to: Submission | None = None) -> None:
+        """next_seq: counts up over all classes of the process, since a worker may serve several in turn. near_to: the
+        same class without a place, of one whose leases are wanted where the arguments lie; those elsewhere `yield`."""
+        self._next_seq, self._near = next_seq, near_to is not None
+        self._near_again: float | None = None  # when to ask `moves` again, since one lease was enough so far
         self.pending: deque[Task] = deque()
         self.leases: dict[int, Lease] = {}
         self.requested = 0
         self._inflight = 0
-        self._estimates: dict[bytes, float] = {}
+        self._estimates: dict[bytes, float] = {} if near_to is None else near_to._estimates
 
     def __repr__(self) -> str:
         return f"<Submission: {len(self.pending)} pending, {self._inflight} in flight on {len(self.leases)} leases>"
@@ -117,6 +131,11 @@ class Submission:
         lease.blocked = False
         estimate = self._estimates.get(task.function)
         seconds = micros * 1e-6
+        if seconds >= QUICK_S:
+            if self._near and lease.yielding and estimate is not None:
+                seconds = estimate  # elsewhere, where it waited for its input
+            else:
+                lease.ran = seconds, estimate or 0.0
         if estimate is None:
             if len(self._estimates) >= ESTIMATES_MAX:
                 self._estimates.clear()
@@ -216,13 +235,17 @@ class Submission:
         """Whether tasks wait or run."""
         return bool(self.pending) or self._inflight > 0
 
+    def expected_s(self, function: bytes) -> float:
+        """How long it runs, as far as is known; 0: not."""
+        return self._estimates.get(function, 0.0)
+
     def settled(self) -> bool:
         """Whether `moves` has nothing to say after a plain reply: the common case, asked at every batch."""
         return not self.pending and not self.requested and len(self.leases) == 1
 
     def next_deadline(self) -> float | None:
         """When to ask `moves` again if nothing else happens."""
-        due = None
+        due = self._near_again
         for lease in self.leases.values():
             count = len(lease.inflight)
             if count == 1:
@@ -338,4 +361,17 @@ class Submission:
             first = next(iter(longest.inflight.values()))
             if len(longest.inflight) * self._estimates.get(first.function, QUICK_S) >= QUICK_S:
                 wish += queued
-        return min(wish, REQUESTS_MAX)
+        return min(wish, self._near_requests(now) if self._near else REQUESTS_MAX)
+
+    def _near_requests(self, now: float) -> int:
+        """How many requests may be under way at one place."""
+        self._near_again = None
+        if self.pending and self.pending[0].function not in self._estimates:
+            began = [lease.progress_at for lease in self.leases.values() if lease.inflight]
+            if not began:
+                return max(self.requested, 1)
+            if now < min(began) + NEAR_PATIENCE_S:
+                self._near_again = min(began) + NEAR_PATIENCE_S
+                return self.requested
+        there = sum(not lease.yielding for lease in self.leases.values())
+        return min(max(NEAR_REQUESTS, there), REQUESTS_MAX)

@@ -56,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True):
     announced: bool = False  # its spec and holds are told later, by `arguments`
     given: bytes = b""  # where it may live, as its creator said: for the placer
     available: bool = False  # a smaller side of a mesh may restart it, too
+    inputs: tuple[tuple[bytes, int], ...] = ()  # its largest arguments: (object, bytes)
 
 
 class End(msgspec.Struct, frozen=True):
@@ -237,12 +238,15 @@ class Supervisor:
         accepted: list[Effect] = [Accept(client, request, plan.actor, meta=plan.meta)]
         return accepted if plan.announced else [*accepted, NeedWorker(plan.actor, 1)]
 
-    def arguments(self, client: int, actor_id: bytes, spec: bytes, holds: tuple[bytes, ...]) -> list[Effect]:
+    def arguments(
+        self, client: int, actor_id: bytes, spec: bytes, holds: tuple[bytes, ...],
+        inputs: tuple[tuple[bytes, int], ...] = (),
+    ) -> list[Effect]:  # fmt: skip
         """What an announced actor waited for is there. Empty if the actor has ended meanwhile, or is not `client`'s."""
         actor = self.actors.get(actor_id)
         if actor is None or actor.creator != client or not actor.plan.announced or actor.end is not None:
             return []
-        actor.plan = msgspec.structs.replace(actor.plan, spec=spec, holds=holds, announced=False)
+        actor.plan = msgspec.structs.replace(actor.plan, spec=spec, holds=holds, announced=False, inputs=inputs)
         return [NeedWorker(actor_id, 1)]
 
     def argument_failed(self, client: int, actor_id: bytes, error: bytes) -> list[Effect]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.records import Record, data_alone, fail, failed_dep, finish
-from lattica.actors.refs import Hold, Nested, ObjectRef
+from lattica.actors.refs import Hold, InPlace, Nested, ObjectRef
 from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, STALL_S, Lease, Submission
 from lattica.codec import messages as m
 from lattica.codec.frames import Decoder
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
 
 SILENCE_S = 3.0
 """How long the node's word is waited for when a connection has ended: a death is told within one and a half."""
+NEAR_BYTES = 1 << 20
+"""Arguments of a task from this size on make it a task of the place where most of them lie: 8 ms at 1 Gbit/s, and a
+lease of its own costs one."""
+INPUTS_MAX = 8  # arguments that a node is told of, the largest
+LANES_MAX = 1024
+"""Lanes of one process; with more, tasks share the lane that goes anywhere. Each has 2 KB, and is looked at when idle
+leases are searched."""
+HERE, ELSEWHERE = -1, 0
+"""Beside the numbers of other machines: where arguments lie."""
 LEASE_MARGIN_S = 0.001
 """Timers fire this much late, so that what is due at the same time is done in one go."""
 
@@ -79,12 +88,13 @@ class TaskRecord(Record):
 class Target:
     """A worker that runs tasks for us, now or (its lease returned) perhaps again."""
 
-    __slots__ = ("client", "eof", "exports", "lane", "lease", "link", "pid", "tasks", "via")
+    __slots__ = ("at", "client", "eof", "exports", "lane", "lease", "link", "pid", "tasks", "via")
 
-    def __init__(self, tasks: Tasks, client: int, pid: int, *, far: bool = False) -> None:
-        """far: it is on another machine."""
+    def __init__(self, tasks: Tasks, client: int, pid: int, *, far: bool = False, host: int = 0) -> None:
+        """far: it is on another machine, `host`."""
         self.tasks, self.client, self.pid = tasks, client, pid
         self.via = client if far else 0
+        self.at = host if far else HERE
         self.link: Link = None  # type: ignore[assignment]
         self.exports: set[bytes] = set()
         self.lane: Lane | None = None
@@ -133,16 +143,19 @@ class Target:
 
 
 class Lane:
-    """The shell of one scheduling class. data: of what its tasks make, data is taken and nothing else."""
+    """The shell of one scheduling class. data: of what its tasks make, data is taken and nothing else. near: where most
+    of their arguments lie, of tasks with large ones; else None. base: the lane of the others."""
 
-    __slots__ = ("_timer_at", "core", "data", "given", "requests", "resources", "retryable", "tasks")
+    __slots__ = ("_near", "_timer_at", "core", "data", "given", "near", "requests", "resources", "retryable", "tasks")
 
     def __init__(
-        self, tasks: Tasks, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False
-    ) -> None:
+        self, tasks: Tasks, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False,
+        near: int | None = None, base: Lane | None = None,
+    ) -> None:  # fmt: skip
         self.tasks, self.resources, self.retryable, self.given = tasks, resources, retryable, given
-        self.data = data
-        self.core = Submission(tasks.next_seq)
+        self.data, self.near = data, near
+        self._near: dict[int, Lane] = {}
+        self.core = Submission(tasks.next_seq, None if base is None else base.core)
         self.requests: list[int] = []
         self._timer_at = float("inf")
 
@@ -154,12 +167,17 @@ class Lane:
             tasks.push(task, lease)  # type: ignore[arg-type]
         if moves.requests:
             tasks.relinquish_idle(self, now)
-            name = self.core.pending[0].name if self.core.pending else ""  # type: ignore[attr-defined]
+            pending: Any = self.core.pending
+            name = pending[0].name if pending else ""
+            work_s = self.core.expected_s(pending[0].function) if pending else 0.0
             for _ in range(moves.requests):
                 request = tasks.runtime.next_request()
+                inputs = self._inputs(len(self.requests)) if self.near is not None else []
                 self.requests.append(request)
                 tasks.lanes_by_request[request] = self
-                tasks.runtime.tell_node(m.LeaseRequest(request, self.resources, self.retryable, name, self.given))
+                tasks.runtime.tell_node(
+                    m.LeaseRequest(request, self.resources, self.retryable, name, self.given, inputs, work_s)
+                )
         for _ in range(moves.cancels):
             request = self.requests.pop()
             tasks.lanes_by_request.pop(request, None)
@@ -172,6 +190,23 @@ class Lane:
         due = self.core.next_deadline()
         if due is not None:
             self.arm(due)
+
+    def _inputs(self, at: int) -> list[tuple[bytes, int]]:
+        """Of the task for which this request is, or the last one."""
+        pending: Any = self.core.pending
+        record = pending[min(at, len(pending) - 1)] if pending else None
+        return inputs_of(record.deps, record.args) if record is not None else []
+
+    def toward(self, near: int) -> Lane:
+        """The lane of the tasks of this class whose arguments lie there."""
+        lane = self._near.get(near)
+        if lane is None:
+            if len(self.tasks.lanes) >= LANES_MAX:
+                return self
+            lane = Lane(self.tasks, self.resources, self.retryable, self.given, self.data, near, self)
+            self._near[near] = lane
+            self.tasks.lanes[len(self.tasks.lanes), near] = lane
+        return lane
 
     def arm(self, due: float) -> None:
         """Pump again at `due`; timers are lazy: one that comes too early sets the next."""
@@ -244,6 +279,10 @@ class Tasks:
             fail(self.runtime, record, self.runtime.node_died_error())
             return
         lane = record.lane
+        if record.deps or type(record.args) is Hold:
+            near = place_of(record.deps, record.args)
+            if near is not None:
+                lane = record.lane = lane.toward(near)
         now = time.monotonic()
         lease = lane.core.submit(record, now)
         if lease is not None:
@@ -302,7 +341,9 @@ class Tasks:
         """A worker is ours; perhaps for the first time, then its connection came along."""
         target = self.targets.get(message.client)
         if fd is not None:
-            target = self.targets[message.client] = Target(self, message.client, message.pid, far=message.far)
+            target = self.targets[message.client] = Target(
+                self, message.client, message.pid, far=message.far, host=message.host
+            )
             target.link = self.runtime.connect(fd, m.FromWorker, target)
         assert target is not None, "a lease on a worker that we never met"
         lane = self.lanes_by_request.pop(message.request, None)
@@ -316,7 +357,13 @@ class Tasks:
         target.lane, target.lease = lane, lease
         if target.eof:
             target.doubt(lease)
+        if message.far:
+            self.runtime.objects.hosts[message.client] = message.host
         lane.pump(now)
+        if lane.near is not None and lane.near != target.at:  # for one task: the next one is placed anew
+            lease.yielding = True
+            if not lease.inflight:
+                lane.pump(now)
 
     def denied(self, message: m.LeaseDenied) -> None:
         """No worker like that will ever be had here."""
@@ -335,7 +382,7 @@ class Tasks:
         target: Any = lease.worker
         target.lane = target.lease = None
         self.leases.pop(lease.id, None)
-        self.runtime.tell_node(m.LeaseReturn(lease.id))
+        self.runtime.tell_node(m.LeaseReturn(lease.id, *lease.ran))
 
     def relinquish_idle(self, asker: Lane, now: float) -> None:
         """Return idle leases of other lanes: this one is about to ask for the CPUs that they hold."""
@@ -432,6 +479,31 @@ class Tasks:
             if record.canceled:
                 record.lane.core.withdraw(record)
                 fail(self.runtime, record, TaskCancelledError(name=record.name, task_id=record.refs[0].hex()))
+
+
+def place_of(deps: list[ObjectRef], args: Any = b"") -> int | None:
+    """Where most of the arguments lie, if they are large: HERE, ELSEWHERE, or the machine's number."""
+    sizes: dict[int, int] = {}
+    for ref in deps:
+        value = ref._value
+        if type(value) is InPlace:
+            hold = value.hold
+            at = HERE if hold.offset >= 0 else hold.at
+            sizes[at] = sizes.get(at, 0) + hold.size
+    if type(args) is Hold:
+        sizes[HERE] = sizes.get(HERE, 0) + args.size
+    if sum(sizes.values()) < NEAR_BYTES:
+        return None
+    return max(sizes, key=lambda at: sizes[at])
+
+
+def inputs_of(deps: list[ObjectRef], args: Any = b"") -> list[tuple[bytes, int]]:
+    """The largest arguments, for the node, which knows where they lie."""
+    holds = [ref._value.hold for ref in deps if type(ref._value) is InPlace]
+    if type(args) is Hold:
+        holds.append(args)
+    holds.sort(key=lambda hold: -hold.size)
+    return [(hold.id, hold.size) for hold in holds[:INPUTS_MAX]]
 
 
 def crashed(name: str, how: str, stderr: str, made_at: str = "") -> WorkerCrashedError:

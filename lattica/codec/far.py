@@ -69,6 +69,7 @@ class AskLease(msgspec.Struct, array_like=True, tag=3, frozen=True):
     name: str = ""
     actor: bool = False
     within: bytes = b""  # the bundle that it runs in: a `scheduler.given.StrategyGiven`, encoded
+    each_s: float = 0.0  # how long those take that wait for the same input, on a node of pace 1; 0: not known
 
 
 class DropAsk(msgspec.Struct, array_like=True, tag=4, frozen=True):
@@ -98,9 +99,11 @@ class LeaseNot(msgspec.Struct, array_like=True, tag=6, frozen=True):
 
 
 class GiveBack(msgspec.Struct, array_like=True, tag=7, frozen=True):
-    """I am done with that worker."""
+    """I am done with that worker. ran_s, expected_s: as in `messages.LeaseReturn`."""
 
     lease: int  # the host's number
+    ran_s: float = 0.0
+    expected_s: float = 0.0
 
 
 class KillWorker(msgspec.Struct, array_like=True, tag=8, frozen=True):

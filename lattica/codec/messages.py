@@ -143,6 +143,8 @@ class LeaseRequest(msgspec.Struct, array_like=True, tag=10):
     retryable: bool = True  # the memory monitor kills retryable tasks' workers first
     name: str = ""  # function name, for `lattica status`
     given: bytes = b""  # where it may run: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
+    inputs: list[tuple[bytes, int]] = []  # the largest arguments of the first such task: (object, bytes)
+    work_s: float = 0.0  # how long one takes; 0: not known
 
 
 class LeaseCancel(msgspec.Struct, array_like=True, tag=11):
@@ -152,9 +154,12 @@ class LeaseCancel(msgspec.Struct, array_like=True, tag=11):
 
 
 class LeaseReturn(msgspec.Struct, array_like=True, tag=12):
-    """I am done with this worker; it has nothing of mine in its queue."""
+    """I am done with this worker; it has nothing of mine in its queue. ran_s: how long the last task of mine took
+    there, expected_s: how long such tasks usually take; 0: not known."""
 
     lease: int
+    ran_s: float = 0.0
+    expected_s: float = 0.0
 
 
 class WorkerKill(msgspec.Struct, array_like=True, tag=13):
@@ -196,6 +201,7 @@ class ActorCreate(msgspec.Struct, array_like=True, tag=15):
     announced: bool = False  # its arguments are still being made: `spec` and `holds` follow in `ActorArguments`
     given: bytes = b""  # where it may live: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
     available: bool = False  # of a detached one: a smaller side of a mesh may restart it, too
+    inputs: list[tuple[bytes, int]] = []  # as in `LeaseRequest`
 
 
 class ActorConnect(msgspec.Struct, array_like=True, tag=16):
@@ -263,6 +269,7 @@ class ActorArguments(msgspec.Struct, array_like=True, tag=24):
     spec: bytes = b""
     holds: list[bytes] = []
     error: bytes = b""
+    inputs: list[tuple[bytes, int]] = []  # as in `LeaseRequest`
 
 
 class Owes(msgspec.Struct, array_like=True, tag=25):
@@ -420,6 +427,7 @@ class LeaseGranted(msgspec.Struct, array_like=True, tag=48):
     connect: bool
     gpus: list[int] = []
     far: bool = False  # on another machine: what it gives is to be imported
+    host: int = 0  # that machine, by a number of the node's
 
 
 class LeaseDenied(msgspec.Struct, array_like=True, tag=49):
@@ -475,6 +483,7 @@ class ActorConnected(msgspec.Struct, array_like=True, tag=54):
     client: int
     pid: int
     far: bool = False  # on another machine: what it gives is to be imported
+    host: int = 0  # that machine, by a number of the node's
 
 
 class ActorDown(msgspec.Struct, array_like=True, tag=55):

@@ -69,7 +69,7 @@ class ActorDesk:
             message.actor, client.job, message.spec, resources, message.class_name, message.name,
             message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
             message.max_restarts, tuple(message.holds), message.meta, message.announced, message.given,
-            message.available,
+            message.available, tuple(message.inputs),
         )  # fmt: skip
         if node.far is not None and message.detached and (reason := node.far.detached.objection()):
             client.send(m.ActorRefused(message.request, "infeasible", reason))
@@ -109,7 +109,8 @@ class ActorDesk:
             self._perform(self.supervisor.argument_failed(client.number, message.actor, message.error))
             return
         holds = tuple(message.holds)
-        effects = self.supervisor.arguments(client.number, message.actor, message.spec, holds)
+        inputs = tuple(message.inputs)
+        effects = self.supervisor.arguments(client.number, message.actor, message.spec, holds, inputs)
         self._perform(effects)
         if not effects:
             self._node.store.let_go(holds)
@@ -311,7 +312,7 @@ class ActorDesk:
         if plan.given and self._node.groups.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given):
             return
         if self._node.far is not None:
-            self._node.far.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given)
+            self._node.far.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given, plan.inputs)
             return
         self._node.lease_desk.perform(
             self._node.book.request(
@@ -365,7 +366,8 @@ class ActorDesk:
             return
         if far is not None and worker in far.aways:
             fd = far.connect(caller, worker, actor, incarnation)
-            caller.send(m.ActorConnected(actor, incarnation, worker, pid, True), fd)
+            host = far.aways[worker].neighbour.client.number
+            caller.send(m.ActorConnected(actor, incarnation, worker, pid, True, host), fd)
             return
         caller.send(m.ActorConnected(actor, incarnation, worker, pid), node.connect(caller, worker))
 

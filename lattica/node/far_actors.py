@@ -112,7 +112,8 @@ class FarActors:
             return
         away = desk.away(desk.neighbour(PeerId(at.host)), at.worker)
         fd = desk.connect(client, away.client.number, at.actor, at.incarnation)
-        client.send(m.ActorConnected(at.actor, at.incarnation, away.client.number, away.pid, True), fd)
+        host = away.neighbour.client.number
+        client.send(m.ActorConnected(at.actor, at.incarnation, away.client.number, away.pid, True, host), fd)
 
     def is_down(self, neighbour: Neighbour, message: far.ActorIsDown) -> None:
         """An incarnation has ended."""

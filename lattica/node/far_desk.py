@@ -17,7 +17,8 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ from lattica.scheduler import load as loads
 from lattica.scheduler.admission import Refused
 from lattica.scheduler.demand import Demand
 from lattica.scheduler.fencing import Life
-from lattica.scheduler.given import decode_within
+from lattica.scheduler.given import WORK_S_MAX, decode_within
 from lattica.scheduler.leases import Lease
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
@@ -76,6 +77,7 @@ DEATH_S = 3.0
 it, so that its page can be read for them. A death is told within one and a half."""
 JOBS_MAX = 4096
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
+NO_RESOURCES = ResourceSet({})
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
 _OF_GROUPS = (
     far.GroupReserve, far.GroupCommit, far.GroupAbort, far.GroupReserved, far.GroupDenied, far.GroupCommitted,
@@ -625,14 +627,26 @@ class FarDesk:
     def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> None:
         """A process of ours wants a worker. Raises ConfigError if what it wants cannot be understood."""
         demand = self.placer.demand(message.given, resources)
+        if message.inputs or message.work_s:
+            demand = self._knowing(demand, message.inputs, message.work_s)
         now = self.node.now()
         self.place(
             Wish(client.number, message.request, client.job, demand, message.retryable, message.name, False, now)
         )
 
-    def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, given: bytes) -> None:
+    def _knowing(self, demand: Demand, inputs: Sequence[tuple[bytes, int]], work_s: float = 0.0) -> Demand:
+        """With where these objects lie, as far as is known here."""
+        lies, size = self.objects.lies(inputs)
+        return replace(demand, inputs=lies, input_bytes=size, work_s=min(max(work_s, 0.0), WORK_S_MAX))
+
+    def wish_for_actor(
+        self, number: int, job: int, resources: ResourceSet, name: str, given: bytes,
+        inputs: Sequence[tuple[bytes, int]] = (),
+    ) -> None:  # fmt: skip
         """The actor desk wants one. given: what its creator said of the place."""
         demand = self.placer.demand(given, resources)
+        if inputs:
+            demand = self._knowing(demand, inputs)
         self.place(Wish(m.NODE, number, job, demand, False, name, True, self.node.now()))
 
     def place(self, wish: Wish) -> None:
@@ -713,7 +727,7 @@ class FarDesk:
         neighbour.link.send(
             far.AskLease(
                 wish.number, job, wish.demand.resources.to_dict(), min(limit_s, 1e9), wish.retryable, wish.name,
-                wish.actor, wish.within,
+                wish.actor, wish.within, wish.demand.work_s if wish.demand.inputs else 0.0,
             )
         )  # fmt: skip
 
@@ -728,6 +742,7 @@ class FarDesk:
             return
         if wish.where is not None:
             wish.where.link.send(far.DropAsk(wish.number))
+            self.placer.ended(wish.where.peer, NO_RESOURCES)  # it was ahead of others there, perhaps
             self._unask(wish)
         self._leave_book(wish)
 
@@ -841,7 +856,8 @@ class FarDesk:
             return
         worker = away.client.number
         fd = [] if worker in holder.callees else self.connect(holder, worker)
-        holder.send(m.LeaseGranted(wish.request, number, worker, message.pid, bool(fd), message.gpus, True), fd)
+        host = neighbour.client.number
+        holder.send(m.LeaseGranted(wish.request, number, worker, message.pid, bool(fd), message.gpus, True, host), fd)
 
     def _lease_not(self, neighbour: Neighbour, message: far.LeaseNot) -> None:
         wish = neighbour.asks.pop(message.number, None)
@@ -856,18 +872,19 @@ class FarDesk:
         if data and (load := loads.decode(data)) is not None:
             self.placer.told(neighbour.peer, load, asked_at)
 
-    def give_back(self, number: int) -> None:
-        """A lease of ours elsewhere is over."""
+    def give_back(self, number: int, ran_s: float = 0.0, expected_s: float = 0.0) -> None:
+        """A lease of ours elsewhere is over. ran_s, expected_s: as in `messages.LeaseReturn`."""
         held = self.leases.pop(number, None)
         if held is not None:
             held.away.lease = 0
-            held.away.neighbour.link.send(far.GiveBack(held.theirs))
+            held.away.neighbour.link.send(far.GiveBack(held.theirs, ran_s, expected_s))
+            self.placer.ended(held.away.neighbour.peer, ResourceSet.of(held.resources))
 
-    def returned(self, client: int, number: int) -> None:
+    def returned(self, client: int, message: m.LeaseReturn) -> None:
         """Its holder returns it."""
-        held = self.leases.get(number)
+        held = self.leases.get(message.lease)
         if held is not None and held.holder == client:
-            self.give_back(number)
+            self.give_back(message.lease, message.ran_s, message.expected_s)
 
     def kill(self, client: int, message: m.WorkerKill) -> None:
         """Its holder wants the worker killed."""
@@ -1060,7 +1077,7 @@ class FarDesk:
             if reason := self.node.groups.lend(neighbour, message, self._jobs[message.job], resources):
                 neighbour.link.send(far.LeaseNot(message.number, reason, False, self._load()))
             return
-        answer = self.placer.admission.ask(resources, message.limit_s)
+        answer = self.placer.admission.ask(resources, message.limit_s, message.each_s)
         if isinstance(answer, Refused):
             neighbour.link.send(far.LeaseNot(message.number, answer.reason, answer.never, loads.encode(answer.load)))
             return
@@ -1125,6 +1142,7 @@ class FarDesk:
     def _give_back(self, neighbour: Neighbour, message: far.GiveBack) -> None:
         lease = self.node.book.leases.get(message.lease)
         if lease is not None and lease.holder == neighbour.client.number:
+            self.placer.admission.reported(message.ran_s, message.expected_s)
             if lease.worker is not None:
                 self.hosted.pop(lease.worker, None)
             self.node.lease_desk.perform(self.node.book.returned(message.lease, lease.holder, self.node.now()))

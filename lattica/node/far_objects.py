@@ -36,7 +36,11 @@ log = logging.getLogger(__name__)
 IN_MESSAGE_MAX_BYTES = 256 << 10
 """Of an object whose bytes come with the answer; larger ones are fetched in verified blocks."""
 ACTOR_ID_BYTES = 12
+SAID_MAX_BYTES = 1 << 40  # of one argument, by a process
 HOLDERS_MAX = 8  # of an object, named in one answer
+INPUTS_MAX = 8  # of a task, looked for
+SERVED_MAX = 65_536
+"""Objects of which it is remembered who has fetched them from here (200 B each): tasks go there as well as here."""
 SEEK_S = 3.0
 """For other nodes to say whether they have what one that is gone has lent. Longer: whoever waits hears later that it is
 lost, or its owner makes it anew later; shorter: a busy node's copy is not found."""
@@ -71,6 +75,7 @@ class FarObjects:
         self._fetching: dict[bytes, asyncio.Task[None]] = {}
         self._sources: dict[bytes, Neighbour] = {}  # of what is being fetched: who has said where it lies
         self._seeking: dict[bytes, Seeking] = {}  # lent by nodes that are gone, and asked of others
+        self._served: dict[bytes, dict[PeerId, None]] = {}  # who has fetched it from here, and holds it
         self.blocks = Blocks(
             desk.peer, self._node.store.arena, self._loop, self._pin, lambda offset, _: self._regions.free(offset)
         )
@@ -110,6 +115,11 @@ class FarObjects:
 
     def returned(self, neighbour: Neighbour, message: far.Returned) -> None:
         """They hold it no more."""
+        served = self._served.get(message.object)
+        if served is not None and neighbour.peer in served:
+            del served[neighbour.peer]
+            if not served:
+                del self._served[message.object]
         self._perform(self._node.store.ledger.drop(neighbour.client.number, message.object))
 
     def unborrowed(self, lender: int, object_: bytes) -> None:
@@ -147,6 +157,24 @@ class FarObjects:
         lent = self._node.store.ledger.lent_by(neighbour.client.number)
         return [object_ for object_ in lent if len(object_) != ACTOR_ID_BYTES]
 
+    def lies(self, inputs: Sequence[tuple[bytes, int]]) -> tuple[dict[PeerId, int], int]:
+        """(peer -> bytes of these that lie there, bytes of all). inputs: (object, bytes), as a process says."""
+        ledger, found, total = self._node.store.ledger, dict[PeerId, int](), 0
+        for object_, said in inputs[:INPUTS_MAX]:
+            here = ledger.place(object_)
+            size = here[1] if here is not None else min(max(said, 0), SAID_MAX_BYTES)
+            total += size
+            peers = list(self._served.get(object_, ()))
+            lender = ledger.lender(object_)
+            neighbour = self._neighbour(lender) if lender is not None else None
+            if neighbour is not None:
+                peers.append(neighbour.peer)
+            if here is not None or lender is None:  # nobody else knows of a region of a process of ours
+                peers.append(self._desk.me)
+            for peer in dict.fromkeys(peers):
+                found[peer] = found.get(peer, 0) + size
+        return found, total
+
     def want(self, neighbour: Neighbour, message: far.Want) -> None:
         """They want to know where it lies; we may have to ask on."""
         if message.now and self._node.store.ledger.place(message.object) is None:
@@ -169,6 +197,9 @@ class FarObjects:
         if not data and size:
             self.blocks.offer(message.object, offset, size, failed)
         neighbour.link.send(far.Here(message.object, size, failed, list(contains), data), len(data))
+        if len(self._served) >= SERVED_MAX:
+            del self._served[next(iter(self._served))]
+        self._served.setdefault(message.object, {})[neighbour.peer] = None
 
     def here(self, neighbour: Neighbour, message: far.Here) -> None:
         """They say where it lies."""
@@ -319,6 +350,8 @@ class FarObjects:
 
     def parted(self, neighbour: Neighbour, how: str) -> None:
         """A node is gone: so are the answers that it owed, and what was given to its processes."""
+        for served in self._served.values():
+            served.pop(neighbour.peer, None)
         for object_, seeking in list(self._seeking.items()):
             self._not_at(object_, seeking, neighbour)
         for object_, peer in list(self._wanted.items()):

@@ -84,8 +84,10 @@ class LeaseDesk:
 
     def returned(self, client: Client, message: LeaseReturn) -> None:
         if self._node.far is not None and message.lease >= FAR_LEASE:
-            self._node.far.returned(client.number, message.lease)
+            self._node.far.returned(client.number, message)
             return
+        if self._node.far is not None:
+            self._node.far.placer.admission.reported(message.ran_s, message.expected_s)
         self.perform(self._node.book.returned(message.lease, client.number, self._node.now()))
 
     def kill(self, client: Client, message: WorkerKill) -> None:

@@ -181,7 +181,7 @@ class Placer:
 
     def ended(self, peer: PeerId, resources: ResourceSet) -> None:
         """A lease there was returned, or given up."""
-        self._placement.ended(peer, resources)
+        self._placement.ended(peer, resources, self._all.get(peer))
         self._tell()
 
     def validate(self) -> None:

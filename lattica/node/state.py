@@ -186,6 +186,7 @@ class StateDesk:
         clients = [
             {
                 "client": view.client,
+                "name": self._node.clients[view.client].name if view.client in self._node.clients else "node",
                 "held": view.held,
                 "held_bytes": view.held_bytes,
                 "made": view.made,

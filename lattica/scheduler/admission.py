@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from lattica.mesh.identity import PeerId
 from lattica.scheduler.demand import Demand, NodeView
+from lattica.scheduler.given import WORK_S_MAX
 from lattica.scheduler.leases import LeaseBook
 from lattica.scheduler.load import Load
 from lattica.scheduler.pace import Pace
@@ -52,8 +53,9 @@ class Admission:
     def __repr__(self) -> str:
         return f"<Admission: pace {self.pace.pace:.2f}, {self.refused} refused{', draining' if self.draining else ''}>"
 
-    def ask(self, resources: ResourceSet, limit_s: float) -> Admitted | Refused:
-        """A request of another node. limit_s: the longest wait for which it shall be queued."""
+    def ask(self, resources: ResourceSet, limit_s: float, each_s: float = 0.0) -> Admitted | Refused:
+        """A request of another node. limit_s: the longest wait for which it shall be queued. each_s: how long those
+        take that wait for the same input, as far as it knows."""
         load = self.load()
         if lacking := self._pool.missing(resources):
             return self._refuse(f"this node does not have {lacking}", load, never=True)
@@ -64,7 +66,8 @@ class Admission:
             return Admitted(False, _with(load, resources))
         if waiting >= QUEUE_MAX:
             return self._refuse(f"{waiting} requests wait here already", load)
-        wait = wait_s(Demand(resources), NodeView(self._me, self._pool.total), load, waiting)
+        demand = Demand(resources, inputs={self._me: 1}, work_s=each_s) if each_s > 0 else Demand(resources)
+        wait = wait_s(demand, NodeView(self._me, self._pool.total), load, waiting)
         if wait > limit_s:
             return self._refuse(f"it would wait {wait:.2f} s here", load)
         return Admitted(True, replace(load, queued=waiting + 1))
@@ -72,6 +75,11 @@ class Admission:
     def ran(self, run_s: float, expected_s: float) -> None:
         """A task of whomever ended here. expected_s: the work that its submitter expected; 0 if it did not know."""
         self.pace.ran(run_s, expected_s)
+
+    def reported(self, run_s: float, expected_s: float) -> None:
+        """What a submitter says of that; nothing if it cannot be true."""
+        if 0 < run_s < WORK_S_MAX and 0 <= expected_s < WORK_S_MAX:
+            self.ran(run_s, expected_s)
 
     def load(self) -> Load:
         """The truth, as told to everybody."""

@@ -105,11 +105,13 @@ class Placement:
         while known.sent and known.sent[0] <= since:
             known.sent.popleft()
 
-    def ended(self, peer: PeerId, resources: ResourceSet) -> None:
-        """A lease there was returned: somebody who waits there begins, or there is more room."""
+    def ended(self, peer: PeerId, resources: ResourceSet, node: NodeView | None = None) -> None:
+        """A lease there was returned: somebody who waits there begins, or there is more room. node: as it is seen."""
         known = self._known.get(peer)
         if known is None:
             return
+        if node is not None and known.at < node.said_at:
+            known.load, known.at = node.load, node.said_at
         load = known.load
         if load.queued:
             known.load = replace(load, queued=load.queued - 1)
@@ -265,7 +267,12 @@ def wait_s(demand: Demand, node: NodeView, load: Load, ahead: int) -> float:
     if room is None:  # asks for nothing
         return 0.0
     behind = ahead - max(room, 0)
-    return 0.0 if behind < 0 else (behind + 1) * (load.task_s or TASK_S) / at_once(demand, node)
+    if behind < 0:
+        return 0.0
+    each_s = load.task_s or TASK_S
+    if demand.inputs and demand.work_s:  # most of those that wait where the input lies are of its own kind
+        each_s = demand.work_s * load.pace
+    return (behind + 1) * each_s / at_once(demand, node)
 
 
 def _most(inputs: Mapping[PeerId, int]) -> list[PeerId]:

@@ -14,6 +14,8 @@ from lattica.actors.submission import (
     DEPTH_MAX,
     ESTIMATES_MAX,
     LEASE_IDLE_S,
+    NEAR_PATIENCE_S,
+    NEAR_REQUESTS,
     QUICK_S,
     REQUESTS_MAX,
     STALL_S,
@@ -42,8 +44,8 @@ class Job:
 class Story:
     """A submission, its clock, and leases by number."""
 
-    def __init__(self) -> None:
-        self.core = Submission(count(1).__next__)
+    def __init__(self, near_to: Submission | None = None) -> None:
+        self.core = Submission(count(1).__next__, near_to)
         self.now = 100.0
         self._leases = count(1)
 
@@ -608,3 +610,63 @@ class AnyStory(RuleBasedStateMachine):
 
 AnyStory.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 test_in_any_story_no_job_is_lost_or_run_by_two_at_once = AnyStory.TestCase
+
+
+# -- near the arguments
+
+
+def near() -> Story:
+    return Story(Submission(count(1).__next__))
+
+
+def test_of_a_function_that_nobody_knows_one_lease_at_its_arguments_is_asked_for_at_first() -> None:
+    story = near()
+    jobs = story.submit(times=10)
+    assert story.moves().requests == 1
+    story.grant()
+    assert [job for _, job in story.moves().push] == jobs[:1]
+    assert story.moves().requests == 0
+    assert story.core.next_deadline() == story.now + NEAR_PATIENCE_S
+    story.now += NEAR_PATIENCE_S
+    assert story.moves().requests == NEAR_REQUESTS  # it is no short one
+    assert story.core.next_deadline() is None
+
+
+def test_leases_at_the_arguments_are_asked_for_as_many_as_there_are() -> None:
+    story = near()
+    story.core._estimates[b"f"] = 1.0
+    story.submit(times=50)
+    counts = []
+    for _ in range(5):
+        requests = story.moves().requests
+        counts.append(requests)
+        for _ in range(requests):
+            story.grant()
+    assert counts == [2, 2, 4, 8, 16]
+    for lease in story.core.leases.values():
+        lease.yielding = True  # all of them are elsewhere
+    assert story.moves().requests == NEAR_REQUESTS
+
+
+def test_what_runs_elsewhere_waits_for_its_input_and_says_nothing_of_the_function() -> None:
+    base = Submission(count(1).__next__)
+    story = Story(base)
+    base._estimates[b"f"] = 0.01
+    (job,) = story.submit()
+    story.core.requested = 1
+    lease = story.grant()
+    story.moves()
+    lease.yielding = True
+    story.reply(job, LONG_US)
+    assert base.expected_s(b"f") == pytest.approx(0.01)
+    assert lease.ran == (0.0, 0.0)
+
+
+def test_a_lease_says_how_long_its_last_long_task_took_and_what_was_expected() -> None:
+    story = Story()
+    lease = story.lease_after(b"f", LONG_US)
+    assert lease.ran == (1.0, 0.0)
+    (job,) = story.submit()
+    story.reply(job, 3 * LONG_US)
+    assert lease.ran == (3.0, 1.0)
+    assert story.core.expected_s(b"f") == pytest.approx(1.5)

@@ -20,6 +20,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "messages.json"
 OBJECT, FUNCTION, ACTOR = bytes(range(16)), b"f" * 16, b"a" * 12
 CPU = {"CPU": 1.5}
 REGION = m.InArena(OBJECT, 4096, 200, True)
+INPUTS = [(OBJECT, 4096)]
 
 EXAMPLES: list[Any] = [
     m.WithRefs(b"value", [OBJECT, ACTOR]),
@@ -34,13 +35,13 @@ EXAMPLES: list[Any] = [
     m.Resolve([OBJECT]),
     m.SpanRequest(7, 1 << 40, 1 << 41),
     m.SpanReturn(1 << 33, 1 << 20),
-    m.LeaseRequest(7, CPU, False, "step", b"given"),
+    m.LeaseRequest(7, CPU, False, "step", b"given", INPUTS, 0.5),
     m.LeaseCancel(7),
-    m.LeaseReturn(9),
+    m.LeaseReturn(9, 0.25, 0.5),
     m.WorkerKill(9, 12, "its connection broke"),
     m.Blocked(True),
     m.ActorCreate(
-        7, ACTOR, b"spec", CPU, "Counter", "c", "space", True, True, -1, [OBJECT], b"meta", True, b"given", True
+        7, ACTOR, b"spec", CPU, "Counter", "c", "space", True, True, -1, [OBJECT], b"meta", True, b"given", True, INPUTS
     ),
     m.ActorConnect(ACTOR),
     m.ActorLookup(7, "c", "space"),
@@ -48,7 +49,7 @@ EXAMPLES: list[Any] = [
     m.ActorReady(ACTOR),
     m.ActorFailed(ACTOR, b"error"),
     m.ActorExit(ACTOR, "it called exit_actor()"),
-    m.ActorArguments(ACTOR, b"spec", [OBJECT], b"error"),
+    m.ActorArguments(ACTOR, b"spec", [OBJECT], b"error", INPUTS),
     m.StateRequest(7, "status"),
     m.Shutdown(True),
     m.Owes(True),
@@ -68,13 +69,13 @@ EXAMPLES: list[Any] = [
     m.SpanGrant(7, 1 << 33, 1 << 20),
     m.SpanDenied(7, "the quota is reached"),
     m.SpanWanted(),
-    m.LeaseGranted(7, 9, 3, 4711, True, [0, 1], True),
+    m.LeaseGranted(7, 9, 3, 4711, True, [0, 1], True, 5),
     m.LeaseDenied(7, "no GPU here"),
     m.LeaseWanted(),
     m.LeaseLost(9, 3, 12, b"\xdd\x00\x00\x00\x00", "killed by SIGKILL", "last words", True, True),
     m.ActorAccepted(7, ACTOR, True, b"meta"),
     m.ActorRefused(7, "name-taken", "there is one"),
-    m.ActorConnected(ACTOR, 2, 3, 4711, True),
+    m.ActorConnected(ACTOR, 2, 3, 4711, True, 5),
     m.ActorDown(ACTOR, 2, True, "exit code 3", "last words", b"error", True, True, True, True),
     m.ActorFound(7, ACTOR, "Counter", b"meta"),
     m.State(7, {"CPU": 4.0, "nodes": [{"alive": True}]}),

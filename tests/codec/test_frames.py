@@ -31,19 +31,21 @@ plain = st.recursive(
 values = st.one_of(
     st.binary(max_size=40),
     st.builds(m.WithRefs, st.binary(max_size=40), st.lists(st.binary(max_size=16), max_size=3)),
-    st.builds(m.InArena, st.binary(max_size=16), numbers, numbers),
+    st.builds(m.InArena, st.binary(max_size=16), numbers, numbers, st.booleans()),
     st.builds(m.Failed, st.binary(max_size=40), st.lists(st.binary(max_size=16), max_size=3), st.booleans()),
 )
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     int: numbers,
     str: texts,
     bytes: st.binary(max_size=40),
+    float: st.floats(allow_nan=False),
     bool: st.booleans(),
     object: plain,
     m.Value: values,
     list[int]: st.lists(numbers, max_size=4),
     list[str]: st.lists(texts, max_size=4),
     list[bytes]: st.lists(st.binary(max_size=16), max_size=4),
+    list[tuple[bytes, int]]: st.lists(st.tuples(st.binary(max_size=16), numbers), max_size=4),
     list[int | str]: st.lists(numbers | texts, max_size=4),
     list[m.Value]: st.lists(values, max_size=4),
     list[dict[str, float]]: st.lists(st.dictionaries(texts, st.floats(allow_nan=False), max_size=4), max_size=3),

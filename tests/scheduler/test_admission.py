@@ -76,3 +76,21 @@ def test_nobody_overtakes_those_who_wait_though_it_would_fit() -> None:
     assert isinstance(machine.ask(ResourceSet.of({"CPU": 2}), float("inf")), Admitted)
     answer = machine.ask(limit_s=1.0)
     assert isinstance(answer, Refused) or answer.queued
+
+
+def test_who_knows_how_long_those_before_it_run_is_queued_accordingly() -> None:
+    machine = Machine(CPU=1)
+    machine.admission.ran(1.0, 0)
+    machine.ask()
+    assert isinstance(machine.admission.ask(ONE, 0.1), Refused)
+    assert isinstance(machine.admission.ask(ONE, 0.1, 0.05), Admitted)
+
+
+def test_what_submitters_say_of_run_times_is_taken_if_it_can_be_true() -> None:
+    machine = Machine(CPU=1)
+    for ran_s, expected_s in ((0.0, 1.0), (-1.0, 0.0), (float("nan"), 0.0), (1.0, float("inf")), (1e12, 0.0)):
+        machine.admission.reported(ran_s, expected_s)
+    assert machine.admission.load() == Load()
+    machine.admission.reported(2.0, 1.0)
+    assert machine.admission.load().task_s == 2.0
+    assert machine.admission.load().pace > 1

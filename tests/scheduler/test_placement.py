@@ -330,3 +330,21 @@ def test_a_rule_that_cannot_be_read_is_refused_with_the_rule_in_it(rule: str) ->
     with pytest.raises(ConfigError, match="no rule for a label"):
         labels.check({"zone": rule})
     labels.check({"zone": "!in(a, b)", "x": "y"})
+
+
+def test_who_waits_where_its_input_lies_counts_those_before_it_as_its_own_kind() -> None:
+    """A machine has run long tasks; now ten short ones want the 100 MB that lie there. They stay."""
+    submitter = Submitter(node(0), node(1, cpus=1, load=busy(1, task_s=5.0), said_at=0.0))
+    wants = Demand(ONE, inputs={peer(1): 10**8}, input_bytes=10**8, work_s=0.01)
+    assert [submitter.chosen(wants) for _ in range(10)] == [peer(1)] * 10
+    assert submitter.chosen(replace(wants, work_s=0.0)) == peer(0)
+
+
+def test_a_lease_that_ended_since_a_node_spoke_is_seen_in_what_it_said() -> None:
+    far = node(1, cpus=1, load=busy(1), said_at=5.0)
+    submitter = Submitter(node(0), far)
+    submitter.placement.told(peer(1), Load(), 1.0, 1.0)
+    submitter.now = 6.0
+    assert submitter.placement._wait_s(far, Demand(ONE), 6.0) > 0
+    submitter.placement.ended(peer(1), ONE, far)
+    assert submitter.placement._wait_s(far, Demand(ONE), 6.0) == 0
