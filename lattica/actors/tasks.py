@@ -155,7 +155,7 @@ class Lane:
         self.tasks, self.resources, self.retryable, self.given = tasks, resources, retryable, given
         self.data, self.near = data, near
         self._near: dict[int, Lane] = {}
-        self.core = Submission(tasks.next_seq, None if base is None else base.core)
+        self.core: Submission = Submission(tasks.next_seq, None if base is None else base.core)
         self.requests: list[int] = []
         self._timer_at = float("inf")
 

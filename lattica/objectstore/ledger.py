@@ -281,8 +281,11 @@ class Ledger:
         return effects + self._add(holder, object, 1), keep
 
     def made_here(self, object: bytes) -> list[Effect]:
-        """A client of ours has sealed it: if another node lends it to us, that loan goes back. It may have been given to
-        us before we were asked to make it; two nodes that lend each other the same thing would keep it for ever."""
+        """A client of ours has sealed it: if another node lends it to us, that loan goes back.
+
+        It may have been given to us before we were asked to make it; two nodes that lend each other the same thing
+        would keep it for ever.
+        """
         entry, lender = self._entries.get(object), self._borrowed.get(object)
         if entry is None or not isinstance(entry.state, _Sealed) or lender is None:
             return []

@@ -111,8 +111,7 @@ class Universe:
         self._stack.enter_context(_clocked(self))
         self._stack.enter_context(_heard(self))
         self._stack.enter_context(_collected())
-        where = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self.folder = self._stack.enter_context(TemporaryDirectory(prefix="lattica-universe-", dir=where))
+        self.folder = self._stack.enter_context(TemporaryDirectory(prefix="lattica-universe-"))
         self.null = os.open(os.devnull, os.O_RDWR)
         self._stack.callback(os.close, self.null)
         return self
