@@ -46,7 +46,7 @@ _HOMES = {
     "lattica.actors.context": ("get_gpu_ids", "get_runtime_context"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("actor", "errors", "exceptions")
+_MODULES = ("actor", "errors", "exceptions", "util")
 
 
 def __getattr__(name: str) -> Any:

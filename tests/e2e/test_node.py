@@ -166,13 +166,14 @@ def test_an_object_must_lie_in_a_span_of_its_maker(connect: Callable[..., Client
 
 def test_a_store_that_stays_full_says_who_holds_it(connect: Callable[..., Client]) -> None:
     greedy, late = connect(), connect()
+    number = greedy.expect(m.Welcome).client
     greedy.send(m.SpanRequest(1, 60 << 20))
     span = greedy.expect(m.SpanGrant)
     late.send(m.SpanRequest(1, 1 << 30), m.SpanRequest(2, 16 << 20), m.SpanRequest(3, 16 << 20))
     assert "larger than the whole object store" in late.expect(m.SpanDenied).detail
     greedy.expect(m.SpanWanted)
     denied = late.expect(m.SpanDenied)
-    assert f"driver 1, pid {os.getpid()}: 60 MiB" in denied.detail
+    assert f"driver {number}, pid {os.getpid()}: 60 MiB" in denied.detail
     late.expect(m.SpanDenied)  # the third, whose time may be over a moment later
     greedy.send(m.SpanReturn(span.offset, span.size))
     late.send(m.SpanRequest(4, 16 << 20))
