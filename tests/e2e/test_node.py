@@ -32,6 +32,7 @@ class Client:
         self.stream = Stream(sock, m.FromNode, takes_fds=True)
         self.inbox: list[Any] = []
         self.fds: list[int] = []
+        self.number = 0  # once it is welcome
         job = {"sys_path": sys.path, "cwd": os.getcwd(), **job}
         self.send(m.Hello(m.PROTOCOL, os.getpid(), kind, sys.executable, job))
 
@@ -96,7 +97,7 @@ def connect(node: str) -> Iterator[Callable[..., Client]]:
     def connect(*given: Any, **job: Any) -> Client:
         client = Client(node, *given, **job)
         clients.append(client)
-        client.expect(m.Welcome)
+        client.number = client.expect(m.Welcome).client
         return client
 
     yield connect
@@ -166,14 +167,13 @@ def test_an_object_must_lie_in_a_span_of_its_maker(connect: Callable[..., Client
 
 def test_a_store_that_stays_full_says_who_holds_it(connect: Callable[..., Client]) -> None:
     greedy, late = connect(), connect()
-    number = greedy.expect(m.Welcome).client
     greedy.send(m.SpanRequest(1, 60 << 20))
     span = greedy.expect(m.SpanGrant)
     late.send(m.SpanRequest(1, 1 << 30), m.SpanRequest(2, 16 << 20), m.SpanRequest(3, 16 << 20))
     assert "larger than the whole object store" in late.expect(m.SpanDenied).detail
     greedy.expect(m.SpanWanted)
     denied = late.expect(m.SpanDenied)
-    assert f"driver {number}, pid {os.getpid()}: 60 MiB" in denied.detail
+    assert f"driver {greedy.number}, pid {os.getpid()}: 60 MiB" in denied.detail
     late.expect(m.SpanDenied)  # the third, whose time may be over a moment later
     greedy.send(m.SpanReturn(span.offset, span.size))
     late.send(m.SpanRequest(4, 16 << 20))
