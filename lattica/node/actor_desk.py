@@ -252,9 +252,11 @@ class ActorDesk:
                     node.store.give(actor, client)
                     node.tell(client, m.ActorFound(request, actor, class_name, meta))
                 case NeedWorker(actor, incarnation, pause_s):
-                    plan = self.supervisor.actors[actor].plan
-                    if plan.detached and node.far is not None:
-                        node.far.detached.needs_worker(plan, incarnation)
+                    found = self.supervisor.actors.get(actor)
+                    if found is None or found.end is not None:
+                        continue  # whoever asked for it had dropped it: see `_accept`
+                    if found.plan.detached and node.far is not None:
+                        node.far.detached.needs_worker(found.plan, incarnation)
                     self._need(actor, incarnation, pause_s)
                 case CancelNeed(actor, incarnation):
                     self._cancel_need(actor, incarnation)
@@ -303,9 +305,7 @@ class ActorDesk:
             self._pauses[actor_id] = self._node.loop.call_later(pause_s, self._need, actor_id, incarnation, 0.0)
             return
         self._pauses.pop(actor_id, None)
-        if (actor := self.supervisor.actors.get(actor_id)) is None or actor.end is not None:
-            return
-        plan, number = actor.plan, next(self._numbers)
+        plan, number = self.supervisor.actors[actor_id].plan, next(self._numbers)
         self._needs[number] = actor_id, incarnation
         resources = plan.resources
         assert isinstance(resources, ResourceSet)
