@@ -167,12 +167,14 @@ class Lane:
             tasks.push(task, lease)  # type: ignore[arg-type]
         if moves.requests:
             tasks.relinquish_idle(self, now)
-            pending: Any = self.core.pending
-            name = pending[0].name if pending else ""
-            work_s = self.core.expected_s(pending[0].function) if pending else 0.0
+            first = self._first(0)
+            name = first.name if first is not None else ""
+            work_s = self.core.expected_s(first.function) if first is not None else 0.0
             for _ in range(moves.requests):
                 request = tasks.runtime.next_request()
-                inputs = self._inputs(len(self.requests)) if self.near is not None else []
+                if self.near is not None:
+                    first = self._first(len(self.requests))
+                inputs = inputs_of(first.deps, first.args) if self.near is not None and first is not None else []
                 self.requests.append(request)
                 tasks.lanes_by_request[request] = self
                 tasks.runtime.tell_node(
@@ -191,11 +193,13 @@ class Lane:
         if due is not None:
             self.arm(due)
 
-    def _inputs(self, at: int) -> list[tuple[bytes, int]]:
-        """Of the task for which this request is, or the last one."""
-        pending: Any = self.core.pending
-        record = pending[min(at, len(pending) - 1)] if pending else None
-        return inputs_of(record.deps, record.args) if record is not None else []
+    def _first(self, at: int) -> Any:
+        """The task for which a lease is asked, of which `at` are asked for already: one that waits, here or behind
+        another."""
+        pending = self.core.pending
+        if pending:
+            return pending[min(at, len(pending) - 1)]
+        return next((list(lease.inflight.values())[-1] for lease in self.core.leases.values() if lease.inflight), None)
 
     def toward(self, near: int) -> Lane:
         """The lane of the tasks of this class whose arguments lie there."""
