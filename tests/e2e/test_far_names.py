@@ -297,3 +297,31 @@ def test_a_checkpoint_outlives_its_actor_and_its_node(sessions: Sessions, tmp_pa
         if row["host"] != mesh.nodes["a"].ask("whoami")["peer_id"]:
             mesh.nodes.pop("c").ok("stop")
             assert lattica.get(keeper.add.remote("four"), timeout=30) == [*three, "restored", "four"]
+
+
+def test_a_node_that_comes_back_has_its_detached_actors_and_no_other_names(
+    sessions: Sessions, tmp_path: Path, script: Script
+) -> None:
+    """It is killed, and started before anybody believes it dead."""
+    with far_mesh(tmp_path / "mesh", a=1, b=1, c=1) as mesh:
+        made = (
+            "c = Counter.options(name='back', lifetime='detached', max_restarts=1).remote(start=5)\n"
+            "d = Counter.options(name='gone').remote()\n"
+            "print(lattica.get(c.add.remote()), lattica.get(d.add.remote()), flush=True)\ninput()"
+        )
+        env = {"LATTICA_DATA_DIR": str(mesh.nodes["b"].data_dir)}
+        head = f"{COUNTER}\nlattica.init(address='auto', namespace='{SPACE}')\n"
+        owner = script.start(head + made, env=env, name="owner.py", stdin=-1)
+        assert owner.stdout is not None and owner.stdout.readline() == "6 1\n"
+        node = mesh.nodes["b"]
+        assert eventually(lambda: mesh.nodes["a"].ask("actors"), 10.0)
+        time.sleep(1.5)  # rows are on disk after a second
+        mesh.kill("b")
+        node.start("start", "--num-cpus", "1", "--object-store-memory", "64MiB")
+        mesh.nodes["b"] = node
+        assert eventually(lambda: mesh.nodes["a"].ask("actors")[0]["restarts_left"] == 0, RESTARTED_S, every_s=0.5)
+        assert lattica.get(lattica.get_actor("back", SPACE).add.remote(), timeout=30) == 6
+        with pytest.raises(ValueError, match="no living actor"):
+            lattica.get_actor("gone", SPACE)
+        (row,) = mesh.nodes["c"].ask("actors")
+        assert row["epoch"] == 2 and row["host"] == node.ask("whoami")["peer_id"]
