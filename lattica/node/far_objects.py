@@ -44,6 +44,7 @@ SERVED_MAX = 65_536
 SEEK_S = 3.0
 """For other nodes to say whether they have what one that is gone has lent. Longer: whoever waits hears later that it is
 lost, or its owner makes it anew later; shorter: a busy node's copy is not found."""
+OFFERS_MIN = 256  # objects whose blocks are offered, before those that are gone are looked for
 SEEK_MAX = 16  # nodes that are asked at once
 
 
@@ -71,6 +72,8 @@ class FarObjects:
         self._requests = 0
         self._map: ArenaMap | None = None
         self._sweeping = False
+        self._offers: dict[bytes, None] = {}  # what others may read, or might once
+        self._offers_max = OFFERS_MIN
         self._wanted: dict[bytes, PeerId] = {}  # asked of this node, and not told
         self._fetching: dict[bytes, asyncio.Task[None]] = {}
         self._sources: dict[bytes, Neighbour] = {}  # of what is being fetched: who has said where it lies
@@ -195,11 +198,22 @@ class FarObjects:
             self._perform(ledger.give(m.NODE, inner, neighbour.client.number))
         data = bytes(self._reading().read(offset, size)) if size <= IN_MESSAGE_MAX_BYTES else b""
         if not data and size:
-            self.blocks.offer(message.object, offset, size, failed)
+            self._offer(message.object, offset, size, failed)
         neighbour.link.send(far.Here(message.object, size, failed, list(contains), data), len(data))
         if len(self._served) >= SERVED_MAX:
             del self._served[next(iter(self._served))]
         self._served.setdefault(message.object, {})[neighbour.peer] = None
+
+    def _offer(self, object_: bytes, offset: int, size: int, failed: bool) -> None:
+        """Others may read its blocks. What a process here had made is not withdrawn when it is freed, but now and then."""
+        self.blocks.offer(object_, offset, size, failed)
+        self._offers[object_] = None
+        if len(self._offers) > self._offers_max:
+            ledger = self._node.store.ledger
+            for each in [each for each in self._offers if ledger.place(each) is None]:
+                self.blocks.withdraw(each)
+                del self._offers[each]
+            self._offers_max = max(2 * len(self._offers), OFFERS_MIN)
 
     def here(self, neighbour: Neighbour, message: far.Here) -> None:
         """They say where it lies."""
@@ -270,6 +284,8 @@ class FarObjects:
                 offset = await self._room(max(message.size, 1))
                 self._node.store.arena.write(offset, [message.data])
             else:
+                if self._node.store.ledger.place(message.object) is None:
+                    self.blocks.withdraw(message.object)  # it was here once, made by a process whose span that was
                 sources = [neighbour.peer, *(PeerId(peer) for peer in message.holders[:HOLDERS_MAX])]
                 found = await self.blocks.fetch(message.object, sources, message.size, self._room)
                 offset = found.offset
@@ -295,7 +311,8 @@ class FarObjects:
     def _arrived(self, neighbour: Neighbour, message: far.Here, offset: int) -> None:
         store, ledger, mine = self._node.store, self._node.store.ledger, self.client.number
         if not ledger.held(message.object) and not ledger.awaited(message.object):
-            self._regions.free(offset)  # nobody wants it any more
+            self.blocks.withdraw(message.object)  # nobody wants it any more
+            self._regions.free(offset)
             self._sweep_soon()
             self._give_back(neighbour, message.contains)
             return
@@ -306,7 +323,7 @@ class FarObjects:
                 neighbour.link.send(far.Returned(inner))
         self._sealed[message.object] = offset
         if message.size > IN_MESSAGE_MAX_BYTES:
-            self.blocks.offer(message.object, offset, message.size, message.failed)
+            self._offer(message.object, offset, message.size, message.failed)
         store.perform(ledger.seal(mine, message.object, offset, message.size, 0, message.failed, message.contains))
         for inner in message.contains:
             self._perform(ledger.drop(mine, inner))
