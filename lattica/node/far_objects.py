@@ -205,7 +205,7 @@ class FarObjects:
         self._served.setdefault(message.object, {})[neighbour.peer] = None
 
     def _offer(self, object_: bytes, offset: int, size: int, failed: bool) -> None:
-        """Others may read its blocks. What a process here had made is not withdrawn when it is freed, but now and then."""
+        """Others may read its blocks. What a process here had made is not withdrawn when that is freed, but later."""
         self.blocks.offer(object_, offset, size, failed)
         self._offers[object_] = None
         if len(self._offers) > self._offers_max:
