@@ -238,6 +238,10 @@ class FarActors:
     def _seek(self, actor: bytes, found: Foreign, record: Record) -> None:
         desk, deciding, now = self._desk, self._desk.deciding, self._node.now()
         host = PeerId(record.host)
+        if found.unavailable and (deciding.answers(host) or not deciding.is_island):
+            found.unavailable = False
+            for number in list(found.callers):  # calls wait again, and do not fail
+                self._node.tell(number, m.ActorDown(actor, 0, True, "it is looked for again"))
         if host == desk.me:
             if actor in self._node.actor_desk.supervisor.actors:
                 del self._foreign[actor]

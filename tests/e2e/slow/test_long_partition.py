@@ -194,6 +194,48 @@ def test_halves_keep_what_they_have_and_the_one_with_the_lowest_id_restarts(cut:
     assert cut.call(smaller[0], "open", 60.0) == "15"
 
 
+HOLDER = """
+c = Counter.options(name="shared").remote(start=int(sys.argv[1]))
+print(lattica.get(c.add.remote(), timeout=60), flush=True)
+while input():
+    try:
+        print(lattica.get(c.add.remote(), timeout=30), flush=True)
+    except errors.LatticaError as error:
+        print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_name_that_both_sides_gave_away_is_one_again_after_the_heal(cut: Cut) -> None:
+    """Programs on either side make it while they cannot see each other; one of the two is fenced."""
+    left, right = NAMES[:3], NAMES[3:]
+    cut.lab.partition(left, right)
+    for node in (*left, *right):
+        assert eventually(lambda node=node: list(cut.nodes[node].states().values()).count("dead") == 3, 30.0)
+    programs = []
+    for node, start in ((left[0], 100), (right[0], 200)):
+        head = f"{COUNTER}\nimport lattica.errors as errors\nlattica.init(address='auto', namespace='{SPACE}')\n"
+        env = {"LATTICA_DATA_DIR": str(cut.nodes[node].data_dir)}
+        programs.append(cut.script.start(head + HOLDER, str(start), env=env, name=f"{node}.py", stdin=-1))
+
+    def say(process: Any) -> str:
+        process.stdin.write("again\n")
+        process.stdin.flush()
+        return str(process.stdout.readline()).strip()
+
+    firsts = [str(process.stdout.readline()).strip() for process in programs if process.stdout is not None]
+    assert firsts == ["101", "201"]
+    cut.lab.unpartition()
+    for node in NAMES:
+        assert eventually(lambda node=node: list(cut.nodes[node].states().values()) == ["alive"] * 6, AGREE_S)
+    assert eventually(lambda: "ActorFencedError" in [say(process) for process in programs], AGREE_S)
+    said = [say(process) for process in programs]
+    assert said.count("ActorFencedError") == 1, said
+    (winner,) = (word for word in said if word != "ActorFencedError")
+    assert cut.call("n1", "shared") == str(int(winner) + 1), "all find the same one"
+    for process in programs:
+        process.kill()
+
+
 def _raw(peer_id: str) -> bytes:
     from lattica.mesh.identity import parse_peer
 
