@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,6 +71,18 @@ class Learner:
         """The policy, for the rollout workers. Shares memory with the network: `put` it before the next update."""
         linear = [layer for layer in self.policy if isinstance(layer, nn.Linear)]
         return tuple((layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in linear)
+
+    def state(self) -> dict[str, Any]:
+        """All that the next update depends on."""
+        networks = {"policy": self.policy.state_dict(), "value": self.value.state_dict()}
+        return networks | {"optimiser": self._optimiser.state_dict(), "random": torch.get_rng_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.policy.load_state_dict(state["policy"])
+        self.value.load_state_dict(state["value"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["random"])
 
     def update(self, experience: Experience, remaining: float) -> None:
         """Learn from `experience`; `remaining` falls from 1 to 0 over the run and takes the step sizes with it."""

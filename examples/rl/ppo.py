@@ -2,10 +2,12 @@
 
     python examples/rl/ppo.py
     python examples/rl/ppo.py --workers 4 --env Acrobot-v1 --seed 1
+    lattica submit examples/rl/ppo.py -- --workers 6        on a mesh: workers wherever there is room
 
 The whole of it is the loop in `train`: weights go out as one object, experience comes back, the learner makes better
-weights of it. `rollout.py` is what the workers do, `learner.py` is PPO. The last line of output is the path of the
-learning curve.
+weights of it. `rollout.py` is what the workers do, `learner.py` is PPO. Machines may come and go meanwhile: a worker
+whose machine dies is begun anew on another, the learner goes on from its last checkpoint, and what was lost between is
+played again. The last line of output is the path of the learning curve.
 
 Exit code: 0 if the target was reached (or there was none), 1 if not, 2 if an option was wrong.
 """
@@ -19,24 +21,46 @@ from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
+CHECKPOINT_S = 2.0
+LOSSES_MAX = 20
+"""Updates in a row that may be lost with machines before that is an error."""
 INSTALL = "This example needs {}, which is not installed. Do: pip install 'lattica-mesh[rl]'"
 
 try:
     import numpy as np
     from environment import Environment, UnsuitableEnvironmentError, inspect
-    from experience import join
+    from experience import Experience, join
     from learner import Learner, Settings
     from progress import Progress, plot
     from rollout import Rollout
 
     import lattica
+    from lattica.errors import ActorError, ObjectLostError
 except ModuleNotFoundError as error:
     sys.exit(INSTALL.format(error.name))
 
 
-@lattica.remote(max_restarts=3, max_task_retries=3)  # a worker that dies is begun anew and asked again
+LOST = (ObjectLostError, ActorError)
+
+
+# -1: as often as need be. A worker that dies is begun anew, maybe on another machine, and asked again.
+@lattica.remote(max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD")
 class RolloutWorker(Rollout):
     """A rollout in a process of its own, wherever there is room for one."""
+
+
+@lattica.remote(max_restarts=-1, max_task_retries=-1, checkpoint_every=CHECKPOINT_S, scheduling_strategy="SPREAD")
+class LearnerActor(Learner):
+    """The learner in a process of its own. If its machine dies, it goes on elsewhere from its last checkpoint."""
+
+    __lattica_checkpoint__ = Learner.state
+    __lattica_restore__ = Learner.restore
+
+    def learn(self, remaining: float, *experiences: Experience) -> tuple[int, list[float]]:
+        """Learn from what the workers played; how many steps that were, and the returns of finished episodes."""
+        experience = join(experiences)
+        self.update(experience, remaining)
+        return experience.steps, experience.finished_returns
 
 
 def main() -> int:
@@ -76,13 +100,24 @@ def train(options: argparse.Namespace, environment: Environment, target: float |
     seeds = np.random.SeedSequence(options.seed).spawn(options.workers)
     # mypy knows no class decorators
     workers = [RolloutWorker.remote(options.env, options.envs, seed) for seed in seeds]  # type: ignore[attr-defined]
-    learner = Learner(environment.observation_size, environment.actions, settings, options.seed)
+    learner = LearnerActor.remote(  # type: ignore[attr-defined]
+        environment.observation_size, environment.actions, settings, options.seed
+    )
+    losses = 0  # in a row
 
     while progress.steps < options.steps and progress.elapsed_s < options.time_limit and not progress.reached(target):
-        weights = lattica.put(learner.weights())  # one object for all: who needs it reads it, nobody copies it
-        experience = join(lattica.get([worker.sample.remote(weights, settings.rollout_steps) for worker in workers]))
-        learner.update(experience, remaining=1 - progress.steps / options.steps)
-        progress.record(experience.steps, experience.finished_returns, time.monotonic())
+        weights = learner.weights.remote()  # one object for all: who needs it reads it, nobody copies it
+        experiences = [worker.sample.remote(weights, settings.rollout_steps) for worker in workers]
+        try:
+            steps, returns = lattica.get(learner.learn.remote(1 - progress.steps / options.steps, *experiences))
+        except LOST as error:
+            losses += 1
+            if losses > LOSSES_MAX:
+                raise
+            progress.note(f"again, since a machine was lost: {str(error).splitlines()[0]}", time.monotonic())
+            continue
+        losses = 0
+        progress.record(steps, returns, time.monotonic())
 
 
 def options_parser() -> argparse.ArgumentParser:

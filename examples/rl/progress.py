@@ -52,6 +52,12 @@ class Progress:
             self._next_line = now + (TERMINAL_PERIOD_S if self._in_place else LOG_PERIOD_S)
             self._show(end="" if self._in_place else "\n")
 
+    def note(self, text: str, now: float) -> None:
+        """Say something on a line of its own."""
+        self.elapsed_s = now - self._start
+        print(f"{chr(10) if self._in_place and self._shown else ''}{text}", file=self._stream, flush=True)
+        self._shown = ""
+
     def close(self) -> None:
         """Show where the run ended, unless the last line says so already."""
         if self._in_place or self._shown != str(self):

@@ -156,6 +156,17 @@ class TestLearner:
             results.append(pickle.dumps(each.weights()))
         assert results[0] == results[1]
 
+    def test_one_that_goes_on_from_a_state_learns_what_the_first_would_have(self):
+        seen = transitions([1.0, 2.0, 3.0], terminated=[2])
+        first = learner.Learner(1, 2, learner.Settings(), seed=4)
+        first.update(seen, remaining=0.9)
+        state = pickle.dumps(first.state())
+        first.update(seen, remaining=0.5)
+        other = learner.Learner(1, 2, learner.Settings(), seed=9)
+        other.restore(pickle.loads(state))
+        other.update(seen, remaining=0.5)
+        assert pickle.dumps(other.weights()) == pickle.dumps(first.weights())
+
 
 class TestRollout:
     def test_an_episode_that_is_cut_off_ends_with_its_last_observation_and_the_next_begins_anew(self, count_env):
