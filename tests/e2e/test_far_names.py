@@ -220,6 +220,7 @@ def test_a_detached_actor_goes_on_elsewhere_when_its_node_dies(
         assert eventually(lambda: not mesh.nodes["a"].ask("actors"), 10.0)
 
 
+@pytest.mark.slow
 def test_without_restarts_a_detached_actor_ends_with_its_node(
     sessions: Sessions, tmp_path: Path, script: Script
 ) -> None:
@@ -275,6 +276,7 @@ class Keeper:
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_outlives_its_actor_and_its_node(sessions: Sessions, tmp_path: Path, script: Script) -> None:
     """Taken after each call; first the actor's process dies, then the machine, then the next one stops."""
     with far_mesh(tmp_path / "mesh", a=1, b=1, c=1) as mesh:
@@ -299,6 +301,7 @@ def test_a_checkpoint_outlives_its_actor_and_its_node(sessions: Sessions, tmp_pa
             assert lattica.get(keeper.add.remote("four"), timeout=30) == [*three, "restored", "four"]
 
 
+@pytest.mark.slow
 def test_a_node_that_comes_back_has_its_detached_actors_and_no_other_names(
     sessions: Sessions, tmp_path: Path, script: Script
 ) -> None:
