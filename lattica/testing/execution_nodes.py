@@ -39,7 +39,7 @@ from lattica.testing.execution import FIRST_FD, End, NodeLoop, Unit, Universe
 from lattica.testing.execution_mesh import SimTransport, Wires
 from lattica.testing.host import EPOCH_S
 
-ARENA_BYTES = 64 << 20
+ARENA_BYTES = 1 << 30  # processes take spans of 8 MiB each, and here nobody waits for a full store
 FORK_S = (0.003, 0.02)
 DEATH_TOLD_S = (0.001, 0.05)  # from a process's end to the word of its zygote
 CPUS = 4

@@ -427,10 +427,10 @@ class Play:
         rng, universe = self.universe.rng, self.universe
         faults: list[tuple[Callable[[], None], int]] = [
             (self._crash, 2), (self._sever, 5), (self._cut, 3), (self._stall, 2), (self._kill_worker, 6),
-            (self._slow, 2),
+            (self._slow, 2), (self._kill_driver, 1),
         ]  # fmt: skip
         self.calm = False
-        scale = max(1, round((until - universe.now) / BUSY_S))
+        scale = max(1, round((until - universe.now) / BUSY_S)) * rng.choice((1, 1, 1, 3))  # a storm, now and then
         for fault, most in faults:
             for _ in range(rng.randint(0, most * scale)):
                 universe.at(rng.uniform(universe.now, until), None, fault)
@@ -501,6 +501,15 @@ class Play:
             unit = self.universe.rng.choice(workers)
             self.universe.note(unit.name, "is killed")
             unit.end()
+
+    def _kill_driver(self) -> None:
+        name = self.universe.rng.choice(DRIVERS)
+        script = self.scripts.get(name)
+        if script is not None and script.driver.unit.alive and not script.driver.unit.stalled:
+            self.universe.count("killed drivers")
+            self.universe.note(script.driver.unit.name, "is killed")
+            script.driver.unit.end()
+            self.drive(name)
 
     def heal(self) -> None:
         """The last fault is over."""
