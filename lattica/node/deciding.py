@@ -24,10 +24,10 @@ from lattica.ids import ActorId, short
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.membership import State
 from lattica.mesh.notices import VIEWS
-from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.mesh.table.kinds import ACTOR, KEY_MAX_BYTES, NAME, Kind
 from lattica.mesh.table.rows import Row, read_row
+from lattica.node.bearers import Bearer, holder_of, read_bearer
 from lattica.scheduler import claims, islands, names, restarts, views
 from lattica.scheduler.fencing import Fencing, Life
 from lattica.scheduler.rendezvous import Standing, deciders, order
@@ -42,31 +42,6 @@ MEMBERS_S = 0.1  # in which changes of members are told together: a thousand may
 CUT_OFF_S = 5.0
 """On a smaller side, before calls of what does not answer fail: a busy machine is suspected for some seconds."""
 WARN_MISSING = 5  # peers that an island names when it says that it is one
-
-
-class Bearer(msgspec.Struct, array_like=True, frozen=True):
-    """What a name stands for: the body of its claim."""
-
-    actor: bytes
-    class_name: str
-    detached: bool
-
-
-_bearer = msgspec.msgpack.Decoder(Bearer).decode
-CLASS_NAME_MAX_CHARS = 100
-
-
-def write_bearer(actor: bytes, class_name: str, detached: bool) -> bytes:
-    """The body of a claim."""
-    return msgspec.msgpack.encode(Bearer(actor, class_name[:CLASS_NAME_MAX_CHARS], detached))
-
-
-def read_bearer(body: bytes) -> Bearer | None:
-    """None if it says nothing that this release knows."""
-    try:
-        return _bearer(body)
-    except DAMAGED:
-        return None
 
 
 class Deciding:
@@ -183,7 +158,7 @@ class Deciding:
 
     def _holder_and_row(self, name: bytes) -> tuple[claims.Holder, bytes] | None:
         row = self._replica.get(NAME, name)
-        holder = None if row is None else _holder(row)
+        holder = None if row is None else holder_of(row)
         if row is None or holder is None or not self._is_borne(holder):
             return None
         return holder, row.data
@@ -374,7 +349,7 @@ class Deciding:
             self._heard_actor(ActorId(key), row if counts else None)
 
     def _heard_name(self, name: bytes, row: Row | None) -> None:
-        holder = None if row is None else _holder(row)
+        holder = None if row is None else holder_of(row)
         gone = row is not None and row.content.gone
         self._todo.extend(self.names.name_changed(name, holder, gone, self.now()))
         if holder is not None and not gone and holder.claimer == self.me:
@@ -470,10 +445,3 @@ class Deciding:
                 except LatticaError:
                     log.exception("%r", core)
         self._schedule()
-
-
-def _holder(row: Row) -> claims.Holder | None:
-    try:
-        return claims.read_holder(row.body)
-    except RemoteProtocolError:
-        return None

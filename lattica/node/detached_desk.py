@@ -30,6 +30,7 @@ from lattica.node.clients import Job
 from lattica.node.far_objects import ACTOR_ID_BYTES
 from lattica.node.kept import CONTENT_MAX_BYTES
 from lattica.node.names_desk import name_key
+from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed, write
 from lattica.scheduler import restarts
 from lattica.scheduler.fencing import Life
 from lattica.scheduler.resources import ResourceSet
@@ -45,68 +46,12 @@ KEEPERS_MAX = 16
 """Of a seed of SMALL_BYTES: so many that with the owner they are more than half, so that any larger side has one."""
 CHECKPOINT_S = 2.0  # for actors that move to take one more
 MOVE_S = 5.0  # for a node that goes to tell where its actors go on
-VERSION = 1
 GATHER_S = 10.0  # for what the arguments refer to, to come here from other nodes
 LOOK_S = 0.2
 NOT_KEPT = "it cannot be restarted on another node"
 
 
-class Paper(msgspec.Struct, array_like=True, frozen=True):
-    """Of an actor's row, what `scheduler.restarts` does not look at. content: the CID of its `Seed`."""
-
-    version: int
-    content: bytes
-    class_name: str
-    name: str
-    namespace: str
-    claim: bytes  # by which it has its name
-    incarnation: int  # the last that its row tells of
-    state: bytes = b""  # the CID of its last checkpoint
-
-
-class Held(msgspec.Struct, array_like=True, frozen=True):
-    """An object that the constructor's arguments refer to."""
-
-    object: bytes
-    failed: bool
-    contains: list[bytes]
-    data: bytes
-
-
-class Seed(msgspec.Struct, array_like=True, frozen=True):
-    """What an actor grows from, on any node. holds: as in `messages.ActorCreate`."""
-
-    spec: bytes
-    resources: dict[str, float]
-    class_name: str
-    name: str
-    namespace: str
-    meta: bytes
-    given: bytes
-    python: str
-    minor: str
-    sys_path: list[str]
-    cwd: str
-    script: str
-    log_to_driver: bool
-    preload: list[str]
-    holds: list[bytes]
-    objects: list[Held]
-
-
-_paper = msgspec.msgpack.Decoder(Paper).decode
-_seed = msgspec.msgpack.Decoder(Seed).decode
-_encode = msgspec.msgpack.Encoder().encode
 _MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-def read_paper(spec: bytes) -> Paper | None:
-    """None if this release cannot read it."""
-    try:
-        paper = _paper(spec)
-    except DAMAGED:
-        return None
-    return paper if paper.version == VERSION else None
 
 
 class DetachedDesk:
@@ -172,7 +117,7 @@ class DetachedDesk:
             paper = read_paper(record.spec)
             if paper is None or paper.incarnation >= incarnation:
                 return
-            spec = _encode(msgspec.structs.replace(paper, incarnation=incarnation))
+            spec = write(msgspec.structs.replace(paper, incarnation=incarnation))
             left = (
                 record.restarts_left if record.restarts_left == restarts.ENDLESS else max(record.restarts_left - 1, 0)
             )
@@ -196,7 +141,7 @@ class DetachedDesk:
             job.python, _MINOR, job.sys_path, job.cwd, job.script, job.log_to_driver, job.preload, list(plan.holds),
             objects,
         )  # fmt: skip
-        data, content = _encode(seed), b""
+        data, content = write(seed), b""
         if len(data) > CONTENT_MAX_BYTES:
             words = f"{plan.class_name}: what its constructor is given has {len(data) >> 20} MiB: {NOT_KEPT}"
             log.warning("%s", words)
@@ -214,7 +159,7 @@ class DetachedDesk:
         deciding = desk.deciding
         deciding.do(
             deciding.restarts.begin(
-                ActorId(actor), _encode(paper), deciding.now(), available=plan.available, restarts=plan.max_restarts
+                ActorId(actor), write(paper), deciding.now(), available=plan.available, restarts=plan.max_restarts
             )
         )
 
@@ -267,7 +212,7 @@ class DetachedDesk:
         paper = read_paper(record.spec) if record is not None else None
         if record is None or paper is None or self._node.actor_desk.states.get(actor) is not state:
             return  # it has ended, or there is a newer one
-        spec = _encode(msgspec.structs.replace(paper, state=content))
+        spec = write(msgspec.structs.replace(paper, state=content))
         deciding.do([restarts.Write(ActorId(actor), msgspec.structs.replace(record, spec=spec))])
 
     def superseded(self, before: restarts.Record, now: restarts.Record | None) -> None:
@@ -309,11 +254,11 @@ class DetachedDesk:
                 self._node.actor_desk.states[actor] = state
             elif paper.state:
                 log.warning("actor %s begins anew: no node that answers has its checkpoint", short(actor))
-            seed, running = _seed(data), deciding.restarts.running.get(ActorId(actor))
+            seed, running = read_seed(data), deciding.restarts.running.get(ActorId(actor))
             if running is None or running.life != record.life:
                 return  # somebody else was first
             paper = msgspec.structs.replace(paper, incarnation=paper.incarnation + 1)
-            record = msgspec.structs.replace(record, spec=_encode(paper))
+            record = msgspec.structs.replace(record, spec=write(paper))
             if not deciding.supersede(actor, record):
                 deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
                 return

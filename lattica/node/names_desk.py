@@ -24,8 +24,8 @@ from lattica.codec import messages as m
 from lattica.errors import ActorUnavailableError, LatticaError, PeerUnreachableError, RemoteProtocolError
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.table.kinds import KEY_MAX_BYTES
+from lattica.node.bearers import Bearer, read_bearer, write_bearer
 from lattica.node.clients import Client
-from lattica.node.deciding import Bearer, read_bearer, write_bearer
 from lattica.scheduler.claims import CLAIM_BYTES, Holder
 
 if TYPE_CHECKING:
