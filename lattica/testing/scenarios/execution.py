@@ -364,14 +364,19 @@ class Play:
             self.named += 1
             name = f"name {self.named}"
         given = SPREAD if rng.random() < 0.6 else b""
-        script.handles[ActorHandle(runtime, peer, hold, META)] = None
+        mine = [ActorHandle(runtime, peer, hold, META)]
+        if not name:  # else `remote` waits for the answer
+            script.handles[mine.pop()] = None
 
         def answered(answer: Any) -> None:
+            if mine and script.acting and isinstance(answer, m.ActorAccepted):
+                script.handles[mine[0]] = None
             if isinstance(answer, m.ActorRefused):
                 self.hold(not self.calm, f"actor {actor.number} is refused: {answer.reason}")
                 peer.held = 0
                 script.handles = {handle: None for handle in script.handles if handle._actor_id != id}
                 peer.down(m.ActorDown(id, 0, False, answer.reason))
+            mine.clear()
 
         runtime.expect(request, answered)
         runtime.tell_node(
@@ -389,7 +394,9 @@ class Play:
         request = runtime.next_request()
 
         def found(answer: Any) -> None:
-            if isinstance(answer, m.ActorFound):
+            if isinstance(answer, m.ActorFound) and not script.acting:
+                runtime.tell_node(m.Drop(answer.actor))
+            elif isinstance(answer, m.ActorFound):
                 self.universe.count("found")
                 hold = runtime.calls.adopt(answer.actor)
                 script.handles[revive(runtime, runtime.calls.peers[answer.actor], hold, answer.meta)] = None
