@@ -1,0 +1,93 @@
+"""A universe's units, pipes and loops: what the world `execution` stands on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+import pytest
+
+from lattica.node import far_desk
+from lattica.testing.execution import PIPE_BYTES, NodeLoop, Unit, Universe
+
+
+def test_a_pipe_keeps_order_and_ends_after_what_was_written() -> None:
+    with Universe(1) as universe:
+        writer, reader = Unit(universe, "writer"), Unit(universe, "reader")
+        ours, theirs = universe.pipe()
+        ours.belongs(writer)
+        theirs.belongs(reader)
+        for piece in (b"one", b"two"):
+            ours.put(piece)
+        writer.end()
+        universe.run(until=1)
+        assert [theirs.recv(100), theirs.recv(100), theirs.recv(100)] == [b"one", b"two", b""]
+
+
+def test_a_full_pipe_takes_more_when_its_reader_has_read() -> None:
+    with Universe(1) as universe:
+        ours, theirs = universe.pipe()
+        room: list[float] = []
+        ours.writable = lambda: room.append(universe.now)
+        assert ours.send(bytes(PIPE_BYTES + 7)) == PIPE_BYTES
+        universe.run(until=1)
+        with pytest.raises(BlockingIOError):
+            ours.send(b"x")
+        assert not room and len(theirs.recv(1)) == PIPE_BYTES
+        universe.run(until=2)
+        assert room and ours.send(b"x") == 1
+
+
+def test_what_comes_for_a_stalled_unit_waits_and_what_comes_for_a_dead_one_is_lost() -> None:
+    with Universe(1) as universe:
+        one, other = Unit(universe, "one"), Unit(universe, "other")
+        heard: list[tuple[str, float]] = []
+        one.stall(5.0)
+        other.end()
+        for unit in (one, other):
+            universe.at(1.0, unit, lambda name=unit.name: heard.append((name, universe.now)))
+        universe.run(until=10)
+        assert heard == [("one", 5.0)]
+
+
+def test_a_node_loop_sleeps_in_the_universes_time_and_stands_still_when_its_node_is_dead() -> None:
+    with Universe(1) as universe:
+        units = [Unit(universe, name) for name in ("lives", "dies")]
+        woken: list[tuple[str, float]] = []
+
+        async def main(name: str) -> None:
+            async with asyncio.timeout(100):
+                await asyncio.sleep(30)
+            woken.append((name, asyncio.get_running_loop().time()))
+
+        for unit in units:
+            NodeLoop(unit).begin(main(unit.name))
+        universe.run(until=10)
+        units[1].end()
+        universe.run(until=60)
+        assert woken == [("lives", 30.0)]
+
+
+def test_lattica_has_the_universes_time_and_dice_and_gets_the_true_ones_back() -> None:
+    with Universe(1) as universe:
+        universe.run(until=100)
+        drawn, told = os.urandom(8), far_desk.time()
+    with Universe(1):
+        assert os.urandom(8) == drawn
+    assert told == universe.unix_s() and abs(far_desk.time() - time.time()) < 60
+
+
+def test_an_exception_that_is_only_logged_fails_the_universe_with_its_seed() -> None:
+    with Universe(7) as universe, pytest.raises(AssertionError, match="the roof is gone") as failed:
+        universe.after(1.0, _log)
+        universe.run(until=2)
+    assert "seed 7, at 1.000000 s" in failed.value.__notes__[0]
+
+
+def _log() -> None:
+    try:
+        raise ValueError("the roof is gone")
+    except ValueError:
+        logging.getLogger("lattica.node").exception("a message could not be handled")
