@@ -288,6 +288,18 @@ def test_a_call_with_retries_survives_a_crash_and_those_behind_it_too(tmp_path: 
 
 
 @shared
+def test_a_call_without_retries_runs_at_most_once_though_its_actor_comes_back(tmp_path: Path) -> None:
+    phoenix = Phoenix.remote()
+    lattica.get(phoenix.call.remote())
+    ran, behind = phoenix.die_once.remote(str(tmp_path / "tries")), phoenix.call.remote()
+    for ref in (ran, behind):
+        with pytest.raises(ActorUnavailableError, match="may have run"):
+            lattica.get(ref, timeout=10)
+    assert comes_back(phoenix) == 1, "nothing was sent again to the new life"
+    assert (tmp_path / "tries").read_text() == "x"
+
+
+@shared
 def test_retries_of_one_method_do_not_make_others_repeatable(tmp_path: Path) -> None:
     phoenix = Phoenix.remote()
     lattica.get(phoenix.call.remote())

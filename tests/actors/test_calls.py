@@ -1,0 +1,112 @@
+"""What a caller hears when an actor's life ends, is superseded or cannot be reached: by the errors of its calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lattica.actors.calls import ActorPeer, CallRecord
+from lattica.codec import messages as m
+from lattica.errors import ActorDiedError, ActorFencedError, ActorUnavailableError
+
+ACTOR = b"a" * 12
+
+
+class Ref:
+    id = b"r" * 16
+
+
+class FakeRuntime:
+    """What a peer asks of a runtime. ended: the error of each call that has one, in order."""
+
+    data = False
+
+    def __init__(self) -> None:
+        self.objects = self
+        self.ended: list[Exception] = []
+
+    def tell_node(self, message: object) -> None:
+        pass
+
+    def failure(self, error: Exception) -> m.Failed:
+        self.ended.append(error)
+        return m.Failed(b"")
+
+    def settle(self, ref: object, value: object) -> None:
+        pass
+
+
+@pytest.fixture
+def runtime() -> FakeRuntime:
+    return FakeRuntime()
+
+
+@pytest.fixture
+def peer(runtime: Any) -> ActorPeer:
+    return ActorPeer(runtime, None, ACTOR, "Learner")  # type: ignore[arg-type]
+
+
+def sent(peer: ActorPeer, seq: int, retries: int = 0) -> CallRecord:
+    """A call that is under way."""
+    call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], retries, False)  # type: ignore[arg-type, list-item]
+    call.seq = seq
+    peer.inflight[seq] = call
+    return call
+
+
+def queued(peer: ActorPeer) -> CallRecord:
+    """One that waits for a connection."""
+    call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], 0, False)  # type: ignore[arg-type, list-item]
+    peer.queue.append(call)
+    return call
+
+
+def down(peer: ActorPeer, *, restarting: bool, **more: bool) -> None:
+    peer.down(m.ActorDown(ACTOR, 1, restarting, "a newer life of it runs on 3ab7", **more))
+
+
+def test_what_a_superseded_life_owes_ends_fenced_and_the_rest_goes_to_the_one_that_won(
+    runtime: Any, peer: ActorPeer
+) -> None:
+    sent(peer, 1)
+    again, waiting = sent(peer, 2, retries=1), queued(peer)
+    down(peer, restarting=True, fenced=True)
+    (error,) = runtime.ended
+    assert isinstance(error, ActorFencedError) and "a newer life of it runs on 3ab7" in str(error)
+    assert "get_actor" in error.do_next
+    assert list(peer.queue) == [again, waiting] and again.retries_left == 0
+
+
+def test_of_an_actor_that_lost_its_name_every_call_ends_fenced(runtime: Any, peer: ActorPeer) -> None:
+    sent(peer, 1, retries=5)
+    queued(peer)
+    down(peer, restarting=False, fenced=True)
+    assert [type(error) for error in runtime.ended] == [ActorFencedError] * 2
+    assert isinstance(peer.dead, ActorFencedError)
+
+
+def test_at_a_crash_with_restarts_left_calls_without_retries_may_have_run_and_the_queue_waits(
+    runtime: Any, peer: ActorPeer
+) -> None:
+    sent(peer, 1)
+    again, waiting = sent(peer, 2, retries=-1), queued(peer)
+    down(peer, restarting=True)
+    (error,) = runtime.ended
+    assert isinstance(error, ActorUnavailableError) and "may have run" in str(error)
+    assert list(peer.queue) == [again, waiting]
+
+
+def test_at_the_last_crash_every_call_ends_whatever_retries_it_has(runtime: Any, peer: ActorPeer) -> None:
+    sent(peer, 1, retries=-1)
+    queued(peer)
+    down(peer, restarting=False)
+    assert [type(error) for error in runtime.ended] == [ActorDiedError] * 2
+
+
+def test_out_of_reach_calls_fail_and_wait_again_once_it_is_looked_for(runtime: Any, peer: ActorPeer) -> None:
+    queued(peer)
+    down(peer, restarting=False, unavailable=True)
+    assert isinstance(peer.dead, ActorUnavailableError) and isinstance(runtime.ended[0], ActorUnavailableError)
+    down(peer, restarting=True)
+    assert peer.dead is None
