@@ -1,4 +1,4 @@
-"""What docs/semantics.md says of nodes that are silent, revoked or lost with their drivers, where no other test says it."""
+"""What docs/semantics.md says of nodes that are silent, revoked, drained or lost, where no other test bears it."""
 
 from __future__ import annotations
 
