@@ -6,7 +6,7 @@ It ends with the session, and with it everything that it speaks of: both sides t
     submitter -> host   JobIs, JobOver, AskLease, DropAsk, GiveBack, KillWorker, ToWorker, EndWorker
     host -> submitter   LeaseIs, LeaseNot, Wanted, WorkerOver, FromWorker, Output, JobGone
     either way          Open, Carry, Taken, Closed           a connection between a process here and a worker there
-                        Took, Returned, Want, Here, Nowhere, Stop      objects, as `node.far_objects` tells
+                        Took, Returned, Want, Here, Nowhere, Has, Stop      objects, as `node.far_objects` tells
                         ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
                         Group...                         placement groups, as `node.group_desk` tells
                         Claiming, WhoHas, NameRow, HoldActor, ActorHeld      names, as `node.names_desk` tells
@@ -231,15 +231,18 @@ class Returned(msgspec.Struct, array_like=True, tag=31, frozen=True):
 
 
 class Want(msgspec.Struct, array_like=True, tag=32, frozen=True):
-    """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`. now: at once."""
+    """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`. now: at once. fetch: bring it to you
+    first; I could not have it from those whom you named."""
 
     object: bytes
     now: bool = False
+    fetch: bool = False
 
 
 class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
-    """It has `size` bytes. data: they, if they are few; else ask `holders` for blocks (empty: me). contains: what it
-    refers to; you hold each from now on, until `Returned`."""
+    """It has `size` bytes. data: they, if they are few; else ask me for blocks, and `holders`. contains: what it refers
+    to; you hold each from now on, until `Returned`. cid: its name by content in binary form, if I know it.
+    away: I do not have it, and say nothing of it; those in `holders` do, or know who does: say `Want` to them."""
 
     object: bytes
     size: int
@@ -247,6 +250,8 @@ class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
     contains: list[bytes] = []
     data: bytes = b""
     holders: list[bytes] = []
+    cid: bytes = b""
+    away: bool = False
 
 
 class Nowhere(msgspec.Struct, array_like=True, tag=34, frozen=True):
@@ -255,6 +260,13 @@ class Nowhere(msgspec.Struct, array_like=True, tag=34, frozen=True):
     object: bytes
     owner: str
     made_at: str = ""
+
+
+class Has(msgspec.Struct, array_like=True, tag=38, frozen=True):
+    """What you lend me lies here now, and I had it from another: name me to whoever wants it. cid: as in `Here`."""
+
+    object: bytes
+    cid: bytes = b""
 
 
 class Stop(msgspec.Struct, array_like=True, tag=35, frozen=True):
@@ -455,7 +467,7 @@ class GroupEnd(msgspec.Struct, array_like=True, tag=79, frozen=True):
 FarMessage = (
     JobIs | JobOver | AskLease | DropAsk | LeaseIs | LeaseNot | GiveBack | KillWorker | Wanted | WorkerOver | ToWorker
     | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
-    | Nowhere | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
+    | Nowhere | Has | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
     | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
     | GroupNamed | GroupFound | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
 )  # fmt: skip

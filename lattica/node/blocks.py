@@ -114,6 +114,7 @@ class _Held:
         self.gone = False
         self.news = _Bell()
         self.readers: dict[PeerId, int] = {}  # -> streams
+        self.read_bytes = 0  # of it, by others
 
     def at(self, block: int) -> int:
         """Where in the object it begins."""
@@ -156,6 +157,11 @@ class Blocks:
             self.withdraw(object_id)
             held = self._objects[object_id] = _Held(object_id, offset, size, failed)
         held.offered = True
+
+    def cid_of(self, object_id: bytes) -> bytes:
+        """Its CID in binary form, if it is here, or on its way, and somebody has wanted to know."""
+        held = self._objects.get(object_id)
+        return b"" if held is None else held.cid
 
     def withdraw(self, object_id: bytes) -> None:
         """Nobody begins to read this object any more, and who reads it is told. It may be unknown; if it is still
@@ -268,6 +274,7 @@ class Blocks:
                         lent = self._lend(held)
                     begin, size = held.at(block), block_size(manifest, block)
                     view = lent[begin : begin + size] if lent is not None else self._copy(held, block, manifest)
+                    held.read_bytes += size
                     for at in range(0, size, PIECE_BYTES):
                         yield view[at : at + PIECE_BYTES]
         finally:
@@ -357,6 +364,9 @@ class Blocks:
         held.news.ring()
         if self._objects.get(held.object_id) is held:
             del self._objects[held.object_id]
+            if held.read_bytes:
+                name = held.object_id.hex()[:SHORT_ID_DIGITS]
+                log.info("object %s of %d bytes: others have read %d here", name, held.size, held.read_bytes)
         named = self._named.get(held.cid, [])
         if held in named:
             named.remove(held)

@@ -229,6 +229,7 @@ class FarDesk:
             far.Took: self.objects.took, far.Returned: self.objects.returned, far.Want: self.objects.want,
             far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
             far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
+            far.Has: self.objects.has,
             far.ActorEnd: self.actors.end,
             far.Claiming: self.deciding.claiming, far.WhoHas: self.deciding.who_has,
             far.NameRow: self.names.answered, far.HoldActor: self.names.hold, far.ActorHeld: self.names.answered,
@@ -268,6 +269,11 @@ class FarDesk:
         return self._closing or self.node.closing
 
     def roles_of(self, peer: PeerId) -> Role:
+    def lives(self, peer: PeerId) -> bool:
+        """Whether it is another member, and not known to be dead."""
+        state = self.peer.gossip.community.membership.state(peer)
+        return peer != self.me and (peer in self.neighbours or state in (State.ALIVE, State.SUSPECT))
+
         """What a member may do."""
         if peer == self.me:
             return self.peer.credentials.member.roles

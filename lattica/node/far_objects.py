@@ -3,9 +3,13 @@
     giver's node      holds what its process gave to a process elsewhere, under that one's number (`to`)
     receiver's node   hears `FromAfar` from its process, says `Took`: held from now on by us as a node, until `Returned`
     a process waits   Want → Here (few bytes, or who has them) → fetched, verified, into the arena, once per machine
+    it lies further   Want → Here(away, holders); Want → a holder → Here; Has → the lender, who names us from now on
 
-A node that borrows an object lends it on: its own lender keeps it as long as somebody here or further on holds it. When
-a lender is gone, what was fetched stays, and what was not is asked of those who are known to have it.
+A node that borrows an object lends it on: its own lender keeps it as long as somebody here or further on holds it. It
+does not bring it here for others: it names who has it, and is asked again (`Want.fetch`) only if none of them can be
+had. When a lender is gone, what was fetched stays, and what was not is asked of those who are known to have it, and of
+those whom the DHT knows by its content, if we have heard of that. What a node that is gone had borrowed from us stays
+for ESTATE_S: others that it had lent it to come and ask.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +29,7 @@ from lattica.errors import LatticaError, ObjectStoreFullError, RemoteProtocolErr
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.node.blocks import Blocks
 from lattica.node.clients import STORE, Client
+from lattica.node.holders import HOLDERS_MAX, Holders
 from lattica.node.proxies import proxy
 from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
@@ -37,23 +42,32 @@ IN_MESSAGE_MAX_BYTES = 256 << 10
 """Of an object whose bytes come with the answer; larger ones are fetched in verified blocks."""
 ACTOR_ID_BYTES = 12
 SAID_MAX_BYTES = 1 << 40  # of one argument, by a process
-HOLDERS_MAX = 8  # of an object, named in one answer
 INPUTS_MAX = 8  # of a task, looked for
 SERVED_MAX = 65_536
-"""Objects of which it is remembered who has fetched them from here (200 B each): tasks go there as well as here."""
+"""Objects of which it is remembered who has fetched them and holds them by a loan of ours (200 B each): tasks go there
+as well as here, and others are sent there."""
 SEEK_S = 3.0
 """For other nodes to say whether they have what one that is gone has lent. Longer: whoever waits hears later that it is
 lost, or its owner makes it anew later; shorter: a busy node's copy is not found."""
 OFFERS_MIN = 256  # objects whose blocks are offered, before those that are gone are looked for
 SEEK_MAX = 16  # nodes that are asked at once
+SOUGHT_MAX = 64  # that are asked for one object; those who were asked may name others
+PROVIDERS_S = 5.0  # for the DHT to say who has some content
+ESTATE_S = 10.0
+"""What was lent to a node that is gone is kept: whoever had it from there hears of that death by itself, 0.1 to 8 s
+before or after us, and asks. Longer: memory for what mostly nobody wants."""
 
 
 class Seeking(msgspec.Struct, eq=False):
-    """A search for a copy of what a node that is gone has lent. how: why; asked: who has not answered yet."""
+    """A search for a copy of what a node that is gone has lent. how: why; asked: who has not answered yet; tried: who
+    was asked, or is gone; rounds: begun, each of SEEK_S; by_content: the DHT was asked."""
 
     how: str
     made_at: str
     asked: set[PeerId]
+    tried: set[PeerId]
+    rounds: int = 0
+    by_content: bool = False
 
 
 class FarObjects:
@@ -78,7 +92,9 @@ class FarObjects:
         self._fetching: dict[bytes, asyncio.Task[None]] = {}
         self._sources: dict[bytes, Neighbour] = {}  # of what is being fetched: who has said where it lies
         self._seeking: dict[bytes, Seeking] = {}  # lent by nodes that are gone, and asked of others
-        self._served: dict[bytes, dict[PeerId, None]] = {}  # who has fetched it from here, and holds it
+        self._searches: set[asyncio.Task[None]] = set()  # in the DHT
+        self._served: dict[bytes, dict[PeerId, None]] = {}  # who has fetched it, and holds it by a loan of ours
+        self._holders = Holders()
         self.blocks = Blocks(
             desk.peer, self._node.store.arena, self._loop, self._pin, lambda offset, _: self._regions.free(offset)
         )
@@ -104,8 +120,11 @@ class FarObjects:
         )
         self._perform(effects)
         neighbour.link.send(far.Took(theirs, message.object, 1, keep))
-        if keep and self._node.store.ledger.awaited(message.object):
-            self.fetch(message.object)
+        if keep:
+            self._holders.forget(message.object)
+            self._send_waiters_on(message.object)
+            if self._node.store.ledger.awaited(message.object):
+                self.fetch(message.object)
 
     def took(self, neighbour: Neighbour, message: far.Took) -> None:
         """They hold it from now on; our process's gift is theirs."""
@@ -129,6 +148,7 @@ class FarObjects:
         """Nobody here holds it any more."""
         self._wanted.pop(object_, None)
         self._seeking.pop(object_, None)
+        self._holders.forget(object_)
         neighbour = self._neighbour(lender)
         if neighbour is not None:
             neighbour.link.send(far.Returned(object_))
@@ -146,12 +166,14 @@ class FarObjects:
                 self.fetch(object_)
 
     def fetch(self, object_: bytes) -> None:
-        """Ask its lender for it, once."""
+        """Ask its lender for it, once, or those whom it has named."""
         if object_ in self._wanted or object_ in self._fetching:
             return
         lender = self._node.store.ledger.lender(object_)
         neighbour = self._neighbour(lender) if lender is not None else None
-        if neighbour is not None:
+        if neighbour is not None and self._holders.asking(object_):
+            self._ask_on(object_, "")
+        elif neighbour is not None:
             self._wanted[object_] = neighbour.peer
             neighbour.link.send(far.Want(object_))
 
@@ -179,12 +201,39 @@ class FarObjects:
         return found, total
 
     def want(self, neighbour: Neighbour, message: far.Want) -> None:
-        """They want to know where it lies; we may have to ask on."""
-        if message.now and self._node.store.ledger.place(message.object) is None:
-            neighbour.link.send(far.Nowhere(message.object, "it is not here"))
-            return
-        self._perform(self._node.store.ledger.resolve(neighbour.client.number, [message.object]))
-        self.resolve([message.object])
+        """They want to know where it lies: here, or at others, or nobody knows yet and they wait."""
+        ledger, object_ = self._node.store.ledger, message.object
+        if ledger.place(object_) is None:
+            if not message.fetch and (holders := self._elsewhere(neighbour, object_)):
+                self._send_on(neighbour, object_, holders)
+                return
+            asker = neighbour.client.number
+            circle = ledger.lender(object_) == asker and not ledger.holds(asker, object_)
+            if message.now or circle or not ledger.held(object_):  # it would wait for ever
+                neighbour.link.send(far.Nowhere(object_, "it is not here"))
+                return
+        self._perform(ledger.resolve(neighbour.client.number, [object_]))
+        self.resolve([object_])
+
+    def _elsewhere(self, neighbour: Neighbour, object_: bytes) -> list[bytes]:
+        """Who has what we borrow, as far as we know; the best first. They keep it for us as long as we borrow it."""
+        lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
+        if lender is None or lender.doubtful:
+            return []
+        known = dict.fromkeys([lender.peer, *self._served.get(object_, ()), *self._holders.of(object_)])
+        return [peer for peer in known if peer not in (neighbour.peer, self._desk.me)][:HOLDERS_MAX]
+
+    def _send_on(self, neighbour: Neighbour, object_: bytes, holders: list[bytes]) -> None:
+        neighbour.link.send(far.Here(object_, 0, holders=holders, cid=self._holders.cid(object_), away=True))
+
+    def _send_waiters_on(self, object_: bytes) -> None:
+        """It is known now who has it: other nodes ask there."""
+        ledger = self._node.store.ledger
+        for waiter in ledger.waiters(object_):
+            neighbour = self._neighbour(waiter)
+            if neighbour is not None and (holders := self._elsewhere(neighbour, object_)):
+                self._perform(ledger.unwait(waiter, object_))
+                self._send_on(neighbour, object_, holders)
 
     def located(self, neighbour: Neighbour, message: m.Located) -> None:
         """It lies here: say so to a node that waits for it."""
@@ -197,12 +246,27 @@ class FarObjects:
         for inner in contains:
             self._perform(ledger.give(m.NODE, inner, neighbour.client.number))
         data = bytes(self._reading().read(offset, size)) if size <= IN_MESSAGE_MAX_BYTES else b""
+        holders, cid = list[bytes](), b""
         if not data and size:
             self._offer(message.object, offset, size, failed)
-        neighbour.link.send(far.Here(message.object, size, failed, list(contains), data), len(data))
-        if len(self._served) >= SERVED_MAX:
-            del self._served[next(iter(self._served))]
-        self._served.setdefault(message.object, {})[neighbour.peer] = None
+            holders = [peer for peer in self._served.get(message.object, ()) if peer != neighbour.peer]
+            cid = self.blocks.cid_of(message.object)
+        here = far.Here(message.object, size, failed, list(contains), data, holders[-HOLDERS_MAX:], cid)
+        neighbour.link.send(here, len(data))
+        self._has(neighbour, message.object)
+
+    def has(self, neighbour: Neighbour, message: far.Has) -> None:
+        """They have what we lend them, from another."""
+        ledger = self._node.store.ledger
+        self._has(neighbour, message.object)
+        if ledger.holds(neighbour.client.number, message.object) and ledger.lender(message.object) is not None:
+            self._holders.learned(message.object, message.cid, vouched=False)
+
+    def _has(self, neighbour: Neighbour, object_: bytes) -> None:
+        if self._node.store.ledger.holds(neighbour.client.number, object_):  # else nobody says when it has not
+            if len(self._served) >= SERVED_MAX:
+                del self._served[next(iter(self._served))]
+            self._served.setdefault(object_, {})[neighbour.peer] = None
 
     def _offer(self, object_: bytes, offset: int, size: int, failed: bool) -> None:
         """Others may read its blocks. What a process here had made is not withdrawn when that is freed, but later."""
@@ -217,6 +281,9 @@ class FarObjects:
 
     def here(self, neighbour: Neighbour, message: far.Here) -> None:
         """They say where it lies."""
+        if message.away:
+            self._sent_on(neighbour, message)
+            return
         if self._wanted.get(message.object) == neighbour.peer:
             del self._wanted[message.object]
         elif not self._found(neighbour, message.object):
@@ -236,9 +303,41 @@ class FarObjects:
         """It will never come."""
         if self._wanted.get(message.object) == neighbour.peer:
             del self._wanted[message.object]
-            self._seek(message.object, message.owner, message.made_at, neighbour)
+            if self._node.store.ledger.lender(message.object) == neighbour.client.number:
+                self._seek(message.object, message.owner, message.made_at, neighbour)
+            else:
+                self._ask_on(message.object, message.owner)
         elif (seeking := self._seeking.get(message.object)) is not None:
             self._not_at(message.object, seeking, neighbour)
+
+    def _sent_on(self, neighbour: Neighbour, message: far.Here) -> None:
+        """They do not have it, and know who does."""
+        object_, holders = message.object, [PeerId(peer) for peer in message.holders[:HOLDERS_MAX]]
+        if self._wanted.get(object_) == neighbour.peer:
+            del self._wanted[object_]
+            lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
+            asked = [self._desk.me, neighbour.peer, *([lender.peer] if lender is not None else [])]
+            self._holders.hinted(object_, holders, message.cid, asked)
+            self._ask_on(object_, "nobody has it who is said to")
+        elif (seeking := self._seeking.get(object_)) is not None and neighbour.peer in seeking.asked:
+            self._holders.learned(object_, message.cid, vouched=False)
+            self._ask_all(object_, seeking, holders)
+            self._not_at(object_, seeking, neighbour)
+
+    def _ask_on(self, object_: bytes, how: str) -> None:
+        """Ask the next one that was named; when all were, have the lender bring it. how: why it is sought if that is
+        gone."""
+        ledger = self._node.store.ledger
+        lender = self._neighbour(ledger.lender(object_) or 0)
+        peer = self._holders.next(object_, self._desk.lives)
+        if peer is not None:
+            self._wanted[object_] = peer
+            self._desk.neighbour(peer).link.send(far.Want(object_))
+        elif lender is not None:
+            self._wanted[object_] = lender.peer
+            lender.link.send(far.Want(object_, fetch=True))
+        else:
+            self._seek(object_, how)
 
     # -- what a node that is gone has lent
 
@@ -251,14 +350,23 @@ class FarObjects:
         if lender is not None:
             lender.link.send(far.Returned(object_))
         ledger.relend(object_, self.client.number)
-        asked = [each for each in self._desk.neighbours.values() if each is not but and not each.doubtful][:SEEK_MAX]
-        seeking = self._seeking[object_] = Seeking(how, made_at, {each.peer for each in asked})
-        for each in asked:
-            each.link.send(far.Want(object_, now=True))
-        if asked:
-            self._loop.call_later(SEEK_S, self._give_up, object_, seeking)
-        else:
-            self._give_up(object_, seeking)
+        known = [each.peer for each in self._desk.neighbours.values() if not each.doubtful]
+        gone = set() if but is None else {but.peer}
+        seeking = self._seeking[object_] = Seeking(how, made_at, set(), {self._desk.me} | gone)
+        self._ask_all(object_, seeking, [*self._holders.of(object_), *known])
+        if not seeking.asked:
+            self._give_up(object_, seeking, seeking.rounds)
+
+    def _ask_all(self, object_: bytes, seeking: Seeking, peers: Iterable[PeerId]) -> None:
+        """These may have a copy."""
+        for peer in dict.fromkeys(peers):
+            room = len(seeking.asked) < SEEK_MAX and len(seeking.tried) < SOUGHT_MAX
+            if room and peer not in seeking.tried and self._desk.lives(peer):
+                seeking.tried.add(peer)
+                seeking.asked.add(peer)
+                self._desk.neighbour(peer).link.send(far.Want(object_, now=True))
+        seeking.rounds += 1
+        self._loop.call_later(SEEK_S, self._give_up, object_, seeking, seeking.rounds)
 
     def _found(self, neighbour: Neighbour, object_: bytes) -> bool:
         """Whether we look for it, and this is the first node that has it."""
@@ -269,14 +377,44 @@ class FarObjects:
         return object_ not in self._fetching
 
     def _not_at(self, object_: bytes, seeking: Seeking, neighbour: Neighbour) -> None:
+        if neighbour.peer not in seeking.asked:
+            return
         seeking.asked.discard(neighbour.peer)
         if not seeking.asked:
-            self._give_up(object_, seeking)
+            self._give_up(object_, seeking, seeking.rounds)
 
-    def _give_up(self, object_: bytes, seeking: Seeking) -> None:
-        if self._seeking.get(object_) is seeking and not self._node.closing:
-            del self._seeking[object_]
-            self._perform(self._node.store.ledger.lost(object_, seeking.how, seeking.made_at))
+    def _give_up(self, object_: bytes, seeking: Seeking, rounds: int) -> None:
+        """Nobody of this round has it: whom does the DHT know? Nobody: it is lost."""
+        if self._seeking.get(object_) is not seeking or seeking.rounds != rounds or self._node.closing:
+            return
+        if not seeking.by_content and (cid := self._holders.cid(object_)):
+            seeking.by_content = True
+            seeking.rounds += 1
+            task = self._loop.create_task(self._ask_providers(object_, seeking, cid))
+            self._searches.add(task)
+            task.add_done_callback(self._searches.discard)
+            return
+        del self._seeking[object_]
+        asked = len(seeking.tried - {self._desk.me})
+        dht = ", and the DHT knows no other" if seeking.by_content else ""
+        how = f"{seeking.how}; none of {asked} other nodes has a copy{dht}" if asked else seeking.how
+        self._perform(self._node.store.ledger.lost(object_, how, seeking.made_at))
+
+    async def _ask_providers(self, object_: bytes, seeking: Seeking, cid: bytes) -> None:
+        peer, found = self._desk.peer, dict[PeerId, tuple[str, ...]]()
+        try:
+            async with asyncio.timeout(PROVIDERS_S):
+                found = await peer.find_providers(cid)
+        except (LatticaError, TimeoutError) as error:
+            log.info("providers of %s: %s", cid.hex()[:16], str(error).partition("\n")[0])
+        for provider, addresses in found.items():
+            if not peer.has_session(provider):
+                peer.know(provider, addresses)
+        log.info("object %s: %d nodes are known to have its content", object_.hex()[:8], len(found))
+        if self._seeking.get(object_) is seeking:
+            self._ask_all(object_, seeking, found)
+            if not seeking.asked:
+                self._give_up(object_, seeking, seeking.rounds)
 
     async def _bring(self, neighbour: Neighbour, message: far.Here) -> None:
         try:
@@ -286,13 +424,16 @@ class FarObjects:
             else:
                 if self._node.store.ledger.place(message.object) is None:
                     self.blocks.withdraw(message.object)  # it was here once, made by a process whose span that was
-                sources = [neighbour.peer, *(PeerId(peer) for peer in message.holders[:HOLDERS_MAX])]
-                found = await self.blocks.fetch(message.object, sources, message.size, self._room)
+                named = [PeerId(peer) for peer in message.holders[:HOLDERS_MAX]] + self._holders.of(message.object)
+                sources = [neighbour.peer, *(peer for peer in dict.fromkeys(named) if self._desk.lives(peer))]
+                cid = message.cid or self._holders.cid(message.object, vouched=True) or None
+                found = await self.blocks.fetch(message.object, sources, message.size, self._room, cid=cid)
                 offset = found.offset
         except LatticaError as error:
             self._give_back(neighbour, message.contains)
             how = f"it could not be fetched from {neighbour.client.name}: {error.message}"
             log.warning("object %s: %s", message.object.hex()[:8], how)
+            self._holders.doubt(message.object)  # its providers were asked, too
             self._not_brought(neighbour, message.object, how)
             return
         except asyncio.CancelledError:  # by `doubted`
@@ -305,7 +446,7 @@ class FarObjects:
         lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
         if lender is None or lender is neighbour:
             self._seek(object_, how, but=neighbour)
-        else:  # it was made anew meanwhile; and this fetch ends first
+        else:  # that one was named by the lender, or it was made anew meanwhile; and this fetch ends first
             self._loop.call_soon(self._loop.call_soon, self.resolve, [object_])
 
     def _arrived(self, neighbour: Neighbour, message: far.Here, offset: int) -> None:
@@ -316,15 +457,22 @@ class FarObjects:
             self._sweep_soon()
             self._give_back(neighbour, message.contains)
             return
+        lender = self._neighbour(ledger.lender(message.object) or 0)
+        gone = self._desk.neighbours.get(neighbour.peer) is not neighbour  # and so are its loans
         for inner in message.contains:
-            effects, keep = ledger.borrow(mine, inner, neighbour.client.number, value=False)
+            effects, keep = ledger.borrow(mine, inner, mine if gone else neighbour.client.number, value=False)
             self._perform(effects)
-            if not keep:
+            if gone and keep and len(inner) != ACTOR_ID_BYTES:
+                self._seek(inner, f"the connection with {neighbour.client.name} was lost", but=neighbour)
+            elif not keep:
                 neighbour.link.send(far.Returned(inner))
         self._sealed[message.object] = offset
         if message.size > IN_MESSAGE_MAX_BYTES:
             self._offer(message.object, offset, message.size, message.failed)
+        self._holders.forget(message.object)
         store.perform(ledger.seal(mine, message.object, offset, message.size, 0, message.failed, message.contains))
+        if lender is not None and lender is not neighbour:
+            lender.link.send(far.Has(message.object, self.blocks.cid_of(message.object)))
         for inner in message.contains:
             self._perform(ledger.drop(mine, inner))
         self._perform(ledger.drop(mine, message.object))
@@ -351,17 +499,21 @@ class FarObjects:
         """A node cannot be reached: what it has lent is made anew where that can be, and not waited for."""
         for object_, source in self._sources.items():
             if source is neighbour:
+                self._holders.learned(object_, self.blocks.cid_of(object_), vouched=True)
                 self._fetching[object_].cancel()
+        self._ask_others(neighbour)
         self._perform(self._node.store.ledger.doubted(neighbour.client.number, how))
 
     def parting(self, neighbour: Neighbour, how: str) -> None:
-        """A node is gone: what it has lent may be had elsewhere."""
+        """A node is gone: what it has lent may be had elsewhere, and others may ask for what it had borrowed."""
+        self._keep_estate(neighbour)
         for object_ in self._node.store.ledger.lent_by(neighbour.client.number):
             if len(object_) == ACTOR_ID_BYTES:
                 continue
-            if object_ not in self._fetching:  # else that knows others, or seeks them itself
+            asked = self._wanted.get(object_, neighbour.peer)
+            if object_ not in self._fetching and asked == neighbour.peer:  # else others are known, or are sought then
                 self._wanted.pop(object_, None)
-                self._seek(object_, how)
+                self._seek(object_, how, but=neighbour)
             else:
                 self._node.store.ledger.relend(object_, self.client.number)
 
@@ -371,9 +523,7 @@ class FarObjects:
             served.pop(neighbour.peer, None)
         for object_, seeking in list(self._seeking.items()):
             self._not_at(object_, seeking, neighbour)
-        for object_, peer in list(self._wanted.items()):
-            if peer == neighbour.peer:
-                del self._wanted[object_]
+        self._ask_others(neighbour)
         for number, (other, _) in list(self._desk.proxies.items()):
             if other is neighbour:
                 del self._desk.proxies[number]
@@ -381,6 +531,26 @@ class FarObjects:
                 if client is not None:
                     self._node.client_gone(client, how)
                 self._perform(self._node.store.ledger.client_gone(number, how))
+
+    def _ask_others(self, neighbour: Neighbour) -> None:
+        """It will not answer, and did not lend what we have asked it for."""
+        lender = neighbour.client.number
+        for object_ in [each for each, peer in self._wanted.items() if peer == neighbour.peer]:
+            if self._node.store.ledger.lender(object_) != lender:
+                del self._wanted[object_]
+                self._ask_on(object_, f"{neighbour.client.name} cannot be reached")
+
+    def _keep_estate(self, neighbour: Neighbour) -> None:
+        ledger, mine = self._node.store.ledger, self.client.number
+        kept = [each for each in ledger.held_by(neighbour.client.number) if len(each) != ACTOR_ID_BYTES]
+        for object_ in kept:
+            self._perform(ledger.hold(mine, object_))
+
+        def let_go() -> None:
+            for object_ in () if self._node.closing else kept:
+                self._perform(ledger.drop(mine, object_))
+
+        self._loop.call_later(ESTATE_S, let_go)
 
     # -- room for what comes
 

@@ -301,6 +301,35 @@ class Ledger:
         entry = self._entries.get(object)
         return entry is not None and bool(entry.waiters)
 
+    def waiters(self, object: bytes) -> list[int]:
+        """Who waits to be told where it lies."""
+        entry = self._entries.get(object)
+        return [] if entry is None else list(entry.waiters)
+
+    def unwait(self, client: int, object: bytes) -> list[Effect]:
+        """`client` hears elsewhere where it lies."""
+        entry, effects = self._entries.get(object), list[Effect]()
+        if entry is None or client not in entry.waiters:
+            return effects
+        if not entry.holders and len(entry.waiters) == 1:
+            self._settle(object, entry)
+            self._forget(object, effects)
+        elif entry.state is None and len(entry.waiters) == 1:
+            self._settle(object, entry)
+        entry.waiters.remove(client)
+        del self._clients[client].waits[object]
+        return effects
+
+    def holds(self, client: int, object: bytes) -> bool:
+        """Whether `client` holds it."""
+        found = self._clients.get(client)
+        return found is not None and object in found.counts
+
+    def held_by(self, client: int) -> list[bytes]:
+        """What `client` holds."""
+        found = self._clients.get(client)
+        return [] if found is None else list(found.counts)
+
     def held(self, object: bytes) -> bool:
         """Whether anybody holds it."""
         entry = self._entries.get(object)

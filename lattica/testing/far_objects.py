@@ -31,6 +31,8 @@ REGION_BYTES, SPAN_BYTES = 16, 1 << 12
 HANDED_OVER_S = 8.0  # as in the desk
 DEATHS = 0.01  # of processes, per step
 PAST_S = 20.0  # after which nothing is on its way
+CID = b"cid "  # an object's is this and its id
+NO_PATH_S = 1.0  # after which a link that cannot be had is given up
 
 
 class Channel:
@@ -121,13 +123,30 @@ class Machine:
         self.proxies: dict[int, tuple[Any, int]] = {}
         self.far_names: dict[int, dict[int, int]] = {}
         self.processes: list[Process] = []
-        self.peer = SimpleNamespace(id=self.me, serve=lambda *_, **__: None)
+        self.peer = SimpleNamespace(
+            id=self.me, serve=lambda *_, **__: None, has_session=lambda _: True, find_providers=world.providers
+        )
+        self.dead: set[PeerId] = set()  # as far as is known here
         self.objects = Far(self)  # type: ignore[arg-type]  # what it needs of a desk
-        self.objects.blocks = SimpleNamespace(offer=lambda *_: None, withdraw=lambda _: None)  # type: ignore[assignment]
+        self.objects.blocks = SimpleNamespace(  # type: ignore[assignment]
+            offer=lambda *_: None,
+            withdraw=lambda _: None,
+            cid_of=lambda object_: CID + object_ if self.store.ledger.place(object_) else b"",
+        )
 
     def new_number(self) -> int:
         self.count += 1
         return self.count
+
+    def lives(self, peer: PeerId) -> bool:
+        """As `FarDesk.lives`."""
+        return peer not in self.dead and peer != self.me
+
+    def neighbour(self, peer: PeerId) -> Any:
+        """As `FarDesk.neighbour`."""
+        if peer not in self.neighbours:
+            self.meet(next(machine for machine in self.world.machines if machine.me == peer))
+        return self.neighbours[peer]
 
     def tell(self, client: int, message: Any) -> None:
         entry = self.clients.get(client)
@@ -137,9 +156,15 @@ class Machine:
     def meet(self, other: Machine) -> None:
         """A link with it, this way."""
         number = self.new_number()
+        cut = {self.me, other.me} in self.world.cut
         channel = Channel(
-            self.world, lambda message: other.hear(self, message), lambda: self.closing or other.closing, DELAY_S
+            self.world,
+            lambda message: other.hear(self, message),
+            lambda: cut or self.closing or other.closing,
+            DELAY_S,
         )
+        if cut or other.closing:
+            self.world.loop.call_later(NO_PATH_S, self.part, other)
         client = SimpleNamespace(number=number, name=f"node {other.me.hex()[:4]}")
         neighbour = SimpleNamespace(peer=other.me, client=client, link=channel, doubtful=False)
         client.send = lambda message: self._told(neighbour, message)
@@ -156,9 +181,10 @@ class Machine:
 
     def hear(self, other: Machine, message: Any) -> None:
         """A message of another node."""
-        neighbour = self.neighbours.get(other.me)
-        if neighbour is None:
+        if other.me in self.dead:
             return
+        neighbour = self.neighbour(other.me)
+        self.world.heard[type(message).__name__ + " away" * getattr(message, "away", False)] += 1
         match message:
             case far.Took():
                 self.objects.took(neighbour, message)
@@ -170,6 +196,8 @@ class Machine:
                 self.objects.here(neighbour, message)
             case far.Nowhere():
                 self.objects.nowhere(neighbour, message)
+            case far.Has():
+                self.objects.has(neighbour, message)
             case int():  # a process there is gone, and all that it had said: what it was given is let go
                 self.world.loop.call_later(HANDED_OVER_S, self.proxies.pop, message, None)
                 self.clients.pop(message, None)
@@ -180,7 +208,9 @@ class Machine:
         self.clients.pop(client.number, None)
 
     def part(self, other: Machine) -> None:
-        """That node is dead: as `FarDesk._link_ended`."""
+        """That node is dead, or has no path to us: as `FarDesk._link_ended`."""
+        if other.closing:
+            self.dead.add(other.me)
         neighbour = self.neighbours.pop(other.me, None)
         if neighbour is not None and not self.closing:
             self.objects.parting(neighbour, "its machine is gone")
@@ -229,6 +259,25 @@ class Process:
         self.tell(lambda me, *_: seal(me, object_, offset, REGION_BYTES, 0, False, contains))
         return object_
 
+    def promise(self) -> bytes:
+        """An object of ours that somebody else makes."""
+        self._made += 1
+        object_ = self.token + self._made.to_bytes(8, "big")
+        self.counts[object_] += 1
+        self.tell(self.machine.store.ledger.promise, object_)
+        return object_
+
+    def make(self, object_: bytes, to: Process) -> None:
+        """An object of that process elsewhere, which hears that it lies here."""
+        if to not in self.numbers:
+            self._connect(to)
+        offset, here = self.machine.store.room(REGION_BYTES), self.numbers[to][0]
+        self.machine.store.memory[offset] = object_
+        self.machine.store.made.add(offset)
+        seal, there = self.machine.store.ledger.seal, self.numbers[to][1]
+        self.tell(lambda me, *_: seal(me, object_, offset, REGION_BYTES, here))
+        self._wire(to).send((object_, -there))
+
     def send(self, object_: bytes, to: Process) -> None:
         """Give it to a process of this machine or of another; both sides have a number for each other."""
         ledger, world = self.machine.store.ledger, self.machine.world
@@ -242,6 +291,10 @@ class Process:
         assert world.loop.time() >= 0
         self.tell(ledger.give, object_, here)
         self._wire(to).send((object_, there))
+
+    def reaches(self, to: Process) -> bool:
+        """Whether there is a path to it."""
+        return {self.machine.me, to.machine.me} not in self.machine.world.cut
 
     def _wire(self, to: Process) -> Channel:
         if to not in self._wires:
@@ -257,12 +310,14 @@ class Process:
         for machine, number, other in ((ours, here, theirs), (theirs, there, ours)):
             machine.store.joined(number, b"")
             machine.clients[number] = SimpleNamespace(number=number, send=lambda _: None)
-            if other.me in machine.neighbours:
+            if other.me not in machine.dead:
+                machine.neighbour(other.me)
                 machine.proxies[number] = machine.neighbours[other.me], there if machine is ours else here
         self.numbers[to], to.numbers[self] = (here, there), (there, here)
 
     def given(self, message: tuple[bytes, int]) -> None:
-        """Another process gave us a hold. via: by what number our node knows it, if it is elsewhere."""
+        """Another process gave us a hold. via: by what number our node knows it, if it is elsewhere; negative: it made
+        what we had promised."""
         object_, via = message
         if self.dead:
             if via:  # as `Worker.discard` and the drain of what a dead process had not read: nobody took it
@@ -270,8 +325,8 @@ class Process:
             return
         self.counts[object_] += 1
         if via:
-            value = self.machine.world.rng.random() < 0.5 and object_[:8] != self.token
-            word = m.FromAfar(object_, via, value)
+            value = via < 0 or (self.machine.world.rng.random() < 0.5 and object_[:8] != self.token)
+            word = m.FromAfar(object_, abs(via), value)
             self._out.send(lambda: self.machine.objects.imported(self, word))  # type: ignore[arg-type]
 
     def read(self, object_: bytes) -> None:
@@ -330,19 +385,30 @@ class Process:
 class World:
     """Machines, from one seed."""
 
-    def __init__(self, seed: int, machines: int = 3, processes: int = 3) -> None:
+    def __init__(
+        self, seed: int, machines: int = 3, processes: int = 3, cut: Sequence[tuple[int, int]] = (), met: bool = True
+    ) -> None:
+        """cut: pairs of machines, from 0, that have no path to each other. met: all have links from the start."""
+        self.cut = [{PeerId(bytes([each + 1]) * 32) for each in pair} for pair in cut]
+        self.heard: Counter[str] = Counter()  # messages between nodes, by kind
         self.seed, self.rng, self.loop = seed, Random(seed), asyncio.get_running_loop()
         self.reads = self.losses = self.deaths = 0
         self.machines = [Machine(self, bytes([number]) * 32) for number in range(1, machines + 1)]
         for one in self.machines:
             for other in self.machines:
-                if other is not one:
+                if met and other is not one and {one.me, other.me} not in self.cut:
                     one.meet(other)
         self.processes = [
             Process(machine, bytes([number, each, 0, 0, 0, 0, 0, 0]))
             for number, machine in enumerate(self.machines)
             for each in range(processes)
         ]
+
+    async def providers(self, cid: bytes) -> dict[PeerId, tuple[str, ...]]:
+        """The DHT."""
+        self.heard["find_providers"] += 1
+        have = [one for one in self.machines if not one.closing and one.store.ledger.place(cid.removeprefix(CID))]
+        return {one.me: () for one in have}
 
     @property
     def living(self) -> list[Process]:
@@ -358,7 +424,7 @@ class World:
         if not held or dice < 0.15:
             process.put()
         elif dice < 0.5:
-            others = [other for other in self.living if other is not process]
+            others = [other for other in self.living if other is not process and process.reaches(other)]
             if others:
                 process.send(self.rng.choice(held), self.rng.choice(others))
         elif dice < 0.5 + DEATHS and len(self.living) > 3:
@@ -368,9 +434,9 @@ class World:
         else:
             process.drop(self.rng.choice(held))
 
-    def kill(self) -> None:
+    def kill(self, victim: Machine | None = None) -> None:
         """A machine and all that is on it."""
-        victim = self.rng.choice([machine for machine in self.machines if not machine.closing])
+        victim = victim or self.rng.choice([machine for machine in self.machines if not machine.closing])
         victim.closing = True
         self.deaths += 1
         for machine in self.machines:

@@ -201,6 +201,18 @@ async def test_an_object_is_hashed_once_however_many_ask(monkeypatch: pytest.Mon
 
 
 @virtual
+async def test_the_content_has_a_name_as_soon_as_somebody_has_read_of_it() -> None:
+    async with mesh(2) as (one, two):
+        data = data_of(3 * MIB)
+        two.put(OBJECT, data)
+        assert two.blocks.cid_of(OBJECT) == one.blocks.cid_of(OBJECT) == b""
+        await one.fetch(two)
+        assert two.blocks.cid_of(OBJECT) == one.blocks.cid_of(OBJECT) == cid_named(manifest_of(data))
+        one.blocks.withdraw(OBJECT)
+        assert one.blocks.cid_of(OBJECT) == b""
+
+
+@virtual
 async def test_several_sources_share_the_work(reads: list[tuple[PeerId, int]]) -> None:
     async with mesh(4) as (one, *holders):
         data = data_of(40 * MIB)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+
 import pytest
 
-from lattica.testing.far_objects import World
+from lattica.testing.far_objects import DELAY_S, NO_PATH_S, Process, World
 from lattica.testing.loop import run_virtually
 
 SEEDS, SHARES = 240, 8
@@ -26,3 +29,169 @@ def test_what_is_held_is_read_and_what_nobody_holds_is_freed(share: int) -> None
 def test_a_machine_that_dies_takes_only_what_lay_there_alone(share: int) -> None:
     told = [run_virtually(live(seed, deaths=1)) for seed in range(share, SEEDS, SHARES)]
     assert sum(reads for reads, _ in told) > SEEDS / 2
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_machines_without_a_path_to_each_other_read_what_a_third_one_brings(share: int) -> None:
+    async def live(seed: int) -> int:
+        world = World(seed, machines=4, cut=[(0, 1), (2, 3)][: 1 + seed % 2])
+        await world.run(steps=150, deaths=seed % 3 == 2)
+        return world.reads
+
+    assert sum(run_virtually(live(seed)) for seed in range(share, SEEDS, SHARES)) > SEEDS / 2
+
+
+# -- what is lent on
+
+
+SEEDS_OF_STORIES = 20
+Story = Callable[[World, Process, Process, Process, bytes], Awaitable[None]]
+
+
+def tell(story: Story, machines: int = 3, met: bool = True, cut: list[tuple[int, int]] | None = None) -> None:
+    """What b made is lent to a, and by a to c, who hold it; with several delays. b keeps nothing itself."""
+
+    async def act(seed: int) -> None:
+        world = World(seed, machines, processes=1, cut=cut or [], met=met)
+        a, b, c, *_ = world.processes
+        object_ = b.put()
+        b.send(object_, a)
+        await past()
+        b.drop(object_)
+        a.send(object_, c)
+        await past()
+        await story(world, a, b, c, object_)
+        for process in world.living:
+            for each in list(process.counts):
+                process.drop(each)
+        await past(20.0)
+        for machine in world.machines:
+            assert machine.closing or not machine.store.ledger._entries, f"seed {seed}: {machine.store.ledger!r}"
+            machine.objects._holders.validate()
+            assert not machine.objects._wanted and not machine.objects._seeking
+
+    for seed in range(SEEDS_OF_STORIES):
+        run_virtually(act(seed))
+
+
+async def past(seconds: float = 1.0) -> None:
+    """Nothing is on its way any more."""
+    await asyncio.sleep(seconds)
+
+
+async def is_read(process: Process, object_: bytes, within_s: float = 1.0) -> None:
+    before = process.machine.world.reads
+    process.read(object_)
+    await past(within_s)
+    assert not process.asked and process.machine.world.reads == before + 1, process.machine.world.heard
+
+
+def test_what_lies_further_is_read_there_and_not_brought_to_its_lender() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        await is_read(c, object_)
+        assert not a.machine.store.memory, "it went through the lender's node"
+        assert world.heard["Here away"] == world.heard["Here"] == world.heard["Has"] == 1
+
+    tell(story)
+
+
+def test_a_value_that_waits_for_its_place_is_sent_on_when_that_is_known() -> None:
+    """c asks a, which owns the object and does not know yet that b has made it."""
+
+    async def act(seed: int) -> None:
+        world = World(seed, 3, processes=1)
+        a, b, c = world.processes
+        object_ = a.promise()
+        a.send(object_, c)
+        a.send(object_, b)
+        await past()
+        c.read(object_)
+        await past()
+        b.make(object_, a)
+        await past()
+        assert world.reads == 1 and not a.machine.store.memory, world.heard
+
+    for seed in range(SEEDS_OF_STORIES):
+        run_virtually(act(seed))
+
+
+def test_the_lender_brings_what_the_borrower_has_no_path_to() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        await is_read(c, object_, NO_PATH_S + 1.0)
+        assert a.machine.store.memory
+
+    tell(story, cut=[(1, 2)])
+
+
+def test_a_lender_that_dies_after_its_hint_takes_nothing_along() -> None:
+    """Between the hint and the answer of the one it named: that drops what the dead one had borrowed, but later."""
+
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        c.read(object_)
+        while not world.heard["Here away"]:
+            await asyncio.sleep(DELAY_S[0] / 4)
+        world.kill(a.machine)
+        await past(2.0)
+        assert not c.asked and world.reads == 1, world.heard
+
+    tell(story)
+
+
+def test_what_nobody_had_read_yet_outlives_its_lender() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        world.kill(a.machine)
+        await past(5.0)
+        await is_read(c, object_)
+
+    tell(story)
+
+
+def test_who_has_read_it_is_named_when_the_maker_is_gone() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        await is_read(c, object_)
+        world.kill(b.machine)
+        await is_read(a, object_, 5.0)
+        assert not world.heard["find_providers"]
+
+    tell(story)
+
+
+def test_a_holder_whom_nobody_here_knows_is_found_by_the_content() -> None:
+    """c read it, and said so to a; d has it from c. Then b and c are gone: a knows d by the CID alone."""
+
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        d = world.processes[3]
+        await is_read(c, object_)
+        c.send(object_, d)
+        await past()
+        await is_read(d, object_)
+        assert d.machine.me not in a.machine.neighbours
+        world.kill(b.machine)
+        world.kill(c.machine)
+        await is_read(a, object_, 10.0)
+        assert world.heard["find_providers"]
+
+    tell(story, machines=4, met=False)
+
+
+def test_what_lay_at_the_dead_alone_is_lost_and_said_to_be() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        world.kill(b.machine)
+        c.read(object_)
+        await past(10.0)
+        assert not c.asked and world.losses == 1
+
+    tell(story)
+
+
+def test_a_lender_with_a_wrong_word_costs_time_and_no_value() -> None:
+    """It names itself, who asks, nobody that there is, and one that has never heard of it."""
+
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        nonsense = [a.machine.me, c.machine.me, world.machines[3].me]
+        elsewhere = a.machine.objects._elsewhere
+        a.machine.objects._elsewhere = lambda *_: elsewhere(*_) and nonsense  # type: ignore[method-assign]
+        await is_read(c, object_, 2.0)
+        assert a.machine.store.memory
+
+    tell(story, machines=4)

@@ -343,6 +343,28 @@ def test_values_that_hold_each_other_in_a_ring_go_with_the_last_client(ledger: L
     assert is_empty(ledger)
 
 
+def test_who_hears_elsewhere_where_it_lies_waits_no_more(ledger: Ledger) -> None:
+    """Of what is promised, of what is not known yet, and of what nobody holds any more."""
+    ledger.promise(A, X)
+    ledger.resolve(B, [X, Y])
+    ledger.resolve(C, [X, Y])
+    assert ledger.waiters(X) == ledger.waiters(Y) == [B, C]
+    assert ledger.unwait(B, X) == ledger.unwait(B, Y) == ledger.unwait(B, Y) == []
+    ledger.validate()
+    assert ledger.waiters(X) == ledger.waiters(Y) == [C]
+    assert ledger.unwait(C, Y) == [] and not ledger.waiters(Y)
+    ledger.drop(A, X)
+    assert ledger.unwait(C, X) == []
+    assert is_empty(ledger)
+
+
+def test_it_says_what_a_client_holds(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.give(A, X, B)
+    assert ledger.holds(B, X) and not ledger.holds(B, Y) and not ledger.holds(99, X)
+    assert ledger.held_by(B) == [X] and ledger.held_by(C) == ledger.held_by(99) == []
+
+
 def test_a_token_that_another_client_has_is_refused(ledger: Ledger) -> None:
     with pytest.raises(RemoteProtocolError, match="client 4"):
         ledger.client_joined(4, TOKENS[A])
