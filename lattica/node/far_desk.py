@@ -75,6 +75,9 @@ their way from a socket through that process to its node."""
 DEATH_S = 3.0
 """From the end of a worker's connections to the word that it is dead, at the latest: until then it is known who called
 it, so that its page can be read for them. A death is told within one and a half."""
+RECONNECT_S = 30.0
+"""For a caller of an actor to come back over another connection, under the number by which the actor knows what it has
+called already. Shorter: a call runs twice; longer: the actor remembers callers that only dropped their handles."""
 JOBS_MAX = 4096
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 NO_RESOURCES = ResourceSet({})
@@ -1296,7 +1299,10 @@ class FarDesk:
 
         def ended(why: str) -> None:
             if self.guests.get(number) is mine and mine.carrier is carrier:
-                if carrier.ended_here and message.worker in node.workers.processes:
+                lives = message.worker in node.workers.processes
+                if message.actor and lives and number not in self.silenced and neighbour.link.over is None:
+                    node.loop.call_later(RECONNECT_S, self._guest_gone, mine, why)
+                elif carrier.ended_here and lives:
                     node.loop.call_later(DEATH_S, self._guest_gone, mine, why)  # is it dead? then it is asked for
                 else:
                     self._guest_gone(mine, why)
