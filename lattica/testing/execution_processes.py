@@ -277,6 +277,8 @@ class SimProcess:
         """Whether its value can be read, or is known to be lost; if it lies elsewhere it is asked for."""
         value = ref._value
         if value is None:
+            self.runtime.objects.ask([ref])
+            self.reactor.flush()
             return False
         if isinstance(value, InPlace) and value.hold.offset < 0 and self.runtime.objects.lost(value.hold.id) is None:
             if not self.runtime.objects.is_coming(value.hold):
@@ -525,8 +527,8 @@ class SimWorker(SimProcess):
         self.wait(lambda: all(self.is_here(ref) for ref in refs), functools.partial(self._finish, body))
 
     def _finish(self, body: Body) -> None:
-        if not self.runtime.has_room(SPAN_BYTES // 4):
-            self.wait(lambda: self.runtime.has_room(SPAN_BYTES // 4), functools.partial(self._finish, body))
+        if not self.runtime.has_room(SPAN_BYTES):
+            self.wait(lambda: self.runtime.has_room(SPAN_BYTES), functools.partial(self._finish, body))
             return
         assert self.running is not None
         caller, task = self.running

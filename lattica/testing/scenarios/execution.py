@@ -31,7 +31,7 @@ NAMES = tuple(f"n{number}" for number in range(8))
 BUSY_S, LONG_S = 30.0, 120.0
 WARM_UP_S = 5.0  # for sessions and tables
 DRIVERS = ("n0", "n3", "n5")
-ACT_S = 0.25  # of one driver, on average
+ACT_S = (0.25, 0.25, 0.25, 0.08)  # between two acts of one driver, on average
 SIZES = (10, 10, 3_000, 120_000, 300_000)  # inside a message, in an arena, with `Here`, in blocks
 ENDED_S = 90.0  # for every wait to end, after the last fault
 EMPTY_S = 60.0  # for every hold to be let go
@@ -53,6 +53,7 @@ class Plan:
     nested: list[Plan] = field(default_factory=list)
     children: int = 0
     calls: int = 0  # of the actor whose handle it is given
+    boxed: Plan | None = None  # what its result has a ref of
     crashes: int = 0  # times that it kills its worker
     actor: Actor | None = None
     floor: int = 0  # of a call: its caller has heard of this incarnation
@@ -67,6 +68,10 @@ class Plan:
 
     def value(self) -> tuple[str, int, bytes]:
         return "value", self.number, PADS[self.number % len(PADS)][: self.size]
+
+    def is_value(self, value: Any) -> bool:
+        """Whether it is what this plan returns; of a boxed ref, that there is one."""
+        return tuple(value[:3]) == self.value() and len(value) == 3 + (self.boxed is not None)
 
 
 @dataclass(eq=False, slots=True)
@@ -97,7 +102,7 @@ class TaskBody:
         play.universe.count("starts")
         play.hold(plan.starts <= 1 + plan.retries, f"{plan} started {plan.starts} times")
         for made, value in zip(plan.deps, self.deps, strict=True):
-            play.hold(value == made.value(), f"{plan} reads {str(value)[:60]} instead of {made}")
+            play.hold(made.is_value(value), f"{plan} reads {str(value)[:60]} instead of {made}")
         self.deps = []
         if plan.crashes:
             plan.crashes -= 1
@@ -118,8 +123,10 @@ class TaskBody:
         self.nested, self.children, self.handle = [], [], None
         for made, ref in wanted:
             value = worker.read(ref)
-            self.play.hold(value == made.value(), f"{plan} gets {str(value)[:60]} instead of {made}")
-        return plan.value()
+            self.play.hold(made.is_value(value), f"{plan} gets {str(value)[:60]} instead of {made}")
+        if plan.boxed is None:
+            return plan.value()
+        return *plan.value(), worker.runtime.put(plan.boxed.value())
 
 
 class ActorBody:
@@ -144,7 +151,7 @@ class Script:
         self._next()
 
     def _next(self) -> None:
-        self.driver.later(self.play.universe.rng.expovariate(1 / ACT_S), self.act)
+        self.driver.later(self.play.universe.rng.expovariate(1 / self.play.act_s), self.act)
 
     def act(self) -> None:
         if not self.acting:
@@ -196,7 +203,9 @@ class Script:
         except LatticaError as error:
             self.play.failed(plan, type(error).__name__, str(error))
         else:
-            self.play.hold(value == plan.value(), f"{plan} is {str(value)[:60]}")
+            self.play.hold(plan.is_value(value), f"{plan} is {str(value)[:60]}")
+            if plan.boxed is not None and self.acting:
+                self.refs[plan.boxed] = value[3]
         return True
 
     def drop(self) -> None:
@@ -235,6 +244,7 @@ class Play:
         self.actors: dict[bytes, Actor] = {}
         self.calm = True  # nothing was broken
         self.breaking = True
+        self.act_s = universe.rng.choice(ACT_S)
         self.named = 0
         self._units = 0
 
@@ -279,6 +289,9 @@ class Play:
         )
         plan.who = process.unit
         self.plans[plan.number] = plan
+        if rng.random() < 0.15:
+            plan.boxed = Plan(-plan.number, 0, 0.0, rng.choice(SIZES[:-1]))
+            plan.boxed.outcome, plan.boxed.starts = "value", 1
         return plan
 
     def submit(
@@ -477,7 +490,7 @@ class Play:
         self.universe.count("cuts")
         self.universe.note(",".join(left), f"is cut off: {cut}")
         wires.cut.update(dict.fromkeys(cut))
-        self.universe.after(rng.choice((0.5, 2.0, 5.0, 12.0)), self._mend, cut)
+        self.universe.after(rng.choice((0.5, 2.0, 5.0, 12.0, 25.0)), self._mend, cut)
 
     def _mend(self, cut: list[tuple[str, str]]) -> None:
         for ends in cut:
@@ -494,7 +507,7 @@ class Play:
         name = rng.choice(NAMES)
         if name in self.land.living:
             self.universe.count("stalls")
-            self.land.units[name].stall(rng.choice((0.3, 2.0, 5.0)))
+            self.land.units[name].stall(rng.choice((0.3, 2.0, 5.0, 5.0, 15.0)))
 
     def _kill_worker(self) -> None:
         workers = [
