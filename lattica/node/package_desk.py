@@ -33,6 +33,7 @@ PIECE_BYTES = 2 << 20
 PIECE_S = 20.0  # for a piece: at 1 Mbit/s
 READERS = Role.EXECUTE | Role.SUBMIT
 KEEPS_AT_ONCE = 4
+FETCHES_AT_ONCE = 4  # each has up to 120 MiB in memory until its bytes are compared with its name
 UNUSED_MAX = 8
 """Folders of jobs that are over: the next run of a script often needs the same, and each may have 100 MiB."""
 
@@ -73,6 +74,7 @@ class PackageDesk:
         self._session: paths.Session | None = None
         self._last: tuple[str, bytes] = "", b""  # of which pieces are asked for just now
         self._coming: dict[str, asyncio.Future[bytes]] = {}
+        self._gate = asyncio.Semaphore(FETCHES_AT_ONCE)
         self._unpacked: dict[str, int] = {}  # name -> jobs that use it; the latest that was let go last
         self._deleting: set[asyncio.Future[None]] = set()
         peer.serve(PackageService(self), offered=False)
@@ -112,7 +114,8 @@ class PackageDesk:
             if holder == self.peer.id:
                 continue
             try:
-                data = await self._read(cid, holder)
+                async with self._gate:
+                    data = await self._read(cid, holder)
             except (LatticaError, TimeoutError) as error:
                 troubles.append(f"{short_peer(holder)}: {str(error).partition(chr(10))[0] or 'it did not answer'}")
                 continue
@@ -189,3 +192,5 @@ def _unpack(data: bytes, place: str) -> None:
     except OSError as error:
         if not os.path.isdir(place):
             raise ConfigError(f"{place} cannot be made: {error.strerror}") from error
+    finally:
+        _remove(draft)

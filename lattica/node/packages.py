@@ -30,6 +30,7 @@ PACKAGE_MAX_BYTES = 100 << 20
 """Of the files in a folder. More: it takes seconds to reach each machine; data belongs into objects or on disks."""
 PACKED_MAX_BYTES = PACKAGE_MAX_BYTES + (20 << 20)  # with a header of 512 bytes and more for each file
 FILES_MAX = 20_000
+DEPTH_MAX = 64  # folders within each other: each file of a stranger's could have made two thousand
 SCRIPTS_MAX_BYTES, SCRIPTS_MAX = 10 << 20, 1000
 """Of what is taken along unasked: the modules beside a script."""
 EXCLUDED = (
@@ -189,14 +190,16 @@ def unpack(data: bytes, folder: str) -> None:
             for count, entry in enumerate(tar):
                 if count > FILES_MAX:
                     raise RemoteProtocolError("a package has more files than any of ours")
+                if entry.sparse is not None or entry.size > len(plain):  # its holes would be written as zeros
+                    raise RemoteProtocolError("a package has a file that is larger than the package")
                 _write(tar, entry, folder)
-    except (zlib.error, tarfile.TarError, EOFError, ValueError) as error:
+    except (zlib.error, tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         raise RemoteProtocolError(f"a package cannot be read: {error}") from error
 
 
 def _write(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: str) -> None:
     parts = entry.name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or "\0" in entry.name:
+    if any(part in ("", ".", "..") for part in parts) or "\0" in entry.name or len(parts) > DEPTH_MAX:
         raise RemoteProtocolError(f"a package has a file named {entry.name[:80]!r}")
     for depth in range(1, len(parts)):  # what lies below a link would be written elsewhere
         if os.path.islink(os.path.join(folder, *parts[:depth])):
