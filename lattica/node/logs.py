@@ -278,7 +278,7 @@ class LogFiles:
             self._close(name)
 
     def _create(self, name: str) -> tuple[int, int]:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # tasks may put links there
         self._open[name] = os.open(self.path(name), flags, 0o600), 0
         return self._open[name]
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -206,7 +207,7 @@ class Look:
         if not re.fullmatch(LOG_NAME, name):
             raise RemoteProtocolError(f"{name[:80]!r} is no log of a worker")
         path = os.path.join(self._node.settings.session_dir, "logs", name)
-        until = asyncio.get_running_loop().time() + min(max(wait_s, 0.0), WAIT_MAX_S)
+        until = asyncio.get_running_loop().time() + min(max(0.0, wait_s), WAIT_MAX_S)  # in this order: NaN is 0
         while True:
             size = await asyncio.to_thread(_size, path)
             if offset > size:  # it was full, and begins anew
@@ -251,15 +252,20 @@ def _pid_of(name: str) -> int:
 
 def _size(path: str) -> int:
     try:
-        return os.stat(path).st_size
+        return os.stat(path, follow_symlinks=False).st_size
     except OSError:
         return 0
 
 
 def _read(path: str, at: int) -> bytes:
+    """Tasks may write in this folder: a link there could lead to what the node sees and they do not."""
     try:
-        with open(path, "rb") as file:
-            file.seek(at)
-            return file.read(READ_BYTES)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return b""
+    try:
+        return os.pread(fd, READ_BYTES, at) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
