@@ -55,6 +55,7 @@ BACK_S = 3.0  # after our own start, for the table to say whether others went on
 CALL_S = 30.0  # for a node to do what a command wants
 READ_BYTES = 256 << 10
 WAIT_MAX_S = 20.0  # for news of a log
+LIVE_MAX = 256  # scripts that run here at once: processes of some 30 MB each
 ENDED_MAX = 200  # rows of runs that ended here
 LIMIT_CHARS = 4096  # of a job's words and variables together
 RUNNING, SUCCEEDED, FAILED, STOPPED, LOST = "running", "succeeded", "failed", "stopped", "lost"
@@ -199,6 +200,8 @@ class JobRuns:
             raise PermissionDeniedError(role="submit", action="run a job: its driver submits tasks by this node")
         if self.draining or self._closing:
             raise LatticaError("this node is going", do_next="submit to another: --on PEER")
+        if len(self._live) >= LIVE_MAX:
+            raise LatticaError(f"{LIVE_MAX} scripts run on this node already", do_next="submit to another: --on PEER")
         run = _run_of(spec, submitter, self.me, time())
         await self.packages.bring(run.package, [submitter])
         job = os.urandom(ID_BYTES)
@@ -349,7 +352,7 @@ class JobRuns:
     def _orphaned(self, job: bytes) -> tuple[int, Run] | None:
         """Its highest run, if that has lost its node."""
         number, run = self.runs().get(job, (0, None))
-        if run is None or run.state != RUNNING:
+        if run is None or run.state != RUNNING or self._is_outlaws(run):
             return None
         if run.host == self.me:
             return None if _key(job, number) in self._live else (number, run)
@@ -386,12 +389,17 @@ class JobRuns:
         self._write(_key(job, number + 1), run)
         self._start(job, number + 1, run)
 
+    def _is_outlaws(self, run: Run) -> bool:
+        """Whether its submitter was put out of the mesh. (Rows that such a one wrote are hidden already.)"""
+        return self.peer.credentials.trust.is_revoked(PeerId(run.submitter))
+
     def _look_at_revoked(self) -> None:
         trust = self.peer.credentials.trust
         for live in list(self._live.values()):
-            if trust.is_revoked(PeerId(live.run.submitter)) and live.process is not None and not live.stopped:
+            if trust.is_revoked(PeerId(live.run.submitter)) and not live.stopped:
                 live.stopped = "its submitter was put out of the mesh"
-                live.process.end(kindly=False)
+                if live.process is not None:  # else it ends before it begins
+                    live.process.end(kindly=False)
 
     # -- what is asked
 
@@ -411,7 +419,7 @@ class JobRuns:
         if live and offset >= self.logs.size(name):
             news = self._news.setdefault(key, asyncio.Event())
             try:
-                async with asyncio.timeout(min(max(wait_s, 0.0), WAIT_MAX_S)):
+                async with asyncio.timeout(min(max(0.0, wait_s), WAIT_MAX_S)):  # in this order: NaN is 0
                     await news.wait()
             except TimeoutError:
                 pass

@@ -158,6 +158,22 @@ async def test_jobs_of_who_is_revoked_end(machines: Machines) -> None:
 
 
 @story
+async def test_a_job_of_who_is_revoked_goes_on_nowhere_when_its_host_dies_too(machines: Machines) -> None:
+    """Or revoking somebody would start its scripts anew on every node after the next."""
+    one = await machines.start("one")
+    two, three = await joined(machines, "two", one), await joined(machines, "three", one)
+    mine, theirs, hosts = [await runs_of(machines, desk) for desk in (one, two, three)]
+    hosts._look_at_revoked = lambda: None  # type: ignore[method-assign]  # it dies before it hears
+    await ask(two, "job_submit", spec=spec(machines, theirs, max_restarts=-1), on="three")
+    await until(lambda: FakeProcess.living and mine.runs())
+    await ask(one, "revoke", peer=two.peer_id, reason="stolen")
+    await three.stop()
+    await until(lambda: mine.peer.gossip.community.states()[three.peer.id].value == "left")
+    await asyncio.sleep(10)
+    assert not mine._live and not mine._due, "the one that is out may run its own, alone"
+
+
+@story
 async def test_what_cannot_be_run_is_refused(machines: Machines) -> None:
     one = await machines.start("one")
     mine = await runs_of(machines, one)
