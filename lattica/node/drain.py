@@ -61,7 +61,7 @@ class Drain:
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
         self._waits_for: set[PeerId] = set()  # who fetches from us before we go
-        self._fetching: set[asyncio.Task[None]] = set()
+        self._fetching: dict[asyncio.Task[None], PeerId] = {}  # -> for whom, who goes
         desk.peer.serve(DrainService(self), offered=False)
         mesh.answers("drain", self._drain)
 
@@ -139,9 +139,11 @@ class Drain:
 
     def going(self, neighbour: Neighbour, message: far.Going) -> None:
         """Fetch what they lend us and we do not have yet."""
+        if neighbour.peer in self._fetching.values():
+            return
         task = self._loop.create_task(self._fetch(neighbour))
-        self._fetching.add(task)
-        task.add_done_callback(self._fetching.discard)
+        self._fetching[task] = neighbour.peer
+        task.add_done_callback(self._fetching.pop)
 
     async def _fetch(self, neighbour: Neighbour) -> None:
         objects = self._desk.objects

@@ -42,7 +42,7 @@ from lattica.node.far_actors import FarActors
 from lattica.node.far_environment import FarEnvironments
 from lattica.node.far_objects import FarObjects
 from lattica.node.kept import Kept
-from lattica.node.lease_desk import FAR_LEASE
+from lattica.node.lease_desk import FAR_LEASE, NO_ROOM
 from lattica.node.links import Carrier, Link
 from lattica.node.names_desk import NamesDesk
 from lattica.node.proxies import proxy
@@ -271,12 +271,12 @@ class FarDesk:
         """Whether this node is going."""
         return self._closing or self.node.closing
 
-    def roles_of(self, peer: PeerId) -> Role:
     def lives(self, peer: PeerId) -> bool:
         """Whether it is another member, and not known to be dead."""
         state = self.peer.gossip.community.membership.state(peer)
         return peer != self.me and (peer in self.neighbours or state in (State.ALIVE, State.SUSPECT))
 
+    def roles_of(self, peer: PeerId) -> Role:
         """What a member may do."""
         if peer == self.me:
             return self.peer.credentials.member.roles
@@ -1288,9 +1288,12 @@ class FarDesk:
                 reason = reason or self.deciding.admit(message.actor, message.life)
         elif (lease := node.book.lease_of(message.worker)) is None or lease.holder != neighbour.client.number:
             reason = "it is not leased to you"
+        if not reason and not node.workers.room():
+            reason = NO_ROOM
         if reason or entry is None:
             neighbour.link.send(far.Closed(message.carrier, reason))
             return
+        neighbour.link.check(message.carrier)
         ours, theirs = self.node.wires.pair()
         before = neighbour.known.get((message.caller, message.worker))
         guest = self.guests.get(before) if before is not None else None

@@ -52,6 +52,7 @@ AGAIN_S = 0.5  # between two looks at what waits
 PRESS_S = 2 * groups.BUSY_PAUSE_S  # for which room is made; owners ask again within 1.5 of one
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can keep its bundles
 OVER_MAX = 1024  # groups that have ended and are remembered, so that what still asks for them hears how
+BUNDLES_MAX = 4096  # of one group, asked of one node: each takes at least a place in a table
 NOTHING = ResourceSet({})
 
 
@@ -583,6 +584,8 @@ class GroupDesk:
                     self._answer_owner(to, message)
                 case reservations.Kept(owner, group, bundles):
                     for index, allocation in bundles:
+                        if (owner, group, index) in self._here:  # of an attempt that its owner has not ended
+                            self._let_go(owner, group, index)
                         number = self._here[owner, group, index] = next(self._numbers)
                         self._node.resources.grow(number, allocation)
                 case reservations.Ended(owner, group, bundles):
@@ -592,7 +595,9 @@ class GroupDesk:
 
     def _let_go(self, owner: PeerId, group: bytes, index: int) -> None:
         """A bundle has ended: so does what runs in it; what waits for it goes elsewhere."""
-        node, number = self._node, self._here.pop((owner, group, index))
+        node, number = self._node, self._here.pop((owner, group, index), None)
+        if number is None:
+            return
         place = in_bundle(number, "")
         node.resources.shrink(number)
         how = f"bundle {index} of placement group {short(group)} ended"
@@ -674,6 +679,8 @@ class GroupDesk:
         if reason:
             neighbour.link.send(far.GroupDenied(group, attempt, reason))
             return
+        if len({index for index, _ in asked}) < len(asked) or len(asked) > BUNDLES_MAX:
+            raise RemoteProtocolError(f"{len(asked)} bundles of one placement group, or one of them twice")
         try:
             bundles = tuple((index, ResourceSet.of(amounts)) for index, amounts in asked)
         except ConfigError as error:

@@ -30,6 +30,8 @@ CONTENT_MAX_BYTES = 8 << 20
 ALL_MAX_BYTES = 1 << 30  # on this node's disk
 PIECE_BYTES = 256 << 10
 COMING_MAX = 64  # that arrive in pieces at once
+COMING_EACH_MAX = 4  # of one node, which sends one after the other
+GIVES_MAX = 8  # that are read from disk for one node at once
 FORGET_S = 600.0
 """After it is named by no row: the row may still be on its way to us, or a newer one be lost with its writer."""
 SOON_S = 30.0  # instead of it for a checkpoint that a newer one has replaced
@@ -47,6 +49,7 @@ class Kept:
         self._unwritten: dict[bytes, bytes] = {}  # until they are on disk
         self._coming: dict[tuple[PeerId, bytes], bytearray] = {}
         self._asked: dict[bytes, tuple[PeerId, asyncio.Future[bytes | None]]] = {}
+        self._giving: dict[PeerId, int] = {}  # how many are being read for it
         self._unnamed: dict[str, float] = {}  # file -> since when no row has named it
         self._writes: set[asyncio.Future[None]] = set()
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -164,7 +167,7 @@ class Kept:
     def keep(self, neighbour: Neighbour, message: far.Keep) -> None:
         """A piece of something has come."""
         key, content = (neighbour.peer, message.content), message.content
-        wanted = content in self._asked
+        wanted = self._asked.get(content, (None,))[0] == neighbour.peer
         if not wanted and Role.SUBMIT not in self._desk.roles_of(neighbour.peer):
             return
         size_holds = 0 <= message.size <= CONTENT_MAX_BYTES and len(content) <= CID_MAX_BYTES
@@ -173,11 +176,12 @@ class Kept:
             log.warning("%s wants %d bytes kept, for which there is no room", neighbour.client.name, message.size)
             return
         if not message.offset:
-            if len(self._coming) >= COMING_MAX:
+            of_theirs = sum(peer == neighbour.peer for peer, _ in self._coming)
+            if key not in self._coming and (len(self._coming) >= COMING_MAX or of_theirs >= COMING_EACH_MAX):
                 return
             self._coming[key] = bytearray()
         coming = self._coming.get(key)
-        if coming is None or len(coming) != message.offset:
+        if coming is None or len(coming) != message.offset or len(coming) + len(message.data) > message.size:
             self._coming.pop(key, None)
             return
         coming += message.data
@@ -193,13 +197,23 @@ class Kept:
             self._settle(content, data)
 
     def wanted(self, neighbour: Neighbour, message: far.KeptWanted) -> None:
-        """They need something that we may keep."""
+        """They need something that we may keep. Rows tell everybody its name; only who restarts actors needs it."""
+        allowed = Role.SUBMIT in self._desk.roles_of(neighbour.peer) and len(message.content) <= CID_MAX_BYTES
+        if not allowed or neighbour.link.crowded or self._giving.get(neighbour.peer, 0) >= GIVES_MAX:
+            neighbour.link.send(far.NotKept(message.content))
+            return
+        self._giving[neighbour.peer] = self._giving.get(neighbour.peer, 0) + 1
         task = self._loop.create_task(self._give(neighbour, message.content))
         self._desk.detached.tasks.add(task)
         task.add_done_callback(self._desk.detached.tasks.discard)
 
     async def _give(self, neighbour: Neighbour, content: bytes) -> None:
-        data = await self._read(content) if len(content) <= CID_MAX_BYTES else None
+        try:
+            data = await self._read(content)
+        finally:
+            self._giving[neighbour.peer] -= 1
+            if not self._giving[neighbour.peer]:
+                del self._giving[neighbour.peer]
         if data is None:
             neighbour.link.send(far.NotKept(content))
         else:

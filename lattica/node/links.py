@@ -38,6 +38,10 @@ WAITING_MAX_BYTES = 2 * WINDOW_BYTES
 """Of one connection, come and not handed on: a window, and what a worker had in its socket when it died."""
 TAKEN_FROM_BYTES = 64 << 10  # handed on before the sender is told
 LINK_MAX_BYTES = 8 << 20
+UNREAD_MAX_BYTES = 256 << 20
+"""Of answers that wait for one node. Whoever asks and does not read would have all our memory; ours read, and what they
+are sent unasked (contents to keep, 8 MiB each) comes to less."""
+CARRIERS_MAX = 16_384  # connections of processes with workers, between two nodes; each is two descriptors
 ITEM_BYTES = 512 << 10  # of messages, after which the next item begins
 OPEN_S = 10.0
 """For a session to come about before what was to be said is given up."""
@@ -108,6 +112,9 @@ class Link:
             item = far.encode(messages)
             self.said_at = self._loop.time()
             self._out.send((item,), len(item))
+            if self._out.waiting_bytes > UNREAD_MAX_BYTES:
+                log.warning("the link with %s is ended: it does not read what it asks for", self.name)
+                self.end(f"{self._out.waiting_bytes >> 20} MiB wait for it")
 
     async def _open(self) -> None:
         try:
@@ -170,10 +177,15 @@ class Link:
         number, self._next_carrier = self._next_carrier, self._next_carrier + 2
         return Carrier(self, number, sock, ended)
 
-    def accept(self, number: int, sock: socket.socket, ended: Callable[[str], None]) -> Carrier:
-        """A connection that began there. Raises RemoteProtocolError for a number that cannot be."""
+    def check(self, number: int) -> None:
+        """Raises RemoteProtocolError if no connection can begin there with this number."""
         if number in self.carriers or number <= 0 or (number % 2 == 0) == self.low:
             raise RemoteProtocolError(f"connection {number} cannot begin")
+        if len(self.carriers) >= CARRIERS_MAX:
+            raise RemoteProtocolError(f"{CARRIERS_MAX} connections are open")
+
+    def accept(self, number: int, sock: socket.socket, ended: Callable[[str], None]) -> Carrier:
+        """A connection that began there; `check` its number before."""
         return Carrier(self, number, sock, ended)
 
     def forget(self, carrier: Carrier) -> None:

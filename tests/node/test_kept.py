@@ -39,6 +39,8 @@ class Desk:
 class Line:
     """What one says to another."""
 
+    crowded = False
+
     def __init__(self, ours: Desk, theirs: Desk) -> None:
         self.peer, self.ours, self.theirs = theirs.me, ours, theirs
         self.link, self.client, self.name = self, self, "the other"
