@@ -61,6 +61,10 @@ PIECE_BYTES = CHUNK_BYTES - ALIGN
 SOURCES_MAX = 8  # at once: two keep a link busy, eight even out slow ones
 CANDIDATES_MAX = 64  # sources that one fetch hears of
 READERS_MAX = 4  # whom a reader is told of: others that read the same
+ASKERS_MAX = 16  # of whom it is remembered that they began to read: they have it, or soon some of it
+AGAIN_S, AGAIN_MAX = 0.1, 6
+"""After which one that reads the same is asked again if it has not begun, and how often: it hears of the object when we
+do, and looks for room (64 MiB: 10 ms) while the source hashes for others."""
 HURRY_S = 1.0  # for the manifest, before the next source is asked for it too
 ANSWER_S = 10.0  # for any answer
 HASH_BYTES_PER_S = 500e6  # a source may have to hash the object first; with other work beside it, at this rate
@@ -115,6 +119,7 @@ class _Held:
         self.news = _Bell()
         self.readers: dict[PeerId, int] = {}  # -> streams
         self.read_bytes = 0  # of it, by others
+        self.askers: dict[PeerId, None] = {}  # who began to read it, the latest last
 
     def at(self, block: int) -> int:
         """Where in the object it begins."""
@@ -233,6 +238,9 @@ class Blocks:
         """[manifest, failed, blocks that are here (a byte each; nothing: all), the bytes of an object of one block,
         others that read it]. Raises ObjectNotAvailableError."""
         held = self._find(what)
+        who = caller.get().peer
+        if held.size > BLOCK_BYTES:
+            self._asked_by(held, who)
         manifest = await self._hashed(held)
         fields = [manifest.version, manifest.total_bytes, manifest.block_bytes, manifest.digests]
         here = b"" if held.transfer is None else bytes(held.transfer.held)
@@ -240,8 +248,7 @@ class Blocks:
         if 0 < held.size <= BLOCK_BYTES:
             await self._until_here(held, 0)
             data = self._lend(held) if held.offered else self._copy(held, 0, manifest)
-        who = caller.get().peer
-        others = [reader for reader in reversed(held.readers) if reader != who][:READERS_MAX]
+        others = [reader for reader in reversed(held.askers) if reader != who][:READERS_MAX]
         return [fields, held.failed, here, data, others]
 
     @method(role=FETCHES)
@@ -283,6 +290,13 @@ class Blocks:
                 del held.readers[who]
 
     # -- serving
+
+    def _asked_by(self, held: _Held, who: PeerId) -> None:
+        """It begins to read: others that do hear of it, though it has nothing yet."""
+        held.askers.pop(who, None)
+        held.askers[who] = None
+        if len(held.askers) > ASKERS_MAX:
+            del held.askers[next(iter(held.askers))]
 
     def _find(self, what: Any) -> _Held:
         if not isinstance(what, bytes) or not OBJECT_ID_BYTES <= len(what) <= CID_BYTES_MAX:
@@ -436,6 +450,8 @@ class _Fetching:
         self._answer_s = ANSWER_S + size_hint / HASH_BYTES_PER_S
         self._candidates: deque[tuple[PeerId, bytes]] = deque()  # and by which name to ask
         self._known: set[tuple[PeerId, bytes]] = set()
+        self._fellows: dict[PeerId, int] = {}  # who reads the same -> how often it had not begun
+        self._patient = 0  # of those, who will be asked again
         self._drawing: dict[PeerId, asyncio.Task[None]] = {}
         self._failures: dict[PeerId, str] = {}
         self._silent: set[PeerId] = set()  # they do not answer: under another name neither
@@ -453,9 +469,11 @@ class _Fetching:
         self._loop = loop
         self.task = loop.create_task(self._run(), context=context)
 
-    def add(self, sources: Sequence[PeerId], what: bytes) -> None:
-        """Others that may have it, under this name."""
+    def add(self, sources: Sequence[PeerId], what: bytes, *, reads: bool = False) -> None:
+        """Others that may have it, under this name. reads: or soon some of it."""
         for source in sources:
+            if reads:
+                self._fellows.setdefault(source, 0)
             if source != self._peer.id and (source, what) not in self._known and len(self._known) < CANDIDATES_MAX:
                 self._known.add((source, what))
                 self._candidates.append((source, what))
@@ -475,7 +493,7 @@ class _Fetching:
                     self._begin(self._region[0], self._manifest)
                 elif self._candidates and len(self._drawing) < (SOURCES_MAX if self._transfer else 1 + in_a_hurry):
                     self._draw_from(*self._candidates.popleft())
-                elif not self._drawing:
+                elif not self._drawing and not self._patient:
                     if not await self._find_providers():
                         raise self._lost()
                 else:
@@ -576,9 +594,18 @@ class _Fetching:
             self._part(source, str(error).partition("\n")[0] or f"it sent nothing for {STALL_S:g} s")
         except LatticaError as error:
             self._part(source, str(error).partition("\n")[0])
+            if isinstance(error, ObjectNotAvailableError) and self._fellows.get(source, AGAIN_MAX) < AGAIN_MAX:
+                self._fellows[source] += 1
+                self._patient += 1
+                self._loop.call_later(AGAIN_S, self._again, source, what)
         except Exception as error:  # a bug, or memory that cannot be written
             self._error = error
             self._bell.ring()
+
+    def _again(self, source: PeerId, what: bytes) -> None:
+        self._patient -= 1
+        self._candidates.append((source, what))
+        self._bell.ring()
 
     def _part(self, source: PeerId, why: str, *, lied: bool = False) -> None:
         self._failures[source] = why
@@ -601,9 +628,8 @@ class _Fetching:
         transfer.source_has(source, _bytes_like(here))
         if manifest.total_bytes <= BLOCK_BYTES and not transfer.done:
             await self._checked(source, self._check(source, 0, [_bytes_like(data)]))
-        self.add(
-            [PeerId(each) for each in readers if isinstance(each, bytes) and self._reaches(each)], self._cid or b""
-        )
+        others = [PeerId(each) for each in readers[:READERS_MAX] if isinstance(each, bytes) and self._reaches(each)]
+        self.add(others, self._cid or b"", reads=True)
 
     def _reaches(self, reader: bytes) -> bool:
         return len(reader) == len(self._peer.id) and self._peer.has_session(PeerId(reader))

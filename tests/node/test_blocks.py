@@ -402,6 +402,20 @@ async def test_blocks_that_are_here_are_served_while_the_rest_still_comes(small_
 
 
 @virtual
+async def test_readers_that_begin_at_once_find_each_other(
+    small_blocks: Iterator[int], reads: list[tuple[PeerId, int]]
+) -> None:
+    """All hear what it consists of before any of them has begun; each asks the others again."""
+    async with mesh(5, delay_s=0.05) as (holder, *readers):
+        data = data_of(200 * 40_000)
+        holder.put(OBJECT, data)
+        for fetched in await asyncio.gather(*(reader.fetch(holder) for reader in readers)):
+            assert fetched.size == len(data)
+        from_holder = sum(who == holder.peer.id for who, _ in reads)
+        assert from_holder < 4 * 200, f"the holder sent {from_holder} blocks to four readers of 200"
+
+
+@virtual
 async def test_readers_of_the_same_object_find_each_other(
     small_blocks: Iterator[int], reads: list[tuple[PeerId, int]]
 ) -> None:
