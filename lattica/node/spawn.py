@@ -26,7 +26,11 @@ sys.path += [path for path in paths[1:] if path not in sys.path]
 """argv[1]: JSON list of import paths; the first goes in front (the package's root; "": none), the others behind."""
 ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
 NODE_BOOT = BOOT + "from lattica.node.main import main; main(sys.argv[2:], sys.argv[1])"
+CONFINED_BOOT = BOOT + "from lattica.node.spawn import become_confined; become_confined(*sys.argv[2:])"
 NOTHING_HIDDEN = "[]"
+HIDDEN_ALREADY = "!"
+"""Begins what a zygote is told in place of folders, if these were hidden before its interpreter began; what came of it
+follows as JSON."""
 SECRET_VARIABLES = ("LATTICA_TICKET",)
 """Environment variables that are the node's business alone."""
 
@@ -34,12 +38,20 @@ SECRET_VARIABLES = ("LATTICA_TICKET",)
 def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTHING_HIDDEN) -> tuple[int, int, int]:
     """(connection to it, its pid, a file in memory with what it prints). Raises OSError if it cannot be started.
 
-    paths: JSON list as for BOOT. hidden: folders that its workers may not see, as of `confine.fingerprints`.
+    paths: JSON list as for BOOT. hidden: folders that its workers may not see, as of `confine.fingerprints`. Any other
+    interpreter than ours is a file that a job names, perhaps one that a task has written: it begins in a process from
+    which they are hidden already.
     """
+    if not os.access(python, os.X_OK):
+        raise FileNotFoundError(2, "there is no such program", python)
     ours, theirs = _socket.socketpair()
     said = os.memfd_create("lattica-zygote-output", os.MFD_CLOEXEC)
     os.set_inheritable(theirs.fileno(), True)
-    argv = [python, "-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), hidden, *preload]
+    argv = ["-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), hidden, *preload]
+    program = python
+    if python != sys.executable and hidden != NOTHING_HIDDEN:
+        program = sys.executable
+        argv = ["-P", "-c", CONFINED_BOOT, f'["{ROOT}"]', hidden, python, *argv]
     environ = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -47,7 +59,7 @@ def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTH
         (os.POSIX_SPAWN_DUP2, said, 2),
     ]
     try:
-        pid = os.posix_spawn(python, argv, environ, file_actions=actions)
+        pid = os.posix_spawn(program, [program, *argv], environ, file_actions=actions)
     except OSError:
         ours.close()
         os.close(said)
@@ -55,6 +67,20 @@ def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTH
     finally:
         theirs.close()
     return ours.detach(), pid, said
+
+
+def become_confined(hidden: str, python: str, *argv: str) -> None:
+    """In a new process of our interpreter: hide the folders, and become a zygote of another.
+
+    argv: as `spawn_zygote` makes it; where it has `hidden`, the zygote is told what came of that.
+    """
+    import json
+
+    from lattica.node import confine
+
+    found = confine.confine([(path, device, inode) for path, device, inode in json.loads(hidden)])
+    words = [HIDDEN_ALREADY + json.dumps(found) if word == hidden else word for word in argv]
+    os.execv(python, [python, *words])
 
 
 def fork_zygote(preload: list[str], hidden: str) -> tuple[int, int, int]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 
 from lattica.codec.messages import Confined, Exited, Fork, Forked, Import, ToZygote
 from lattica.local.stream import Stream
-from lattica.node.spawn import NOTHING_HIDDEN
+from lattica.node.spawn import HIDDEN_ALREADY, NOTHING_HIDDEN
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SINGLE_THREADED = "LATTICA_SINGLE_THREADED"
@@ -64,6 +64,10 @@ def _confine(hidden: str, stream: Stream) -> None:
         return
     import json
 
+    if hidden.startswith(HIDDEN_ALREADY):
+        stream.queue(Confined(*json.loads(hidden.removeprefix(HIDDEN_ALREADY))))
+        stream.flush()
+        return
     from lattica.node import confine  # 2 ms, which embedded nodes without secrets save
 
     stream.queue(Confined(*confine.confine([(path, device, inode) for path, device, inode in json.loads(hidden)])))
