@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from lattica.codec import far
+from lattica.codec import far, frames
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
+from lattica.ids import short
 from lattica.mesh.identity import PeerId
 from lattica.node.clients import NODE, WORKER, Client
 from lattica.node.loop import Timer
@@ -90,6 +91,12 @@ class FarActors:
             return
         found.unavailable = False
         host = PeerId(message.host) if message.host else self._desk.me
+        if host not in (self._desk.me, neighbour.peer) and not self._desk.lives(host):
+            found.at = None
+            for number in found.callers:
+                how = "it is said to run on a node that nobody knows"
+                self._node.tell(number, m.ActorDown(message.actor, message.incarnation, False, how))
+            return
         found.at = far.ActorAt(message.actor, message.incarnation, host, message.worker)
         for number in list(found.callers):
             client = self._node.clients.get(number)
@@ -267,6 +274,10 @@ class FarActors:
 
     def wanted(self, neighbour: Neighbour, message: far.ActorWanted) -> None:
         """They ask for an actor: one of ours, or one that we know from somebody else."""
+        if not self._may_reach(neighbour, message.actor):
+            down = m.ActorDown(message.actor, 0, False, "its node has no handle of this actor")
+            neighbour.link.send(far.ActorIsDown(frames.encode_one(down)))
+            return
         self._node.actor_desk.connect(neighbour.client, m.ActorConnect(message.actor))
 
     def tell_where(self, client: Client, actor: bytes, incarnation: int, host: bytes, worker: int) -> None:
@@ -284,7 +295,16 @@ class FarActors:
 
     def end(self, neighbour: Neighbour, message: far.ActorEnd) -> None:
         """They want it killed."""
+        if not self._may_reach(neighbour, message.actor):
+            log.warning("%s has no handle of actor %s, and may not end it", neighbour.client.name, short(message.actor))
+            return
         self._node.actor_desk.kill(neighbour.client, m.ActorKill(message.actor, message.no_restart))
+
+    def _may_reach(self, neighbour: Neighbour, actor: bytes) -> bool:
+        """Whether one of their processes can have a handle: it was given here, or the actor roves."""
+        plan = self._node.actor_desk.supervisor.living(actor)
+        roves = actor in self._desk.deciding.records or (plan is not None and plan.detached)
+        return roves or self._desk.objects.is_given(neighbour, actor)
 
     def lives_in(self, worker: int, actor: bytes, incarnation: int, hosted: Hosted | None) -> bool:
         """Whether that incarnation is in that worker of ours."""

@@ -29,10 +29,10 @@ from lattica.codec import far, frames
 from lattica.codec import messages as m
 from lattica.errors import ConfigError, LatticaError, RemoteProtocolError
 from lattica.ids import JobId
-from lattica.mesh.identity import PeerId, peer_text
+from lattica.mesh.identity import PEER_ID_BYTES, PeerId, peer_text
 from lattica.mesh.membership import MemberChanged, State
 from lattica.mesh.roles import Role
-from lattica.mesh.services import method, service
+from lattica.mesh.services import caller, method, service
 from lattica.mesh.tokens import TOKEN_MAX_S, Submission, sign_token, verify_token
 from lattica.node.clients import AWAY, DRIVER, GUEST, NODE, WORKER, Client, Job
 from lattica.node.deciding import Deciding
@@ -79,6 +79,7 @@ RECONNECT_S = 30.0
 """For a caller of an actor to come back over another connection, under the number by which the actor knows what it has
 called already. Shorter: a call runs twice; longer: the actor remembers callers that only dropped their handles."""
 JOBS_MAX = 4096
+JOB_SAID_MAX_CHARS = 512 << 10  # of a job, with its variables and packages
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 NO_RESOURCES = ResourceSet({})
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
@@ -86,6 +87,10 @@ _OF_GROUPS = (
     far.GroupReserve, far.GroupCommit, far.GroupAbort, far.GroupReserved, far.GroupDenied, far.GroupCommitted,
     far.GroupExpired, far.GroupWatch, far.GroupIs, far.GroupEnd, far.GroupNamed, far.GroupFound,
 )  # fmt: skip
+_OF_STORES = (
+    far.Took, far.Returned, far.Want, far.Here, far.Nowhere, far.Has, far.Going, far.MayGo, far.Taken,
+)  # fmt: skip
+"""What members say that may neither run anything nor have anything run: they hold objects."""
 _from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit | m.CheckpointWanted)
 _from_worker = msgspec.msgpack.Decoder(m.ActorReady | m.ActorFailed | m.ActorExit | m.ActorCheckpoint)
 
@@ -171,6 +176,8 @@ class Neighbour:
         self.questions: dict[int, bool] = {}  # their requests that wait here -> whether for an actor
         self.shown: set[int] = set()  # workers of ours that they know: they are told of the end of each
         self.doubtful = False  # their silence has cost them our tasks
+        self.roles = Role(0)
+        self.warned = False  # that they may not say what they say
 
     def __repr__(self) -> str:
         return f"<Neighbour {peer_text(self.peer)[:8]}: {len(self.workers)} workers for us>"
@@ -291,6 +298,7 @@ class FarDesk:
             pipe.close("this node ends")
             return
         neighbour = self.neighbour(pipe.peer)
+        neighbour.roles = caller.get().roles
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         neighbour.link.hear(pipe)
         ended = pipe.ended
@@ -307,6 +315,8 @@ class FarDesk:
     def neighbour(self, peer: PeerId) -> Neighbour:
         """The node of this peer; a link with it begins if there is none."""
         found = self.neighbours.get(peer)
+        if found is None and len(peer) != PEER_ID_BYTES:
+            raise RemoteProtocolError(f"{peer.hex()[:80]} is no peer")
         if found is None:
             link = Link(self.peer, peer, self._received, self._link_ended)
             name = f"node {peer_text(peer)[:8]}"
@@ -326,8 +336,14 @@ class FarDesk:
         if neighbour is None or neighbour.link is not link:
             return
         neighbour.doubtful = False
+        works = bool(neighbour.roles & (Role.EXECUTE | Role.SUBMIT))
         for message in messages:
-            self._handlers[type(message)](neighbour, message)
+            if works or isinstance(message, _OF_STORES):
+                self._handlers[type(message)](neighbour, message)
+            elif not neighbour.warned:
+                neighbour.warned = True
+                what = type(message).__name__
+                log.warning("%s has neither `execute` nor `submit`: its %s is ignored", neighbour.client.name, what)
 
     def answers(self, kind: type, answer: Any) -> None:
         """Another desk hears messages of this kind: answer(neighbour, message)."""
@@ -405,6 +421,7 @@ class FarDesk:
         self._beat = self.node.loop.call_later(PING_S, self._ping)
         self._doubt_jobs()
         for neighbour in list(self.neighbours.values()):
+            neighbour.roles = self.roles_of(neighbour.peer) or neighbour.roles  # a certificate was renewed, perhaps
             link = neighbour.link
             mine = bool(neighbour.asks) or any(away.lease for away in neighbour.workers.values())
             if mine and now - max(link.heard_at, link.since) > SILENCE_S and not neighbour.doubtful:
@@ -494,18 +511,26 @@ class FarDesk:
             log.warning("a job of %s is refused: %s", neighbour.client.name, error.message)
             return
         number = self._jobs.get(message.job)
+        known = self._papers.get(number) if number is not None else None
+        if known is not None and known.origin != message.origin:
+            log.warning("a job of %s is refused: another's has its id", neighbour.client.name)
+            return
+        if _chars_of(message) > JOB_SAID_MAX_CHARS:
+            log.warning("a job of %s is refused: it says too much of itself", neighbour.client.name)
+            return
         if message.origin == self.me:  # they ask whether it goes on
             if number is None:
                 neighbour.link.send(far.JobOver(message.job))
             else:
                 neighbour.told_jobs.setdefault(message.job, 0.0)
             return
-        if message.origin == neighbour.peer:
-            neighbour.asked_jobs.add(message.job)
+        if number is None and len(self._papers) >= JOBS_MAX:
+            log.warning("a job of %s is refused: there are too many", neighbour.client.name)
+            return
+        if len(neighbour.asked_jobs) >= JOBS_MAX:
+            neighbour.asked_jobs.clear()  # who goes on with one is asked again
+        neighbour.asked_jobs.add(message.job)
         if number is None:
-            if len(self._papers) >= JOBS_MAX:
-                log.warning("a job of %s is refused: there are too many", neighbour.client.name)
-                return
             if self.environments.needed(message):
                 self.environments.prepare(neighbour, message, token)
                 return
@@ -555,10 +580,11 @@ class FarDesk:
             origin.link.send(far.Output(paper.job, message.who, message.pid, message.stream, message.lines))
 
     def _output(self, neighbour: Neighbour, message: far.Output) -> None:
-        job = self.node.jobs.get(self._jobs.get(message.job, 0))
+        job = self.job_of(message.job)
         if job is not None:
             who = f"{message.who}, {neighbour.client.name}" if message.who else neighbour.client.name
-            self.node.tell(job.driver, m.LogLines(who, message.pid, message.stream, message.lines))
+            self.node.logs.collector.came(job.number, who, message.pid, message.stream, message.lines)
+            self.node.logs.send(job.number)
 
     def job_ended(self, job: Job, *, farewell: bool) -> None:
         """Tell those who have workers of it."""
@@ -587,6 +613,8 @@ class FarDesk:
     def _job_over(self, neighbour: Neighbour, message: far.JobOver) -> None:
         number = self._jobs.get(message.job)
         paper = self._papers.get(number) if number is not None else None
+        if message.job not in neighbour.asked_jobs and (paper is None or paper.origin != neighbour.peer):
+            return  # it has never said a word of it
         self.environments.over(message.job)
         if number is None or paper is None or paper.origin == self.me:
             return
@@ -630,6 +658,7 @@ class FarDesk:
             self._jobs.pop(paper.job, None)
             for neighbour in self.neighbours.values():
                 neighbour.told_jobs.pop(paper.job, None)
+                neighbour.asked_jobs.discard(paper.job)
 
     # -- placing what our clients want
 
@@ -1152,8 +1181,10 @@ class FarDesk:
         lease = self.node.book.leases.get(message.lease)
         if lease is not None and lease.holder == neighbour.client.number:
             self.placer.admission.reported(message.ran_s, message.expected_s)
-            if lease.worker is not None:
-                self.hosted.pop(lease.worker, None)
+            hosted = self.hosted.pop(lease.worker, None) if lease.worker is not None else None
+            if hosted is not None and hosted.actor:  # its code is in there: nobody else gets that worker
+                self.node.end_worker(hosted.worker, "its owner has returned it")
+                return
             self.node.lease_desk.perform(self.node.book.returned(message.lease, lease.holder, self.node.now()))
 
     def _kill_worker(self, neighbour: Neighbour, message: far.KillWorker) -> None:
@@ -1175,6 +1206,8 @@ class FarDesk:
         except msgspec.DecodeError as error:
             raise RemoteProtocolError(f"a message for a worker: {error}") from error
         if isinstance(told, m.BecomeActor):
+            if hosted.actor:
+                raise RemoteProtocolError("a worker that is an actor is to become one")
             if why := self.deciding.admit(told.actor, message.life):
                 self.node.end_worker(message.worker, why)
                 return
@@ -1356,6 +1389,12 @@ class FarDesk:
                 if guest.carrier is carrier:
                     self.silenced.add(guest.client.number)
         carrier.finish(message.reason)
+
+
+def _chars_of(paper: far.JobIs) -> int:
+    lists = paper.sys_path, paper.preload, paper.env_vars, paper.env_vars.values(), *paper.packages
+    rest = paper.python, paper.minor, paper.cwd, paper.script, paper.namespace
+    return sum(len(text) for texts in (*lists, rest) for text in texts) + 8 * sum(map(len, lists))
 
 
 _MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"

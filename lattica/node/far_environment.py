@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AGAIN_S = 10.0  # after a failure, before it is tried again
 ANSWER_S = 30.0  # for the origin to pack modules
+COMING_MAX = 256  # jobs that are prepared at once, and that could not be: each says up to 512 KiB of itself
 WAITING_MAX = 10_000  # questions for one job that is prepared
 
 
@@ -87,6 +88,9 @@ class FarEnvironments:
         if paper.job in self._coming:
             return
         self._failed.pop(paper.job, None)
+        if len(self._coming) >= COMING_MAX:
+            log.warning("a job of %s is refused: %d others are prepared", neighbour.client.name, COMING_MAX)
+            return
         coming = self._coming[paper.job] = _Coming()
         coming.task = asyncio.ensure_future(self._prepare(neighbour, paper, token))
 
@@ -148,6 +152,8 @@ class FarEnvironments:
             )
             log.warning("%s", text)
             self.forgotten(paper.job)
+            if len(self._failed) >= COMING_MAX:
+                del self._failed[next(iter(self._failed))]
             self._failed[paper.job] = self._node.now() + AGAIN_S, paper, token, reason
             neighbour.link.send(far.Output(paper.job, "", os.getpid(), 2, [text]))
         else:

@@ -42,6 +42,11 @@ IN_MESSAGE_MAX_BYTES = 256 << 10
 """Of an object whose bytes come with the answer; larger ones are fetched in verified blocks."""
 ACTOR_ID_BYTES = 12
 SAID_MAX_BYTES = 1 << 40  # of one argument, by a process
+ID_SIZES = frozenset({ACTOR_ID_BYTES, 16})
+CONTAINS_MAX = 1 << 20  # of one object
+HELD_MAX = 1 << 20
+"""Objects and actors of ours that one node holds or waits for: 200 MB of this node's memory. Less: programs that hold a
+million refs across machines; more: memory for whoever says that it holds what it was never given."""
 INPUTS_MAX = 8  # of a task, looked for
 SERVED_MAX = 65_536
 """Objects of which it is remembered who has fetched them and holds them by a loan of ours (200 B each): tasks go there
@@ -129,6 +134,7 @@ class FarObjects:
     def took(self, neighbour: Neighbour, message: far.Took) -> None:
         """They hold it from now on; our process's gift is theirs."""
         ledger = self._node.store.ledger
+        self._check(neighbour, message.object)
         if message.keep:
             self._perform(ledger.give(m.NODE, message.object, neighbour.client.number))
         known = self._desk.proxies.get(message.proxy)
@@ -142,7 +148,22 @@ class FarObjects:
             del served[neighbour.peer]
             if not served:
                 del self._served[message.object]
-        self._perform(self._node.store.ledger.drop(neighbour.client.number, message.object))
+        if self._node.store.ledger.holds(neighbour.client.number, message.object):
+            self._perform(self._node.store.ledger.drop(neighbour.client.number, message.object))
+
+    def _check(self, neighbour: Neighbour, object_: bytes) -> None:
+        """Raises RemoteProtocolError for what is no id, and for more of them than a node may keep here."""
+        if len(object_) not in ID_SIZES:
+            raise RemoteProtocolError(f"an id of {len(object_)} bytes")
+        if self._node.store.ledger.kept_for(neighbour.client.number) >= HELD_MAX:
+            raise RemoteProtocolError(f"it holds or waits for {HELD_MAX} objects of this node")
+
+    def is_given(self, neighbour: Neighbour, object_: bytes) -> bool:
+        """Whether it was given this object or actor: the node has it, or one of its processes, and has not said so."""
+        ledger = self._node.store.ledger
+        return ledger.holds(neighbour.client.number, object_) or any(
+            other is neighbour and ledger.holds(number, object_) for number, (other, _) in self._desk.proxies.items()
+        )
 
     def unborrowed(self, lender: int, object_: bytes) -> None:
         """Nobody here holds it any more."""
@@ -203,6 +224,7 @@ class FarObjects:
     def want(self, neighbour: Neighbour, message: far.Want) -> None:
         """They want to know where it lies: here, or at others, or nobody knows yet and they wait."""
         ledger, object_ = self._node.store.ledger, message.object
+        self._check(neighbour, object_)
         if ledger.place(object_) is None:
             if not message.fetch and (holders := self._elsewhere(neighbour, object_)):
                 self._send_on(neighbour, object_, holders)
@@ -245,7 +267,8 @@ class FarObjects:
         offset, size, failed, contains = found
         for inner in contains:
             self._perform(ledger.give(m.NODE, inner, neighbour.client.number))
-        data = bytes(self._reading().read(offset, size)) if size <= IN_MESSAGE_MAX_BYTES else b""
+        inside = size <= IN_MESSAGE_MAX_BYTES and not neighbour.link.crowded  # for who does not read it is not copied
+        data = bytes(self._reading().read(offset, size)) if inside else b""
         holders, cid = list[bytes](), b""
         if not data and size:
             self._offer(message.object, offset, size, failed)
@@ -289,6 +312,9 @@ class FarObjects:
         elif not self._found(neighbour, message.object):
             self._give_back(neighbour, message.contains)
             return
+        said_right = 0 <= message.size <= SAID_MAX_BYTES and len(message.contains) <= CONTAINS_MAX
+        if not said_right or not all(len(inner) in ID_SIZES for inner in message.contains):
+            raise RemoteProtocolError(f"an object of {message.size} bytes that refers to what cannot be")
         if len(message.data) not in (0, message.size):
             raise RemoteProtocolError(f"an object of {message.size} bytes came with {len(message.data)}")
         task = self._fetching[message.object] = self._loop.create_task(self._bring(neighbour, message))
@@ -429,6 +455,11 @@ class FarObjects:
                 cid = message.cid or self._holders.cid(message.object, vouched=True) or None
                 found = await self.blocks.fetch(message.object, sources, message.size, self._room, cid=cid)
                 offset = found.offset
+                if found.size != message.size:  # or what lies behind it would be read as a part of it, and served
+                    if self._node.store.ledger.place(message.object) is None:
+                        self.blocks.withdraw(message.object)
+                        self._regions.free(offset)
+                    raise RemoteProtocolError(f"it was said to have {message.size} bytes, and has {found.size}")
         except LatticaError as error:
             self._give_back(neighbour, message.contains)
             how = f"it could not be fetched from {neighbour.client.name}: {error.message}"
@@ -483,7 +514,8 @@ class FarObjects:
 
     def stop(self, neighbour: Neighbour, message: far.Stop) -> None:
         """They want what makes it cancelled."""
-        self.cancel(m.CancelObject(message.object, message.force, message.recursive))
+        if self.is_given(neighbour, message.object):
+            self.cancel(m.CancelObject(message.object, message.force, message.recursive))
 
     def cancel(self, message: m.CancelObject) -> None:
         """Only its owner knows what makes it: a process here, or one further on."""

@@ -170,6 +170,15 @@ class LogCollector:
         self._sink.append(_file_name(client, worker.pid, stream), data)
         return self._hand_on(client, worker, stream, worker.lines[stream].feed(data))
 
+    def came(self, job: int, who: str, pid: int, stream: int, lines: list[str]) -> None:
+        """Lines of a worker of another machine, for the driver of this job. Call `take` for it."""
+        waiting = self._waiting.setdefault(job, _Waiting())
+        for count, line in enumerate(lines):
+            if waiting.dropped or not waiting.add(who, pid, stream, line):
+                waiting.dropped += len(lines) - count
+                waiting.dropped_at = (who, pid, stream, "the files of its node")
+                break
+
     def finish(self, client: int) -> str:
         """It has ended and all its bytes are here; the last lines of its stderr. Call `take` for its job."""
         worker = self._worker(client)

@@ -301,7 +301,7 @@ class NamesDesk:
     def hold(self, neighbour: Neighbour, message: far.HoldActor) -> None:
         """One of their processes has found it by its name."""
         plan = self._node.actor_desk.supervisor.living(message.actor)
-        if plan is None:
+        if plan is None or not plan.name:
             answer = far.ActorHeld(message.number, reason="it has just ended, or is being started again")
         else:
             self._node.store.give(message.actor, neighbour.client.number)

@@ -325,6 +325,11 @@ class Ledger:
         found = self._clients.get(client)
         return found is not None and object in found.counts
 
+    def kept_for(self, client: int) -> int:
+        """How many ids are known here because `client` holds them or waits for them."""
+        found = self._clients.get(client)
+        return 0 if found is None else len(found.counts) + len(found.waits)
+
     def held_by(self, client: int) -> list[bytes]:
         """What `client` holds."""
         found = self._clients.get(client)

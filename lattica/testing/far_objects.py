@@ -38,6 +38,8 @@ NO_PATH_S = 1.0  # after which a link that cannot be had is given up
 class Channel:
     """Messages in order, each some time after it was sent."""
 
+    crowded = False
+
     def __init__(
         self,
         world: World,
