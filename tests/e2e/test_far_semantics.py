@@ -22,6 +22,7 @@ DEAD_S = 40.0  # for a death to be believed and all that follows, on a machine w
 
 @pytest.fixture(scope="module")
 def mesh(sessions: Sessions, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Its tests come in this order: after two deaths within a minute the rest is a smaller side."""
     with far_mesh(tmp_path_factory.mktemp("semantics"), a=1, b=1, c=1, d=1) as mesh:
         yield mesh
 
@@ -104,15 +105,6 @@ def test_an_actor_of_a_silent_node_goes_on_elsewhere_with_its_checkpoint_and_the
     assert lattica.get(keeper.add.remote(), timeout=20) == 5
 
 
-def test_what_an_actor_returned_is_lost_with_its_node_and_not_made_again(mesh: Mesh) -> None:
-    keeper = Keeper.options(scheduling_strategy=mesh.on("d"), max_task_retries=3).remote()
-    ref = keeper.large.remote()
-    assert lattica.wait([ref], timeout=20, fetch_local=False)[0] == [ref]
-    mesh.kill("d")
-    with pytest.raises(ObjectLostError, match="the connection with node"):
-        lattica.get(ref, timeout=DEAD_S)
-
-
 PROGRAM = """
 import lattica, sys, time
 lattica.init(address="auto")
@@ -127,6 +119,9 @@ class Actor:
     def name(self):
         return "actor"
 
+if sys.argv[2]:
+    stays = Actor.options(name=sys.argv[2], namespace="s", lifetime="detached", max_restarts=-1, num_cpus=0).remote()
+    lattica.get(stays.name.remote())
 actor = Actor.options(scheduling_strategy=On(sys.argv[1], False)).remote()
 ref = forever.options(scheduling_strategy=On(sys.argv[1], False)).remote()
 print(lattica.get(actor.name.remote()), flush=True)
@@ -134,30 +129,58 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("how", ["killed", "revoked"])
-def test_work_for_a_driver_ends_everywhere_when_its_node_is_lost(mesh: Mesh, script: Script, how: str) -> None:
-    """And what ran for others on a node that was revoked goes on elsewhere."""
-    name = {"killed": "e", "revoked": "c"}[how]
-    if name not in mesh.nodes:
-        mesh.begin(name, 1)
-        mesh.all_see()
-    program = script.start(PROGRAM, mesh.ids["b"], env={"LATTICA_DATA_DIR": str(mesh.nodes[name].data_dir)})
+def begin(mesh: Mesh, script: Script, name: str, detached: str = "") -> Any:
+    """A program of that node's, with work on b, and a detached actor if that has a name."""
+    program = script.start(PROGRAM, mesh.ids["b"], detached, env={"LATTICA_DATA_DIR": str(mesh.nodes[name].data_dir)})
     assert program.stdout is not None and program.stdout.readline() == "actor\n"
     assert eventually(lambda: busy(mesh, "b") == 2, 10)
+    return program
+
+
+def test_what_a_revoked_node_runs_goes_on_elsewhere_and_what_runs_for_it_ends(
+    mesh: Mesh, script: Script, tmp_path: Path
+) -> None:
+    program, there = begin(mesh, script, "c", "stays"), mesh.on("c", soft=True)
+    keeper = Keeper.options(scheduling_strategy=there, max_restarts=1, max_task_retries=-1).remote()
+    assert mesh.name_of(lattica.get(keeper.where.remote(), timeout=20)[0]) == "c"
+    stays = lattica.get_actor("stays", "s").name.options(max_task_retries=-1)
+    ran = tmp_path / "ran"
+    task = run.options(scheduling_strategy=there).remote(str(ran), 5.0)
+    assert eventually(ran.exists, 10)
+    mesh.nodes["a"].ok("revoke", "c")
     began = time.monotonic()
-    if how == "killed":
-        mesh.kill(name)
-    else:
-        keeper = Keeper.options(scheduling_strategy=mesh.on(name, soft=True), max_restarts=1).remote()
-        assert mesh.name_of(lattica.get(keeper.where.remote(), timeout=20)[0]) == name
-        began = time.monotonic()
-        mesh.nodes["a"].ok("revoke", name)
-        assert eventually(lambda: mesh.nodes["a"].states().get(name) is None, 10)
-        assert mesh.name_of(lattica.get(keeper.where.options(max_task_retries=-1).remote(), timeout=DEAD_S)[0]) != name
-        print(f"\n  an actor of a node that was revoked is elsewhere after {time.monotonic() - began:.1f} s")
-        del keeper
+    assert eventually(lambda: mesh.nodes["a"].states().get("c") is None, 10)
+    assert mesh.name_of(lattica.get(keeper.where.remote(), timeout=DEAD_S)[0]) != "c"
+    print(f"\n  an actor of a node that was revoked is elsewhere after {time.monotonic() - began:.1f} s")
+    assert eventually(lambda: ran.read_text().count("run") == 2, DEAD_S)
+    print(f"  a task is run again after {time.monotonic() - began:.1f} s at most")
+    del keeper
+    assert mesh.name_of(lattica.get(task, timeout=DEAD_S)) != "c"
+    assert lattica.get(stays.remote(), timeout=DEAD_S) == "actor"
+    print(f"  a detached actor answers again after {time.monotonic() - began:.1f} s")
+    lattica.kill(lattica.get_actor("stays", "s"))
     assert eventually(lambda: busy(mesh, "b") == 0, DEAD_S), state_of(mesh.nodes["b"], "workers")
-    print(f"\n  {how}: its work has ended {time.monotonic() - began:.1f} s later")
+    program.kill()
+    mesh.nodes.pop("c").ok("stop", "--force")
+
+
+def test_what_an_actor_returned_is_lost_with_its_node_and_not_made_again(mesh: Mesh) -> None:
+    keeper = Keeper.options(scheduling_strategy=mesh.on("d"), max_task_retries=3).remote()
+    ref = keeper.large.remote()
+    assert lattica.wait([ref], timeout=20, fetch_local=False)[0] == [ref]
+    mesh.kill("d")
+    with pytest.raises(ObjectLostError, match="the connection with node"):
+        lattica.get(ref, timeout=DEAD_S)
+
+
+def test_work_for_a_driver_ends_everywhere_when_its_node_is_killed(mesh: Mesh, script: Script) -> None:
+    mesh.begin("e", 1)
+    mesh.all_see()
+    program = begin(mesh, script, "e")
+    mesh.kill("e")
+    began = time.monotonic()
+    assert eventually(lambda: busy(mesh, "b") == 0, DEAD_S), state_of(mesh.nodes["b"], "workers")
+    print(f"\n  its work has ended {time.monotonic() - began:.1f} s later")
     program.kill()
 
 
