@@ -69,6 +69,10 @@ shorter: one that is merely busy runs them twice."""
 PING_S = 1.0  # how often a node that has work of others, or of which it is asked, says something
 AGAIN_S = 0.5  # between two looks for a place for what waits
 SHORT_S = 0.05  # after something has changed that may make room
+ELSEWHERE_S = 1.0
+"""What waits in another node's queue is asked of a third one that is idle, after this. Those before it there may be
+actors, whose turn never ends. Shorter: a queue that moves is left for one that is no shorter when the request comes."""
+LEAVES_MAX = 64  # looked at at once
 HANDED_OVER_S = 8.0
 """How long what was given to a process elsewhere is held after its connection has ended: its last messages may be on
 their way from a socket through that process to its node."""
@@ -146,6 +150,7 @@ class Wish(msgspec.Struct, eq=False):
     where: Neighbour | None = None
     number: int = 0  # of the question
     asked_at: float = 0.0
+    moved_at: float = 0.0  # when it is seen whether it waits there in vain
     tried: list[PeerId] = []
     again_at: float = 0.0
     trouble: str = ""  # why nothing can run it
@@ -617,6 +622,8 @@ class FarDesk:
             return  # it has never said a word of it
         self.environments.over(message.job)
         if number is None or paper is None or paper.origin == self.me:
+            if message.farewell:  # it was only asked, or is not prepared yet: nothing of it has run here
+                neighbour.link.send(far.JobGone(message.job))
             return
         if not message.farewell:
             self._end_job(number, "its driver ended")
@@ -761,6 +768,8 @@ class FarDesk:
             self._drop(wish)
             return
         wish.where, wish.number, wish.asked_at = neighbour, next(self._questions), self.node.now()
+        wish.moved_at = wish.asked_at + ELSEWHERE_S
+        self._look_at(wish.moved_at)
         neighbour.asks[wish.number] = wish
         neighbour.link.send(
             far.AskLease(
@@ -779,10 +788,16 @@ class FarDesk:
         if self.wishes.pop((wish.client, wish.request), None) is None:
             return
         if wish.where is not None:
-            wish.where.link.send(far.DropAsk(wish.number))
-            self.placer.ended(wish.where.peer, NO_RESOURCES)  # it was ahead of others there, perhaps
-            self._unask(wish)
+            self._drop_question(wish, wish.where)
         self._leave_book(wish)
+
+    def _drop_question(self, wish: Wish, where: Neighbour) -> None:
+        """It does not wait there any more."""
+        where.link.send(far.DropAsk(wish.number))
+        if not wish.within:
+            self.placer.dropped(where.peer, wish.asked_at)
+        self.placer.ended(where.peer, NO_RESOURCES)  # it was ahead of others there, perhaps
+        self._unask(wish)
 
     def canceled(self, client: int, request: int) -> bool:
         """The client wants it no more. Whether that was a wish of ours that is not in the book."""
@@ -823,12 +838,33 @@ class FarDesk:
     def _look(self) -> None:
         self._looking = None
         now = self.node.now()
+        self._leave_queues(now)
         for wish in list(self.wishes.values()):
             if wish.where is None and wish.again_at <= now and (wish.client, wish.request) in self.wishes:
                 self._try(wish)
         waiting = [wish.again_at for wish in self.wishes.values() if wish.where is None]
         if waiting:
             self._look_at(max(min(waiting), now + SHORT_S))
+        elif self.wishes:
+            self._look_at(now + ELSEWHERE_S)
+
+    def _leave_queues(self, now: float) -> None:
+        """What waits at another node, and would begin at once at a third, is asked of that one."""
+        late = [wish for wish in self.wishes.values() if wish.where and not wish.within and wish.moved_at <= now]
+        for wish in sorted(late, key=lambda wish: wish.moved_at)[:LEAVES_MAX]:
+            where = wish.where
+            wish.moved_at = now + ELSEWHERE_S
+            if where is None or wish.number not in where.asks:
+                continue
+            choice = self.placer.idle_for(wish.demand, where.peer, now - wish.asked_at)
+            if choice is None:
+                continue
+            self._drop_question(wish, where)
+            wish.tried.clear()
+            if choice.peer == self.me:
+                self._queue_here(wish)
+            else:
+                self._ask(wish, self.neighbour(choice.peer), choice.limit_s)
 
     # -- placement groups
 

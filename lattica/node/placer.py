@@ -174,10 +174,21 @@ class Placer:
             answer = self._placement.place(demand, self._all, self._rng, now, refused)
         return answer
 
+    def idle_for(self, demand: Demand, waits_at: PeerId, waited_s: float) -> Choice | None:
+        """A node, other than the one where it has waited for so long, that would begin it at once."""
+        self._look()
+        now = self._loop.time()
+        self._placement.told(self._me, self.load(), now, since=now)
+        return self._placement.idle_for(demand, self._able.values(), waits_at, waited_s, now)
+
     def told(self, peer: PeerId, load: Load, asked_at: float) -> None:
         """The node's own word, with its answer to what was asked then."""
         if peer in self._all:
             self._placement.told(peer, load, self._loop.time(), asked_at)
+
+    def dropped(self, peer: PeerId, asked_at: float) -> None:
+        """What was asked of the node then was given up before it had answered."""
+        self._placement.dropped(peer, asked_at)
 
     def ended(self, peer: PeerId, resources: ResourceSet) -> None:
         """A lease there was returned, or given up."""

@@ -3,6 +3,7 @@
     choice = placement.place(demand, view, rng, now)             # Choice: ask that node for a lease
     placement.told(choice.peer, load, now, since=asked_at)       # what came with its answer, granted or refused
     placement.place(demand, view, rng, now, tried=(peer, ...))   # refused: the next one; after HOPS_MAX it queues
+    placement.idle_for(demand, nodes, peer, waited_s, now)       # who would begin at once what has queued there so long
 
 Rules of this file. All that is heard is old: a second, or a minute. So a submitter looks at LOOKS nodes drawn at
 random, not at all (Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001, and "How Useful Is Old
@@ -17,8 +18,9 @@ question of seconds: the wait here and the run here, against trip, wait and run 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from random import Random
@@ -105,6 +107,13 @@ class Placement:
         while known.sent and known.sent[0] <= since:
             known.sent.popleft()
 
+    def dropped(self, peer: PeerId, asked_at: float) -> None:
+        """What was sent there then was given up, and has had no answer: it counts no more. A node whose load is as
+        before says so only every 15 s, and would be taken for a busy one until then."""
+        known = self._known.get(peer)
+        if known is not None and (before := bisect_right(known.sent, asked_at)):
+            del known.sent[before - 1]
+
     def ended(self, peer: PeerId, resources: ResourceSet, node: NodeView | None = None) -> None:
         """A lease there was returned: somebody who waits there begins, or there is more room. node: as it is seen."""
         known = self._known.get(peer)
@@ -168,11 +177,30 @@ class Placement:
         gap_s = max(scores[1] - scores[0], 0.0)
         return self._to(choice, self._wait_s(choice, demand, now) + gap_s + LEEWAY_S, now)
 
+    def idle_for(
+        self, demand: Demand, nodes: Collection[NodeView], waits_at: PeerId, waited_s: float, now: float
+    ) -> Choice | None:
+        """Which of these, other than where it has waited for so long, would begin it at once. Its input's trip there is
+        no longer than that wait: moving costs at most twice what the better of both would have."""
+        match demand.strategy:
+            case Affinity(peer, soft) if peer == waits_at or not soft:
+                return None
+        trips = {
+            node.peer: self._trip_s(demand, node)
+            for node in nodes
+            if node.peer != waits_at
+            and fits(demand, node)
+            and self._open(node, now)
+            and self._wait_s(node, demand, now) == 0.0
+        }
+        nearest = min(trips, key=lambda peer: trips[peer], default=None)
+        if nearest is None or trips[nearest] > waited_s:
+            return None
+        return self._to(next(node for node in nodes if node.peer == nearest), 0.0, now)
+
     def finish_s(self, demand: Demand, node: NodeView, now: float) -> float:
         """Seconds from now until it would be done there, as far as is known: the score, less is better."""
-        lacking = max(demand.input_bytes - demand.inputs.get(node.peer, 0), 0)
-        trip_s = lacking / node.bytes_per_s + (0.0 if node.peer == self._me else node.rtt_s)
-        return trip_s + self._wait_s(node, demand, now) + demand.work_s * self._load(node)[0].pace
+        return self._trip_s(demand, node) + self._wait_s(node, demand, now) + demand.work_s * self._load(node)[0].pace
 
     def validate(self) -> None:
         for known in self._known.values():
@@ -182,6 +210,11 @@ class Placement:
             assert known.load.queued >= 0 and min(known.load.taken.values(), default=1) > 0, "a load less than nothing"
 
     # -- inside
+
+    def _trip_s(self, demand: Demand, node: NodeView) -> float:
+        """To bring there what it needs."""
+        lacking = max(demand.input_bytes - demand.inputs.get(node.peer, 0), 0)
+        return lacking / node.bytes_per_s + (0.0 if node.peer == self._me else node.rtt_s)
 
     def _load(self, node: NodeView) -> tuple[Load, float]:
         """The newer of what it said to all and what it answered to us."""

@@ -111,6 +111,27 @@ def test_a_ref_that_went_round_comes_home(mesh: Mesh) -> None:
     assert lattica.get(again, timeout=20).sum() == 7 * (5 << 20)
 
 
+@lattica.remote(num_cpus=1)
+class Sitter:
+    """Takes a CPU for as long as it lives."""
+
+    def where(self) -> str:
+        return node_id()
+
+
+def test_what_waits_behind_actors_goes_to_whichever_node_becomes_idle(mesh: Mesh) -> None:
+    lattica.get([where.options(scheduling_strategy="SPREAD").remote() for _ in range(20)], timeout=20)
+    sitting = [Sitter.remote() for _ in range(3)]
+    places = lattica.get([sitter.where.remote() for sitter in sitting], timeout=10)
+    assert len(set(places)) == 3, "an actor waited behind another while a node was idle"
+    waiting = [Sitter.remote() for _ in range(2)]
+    asked = [sitter.where.remote() for sitter in waiting]
+    assert not lattica.wait(asked, timeout=2)[0]
+    for sitter in sitting[:2]:
+        lattica.kill(sitter)
+    assert set(lattica.get(asked, timeout=10)) == set(places[:2])
+
+
 @lattica.remote
 class Keeper:
     def keep(self, refs: list[Any]) -> int:

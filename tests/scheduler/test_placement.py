@@ -195,6 +195,35 @@ def test_a_demand_waits_while_all_that_fit_are_full_or_go_and_the_words_say_who(
 # ---- strategies -----------------------------------------------------------------------------------------------------
 
 
+def test_what_waits_behind_another_leaves_for_a_node_that_became_idle_and_for_no_other() -> None:
+    """Those before it may be actors: their turn never ends."""
+    full, far = node(1, load=busy(), said_at=1.0), node(3, load=busy(3), said_at=1.0, labels={"gpu": "yes"})
+    nodes = [node(0, load=busy(), said_at=1.0), full, node(2, load=busy(queued=1), said_at=1.0), far]
+    placement = Placement(ME)
+    assert placement.idle_for(Demand(ONE), nodes, peer(1), 1.0, now=2.0) == Choice(peer(3), 0.0)
+    assert placement.idle_for(Demand(ONE), nodes, peer(1), 1.0, now=2.0) is None, "its one free CPU was given away"
+    for other in (by({"CPU": 2}), Demand(ONE, strategy=Affinity(peer(1))), Demand(ONE, labels={"gpu": "no"})):
+        assert Placement(ME).idle_for(other, nodes, peer(1), 1.0, now=2.0) is None
+    heavy = Demand(ONE, inputs={peer(1): GIGABYTE}, input_bytes=GIGABYTE)
+    trip_s = GIGABYTE / far.bytes_per_s + far.rtt_s
+    assert Placement(ME).idle_for(heavy, nodes, peer(1), trip_s - 0.1, now=9.0) is None
+    assert Placement(ME).idle_for(heavy, nodes, peer(1), trip_s + 0.1, now=9.0) == Choice(peer(3), 0.0)
+
+
+def test_what_was_given_up_before_its_answer_does_not_count() -> None:
+    """A driver asks for three workers, and the first one does it all. The other two nodes are as idle as before, and
+    have no reason to say so."""
+    mesh = Submitter(node(1, 1, load=Load(), said_at=0.0), node(2, 1, load=Load(), said_at=0.0))
+    mesh.now = 1.0
+    for _ in range(2):
+        mesh.chosen(Demand(ONE, strategy=Spread()))
+    assert mesh.placement.idle_for(Demand(ONE), mesh.view.values(), peer(1), 1.0, now=1.5) is None
+    mesh.placement.dropped(peer(2), asked_at=1.001)
+    mesh.placement.dropped(peer(2), asked_at=1.001)  # once is enough
+    mesh.placement.validate()
+    assert mesh.placement.idle_for(Demand(ONE), mesh.view.values(), peer(1), 1.0, now=1.5) == Choice(peer(2), 0.0)
+
+
 def test_spread_is_even_to_one_task() -> None:
     mesh = Submitter(*(node(n) for n in range(7)))
     counts = Counter(mesh.chosen(Demand(ONE, strategy=Spread())) for _ in range(70))
