@@ -268,7 +268,7 @@ class ObjectLostError(_ObjectError):
     """The value is gone everywhere; compute it again."""
 
     summary = "is lost: no copy exists"
-    advice = "call it again; `lattica objects --lost` lists the others"
+    advice = "call it again, or put it again if it was a value of your own"
 
 
 class OwnerDiedError(ObjectLostError):

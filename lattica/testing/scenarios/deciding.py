@@ -31,7 +31,7 @@ HEAL_S = 5.0
 AGREE_S = 5.0
 CLAIMED_S = 31.0  # a claim is decided by then, or given up
 RESTARTED_S = 45.0  # a death is known after 10 s, settled 5 s later, and rank five waits 10 s; some of that twice
-KNOWN_S = 8.0  # after a cut, until all know on which side they are
+KNOWN_S = 11.5  # after a cut, until all know on which side they are
 CALM_S = 8.0  # after a heal, until all see all again and tables are equal
 
 
