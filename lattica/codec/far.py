@@ -19,7 +19,7 @@ workers and callers say to each other (`Carry.data`) is not looked at.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -29,6 +29,12 @@ ITEM_MAX_BYTES = 64 << 20
 """Of one item; a frame of a connection travels in pieces of at most 256 KiB."""
 
 
+TEXT_MAX_CHARS = 256 << 10  # of a name or of words for people: some are kept, with the last lines of a worker
+ID_MAX_BYTES = 256  # of a name in the table; ids have 12 to 36
+LIST_MAX = 65_536  # bundles of a placement group and their nodes, holders, GPUs
+Text = Annotated[str, msgspec.Meta(max_length=TEXT_MAX_CHARS)]
+Id = Annotated[bytes, msgspec.Meta(max_length=ID_MAX_BYTES)]
+Bundle = Annotated[bytes, msgspec.Meta(max_length=TEXT_MAX_CHARS)]
 Life = tuple[int, int, bool]
 """(epoch, incarnation, minority): see `scheduler.fencing`."""
 
@@ -36,15 +42,15 @@ Life = tuple[int, int, bool]
 class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """A job of which I shall ask something. token: `mesh.tokens`, signed by the node of its root submitter."""
 
-    job: bytes
+    job: Id
     token: bytes
-    origin: bytes  # PeerId of the node that has its driver
-    python: str = ""
-    minor: str = ""  # "3.11"
+    origin: Id  # PeerId of the node that has its driver
+    python: Text = ""
+    minor: Text = ""  # "3.11"
     sys_path: list[str] = []
-    cwd: str = "/"
-    script: str = ""
-    namespace: str = ""
+    cwd: Text = "/"
+    script: Text = ""
+    namespace: Text = ""
     log_to_driver: bool = True
     preload: list[str] = []
     env_vars: dict[str, str] = {}
@@ -54,7 +60,7 @@ class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
 class JobOver(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """Its driver is gone: end its workers. farewell: it waits for the last lines, and for `JobGone`."""
 
-    job: bytes
+    job: Id
     farewell: bool = False
 
 
@@ -62,13 +68,13 @@ class AskLease(msgspec.Struct, array_like=True, tag=3, frozen=True):
     """Lend me a worker; answered by `LeaseIs`, now or in its turn, or by `LeaseNot`. limit_s: the longest wait."""
 
     number: int
-    job: bytes
+    job: Id
     resources: dict[str, float]
     limit_s: float = 0.0
     retryable: bool = True
-    name: str = ""
+    name: Text = ""
     actor: bool = False
-    within: bytes = b""  # the bundle that it runs in: a `scheduler.given.StrategyGiven`, encoded
+    within: Bundle = b""  # the bundle that it runs in: a `scheduler.given.StrategyGiven`, encoded
     each_s: float = 0.0  # how long those take that wait for the same input, on a node of pace 1; 0: not known
 
 
@@ -85,7 +91,7 @@ class LeaseIs(msgspec.Struct, array_like=True, tag=5, frozen=True):
     lease: int
     worker: int
     pid: int
-    gpus: list[int] = []
+    gpus: Annotated[list[int], msgspec.Meta(max_length=LIST_MAX)] = []
     load: bytes = b""
 
 
@@ -93,7 +99,7 @@ class LeaseNot(msgspec.Struct, array_like=True, tag=6, frozen=True):
     """Not here. never: nor ever. load: as of `scheduler.load`."""
 
     number: int
-    reason: str
+    reason: Text
     never: bool = False
     load: bytes = b""
 
@@ -111,7 +117,7 @@ class KillWorker(msgspec.Struct, array_like=True, tag=8, frozen=True):
 
     lease: int
     seq: int = 0
-    why: str = ""
+    why: Text = ""
     caller: int = 0
 
 
@@ -126,8 +132,8 @@ class WorkerOver(msgspec.Struct, array_like=True, tag=10, frozen=True):
     lease: int
     started: int = 0
     replies: bytes = b""
-    how: str = ""
-    stderr: str = ""
+    how: Text = ""
+    stderr: Text = ""
     out_of_memory: bool = False
 
 
@@ -157,8 +163,8 @@ class EndWorker(msgspec.Struct, array_like=True, tag=13, frozen=True):
 class Output(msgspec.Struct, array_like=True, tag=14, frozen=True):
     """What a worker of your job printed; fields as in `messages.LogLines`."""
 
-    job: bytes
-    who: str
+    job: Id
+    who: Text
     pid: int
     stream: int
     lines: list[str]
@@ -167,7 +173,7 @@ class Output(msgspec.Struct, array_like=True, tag=14, frozen=True):
 class JobGone(msgspec.Struct, array_like=True, tag=15, frozen=True):
     """The workers of your job have ended, and their last lines are sent."""
 
-    job: bytes
+    job: Id
 
 
 class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
@@ -178,9 +184,9 @@ class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     carrier: int
     worker: int  # the host's number
     proxy: int  # by what number I know the worker
-    job: bytes
+    job: Id
     caller: int
-    actor: bytes = b""
+    actor: Id = b""
     incarnation: int = 0
     life: Life | None = None
 
@@ -210,7 +216,7 @@ class Closed(msgspec.Struct, array_like=True, tag=24, frozen=True):
     """The connection is over. gone: so is the process that had it, and all that it told me has been said."""
 
     carrier: int
-    reason: str = ""
+    reason: Text = ""
     gone: bool = False
 
 
@@ -219,7 +225,7 @@ class Took(msgspec.Struct, array_like=True, tag=30, frozen=True):
     keep: I hold it from now on, until `Returned`."""
 
     proxy: int
-    object: bytes
+    object: Id
     count: int
     keep: bool
 
@@ -227,14 +233,14 @@ class Took(msgspec.Struct, array_like=True, tag=30, frozen=True):
 class Returned(msgspec.Struct, array_like=True, tag=31, frozen=True):
     """Nobody here holds it any more."""
 
-    object: bytes
+    object: Id
 
 
 class Want(msgspec.Struct, array_like=True, tag=32, frozen=True):
     """Tell me where it lies, as soon as it does; answered by `Here` or `Nowhere`. now: at once. fetch: bring it to you
     first; I could not have it from those whom you named."""
 
-    object: bytes
+    object: Id
     now: bool = False
     fetch: bool = False
 
@@ -244,35 +250,35 @@ class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
     to; you hold each from now on, until `Returned`. cid: its name by content in binary form, if I know it.
     away: I do not have it, and say nothing of it; those in `holders` do, or know who does: say `Want` to them."""
 
-    object: bytes
+    object: Id
     size: int
     failed: bool = False
     contains: list[bytes] = []
     data: bytes = b""
-    holders: list[bytes] = []
-    cid: bytes = b""
+    holders: Annotated[list[Id], msgspec.Meta(max_length=LIST_MAX)] = []
+    cid: Id = b""
     away: bool = False
 
 
 class Nowhere(msgspec.Struct, array_like=True, tag=34, frozen=True):
     """It will never come; fields as in `messages.Lost`."""
 
-    object: bytes
-    owner: str
-    made_at: str = ""
+    object: Id
+    owner: Text
+    made_at: Text = ""
 
 
 class Has(msgspec.Struct, array_like=True, tag=38, frozen=True):
     """What you lend me lies here now, and I had it from another: name me to whoever wants it. cid: as in `Here`."""
 
-    object: bytes
-    cid: bytes = b""
+    object: Id
+    cid: Id = b""
 
 
 class Stop(msgspec.Struct, array_like=True, tag=35, frozen=True):
     """Somebody here wants what makes it cancelled; fields as in `messages.CancelObject`."""
 
-    object: bytes
+    object: Id
     force: bool = False
     recursive: bool = True
 
@@ -295,7 +301,7 @@ class WhoHas(msgspec.Struct, array_like=True, tag=51, frozen=True):
     """Who has this name, by your table? Answered by `NameRow`."""
 
     number: int
-    name: bytes
+    name: Id
 
 
 class NameRow(msgspec.Struct, array_like=True, tag=52, frozen=True):
@@ -309,22 +315,22 @@ class HoldActor(msgspec.Struct, array_like=True, tag=53, frozen=True):
     """A process of mine has found this actor by its name. Answered by `ActorHeld`."""
 
     number: int
-    actor: bytes
+    actor: Id
 
 
 class ActorHeld(msgspec.Struct, array_like=True, tag=54, frozen=True):
     """You hold it from now on, until `Returned`. reason: why you do not."""
 
     number: int
-    class_name: str = ""
+    class_name: Text = ""
     meta: bytes = b""
-    reason: str = ""
+    reason: Text = ""
 
 
 class Keep(msgspec.Struct, array_like=True, tag=55, frozen=True):
     """A piece of what a restart will need: keep it on your disk, under the name of its content."""
 
-    content: bytes
+    content: Id
     size: int  # of all of it
     offset: int
     data: bytes
@@ -333,27 +339,27 @@ class Keep(msgspec.Struct, array_like=True, tag=55, frozen=True):
 class KeptWanted(msgspec.Struct, array_like=True, tag=56, frozen=True):
     """Send me this: answered by `Keep`, in pieces, or by `NotKept`."""
 
-    content: bytes
+    content: Id
 
 
 class NotKept(msgspec.Struct, array_like=True, tag=57, frozen=True):
     """I do not have it."""
 
-    content: bytes
+    content: Id
 
 
 class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
     """Tell me where this actor is, now and after each restart: `ActorAt`, or `ActorIsDown`."""
 
-    actor: bytes
+    actor: Id
 
 
 class ActorAt(msgspec.Struct, array_like=True, tag=41, frozen=True):
     """Incarnation `incarnation` is `worker` at `host` (empty: you)."""
 
-    actor: bytes
+    actor: Id
     incarnation: int
-    host: bytes
+    host: Id
     worker: int  # the host's number
     life: Life | None = None  # of a detached actor
 
@@ -367,23 +373,23 @@ class ActorIsDown(msgspec.Struct, array_like=True, tag=42, frozen=True):
 class ActorEnd(msgspec.Struct, array_like=True, tag=43, frozen=True):
     """As `messages.ActorKill`."""
 
-    actor: bytes
+    actor: Id
     no_restart: bool = True
 
 
 class GroupReserve(msgspec.Struct, array_like=True, tag=70, frozen=True):
     """Reserve these bundles of a placement group of mine. The next six: as in `scheduler.reservations`."""
 
-    group: bytes
+    group: Id
     attempt: int
-    job: bytes
+    job: Id
     bundles: list[tuple[int, dict[str, float]]]
 
 
 class GroupCommit(msgspec.Struct, array_like=True, tag=71, frozen=True):
     """Keep them, or keep them longer."""
 
-    group: bytes
+    group: Id
     attempt: int
     token: int
 
@@ -391,14 +397,14 @@ class GroupCommit(msgspec.Struct, array_like=True, tag=71, frozen=True):
 class GroupAbort(msgspec.Struct, array_like=True, tag=72, frozen=True):
     """They are free again, and what runs in them is to be ended."""
 
-    group: bytes
+    group: Id
     attempt: int
 
 
 class GroupReserved(msgspec.Struct, array_like=True, tag=73, frozen=True):
     """They are yours for seconds."""
 
-    group: bytes
+    group: Id
     attempt: int
     token: int
 
@@ -406,62 +412,62 @@ class GroupReserved(msgspec.Struct, array_like=True, tag=73, frozen=True):
 class GroupDenied(msgspec.Struct, array_like=True, tag=74, frozen=True):
     """They do not fit here now."""
 
-    group: bytes
+    group: Id
     attempt: int
-    reason: str
+    reason: Text
 
 
 class GroupCommitted(msgspec.Struct, array_like=True, tag=75, frozen=True):
     """They are kept."""
 
-    group: bytes
+    group: Id
     attempt: int
 
 
 class GroupExpired(msgspec.Struct, array_like=True, tag=76, frozen=True):
     """They are not, or no longer."""
 
-    group: bytes
+    group: Id
     attempt: int
 
 
 class GroupWatch(msgspec.Struct, array_like=True, tag=77, frozen=True):
     """Tell me of this group of yours, now and whenever it changes: `GroupIs`."""
 
-    group: bytes
+    group: Id
 
 
 class GroupIs(msgspec.Struct, array_like=True, tag=78, frozen=True):
     """What is known of a group of mine. state: as in `node.group_desk`. nodes: of each bundle; empty: none yet."""
 
-    group: bytes
-    state: str
-    reason: str = ""
-    name: str = ""
-    strategy: str = ""
+    group: Id
+    state: Text
+    reason: Text = ""
+    name: Text = ""
+    strategy: Text = ""
     bundles: list[dict[str, float]] = []
-    nodes: list[bytes] = []
+    nodes: Annotated[list[Id], msgspec.Meta(max_length=LIST_MAX)] = []
 
 
 class GroupNamed(msgspec.Struct, array_like=True, tag=80, frozen=True):
     """Which group of your processes, in this namespace, has this name? Answered by `GroupFound`."""
 
     number: int
-    namespace: str
-    name: str
+    namespace: Text
+    name: Text
 
 
 class GroupFound(msgspec.Struct, array_like=True, tag=81, frozen=True):
     """That one; empty: none."""
 
     number: int
-    group: bytes = b""
+    group: Id = b""
 
 
 class GroupEnd(msgspec.Struct, array_like=True, tag=79, frozen=True):
     """Somebody here wants this group of yours removed."""
 
-    group: bytes
+    group: Id
 
 
 FarMessage = (

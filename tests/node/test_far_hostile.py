@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
 import os
@@ -11,18 +12,29 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lattica.codec import far
+from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.roles import Role
+from lattica.node import far_desk, far_objects, links, look, packages
 from lattica.node import kept as kept_module
-from lattica.node import links, look, packages
+from lattica.node.blocks import Fetched
 from lattica.node.kept import COMING_EACH_MAX, CONTENT_MAX_BYTES, PIECE_BYTES
 from lattica.node.links import Link
 from lattica.node.logs import LogFiles
 from lattica.node.package_desk import _unpack
 from lattica.objectstore.cid import cid_named, manifest_of
+from lattica.scheduler import claims
+from lattica.scheduler import given as given_by
+from lattica.scheduler import load as loads
+from lattica.testing.far_objects import World
+from lattica.testing.loop import run_virtually
+from tests.conftest import settings
 from tests.node.test_group_desk import ONE
 from tests.node.test_group_desk import World as Groups
 from tests.node.test_kept import Desk, Line
@@ -209,3 +221,104 @@ async def test_connections_of_one_node_are_counted_before_anything_is_made_for_t
     link.carriers = dict.fromkeys(range(3, 3 + 2 * links.CARRIERS_MAX, 2))  # type: ignore[arg-type]
     with pytest.raises(RemoteProtocolError, match="are open"):
         link.check(1)
+
+
+# -- objects
+
+
+def test_an_object_that_is_said_to_be_larger_than_it_is_shows_nothing_that_lies_behind_it() -> None:
+    """Whoever lends us something may say its size; sealed so, it would be served to the liar with all that follows."""
+
+    async def story() -> None:
+        world = World(7, machines=2)
+        victim, liar = world.machines
+        process, object_ = world.processes[0], b"\2\0\0\0\0\0\0\0" + bytes(8)
+        neighbour, freed = victim.neighbours[liar.me], list[int]()
+
+        async def fetch(_id: bytes, _sources: Any, _size: int, allocate: Any, **_: Any) -> Fetched:
+            return Fetched(await allocate(1000), 1000, False, b"cid")
+
+        blocks: Any = victim.objects.blocks
+        blocks.fetch = fetch
+        victim.objects._regions.free = freed.append  # type: ignore[method-assign]
+        said: list[Any] = []
+        neighbour.link = SimpleNamespace(send=lambda message, size=0: said.append(message), crowded=False)
+        ledger = victim.store.ledger
+        effects, keep = ledger.borrow(process.number, object_, neighbour.client.number, value=True)
+        assert keep and not effects
+        victim.objects.fetch(object_)
+        with pytest.raises(RemoteProtocolError):
+            victim.objects.here(neighbour, far.Here(object_, -5))
+        victim.objects._wanted[object_] = liar.me
+        victim.objects.here(neighbour, far.Here(object_, 1 << 30))
+        while victim.objects._fetching:
+            await asyncio.sleep(0.001)
+        assert ledger.place(object_) is None and len(freed) == 1
+
+    run_virtually(story())
+
+
+def test_nobody_cancels_drops_or_keeps_what_it_was_never_given() -> None:
+    async def story() -> None:
+        world = World(7, machines=2)
+        victim, other = world.machines
+        process, neighbour = world.processes[0], victim.neighbours[other.me]
+        object_ = process.promise()
+        await asyncio.sleep(0.1)
+        told: list[Any] = []
+        victim.tell = lambda client, message: told.append(message)  # type: ignore[method-assign]
+        victim.objects.stop(neighbour, far.Stop(object_))
+        assert not told, "a guess"
+        victim.objects.returned(neighbour, far.Returned(object_))
+        assert victim.store.ledger.kept_for(neighbour.client.number) == 0
+        victim.objects.took(neighbour, far.Took(process.number, object_, 1, False))
+        assert victim.store.ledger.holds(process.number, object_), "that number is no process of theirs"
+        victim.objects.took(neighbour, far.Took(0, object_, 1, True))
+        victim.objects.stop(neighbour, far.Stop(object_))
+        assert [type(message) for message in told] == [m.CancelWanted]
+        with pytest.raises(RemoteProtocolError, match="an id of"):
+            victim.objects.want(neighbour, far.Want(b"no id"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(far_objects, "HELD_MAX", 100)
+            with pytest.raises(RemoteProtocolError, match="it holds or waits for"):
+                for number in range(101):
+                    victim.objects.took(neighbour, far.Took(0, number.to_bytes(16, "big"), 1, True))
+
+    run_virtually(story())
+
+
+# -- what is decoded
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        far.AskLease(1, b"j" * 16, ONE, name="n" * (far.TEXT_MAX_CHARS + 1)),
+        far.Closed(1, "r" * (far.TEXT_MAX_CHARS + 1)),
+        far.ActorWanted(b"a" * (far.ID_MAX_BYTES + 1)),
+        far.Here(b"o" * 16, 1, holders=[b"p" * 32] * (far.LIST_MAX + 1)),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_message_that_says_too_much_is_a_protocol_error(long: Any) -> None:
+    with pytest.raises(RemoteProtocolError):
+        far.decode(far.encode([long]))
+
+
+decoders = {
+    "for a worker": far_desk._from_node.decode,
+    "of a worker": far_desk._from_worker.decode,
+    "a bundle": given_by.decode_within,
+    "a claim": claims.decode,
+    "a name": claims.read_holder,
+    "a load": loads.decode,
+}
+allowed = (RemoteProtocolError, msgspec.DecodeError, UnicodeDecodeError)
+
+
+@pytest.mark.parametrize("decode", decoders.values(), ids=decoders.keys())
+@settings(max_examples=200)
+@given(noise=st.binary(max_size=200))
+def test_noise_inside_a_message_is_refused_in_words(decode: Any, noise: bytes) -> None:
+    with contextlib.suppress(*allowed):
+        decode(noise)
