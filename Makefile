@@ -17,7 +17,7 @@ PEER ?= ray
 PIP_INSTALL = PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PIP_PROGRESS = 2>&1 | sed -nu -e 's/^Collecting \([^ ]*\).*/  + \1/p' -e 's/^Processing .*\/\(.*\.whl\).*/  + \1/p' -e '/^ *\(ERROR\|error\)/,$$p'
 
-.PHONY: help demo test test-e2e test-nat test-chaos check fuzz bench sim sim-long setup setup-rl clean
+.PHONY: help demo test test-e2e test-mesh test-nat test-chaos check fuzz bench sim sim-long setup setup-rl clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -25,11 +25,14 @@ help: ## list the targets
 demo: $(VENV)/.rl ## train a policy on lattica's own processes (ARGS="--workers 4 --seed 1")
 	@$(BIN)/python examples/rl/ppo.py $(ARGS)
 
-test: $(VENV)/.dev ## all tests but test-nat's and test-chaos's (ARGS="-k name")
+test: $(VENV)/.dev ## all tests but those of the targets below (ARGS="-k name")
 	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 test-e2e: $(VENV)/.dev ## only the tests with real processes
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS)
+
+test-mesh: $(VENV)/.dev ## the tests with several real nodes on this machine, one after the other
+	@$(BIN)/python -m pytest -q -m "mesh and not slow" tests/e2e $(ARGS)
 
 test-nat: $(VENV)/.dev ## only the tests with NATs and bad links in network namespaces (root, nft, gcc)
 	@$(BIN)/python -m pytest -q -m nat $(ARGS)

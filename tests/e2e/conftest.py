@@ -28,19 +28,30 @@ HERE = str(Path(__file__).parent)
 ROOT = str(Path(__file__).parents[2])
 RUN_VARIABLE = "LATTICA_TEST_RUN"
 """Inherited by every process that a test starts, which tells ours from others' in /proc."""
+SEVERAL_NODES = (
+    "test_drain", "test_far_", "test_init_ticket", "test_launch_", "test_look", "test_mesh_", "test_results_data",
+    "test_runtime_env", "test_submit",
+)  # fmt: skip
+"""How files begin whose tests have several nodes on this machine: `make test-mesh`."""
 CLEAN_WITHIN_S = 5.0
 """DESIGN's word for how soon nothing may be left of a session."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Everything in this folder is e2e; what is slow runs only with `-m slow`."""
+    """Everything in this folder is e2e; what is slow runs only with `-m slow`, what needs several nodes with `-m mesh`
+    (or where a file is named)."""
     ours = [item for item in items if str(item.path).startswith(HERE)]
     for item in ours:
         item.add_marker("e2e")
-    if "slow" not in config.option.markexpr:
-        slow = [item for item in ours if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+        if item.path.stem.startswith(SEVERAL_NODES) or "three" in getattr(item, "fixturenames", ()):
+            item.add_marker("mesh")
+    for marker in ("slow", "mesh"):
+        named = marker == "mesh" and any(".py" in word for word in config.option.file_or_dir)
+        if marker not in config.option.markexpr and not named:
+            others = {item for item in ours if item.get_closest_marker(marker)}
+            config.hook.pytest_deselected(items=list(others))
+            items[:] = [item for item in items if item not in others]
+            ours = [item for item in ours if item not in others]
 
 
 # -- what is left behind ---------------------------------------------------------------------------------------------

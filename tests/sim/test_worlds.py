@@ -21,7 +21,7 @@ SEEDS_OF = {  # where more is at stake; of years, and of many peers, fewer
     "membership": range(1, 11),
     "community": range(1, 16),
     "deciding": range(1, 11),
-    "execution": range(1, 9),
+    "execution": range(1, 4),
     "dht": range(1, 2),
     "pubsub": range(1, 16),
 }
