@@ -30,7 +30,7 @@ from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.ids import ID_BYTES, short
-from lattica.mesh.identity import PeerId
+from lattica.mesh.identity import PEER_ID_BYTES, PeerId
 from lattica.mesh.membership import State
 from lattica.node.clients import Client
 from lattica.node.loop import Timer
@@ -702,6 +702,8 @@ class GroupDesk:
         known = self._known.get(message.group)
         if known is None or known.owner != peer:
             return
+        if any(node and len(node) != PEER_ID_BYTES for node in message.nodes):
+            raise RemoteProtocolError("a bundle is kept by what is no peer")
         try:
             known.bundles = [ResourceSet.of(bundle) for bundle in message.bundles]
         except ConfigError as error:

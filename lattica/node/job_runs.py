@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lattica.errors import ConfigError, LatticaError, PeerUnreachableError, PermissionDeniedError
-from lattica.mesh.identity import PeerId, peer_text, short_peer
+from lattica.mesh.identity import PEER_ID_BYTES, PeerId, peer_text, short_peer
 from lattica.mesh.membership import MemberChanged, State
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
@@ -555,7 +555,15 @@ def _read(row: Row) -> tuple[bytes, int, Run] | None:
         run = _decode(row.body)
     except DAMAGED:
         return None
-    return (row.key[:ID_BYTES], row.key[ID_BYTES], run) if run.host == row.writer else None
+    return (row.key[:ID_BYTES], row.key[ID_BYTES], run) if run.host == row.writer and _is_sound(run) else None
+
+
+def _is_sound(run: Run) -> bool:
+    """Whether it can be shown and run: a row says what its writer likes."""
+    peers = all(len(one) == PEER_ID_BYTES for one in (run.submitter, run.host, *run.holders))
+    texts = run.script, *run.words, *run.environ, *run.environ.values()
+    inside = not os.path.isabs(run.script) and ".." not in run.script.split("/")
+    return peers and inside and not any("\0" in text for text in texts) and not any("=" in name for name in run.environ)
 
 
 def _run_of(spec: Mapping[str, Any], submitter: PeerId, host: PeerId, now: float) -> Run:
@@ -575,6 +583,8 @@ def _run_of(spec: Mapping[str, Any], submitter: PeerId, host: PeerId, now: float
         raise ConfigError(f"a job cannot be understood: {error}") from error
     if os.path.isabs(run.script) or ".." in run.script.split("/"):
         raise ConfigError(f"the script {run.script!r} does not lie in the job's folder")
+    if not _is_sound(run):
+        raise ConfigError("a job has words or variables that no process can have")
     if sum(map(len, (*run.words, *run.environ, *run.environ.values(), run.name, run.script))) > LIMIT_CHARS:
         raise ConfigError(
             f"arguments and variables of a job have at most {LIMIT_CHARS} characters",

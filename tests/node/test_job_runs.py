@@ -9,10 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from lattica.errors import ConfigError, LatticaError, PermissionDeniedError
 from lattica.mesh.identity import peer_text
+from lattica.mesh.table.kinds import JOB
 from lattica.node import job_process, package_desk
 from lattica.node.job_runs import JobRuns
 from lattica.node.mesh_desk import MeshDesk
@@ -110,6 +112,7 @@ async def test_a_job_goes_on_at_the_next_node_as_often_as_it_may(machines: Machi
     two, three = await joined(machines, "two", one), await joined(machines, "three", one)
     desks = {desk.peer_id: desk for desk in (one, two, three)}
     runs = {desk.peer_id: await runs_of(machines, desk) for desk in desks.values()}
+    await until(lambda: all(len(desk.peer.gossip.community.states()) == 3 for desk in desks.values()))
     await ask(one, "job_submit", spec=spec(machines, runs[one.peer_id], max_restarts=1), on="two")
     await until(lambda: len(runs[one.peer_id].runs()) == 1)
     await until(lambda: len(next(iter(runs[one.peer_id].runs().values()))[1].holders) == 3)
@@ -163,6 +166,7 @@ async def test_a_job_of_who_is_revoked_goes_on_nowhere_when_its_host_dies_too(ma
     one = await machines.start("one")
     two, three = await joined(machines, "two", one), await joined(machines, "three", one)
     mine, theirs, hosts = [await runs_of(machines, desk) for desk in (one, two, three)]
+    await until(lambda: all(len(desk.peer.gossip.community.states()) == 3 for desk in (one, two, three)))
     hosts._look_at_revoked = lambda: None  # type: ignore[method-assign]  # it dies before it hears
     await ask(two, "job_submit", spec=spec(machines, theirs, max_restarts=-1), on="three")
     await until(lambda: FakeProcess.living and mine.runs())
@@ -174,11 +178,27 @@ async def test_a_job_of_who_is_revoked_goes_on_nowhere_when_its_host_dies_too(ma
 
 
 @story
+async def test_rows_of_jobs_that_no_process_could_run_are_nobodys_business(machines: Machines) -> None:
+    """Whoever may write a row may write nonsense; `job list` goes on, and nobody tries to run it."""
+    one = await machines.start("one")
+    mine = await runs_of(machines, one)
+    me = bytes(mine.me)
+    for number, wrong in enumerate(
+        ({"submitter": b"x"}, {"holders": [b""]}, {"script": "../x"}, {"words": ["\0"]}, {"environ": {"=": ""}})
+    ):
+        good = {"name": "n", "submitter": me, "host": me, "package": "p", "script": "s"}
+        row = msgspec.msgpack.encode(good | wrong)
+        mine.peer.gossip.write(JOB, bytes([number]) * 9, row)
+    assert await ask(one, "job_list") == [] and not mine.runs()
+
+
+@story
 async def test_what_cannot_be_run_is_refused(machines: Machines) -> None:
     one = await machines.start("one")
     mine = await runs_of(machines, one)
     good = spec(machines, mine)
-    for wrong in ({"script": "../x.py"}, {"script": "/x.py"}, {"words": [1]}, {"words": ["x" * 5000]}):
+    wrongs: list[dict[str, Any]] = [{"script": "../x.py"}, {"script": "/x.py"}, {"words": [1]}, {"words": ["x" * 5000]}]
+    for wrong in (*wrongs, {"words": ["a\0b"]}, {"environ": {"A=B": "c"}}):
         with pytest.raises(ConfigError):
             await ask(one, "job_submit", spec=good | wrong)
     with pytest.raises(LatticaError, match="to be had from nobody"):
