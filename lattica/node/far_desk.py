@@ -195,7 +195,7 @@ class NodeService:
     def __init__(self, desk: FarDesk) -> None:
         self._desk = desk
 
-    @method(role=None, pipe=True)
+    @method(role=Role.EXECUTE | Role.SUBMIT | Role.STORE, pipe=True)
     async def link(self, *, pipe: Pipe) -> None:
         """Hear a node: `codec.far`. What each of its messages needs is checked by the desk."""
         await self._desk.linked(pipe)
