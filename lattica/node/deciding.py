@@ -20,6 +20,7 @@ import msgspec
 
 from lattica.codec import far
 from lattica.errors import ConfigError, LatticaError, PermissionDeniedError, RemoteProtocolError
+from lattica.files import write_private
 from lattica.ids import ActorId, short
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.membership import State
@@ -326,9 +327,7 @@ class Deciding:
     def _keep_view(self) -> None:
         """On disk."""
         try:
-            with open(f"{self._path}.new", "wb") as file:
-                file.write(self.islands.state())
-            os.replace(f"{self._path}.new", self._path)
+            write_private(self._path, self.islands.state())
         except OSError as error:
             log.warning("the stable view cannot be kept on disk: %s", error)
 

@@ -39,6 +39,9 @@ def test_two_machines_meet_with_one_ticket_and_meet_again_after_a_restart(machin
     assert [what for what in examined if f"peer {joined['node'][:8]} reaches it at 127.0.0.1:" in what]
     assert [what for what in examined if "the same at 1 of 1 neighbours" in what], examined
     assert "refused" not in one.log() + two.log(), "the doctor's question looks like no attack"
+    assert not [what for what, level in examined.items() if level == "bad"], examined
+    kept = [path for path in (one.data_dir / "identity").rglob("*") if path.is_file()]
+    assert {path.name: path.stat().st_mode & 0o777 for path in kept} == {path.name: 0o600 for path in kept}
 
     two.ok("stop")
     assert eventually(lambda: one.peers() == [], SOON_S)
