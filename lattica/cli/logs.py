@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 
@@ -10,7 +11,8 @@ from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.follow import follow_job, show
 from lattica.errors import ConfigError, LatticaError
 
-WAIT_S = 5.0  # for news, of each file in turn
+WAIT_S = 0.5  # for news, of all files in turn
+LOOK_S = 3.0  # between questions to all nodes whether it lives, and where
 
 
 @click.command("logs", short_help="Show what a job, an actor or a worker prints.")
@@ -59,26 +61,31 @@ def _show_workers(what: str, *, follow: bool, data_dir: str | None) -> bool:
     """What the workers that are meant have printed; whether there are any."""
     with NodeConnection(node_of(data_dir)) as connection:
         files = connection.mesh("logs_find", what=what)
-        offsets = dict.fromkeys(range(len(files)), -1)
-        first = True
+        offsets = {(one["node"], one["file"]): -1 for one in files}
+        first, look_at = True, time.monotonic() + LOOK_S
         while files and (follow or first):
             news = False
-            for number, one in enumerate(files):
-                wait_s = WAIT_S / len(files) if follow and not first else 0.0
+            for one in files:
+                name = one["node"], one["file"]
+                wait_s = 0.0 if first else WAIT_S / len(files)
                 while True:
                     try:
                         answer = connection.mesh(
-                            "logs_read", node=one["node"], file=one["file"], offset=offsets[number], wait_s=wait_s
+                            "logs_read", node=one["node"], file=one["file"], offset=offsets[name], wait_s=wait_s
                         )
                     except LatticaError as error:
                         click.echo(f"--- {one['node_name'] or one['node']}: {error.message} ---", err=True)
                         return True
                     show(answer["data"])
-                    wait_s, offsets[number] = 0.0, answer["offset"]
+                    wait_s, offsets[name] = 0.0, answer["offset"]
                     news = news or bool(answer["data"])
                     if not answer["data"]:
                         break
-            if not first and not news:
-                files = files if connection.mesh("logs_find", what=what) else []
             first = False
+            if follow and time.monotonic() >= look_at:
+                found = connection.mesh("logs_find", what=what)  # an actor that was restarted prints elsewhere
+                for one in found:
+                    offsets.setdefault((one["node"], one["file"]), 0)
+                files = [*found, *(one for one in files if news and one not in found)]
+                look_at = time.monotonic() + LOOK_S
         return bool(offsets)

@@ -186,7 +186,8 @@ class Look:
     # -- logs of actors and workers
 
     def files_of(self, what: str) -> list[str]:
-        """Log files of workers here that are meant: by pid, or by the id of their actor."""
+        """Log files of workers here that are meant: by pid, or by the id of their actor. Those of the living are named
+        before they have printed anything."""
         found = {actor.worker: actor.plan.actor for actor in self._node.actor_desk.supervisor.actors.values()}
         if self._node.far is not None:
             found |= {worker: hosted.actor for worker, hosted in self._node.far.hosted.items()}
@@ -196,11 +197,13 @@ class Look:
             meant = len(what) >= ID_CHARS_MIN and actor.hex().startswith(what.lower())
             if meant and client is not None and client.kind == WORKER and client.pid:
                 pids.add(client.pid)
+        living = [one for one in self._node.clients.values() if one.kind == WORKER and one.pid in pids]
+        silent = {f"worker-{one.number}-{one.pid}.{stream}" for one in living for stream in ("err", "out")}
         try:
             names = os.listdir(os.path.join(self._node.settings.session_dir, "logs"))
         except OSError:
-            return []
-        return sorted(name for name in names if re.fullmatch(LOG_NAME, name) and _pid_of(name) in pids)
+            names = []
+        return sorted(silent.union(name for name in names if re.fullmatch(LOG_NAME, name) and _pid_of(name) in pids))
 
     async def read(self, name: str, offset: int, wait_s: float) -> dict[str, Any]:
         """As `LookService.read`."""

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +20,7 @@ from lattica.mesh.identity import parse_peer
 from lattica.node import paths
 from lattica.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.e2e.conftest import Sessions, eventually
-from tests.e2e.machines import Machine, see
+from tests.e2e.machines import COMMAND, Machine, see
 
 
 @lattica.remote
@@ -88,5 +90,46 @@ def test_one_node_tells_of_all(
             os.kill(two.pid, signal.SIGCONT)
         assert asked.returncode == 0 and "two did not answer" in asked.stderr, asked
         del running, waiting
+    finally:
+        lattica.shutdown()
+
+
+@lattica.remote(max_restarts=1, max_task_retries=1)
+class Talker:
+    def pid(self) -> int:
+        return os.getpid()
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+        print(text.upper(), file=sys.stderr, flush=True)
+
+
+def test_who_follows_an_actor_that_is_still_silent_hears_both_streams_and_its_next_life(
+    machine: Callable[[str], Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = machine("one")
+    one.start()
+    monkeypatch.setenv("LATTICA_DATA_DIR", str(one.data_dir))
+    lattica.init("auto")
+    try:
+        talker = Talker.options(name="talker").remote()
+        first = lattica.get(talker.pid.remote(), timeout=10)
+        assert one.ok("logs", "talker") == "", "it lives, and has said nothing"
+        words = [*COMMAND, "logs", "-f", "talker"]
+        following = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            time.sleep(1.0)
+            lattica.get(talker.say.remote("first"), timeout=10)
+            time.sleep(1.0)
+            lattica.kill(talker, no_restart=False)
+            assert lattica.get(talker.pid.remote(), timeout=10) != first
+            lattica.get(talker.say.remote("second"), timeout=10)
+            time.sleep(4.0)
+            lattica.kill(talker)
+            said, _ = following.communicate(timeout=20)
+        finally:
+            following.kill()
+            following.wait()
+        assert sorted(said.split()) == ["FIRST", "SECOND", "first", "second"]
     finally:
         lattica.shutdown()
