@@ -322,6 +322,8 @@ class Talk:
                 if inbox is not None:
                     inbox.end(error)
                 if (pipe := self.pipes.get((id, FROM_CALLEE))) is not None:
+                    if future is not None and not future.cancelled():
+                        future.exception()  # seen: of a pipe nobody waits for it
                     pipe.end(error.message)
                 self._wake(id)
             case rpc.Came(id, side, body):

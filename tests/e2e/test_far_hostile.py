@@ -197,6 +197,9 @@ async def test_who_may_not_submit_gets_no_worker_ends_no_actor_and_reads_no_chec
         await one.say(paper, far.AskLease(1, paper.job, CPU), far.ActorEnd(id), far.ActorWanted(id))
         await one.say(far.HoldActor(2, id), far.KeptWanted(b"c" * 36), far.JobOver(b"j" * 16), far.Stop(b"o" * 16))
         if roles == "relay":
+            end = time.monotonic() + 5
+            while one.pipe is not None and one.pipe.over is None and time.monotonic() < end:
+                await asyncio.sleep(0.02)
             assert one.pipe is not None and one.pipe.over is not None and not one.ear.said
         elif roles == "store":
             await asyncio.sleep(0.5)
