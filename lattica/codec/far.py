@@ -475,7 +475,8 @@ FarMessage = (
     | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
     | Nowhere | Has | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
     | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
-    | GroupNamed | GroupFound | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
+    | GroupNamed | GroupFound
+    | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

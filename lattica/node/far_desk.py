@@ -83,6 +83,7 @@ RECONNECT_S = 30.0
 """For a caller of an actor to come back over another connection, under the number by which the actor knows what it has
 called already. Shorter: a call runs twice; longer: the actor remembers callers that only dropped their handles."""
 JOBS_MAX = 4096
+JOB_MAX_CHARS = 256 << 10  # of a job's import paths and modules
 JOB_SAID_MAX_CHARS = 512 << 10  # of a job, with its variables and packages
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 NO_RESOURCES = ResourceSet({})
@@ -243,8 +244,8 @@ class FarDesk:
             far.Closed: self._closed,
             far.Took: self.objects.took, far.Returned: self.objects.returned, far.Want: self.objects.want,
             far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
-            far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
             far.Has: self.objects.has,
+            far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
             far.ActorEnd: self.actors.end,
             far.Claiming: self.deciding.claiming, far.WhoHas: self.deciding.who_has,
             far.NameRow: self.names.answered, far.HoldActor: self.names.hold, far.ActorHeld: self.names.answered,
@@ -512,6 +513,8 @@ class FarDesk:
             token = verify_token(message.token, peer.credentials.root, peer.credentials.trust, self.unix())
             if token.job != message.job or token.peer != message.origin:
                 raise RemoteProtocolError("a job's token is another's")
+            if sum(map(len, (*message.sys_path, *message.preload, message.cwd, message.script))) > JOB_MAX_CHARS:
+                raise RemoteProtocolError("a job says too much of itself")
         except LatticaError as error:
             log.warning("a job of %s is refused: %s", neighbour.client.name, error.message)
             return

@@ -119,6 +119,7 @@ def tarred(*entries: tuple[str, str, bytes]) -> bytes:
         gzip.compress(b"no tar"),
         gzip.compress(bytes(1024))[:-9],
     ],
+    ids=range(10),  # the bytes are others in each process
 )
 def test_what_leads_out_of_the_folder_or_is_no_package_is_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(RemoteProtocolError):
