@@ -34,9 +34,10 @@ HASTE_S = 1.0  # between pings of a neighbour that does not answer
 ASK_AFTER_S = 4.5  # of silence: others are asked whether they hear it
 ASK_S = 1.5  # between such questions
 ASKED = 3  # others, each time
-ACCUSE_S = 11.0
+ACCUSE_S = 10.5
 """Of silence. A stall of 5 s may begin PING_S after the last sound, or later if pings were lost just then. Two losses
-in a row must fit, that is 4.8 s, the stall and a round trip: at a thousand peers that happens every hour."""
+in a row must fit, that is 4.8 s, the stall and a round trip: at a thousand peers that happens every hour. It is looked
+at when pings are due, at 10.6 s or 10.8 s."""
 REFUSED_S = 5.0  # of refused dials instead: its machine answers, so it is the process that is gone
 SETTLE_S = 0.2  # after the ring changed: many rows come together, and each would choose other neighbours
 LATE_S = 0.5  # a tick that comes so late says that this process stood still
