@@ -248,7 +248,7 @@ def who(x):
 
 print(lattica.get([who.remote(k) for k in range(100)])[-1], flush=True)
 NAME = sys.argv[1]
-lattica.remote(type("Named", (), {"name": lambda self: NAME})).options(name="same").remote()
+made = lattica.remote(type("Named", (), {"name": lambda self: NAME})).options(name="same").remote()
 actor = lattica.get_actor("same")
 print(lattica.get(actor.name.remote()), flush=True)
 sys.stdin.readline()
