@@ -470,12 +470,12 @@ def test_names_and_actors_are_superseded_by_whoever_may_submit(kind: Kind) -> No
     assert why_refused(EVE.row(kind, b"learner", b"eve's", first), before=[first]).startswith("its writer lacks")
 
 
-def test_anybody_may_take_a_name_that_was_given_up_or_has_expired() -> None:
-    given_up = BOB.row(NAME, b"learner", gone=True)
-    assert is_taken(replica([given_up]), DAN.row(NAME, b"learner", b"dan's", given_up))
-    short = BOB.row(NAME, b"learner", expires=int(NOW) + 10)
-    assert is_taken(replica([short]), DAN.row(NAME, b"learner", b"dan's", short, at=NOW + 10), NOW + 10)
-    assert not is_taken(replica([short]), DAN.row(NAME, b"learner", b"dan's", short, at=NOW + 9), NOW + 9)
+def test_anybody_may_take_a_key_that_was_given_up_or_has_expired() -> None:
+    given_up = BOB.row(GROUP, b"workers", gone=True)
+    assert is_taken(replica([given_up]), DAN.row(GROUP, b"workers", b"dan's", given_up))
+    short = BOB.row(GROUP, b"workers", expires=int(NOW) + 10)
+    assert is_taken(replica([short]), DAN.row(GROUP, b"workers", b"dan's", short, at=NOW + 10), NOW + 10)
+    assert not is_taken(replica([short]), DAN.row(GROUP, b"workers", b"dan's", short, at=NOW + 9), NOW + 9)
 
 
 def test_what_a_row_supersedes_is_verified_too() -> None:
