@@ -244,6 +244,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     """
     import uvloop  # embedded nodes import neither it nor the mesh, nor `cryptography`
 
+    from lattica.node import main
     from lattica.node.confine import hide_memory
 
     identity = paths.identity_dir(options.data_dir)
@@ -305,6 +306,8 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
         starter.say_more(facts)
 
     node.workers.zygotes.when_confined(ready)  # so that whoever started us can be told of it
+    if main.told:
+        loop.call_soon(node.close, signal.SIGTERM)
     if not ends:
         loop.run_forever()
     for task in telling:
