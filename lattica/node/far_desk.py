@@ -83,7 +83,6 @@ RECONNECT_S = 30.0
 """For a caller of an actor to come back over another connection, under the number by which the actor knows what it has
 called already. Shorter: a call runs twice; longer: the actor remembers callers that only dropped their handles."""
 JOBS_MAX = 4096
-JOB_MAX_CHARS = 256 << 10  # of a job's import paths and modules
 JOB_SAID_MAX_CHARS = 512 << 10  # of a job, with its variables and packages
 FAREWELL_S = 3.0  # for other machines to send the last lines of a job's workers
 NO_RESOURCES = ResourceSet({})
@@ -513,8 +512,6 @@ class FarDesk:
             token = verify_token(message.token, peer.credentials.root, peer.credentials.trust, self.unix())
             if token.job != message.job or token.peer != message.origin:
                 raise RemoteProtocolError("a job's token is another's")
-            if sum(map(len, (*message.sys_path, *message.preload, message.cwd, message.script))) > JOB_MAX_CHARS:
-                raise RemoteProtocolError("a job says too much of itself")
         except LatticaError as error:
             log.warning("a job of %s is refused: %s", neighbour.client.name, error.message)
             return

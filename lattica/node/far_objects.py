@@ -26,7 +26,7 @@ import msgspec
 from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, ObjectStoreFullError, RemoteProtocolError
-from lattica.mesh.identity import PeerId, peer_text
+from lattica.mesh.identity import PeerId
 from lattica.node.blocks import Blocks
 from lattica.node.clients import STORE, Client
 from lattica.node.holders import HOLDERS_MAX, Holders
@@ -677,9 +677,6 @@ class FarObjects:
 
     def _perform(self, effects: Any) -> None:
         self._node.store.perform(effects)
-
-    def __str__(self) -> str:
-        return f"{self!r} for {peer_text(self._desk.me)[:8]}"
 
 
 SPAN_ROUND_S = 2.0

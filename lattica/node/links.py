@@ -12,7 +12,6 @@ writes to it, and nobody else.
 from __future__ import annotations
 
 import logging
-import os
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -362,9 +361,3 @@ class Carrier:
         self._sock.close()
         self._emptied()
         self._ended(reason)
-
-
-def close_fds(fds: list[int]) -> None:
-    """Descriptors that came to nothing."""
-    for fd in fds:
-        os.close(fd)

@@ -124,7 +124,7 @@ class Placer:
             return Demand(resources)
         said = decode_given(given)
         if said.strategy.group:
-            raise ConfigError("placement groups are not supported by this release of lattica", do_next="leave it out")
+            raise ConfigError("the placement group of this task is not known here", do_next="make it anew")
         return replace(said.to_demand(), resources=resources)
 
     def possible_here(self, demand: Demand) -> bool:

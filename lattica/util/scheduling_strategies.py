@@ -10,6 +10,7 @@ What cannot be meant is refused when it is made (ConfigError, a ValueError as in
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -100,12 +101,12 @@ class NodeAffinitySchedulingStrategy:
         return StrategyGiven(node=read_node(self.node_id), soft=bool(self.soft))
 
 
-class _Operator:
+class _Operator(ABC):
     """On the value of one label."""
 
+    @abstractmethod
     def rule(self, key: str) -> str:
         """As `labels` reads it."""
-        raise NotImplementedError
 
 
 class _OfValues(_Operator):

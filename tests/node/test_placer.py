@@ -371,7 +371,7 @@ def test_what_a_client_says_is_a_demand_with_the_resources_that_it_asks_for() ->
     assert placer.demand(encode_given(said), ONE) == Demand(ONE, site="home", python="3.11", strategy=Spread())
     with pytest.raises(ConfigError, match="one task has one strategy"):
         placer.demand(encode_given(DemandGiven(strategy=StrategyGiven(spread=True, node=ANN))), ONE)
-    with pytest.raises(ConfigError, match="placement groups are not supported"):
+    with pytest.raises(ConfigError, match="placement group of this task is not known here"):
         placer.demand(encode_given(DemandGiven(strategy=StrategyGiven(group=b"g" * 16))), ONE)
     with pytest.raises(RemoteProtocolError):
         placer.demand(b"\xc1", ONE)
