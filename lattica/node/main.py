@@ -27,7 +27,7 @@ def main(argv: list[str], paths: str = "") -> None:
         if option in argv:
             os.set_inheritable(int(argv[argv.index(option) + 1]), False)
     if "--attach-fd" not in argv or "--ticket-fd" in argv:
-        _signal.signal(_signal.SIGTERM, _leave)  # until the loop takes it: what has begun by then is tidied up
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGTERM])  # it waits until the loop takes it
     else:
         preload = argv[argv.index("--preload") + 1] if "--preload" in argv else ""
         hidden = _fingerprints(argv[argv.index("--hide") + 1]) if "--hide" in argv else NOTHING_HIDDEN
@@ -42,16 +42,6 @@ def main(argv: list[str], paths: str = "") -> None:
         run_guest(options, paths)
     else:
         run_daemon(options, paths)
-
-
-told: list[bool] = []
-"""Whether SIGTERM has come. Where the exit that it raises is swallowed, by a finalizer say, the node looks here."""
-
-
-def _leave(*_: object) -> None:
-    told.append(True)
-    _signal.signal(_signal.SIGTERM, _signal.SIG_IGN)  # once is enough
-    sys.exit()
 
 
 def _fingerprints(folders: str) -> str:

@@ -186,8 +186,11 @@ def _serve_guest(options: Options, import_paths: str, session: paths.Session) ->
 
     wish = Wish(ticket, options.listen or FREE_PORT, options.name, options.labels, ephemeral=True)
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
+    meeting = loop.create_task(mesh.meet())
+    loop.add_signal_handler(signal.SIGTERM, meeting.cancel)
+    loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])  # a loop that rests hears nothing
     try:
-        loop.run_until_complete(mesh.meet())
+        loop.run_until_complete(meeting)
     except BaseException:
         loop.run_until_complete(mesh.stop())
         raise
@@ -229,9 +232,6 @@ def run_daemon(options: Options, import_paths: str) -> None:
     except LatticaError as error:
         starter.say_more({"error": str(error)})
         sys.exit(str(error))
-    except SystemExit:
-        starter.say_more({"error": "the node was told to end while it started"})
-        raise
     except BaseException as error:
         starter.say_more({"error": f"{type(error).__name__}: {error}"})
         raise
@@ -244,7 +244,6 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     """
     import uvloop  # embedded nodes import neither it nor the mesh, nor `cryptography`
 
-    from lattica.node import main
     from lattica.node.confine import hide_memory
 
     identity = paths.identity_dir(options.data_dir)
@@ -287,6 +286,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     loop.add_reader(listener.fileno(), _accept, node, listener)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, node.drain.begin, options.grace_s, "it was told to end by a signal")
+    loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])  # a loop that rests hears nothing
 
     def ready() -> None:
         pid = os.getpid()
@@ -306,8 +306,6 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
         starter.say_more(facts)
 
     node.workers.zygotes.when_confined(ready)  # so that whoever started us can be told of it
-    if main.told:
-        loop.call_soon(node.close, signal.SIGTERM)
     if not ends:
         loop.run_forever()
     for task in telling:

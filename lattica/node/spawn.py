@@ -59,7 +59,7 @@ def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTH
         (os.POSIX_SPAWN_DUP2, said, 2),
     ]
     try:
-        pid = os.posix_spawn(program, [program, *argv], environ, file_actions=actions)
+        pid = os.posix_spawn(program, [program, *argv], environ, file_actions=actions, setsigmask=[])
     except OSError:
         ours.close()
         os.close(said)
@@ -112,7 +112,7 @@ def _become_zygote(fd: int, said: int, preload: list[str], hidden: str) -> NoRet
 
     status = 1
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         nothing = os.open(os.devnull, os.O_RDONLY)
         connection = os.dup(fd)  # above the standard ones, whatever the node was started with
         for target, source in ((0, nothing), (1, said), (2, said), (3, connection)):

@@ -185,7 +185,7 @@ def test_a_node_that_was_told_to_end_while_it_started_is_no_error(lattica: Latti
         signal.raise_signal(signal.SIGTERM)
         return begun
 
-    stage.words = b'{"error": "the node was told to end while it started"}\n'
+    stage.words = b'{"error": "the node ended"}\n'
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(daemon, "spawn", spawn_and_tell)
         result = lattica("start", "--block")

@@ -137,7 +137,7 @@ def test_noise_and_what_a_role_may_not_send_end_that_client_alone(node: str, con
     driver, command = connect(), connect("command")
     with socket.socket(socket.AF_UNIX) as noise:
         noise.connect(node)
-        noise.sendall(os.urandom(10_000))
+        noise.sendall(b"\xff" * 4 + os.urandom(10_000))  # too long a frame
         assert noise.recv(1) == b""
     command.send(m.LeaseRequest(1, {"CPU": 1}))
     with pytest.raises(EOFError):
