@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 import cloudpickle  # noqa: F401  # as every worker and driver has
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lattica
 from lattica import errors
 from lattica.errors import (
     ActorDiedError,
@@ -32,6 +34,7 @@ from lattica.errors import (
     SerializationError,
     TaskError,
     WorkerCrashedError,
+    user_code,
 )
 
 ALL = sorted(
@@ -288,7 +291,7 @@ def test_causes_and_contexts_of_the_remote_exception_are_shown() -> None:
 
 
 def test_our_own_frames_are_stripped_from_the_remote_traceback() -> None:
-    room = errors.__file__.replace("errors.py", "actors/worker.py")
+    room = str(Path(lattica.__file__).parent / "actors/worker.py")
     names: dict[str, Any] = {}
     exec(compile("def execute(f):\n    f()\n", room, "exec"), names)
 
@@ -303,7 +306,7 @@ def test_our_own_frames_are_stripped_from_the_remote_traceback() -> None:
 
 
 def test_a_bug_of_ours_keeps_its_frames() -> None:
-    room = errors.__file__.replace("errors.py", "actors/worker.py")
+    room = str(Path(lattica.__file__).parent / "actors/worker.py")
     names: dict[str, Any] = {}
     exec(compile("try:\n    1 / 0\nexcept ZeroDivisionError as e:\n    caught = e\n", room, "exec"), names)
     assert "worker.py" in str(TaskError.from_exception(names["caught"], function_name="f"))
@@ -444,12 +447,20 @@ def test_many_exception_classes_leave_a_bounded_cache() -> None:
     for n in range(errors.DUAL_CLASSES_MAX + 10):
         kind = type(f"E{n}", (Exception,), {})
         assert isinstance(TaskError("f", "t", kind()).as_instanceof_cause(), kind)
-    assert len(errors._dual_classes) <= errors.DUAL_CLASSES_MAX
+    assert len(user_code._dual_classes) <= errors.DUAL_CLASSES_MAX
 
 
 def test_errors_import_nothing_heavy() -> None:
-    """The node imports this file and never unpickles; commands import it before they print their help."""
-    script = "import sys, lattica; before = set(sys.modules); import lattica.errors; print(set(sys.modules) - before)"
+    """The node imports this package and never unpickles; commands import it before they print their help."""
+    script = "import sys, lattica; before = set(sys.modules); import lattica.errors; print(*set(sys.modules) - before)"
     bare = [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {script}"]
     loaded = subprocess.run(bare, capture_output=True, text=True, check=True).stdout.strip()
-    assert loaded == "{'lattica.errors'}"
+    assert {name for name in loaded.split() if not f"{name}.".startswith("lattica.errors.")} == set()
+    assert "lattica.errors" in loaded.split()
+
+
+@pytest.mark.parametrize("error", PUBLIC)
+def test_every_error_says_that_it_is_of_the_package_and_a_pickle_names_it_there(error: type[LatticaError]) -> None:
+    assert error.__module__ == "lattica.errors"
+    assert f"clattica.errors\n{error.__name__}\n".encode() in pickle.dumps(error(), protocol=0)
+    assert type(pickle.loads(pickle.dumps(error()))) is error

@@ -1,0 +1,90 @@
+"""Values that are not here, are lost, or find no room."""
+
+from __future__ import annotations
+
+from lattica.errors.base import LatticaError, ago, short_id
+
+
+class _ObjectError(LatticaError):
+    """What the errors about one object share: its id (hex), its owner in words, and since when."""
+
+    object_id: str = ""
+    owner: str = ""
+    since_s: float | None = None
+
+    def _describe(self) -> str:
+        return f"object {short_id(self.object_id)} {self.summary}{ago(self.since_s)}."
+
+    @property
+    def object_ref_hex(self) -> str:
+        """Ray's name for `object_id`."""
+        return self.object_id
+
+    @property
+    def call_site(self) -> str:
+        """Ray's name for `made_at`."""
+        return self.made_at
+
+
+class ObjectNotAvailableError(_ObjectError):
+    summary = "is not here yet"
+    advice = "ask again, or wait for it with lattica.wait"
+
+
+class ObjectLostError(_ObjectError):
+    """The value is gone everywhere; compute it again."""
+
+    summary = "is lost: no copy exists"
+    advice = "call it again, or put it again if it was a value of your own"
+
+
+class OwnerDiedError(ObjectLostError):
+    def _describe(self) -> str:
+        owner = f"its owner, {self.owner}," if self.owner else "its owner"
+        name = short_id(self.object_id)
+        return f"object {name} is lost: {owner} left{ago(self.since_s)}; no copy exists."
+
+
+class ObjectFetchTimedOutError(ObjectLostError):
+    summary = "could not be fetched: no holder answered"
+    advice = "look at the network with `lattica doctor`, or call it again"
+
+
+class ObjectFreedError(ObjectLostError):
+    summary = "was freed by the program"
+    advice = "free an object only when nobody needs it; put it again"
+
+
+class ObjectReconstructionFailedError(ObjectLostError):
+    summary = "is lost and cannot be computed again"
+    advice = "give its task max_retries > 0, and return the value from a task instead of putting it"
+
+
+class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    summary = "was deleted while a reference to it lived; this is a bug of lattica"
+    advice = "report it, with the node's log"
+
+
+class ObjectStoreFullError(LatticaError):
+    """Pinned values fill the quota. `holders` says in words who pins how much."""
+
+    advice = "drop refs and views you no longer need, or init(object_store_memory=...) with more"
+
+    wanted_bytes: int | None = None
+    used_bytes: int | None = None
+    quota_bytes: int | None = None
+    holders: str = ""
+
+    def _describe(self) -> str:
+        wanted = "a value" if self.wanted_bytes is None else f"a value of {self.wanted_bytes:,} bytes"
+        used = ""
+        if self.used_bytes is not None and self.quota_bytes is not None:
+            used = f": {self.used_bytes:,} of {self.quota_bytes:,} bytes are pinned"
+        return f"{wanted} does not fit into the object store{used}{f' by {self.holders}' if self.holders else ''}."
+
+
+class OutOfDiskError(ObjectStoreFullError):
+    advice = "free disk space under the data directory, or drop refs you no longer need"
+
+    def _describe(self) -> str:
+        return "the object store is full and so is the disk it spills to."
