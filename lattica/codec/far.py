@@ -438,7 +438,7 @@ class GroupWatch(msgspec.Struct, array_like=True, tag=77, frozen=True):
 
 
 class GroupIs(msgspec.Struct, array_like=True, tag=78, frozen=True):
-    """What is known of a group of mine. state: as in `node.group_desk`. nodes: of each bundle; empty: none yet."""
+    """What is known of a group of mine. state: as in `node.known_groups`. nodes: of each bundle; empty: none yet."""
 
     group: Id
     state: Text

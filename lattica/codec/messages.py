@@ -340,7 +340,7 @@ class GroupRemove(msgspec.Struct, array_like=True, tag=31):
 
 class GroupWanted(msgspec.Struct, array_like=True, tag=32):
     """How is this group (of that owner; of that name; neither: all that are known here)? Answered by `State`: a list of
-    what `node.group_desk` tells. ready: as soon as it has all its bundles, or never will."""
+    what `node.known_groups` tells. ready: as soon as it has all its bundles, or never will."""
 
     request: int
     group: bytes = b""

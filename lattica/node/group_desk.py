@@ -1,16 +1,12 @@
-"""Placement groups on one node: those that its processes have made, bundles that it keeps, and what runs in bundles.
+"""Placement groups on one node: those that its processes have made, and what it knows of others'.
 
-    GroupCreate ──► groups.Group ──Reserve, Commit──► reservations.Reservations ──Kept──► ResourcePool.grow
-                    at the owner        links           at each keeper         ──Ended──► shrink; workers end
-    LeaseRequest with a group ──► GroupDesk.wish ──► the bundle's book, here or by AskLease there
+    GroupCreate ──► groups.Group ──Reserve, Commit──► bundle_desk       of each keeper; here by a post of its own
+                                 ◄──Reserved, Committed──
+    GroupWatch ──► its owner ──GroupIs──► Known ──► group_asks          what waits for it
 
 The owner of a group is the node of the process that made it; its id travels with the group's. Whoever else has to do
-with a group asks its owner once (`GroupWatch`), and is told of every change.
-
-Rules of this file. What asks for a group waits here until all its bundles are kept, then in the book of its bundle's
-node. What asks for any bundle goes where least of this node's things are, and on to the next if it waits there for
-AGAIN_S: nobody knows whose worker will be free first. When a bundle ends its workers are killed, and what waited for it
-comes back here. A group ends with its job; with the node that owns it; and by `GroupRemove`.
+with a group asks its owner once (`GroupWatch`), and is told of every change. A group ends with its job; with the node
+that owns it; and by `GroupRemove`.
 """
 
 from __future__ import annotations
@@ -21,10 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
 from random import Random
-from time import time
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from lattica.codec import far
 from lattica.codec import messages as m
@@ -32,81 +25,24 @@ from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.ids import ID_BYTES, short
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId
 from lattica.mesh.membership import State
+from lattica.node.bundle_desk import BundleDesk
 from lattica.node.clients import Client
+from lattica.node.group_asks import AGAIN_S, GroupAsks
+from lattica.node.known_groups import CREATED, OVER, PENDING, REMOVED, RESCHEDULING, UNSCHEDULABLE, Known
 from lattica.node.loop import Timer
 from lattica.scheduler import groups, reservations
 from lattica.scheduler.bundles import Pattern
-from lattica.scheduler.demand import Demand, NodeView, fits
-from lattica.scheduler.given import ANY_BUNDLE, DemandGiven, StrategyGiven, decode, decode_within, encode_within
-from lattica.scheduler.resources import ResourceSet, in_bundle
+from lattica.scheduler.demand import NodeView
+from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
     from lattica.node.far_desk import Neighbour
     from lattica.node.server import Node
 
 log = logging.getLogger(__name__)
-PENDING, CREATED, RESCHEDULING, REMOVED = "PENDING", "CREATED", "RESCHEDULING", "REMOVED"  # Ray's words
-UNSCHEDULABLE = "UNSCHEDULABLE"  # it never can be, on a machine that is alone
-OVER = frozenset({REMOVED, UNSCHEDULABLE})
-AGAIN_S = 0.5  # between two looks at what waits
-PRESS_S = 2 * groups.BUSY_PAUSE_S  # for which room is made; owners ask again within 1.5 of one
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can keep its bundles
 OVER_MAX = 1024  # groups that have ended and are remembered, so that what still asks for them hears how
 BUNDLES_MAX = 4096  # of one group, asked of one node: each takes at least a place in a table
-NOTHING = ResourceSet({})
-
-
-class Known(msgspec.Struct, eq=False):
-    """A group, ours or another node's. state: "" until its owner has said something. places: bundle -> its node."""
-
-    id: bytes
-    owner: PeerId
-    state: str = ""
-    reason: str = ""
-    name: str = ""
-    strategy: str = ""
-    bundles: list[ResourceSet] = []
-    places: dict[int, PeerId] = {}
-    core: groups.Group | None = None  # if it is ours, and not over
-    job: int = 0
-    namespace: str = ""
-    watchers: set[PeerId] = msgspec.field(default_factory=set)
-    waiting: list[tuple[int, int, bool]] = msgspec.field(default_factory=list)  # (client, request, until it is ready)
-    watch_at: float = float("inf")  # when its owner is to be asked again
-
-    def to_data(self) -> dict[str, object]:
-        """For a process, which makes Ray's table of it."""
-        return {
-            "group": self.id,
-            "owner": self.owner,
-            "state": self.state,
-            "reason": self.reason,
-            "name": self.name,
-            "strategy": self.strategy,
-            "bundles": [bundle.to_dict() for bundle in self.bundles],
-            "nodes": [self.places.get(index, b"").hex() for index in range(len(self.bundles))],
-        }
-
-
-class Ask(msgspec.Struct, eq=False):
-    """A request of a client of ours, or for an actor, to run in a group, until it is granted or denied.
-
-    bundle: the one that it named. index, at: where it waits now; at is None while it waits here. needs: what else its
-    node must be.
-    """
-
-    client: int
-    request: int
-    job: int
-    resources: ResourceSet
-    retryable: bool
-    name: str
-    actor: bool
-    given: StrategyGiven
-    needs: Demand
-    index: int = ANY_BUNDLE
-    at: PeerId | None = None
-    look_at: float = 0.0
 
 
 class GroupDesk:
@@ -115,13 +51,9 @@ class GroupDesk:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.me = PeerId(node.settings.node)
-        first_token = int(time()) << 32
-        self.kept = reservations.Reservations(node.resources, first_token)
-        self._numbers = count(1)  # of bundles that are or were kept here
-        self._here: dict[tuple[PeerId, bytes, int], int] = {}
-        self._wanted: dict[tuple[PeerId, bytes, int], ResourceSet] = {}  # by attempts that are only reserved
+        self.bundles = BundleDesk(node, self._answer_owner, self.came_back)
+        self.asks = GroupAsks(node, self._group, self.bundles.number, self._arm)
         self._known: dict[bytes, Known] = {}
-        self._asks: dict[tuple[int, int], Ask] = {}
         self._view: dict[PeerId, NodeView] = {}
         self._questions = count(1)
         self._by_name: dict[int, tuple[PeerId, int, m.GroupWanted]] = {}  # question -> who was asked, and by whom
@@ -132,7 +64,7 @@ class GroupDesk:
 
     def __repr__(self) -> str:
         ours = sum(known.core is not None for known in self._known.values())
-        return f"<GroupDesk: {ours} groups of ours, {self.kept!r}, {len(self._asks)} requests wait>"
+        return f"<GroupDesk: {ours} groups of ours, {self.bundles.kept!r}, {len(self.asks)} requests wait>"
 
     # -- told by clients
 
@@ -221,8 +153,7 @@ class GroupDesk:
 
     def client_gone(self, client: Client, *, job_ended: bool) -> None:
         """Whatever it has asked for is void; with a driver its job's groups end."""
-        for key in [key for key in self._asks if key[0] == client.number]:
-            self._withdraw(self._asks.pop(key))
+        self.asks.client_gone(client.number)
         for known in list(self._known.values()):
             known.waiting = [entry for entry in known.waiting if entry[0] != client.number]
             if job_ended and known.core is not None and known.job == client.job:
@@ -232,182 +163,27 @@ class GroupDesk:
 
     def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> bool:
         """Whether it is for a group, which is seen to. Raises ConfigError for what cannot be meant."""
-        given = decode(message.given)
-        if not given.strategy.group:
-            return False
-        self._ask(given, client.number, message.request, client.job, resources, message.retryable, message.name, False)
-        return True
+        return self.asks.wish(client, message, resources)
 
     def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, data: bytes) -> bool:
         """The same for a request of the actor desk."""
-        given = decode(data)
-        if not given.strategy.group:
-            return False
-        self._ask(given, m.NODE, number, job, resources, False, name, True)
-        return True
-
-    def _ask(
-        self, given: DemandGiven, client: int, request: int, job: int, resources: ResourceSet, retryable: bool,
-        name: str, actor: bool,
-    ) -> None:  # fmt: skip
-        demand = given.to_demand(self.me)
-        needs = Demand(NOTHING, demand.labels, demand.python, site=demand.site, trust=demand.trust)
-        ask = Ask(client, request, job, resources, retryable, name, actor, given.strategy, needs)
-        self._asks[client, request] = ask
-        self._place(ask)
-        self._arm()
-
-    def _place(self, ask: Ask, but: int = ANY_BUNDLE) -> None:
-        """Let it wait where its bundle is, if that can be. but: not there, where it has waited already."""
-        known = self._group(ask.given.owner, ask.given.group)
-        ask.look_at = self._node.now() + AGAIN_S
-        if reason := self._objection(known, ask):
-            self._deny(ask, reason)
-            return
-        if known.state not in (CREATED, RESCHEDULING):
-            return
-        able = [
-            index
-            for index in self._able(known, ask)
-            if index in known.places and index != but and self._suits(known, index, ask)
-        ]
-        if not able:
-            return
-        here = [index for index in able if known.places[index] == self.me and self._fits(known, index, ask)]
-        index = min(here or able, key=lambda index: self._outstanding(known, index))
-        ask.index, ask.at = index, known.places[index]
-        within = encode_within(
-            StrategyGiven(group=known.id, bundle=index, captures=ask.given.captures, owner=known.owner)
-        )
-        if ask.at == self.me:
-            self._queue(ask, known, within)
-        elif self._node.far is not None:
-            self._node.far.ask_of_bundle(
-                ask.at, ask.client, ask.request, ask.job, Demand(ask.resources), within,
-                retryable=ask.retryable, name=ask.name, actor=ask.actor,
-            )  # fmt: skip
-
-    def _objection(self, known: Known, ask: Ask) -> str:
-        """Why it can never run in the group; "" if it may, as far as is known."""
-        if known.state in OVER:
-            return self._over(known)
-        if not known.state:
-            return ""
-        called, index = f"placement group {short(known.id)}", ask.given.bundle
-        if index >= len(known.bundles):
-            return f"{called} has {len(known.bundles)} bundles, and none of number {index}"
-        able = self._able(known, ask)
-        if not able:
-            amounts = ", ".join(f"{amount:g} {name}" for name, amount in ask.resources.items())
-            which = f"bundle {index} of {called} does not have" if index >= 0 else f"no bundle of {called} has"
-            return f"{which} {amounts}"
-        if all(index in known.places for index in able) and not any(self._suits(known, index, ask) for index in able):
-            return f"no bundle of {called} lies on a node that it may run on"
-        return ""
-
-    @staticmethod
-    def _over(known: Known) -> str:
-        how = "cannot be placed" if known.state == UNSCHEDULABLE else "is removed"
-        return f"placement group {short(known.id)} {how}: {known.reason}"
-
-    @staticmethod
-    def _able(known: Known, ask: Ask) -> list[int]:
-        """Bundles that hold it when nothing else is in them."""
-        named = ask.given.bundle
-        return [
-            index
-            for index, bundle in enumerate(known.bundles)
-            if named in (ANY_BUNDLE, index)
-            and all(bundle.units.get(name, 0) >= units for name, units in ask.resources.units.items())
-        ]
-
-    def _suits(self, known: Known, index: int, ask: Ask) -> bool:
-        needs = ask.needs
-        if self._node.far is None or not (needs.labels or needs.site or needs.trust or needs.python):
-            return True
-        view = self._node.far.placer.views().get(known.places[index])
-        return view is not None and fits(needs, view)
-
-    def _fits(self, known: Known, index: int, ask: Ask) -> bool:
-        """Whether this bundle of our own has room for it now."""
-        number = self._here.get((known.owner, known.id, index))
-        return number is not None and self._node.resources.fits(ask.resources.in_bundle(number))
-
-    def _outstanding(self, known: Known, index: int) -> int:
-        """How much of ours is in a bundle, or waits for it."""
-        there = known.places[index]
-        waiting = sum(
-            ask.index == index and ask.at is not None for ask in self._asks.values() if ask.given.group == known.id
-        )
-        if there == self.me:
-            number = self._here.get((known.owner, known.id, index))
-            return waiting + (0 if number is None else len(self._node.book.leases_of(in_bundle(number, ""))))
-        far_desk = self._node.far
-        return waiting + (0 if far_desk is None else far_desk.leases_in(known.id, index))
-
-    def _queue(self, ask: Ask, known: Known, within: bytes) -> None:
-        number = self._here.get((known.owner, known.id, ask.index))
-        if number is None:  # the owner thinks so, and we are told in a moment
-            ask.at = None
-            return
-        node = self._node
-        node.lease_desk.perform(
-            node.book.request(
-                ask.client, ask.request, ask.job, ask.resources.in_bundle(number), node.now(),
-                retryable=ask.retryable, name=ask.name, within=within,
-            )
-        )  # fmt: skip
-
-    def _withdraw(self, ask: Ask) -> None:
-        """It waits nowhere now."""
-        at, ask.at = ask.at, None
-        if at == self.me:
-            self._node.lease_desk.perform(self._node.book.cancel(ask.client, ask.request, self._node.now()))
-        elif at is not None and self._node.far is not None:
-            self._node.far.canceled(ask.client, ask.request)
-
-    def _deny(self, ask: Ask, reason: str) -> None:
-        del self._asks[ask.client, ask.request]
-        if ask.actor:
-            self._node.actor_desk.denied(ask.request, reason)
-        else:
-            self._node.tell(ask.client, m.LeaseDenied(ask.request, reason))
+        return self.asks.wish_for_actor(number, job, resources, name, data)
 
     def canceled(self, client: int, request: int) -> bool:
         """Its client wants it no more; whether it was one of ours, which waits nowhere now."""
-        ask = self._asks.pop((client, request), None)
-        if ask is not None:
-            self._withdraw(ask)
-        return ask is not None
+        return self.asks.canceled(client, request)
 
     def granted(self, client: int, request: int) -> None:
         """It has its worker; or never will, and its client knows."""
-        self._asks.pop((client, request), None)
+        self.asks.granted(client, request)
 
-    def came_back(self, client: int, request: int) -> None:
-        """The node of its bundle does not take it, or not now."""
-        ask = self._asks.get((client, request))
-        if ask is not None:
-            ask.at, ask.look_at = None, self._node.now() + AGAIN_S
-            self._arm()
+    def came_back(self, client: int, request: int) -> bool:
+        """The node of its bundle does not take it, or not now; whether it is one of ours."""
+        return self.asks.came_back(client, request)
 
     def lend(self, neighbour: Neighbour, message: far.AskLease, job: int, resources: ResourceSet) -> str:
         """Another node asks for a worker in a bundle that is kept here: it is queued; or why it is not."""
-        within = decode_within(message.within)
-        number = self._here.get((PeerId(within.owner), within.group, within.bundle))
-        if number is None:
-            return f"bundle {within.bundle} of placement group {short(within.group)} is not kept here"
-        wanted = resources.in_bundle(number)
-        if lacking := self._node.resources.missing(wanted):
-            return f"bundle {within.bundle} of placement group {short(within.group)} does not have {lacking}"
-        neighbour.questions[message.number] = message.actor
-        self._node.lease_desk.perform(
-            self._node.book.request(
-                neighbour.client.number, message.number, job, wanted, self._node.now(),
-                retryable=message.retryable, name=message.name, within=message.within, lasting=message.actor,
-            )
-        )  # fmt: skip
-        return ""
+        return self.bundles.lend(neighbour, message, job, resources)
 
     # -- groups of ours
 
@@ -458,7 +234,7 @@ class GroupDesk:
     def _send(self, known: Known, to: PeerId, message: reservations.ToNode | reservations.ToOwner) -> None:
         assert not isinstance(message, reservations.ToOwner), "what an owner says"
         if to == self.me:
-            self._post.append(lambda: self._asked(self.me, message))
+            self._post.append(lambda: self.bundles.asked(self.me, message))
             return
         far_desk = self._node.far
         assert far_desk is not None
@@ -491,13 +267,7 @@ class GroupDesk:
         for peer in list(known.watchers):
             self._tell_watcher(known, peer)
         self._answer(known)
-        for ask in [ask for ask in self._asks.values() if ask.given.group == known.id]:
-            if (ask.client, ask.request) not in self._asks:
-                continue
-            if ask.at is not None and known.places.get(ask.index) != ask.at:
-                self._withdraw(ask)
-            if ask.at is None:
-                self._place(ask)
+        self.asks.changed(known)
 
     def _tell_watcher(self, known: Known, peer: PeerId) -> None:
         if self._node.far is None:
@@ -559,57 +329,7 @@ class GroupDesk:
         known.state, known.reason, known.places = REMOVED, "the node that made it is gone", {}
         self._changed(known)
 
-    # -- bundles that are kept here
-
-    def _asked(self, owner: PeerId, message: reservations.ToNode) -> None:
-        """An owner wants something kept, or let go. What does not fit is asked for again: room is made meanwhile."""
-        now, key = self._node.now(), (owner, message.group)
-        effects = self.kept.receive(owner, message, now)
-        self._node.book.relent(key)
-        wanted = self._wanted.pop((*key, message.attempt), NOTHING)  # of one that was not committed
-        if isinstance(message, reservations.Reserve):
-            wanted = sum((resources for _, resources in message.bundles), NOTHING)
-            said = [effect.message for effect in effects if isinstance(effect, reservations.Send)]
-            if not any(isinstance(one, reservations.Denied) for one in said):
-                self._wanted[(*key, message.attempt)] = wanted
-                wanted = NOTHING
-        if wanted and not isinstance(message, reservations.Commit):
-            self._node.lease_desk.perform(self._node.book.press(key, wanted, now + PRESS_S, now))
-        self._keep(effects)
-
-    def _keep(self, effects: Iterable[reservations.Effect]) -> None:
-        for effect in effects:
-            match effect:
-                case reservations.Send(to, message):
-                    self._answer_owner(to, message)
-                case reservations.Kept(owner, group, bundles):
-                    for index, allocation in bundles:
-                        if (owner, group, index) in self._here:  # of an attempt that its owner has not ended
-                            self._let_go(owner, group, index)
-                        number = self._here[owner, group, index] = next(self._numbers)
-                        self._node.resources.grow(number, allocation)
-                case reservations.Ended(owner, group, bundles):
-                    for index in bundles:
-                        self._let_go(owner, group, index)
-        self._node.lease_desk.perform(self._node.book.tick(self._node.now()))
-
-    def _let_go(self, owner: PeerId, group: bytes, index: int) -> None:
-        """A bundle has ended: so does what runs in it; what waits for it goes elsewhere."""
-        node, number = self._node, self._here.pop((owner, group, index), None)
-        if number is None:
-            return
-        place = in_bundle(number, "")
-        node.resources.shrink(number)
-        how = f"bundle {index} of placement group {short(group)} ended"
-        for request in node.book.waiting_for(place):
-            node.lease_desk.perform(node.book.cancel(request.holder, request.number, node.now()))
-            if (request.holder, request.number) in self._asks:
-                self.came_back(request.holder, request.number)
-            elif node.far is not None:
-                node.far.not_here(request.holder, request.number, how)
-        for lease in node.book.leases_of(place):
-            if lease.worker is not None:
-                node.end_worker(lease.worker, how)
+    # -- what keepers of bundles say
 
     def _answer_owner(self, to: PeerId, message: reservations.ToNode | reservations.ToOwner) -> None:
         if to == self.me:
@@ -688,7 +408,7 @@ class GroupDesk:
         self._kept_for(neighbour.peer, reservations.Reserve(group, attempt, bundles))
 
     def _kept_for(self, peer: PeerId, message: reservations.ToNode) -> None:
-        self._asked(peer, message)
+        self.bundles.asked(peer, message)
         self._deliver()
 
     def _watch(self, peer: PeerId, group: bytes) -> None:
@@ -736,7 +456,7 @@ class GroupDesk:
                 self._step(known, known.core.node_gone(peer, now))
             elif known.owner == peer and known.state not in OVER:
                 self._orphaned(known)
-        self._keep(self.kept.owner_gone(peer, now))
+        self.bundles.owner_gone(peer, now)
         self._deliver()
 
     # -- time
@@ -747,8 +467,8 @@ class GroupDesk:
             self._timer.cancel()
             self._timer = None
         due = [known.core.next_deadline() for known in self._known.values() if known.core is not None]
-        due += [self.kept.next_deadline(), *(known.watch_at for known in self._known.values())]
-        due += [ask.look_at for ask in self._asks.values()]
+        due += [self.bundles.next_deadline(), self.asks.next_deadline()]
+        due += [known.watch_at for known in self._known.values()]
         soonest = min((at for at in due if at is not None), default=float("inf"))
         if soonest < float("inf") and not self._node.closing:
             self._timer = self._node.loop.call_at(soonest, self._tick)
@@ -758,7 +478,7 @@ class GroupDesk:
         if self._node.closing:
             return
         now = self._node.now()
-        self._keep(self.kept.tick(now))
+        self.bundles.tick(now)
         for known in list(self._known.values()):
             if known.core is not None and (due := known.core.next_deadline()) is not None and due <= now:
                 self._look_around()
@@ -766,21 +486,5 @@ class GroupDesk:
             if known.watch_at <= now and self._node.far is not None:
                 known.watch_at = float("inf")
                 self._watch_from_here(known)
-        for ask in [ask for ask in self._asks.values() if ask.look_at <= now]:
-            self._look_again(ask, now)
+        self.asks.tick(now)
         self._deliver()
-
-    def _look_again(self, ask: Ask, now: float) -> None:
-        """It waits still: here, or in one of several bundles, of which another may have room by now."""
-        if (ask.client, ask.request) not in self._asks:
-            return
-        ask.look_at = now + AGAIN_S
-        if ask.at is None:
-            self._place(ask)
-            return
-        known = self._group(ask.given.owner, ask.given.group)
-        others = [index for index in self._able(known, ask) if index != ask.index and index in known.places]
-        if ask.given.bundle == ANY_BUNDLE and others:
-            before = ask.index
-            self._withdraw(ask)
-            self._place(ask, but=before)

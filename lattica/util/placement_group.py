@@ -23,7 +23,7 @@ from lattica.scheduler.bundles import BUNDLES_MAX, Pattern
 from lattica.scheduler.given import decode_within
 from lattica.scheduler.resources import ResourceSet
 
-CREATED, UNSCHEDULABLE = "CREATED", "UNSCHEDULABLE"  # as of `node.group_desk`
+CREATED, UNSCHEDULABLE = "CREATED", "UNSCHEDULABLE"  # as of `node.known_groups`
 ANSWER_S = 10.0
 """The node answers what it knows in milliseconds; a group of another node's takes a round trip there."""
 

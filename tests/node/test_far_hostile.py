@@ -133,7 +133,7 @@ def test_a_bundle_that_is_reserved_twice_is_refused_and_one_of_two_attempts_ends
     for attempt in (1, 2):
         a.desk.hear(them, far.GroupAbort(b"g" * 16, attempt))
     world.run(200)  # and no timer has stumbled over it
-    assert not a.resources.taken and not a.desk._here
+    assert not a.resources.taken and not a.desk.bundles._here
 
 
 # -- what is kept for restarts

@@ -12,7 +12,8 @@ from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.mesh.identity import PeerId
 from lattica.mesh.membership import State
-from lattica.node.group_desk import AGAIN_S, GroupDesk
+from lattica.node.group_asks import AGAIN_S
+from lattica.node.group_desk import GroupDesk
 from lattica.scheduler.demand import NodeView
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
 from lattica.scheduler.leases import Granted, Lease, LeaseBook
@@ -47,7 +48,7 @@ class World:
             self.now = max(self.now, when)
             do()
             for node in self.by_peer.values():
-                node.desk.kept.validate()
+                node.desk.bundles.kept.validate()
                 node.book.validate()
         self.now = until
 
