@@ -7,7 +7,8 @@ alive for all, the liar is hidden, and the two things that it wrote under one nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 from lattica.mesh.community import Rows
 from lattica.mesh.identity import PeerId
@@ -27,130 +28,171 @@ WORDS = ("red", "green", "blue")
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Sixty busy seconds, ten times as many if `long`; then all are healed, and must agree within HEAL_S."""
     world = World(seed, link=Link(delay_s=(0.02, 0.2), loss=0.1, duplicates=0.02))
-    rng, town = world.rng, Town(NAMES, admins=NAMES[:2])
+    town = Town(NAMES, admins=NAMES[:2])
     rows = town.founding_rows(NAMES, EPOCH_S)
-    busy_s = BUSY_S * (10 if long else 1)
     for name in NAMES:
         world.add_host(
             name,
             lambda host: Resident(host, town, rows=rows),
-            offset_s=rng.uniform(-20, 20),
-            drift=rng.uniform(-1e-4, 1e-4),
-            uptime_s=rng.uniform(0, 1e6),
+            offset_s=world.rng.uniform(-20, 20),
+            drift=world.rng.uniform(-1e-4, 1e-4),
+            uptime_s=world.rng.uniform(0, 1e6),
         )
-    snapshots: dict[str, Disk] = {}
+    mischief = Mischief(world, town, rows)
+    busy_s = BUSY_S * (10 if long else 1)
+    lies = mischief.plan(busy_s)
+    world.run(until=busy_s)
 
-    def living() -> list[str]:
-        return [name for name in NAMES if world.is_alive(name) and not world.is_paused(name)]
+    world.obstacles.clear()
+    for name in NAMES:
+        world.resume(name)
+        mischief.restart(name, 1.0)
+    world.run(until=world.now + 1.0)  # those that begin again have said so
+    world.heal()
+    honest = [name for name in NAMES if name != LIAR or not lies]
+    _settle(world, town, honest)
+    for name in honest:
+        _check(world, town, name, lies=lies)
+    world.tally["rows"] = len(world.core(NAMES[0]).community.replica)
+    return world
 
-    def write() -> None:
-        name = rng.choice(living() or [NAMES[0]])
-        if not world.is_alive(name):
+
+@dataclass(slots=True)
+class Mischief:
+    """Writers, faults and forgers. Its dice are the world's."""
+
+    world: World
+    town: Town
+    rows: Sequence[Row]  # of the founding, replayed now and then
+    snapshots: dict[str, Disk] = field(default_factory=dict)
+
+    def plan(self, busy_s: float) -> bool:
+        """What will happen in the next `busy_s`; whether the liar lies."""
+        world, rng = self.world, self.world.rng
+        for _ in range(int(busy_s)):
+            world.after(rng.uniform(0, busy_s), self.write)
+        for _ in range(rng.randint(0, 3) * int(busy_s / BUSY_S)):
+            for fault in (self.partition, self.stall, self.snapshot, self.forge, self.replay):
+                world.after(rng.uniform(0, busy_s), fault)
+            world.after(rng.uniform(0, busy_s), self.crash, rng.choice(NAMES))
+        if rng.random() < 0.5:
+            world.after(rng.uniform(5, busy_s - 10), self.copy)
+        lies = rng.random() < 0.5
+        if lies:
+            world.after(rng.uniform(5, busy_s - 10), _lie, world, self.town)
+        return lies
+
+    def living(self) -> list[str]:
+        """Those that run, and are not stalled."""
+        return [name for name in NAMES if self.world.is_alive(name) and not self.world.is_paused(name)]
+
+    def write(self) -> None:
+        """Somebody writes a row of its own, or one that everybody may."""
+        rng = self.world.rng
+        name = rng.choice(self.living() or [NAMES[0]])
+        if not self.world.is_alive(name):
             return
         kind = rng.choice((SERVICE, SERVICE, NAME, ACTOR))
         word = rng.choice(WORDS).encode()
-        key = bytes(town.peer(name)) + word if kind is SERVICE else word
-        world.tell(name, "try_to_write", kind, key, rng.randbytes(8), rng.random() < 0.2)
+        key = bytes(self.town.peer(name)) + word if kind is SERVICE else word
+        self.world.tell(name, "try_to_write", kind, key, rng.randbytes(8), rng.random() < 0.2)
 
-    def crash(name: str) -> None:
+    def crash(self, name: str) -> None:
+        """It comes back within 25 s."""
+        world, rng = self.world, self.world.rng
         if world.is_alive(name):
             world.crash(name, power=rng.random() < 0.5)
-            world.after(rng.uniform(1, 25), restart, name, rng.random())
+            world.after(rng.uniform(1, 25), self.restart, name, rng.random())
 
-    def restart(name: str, how: float) -> None:
+    def restart(self, name: str, how: float) -> None:
+        """how < 0.2: without its disk; < 0.4: with an old copy of it, if there is one; else as it was."""
+        world = self.world
         if world.is_alive(name):
             return
         if how < 0.2:
             world.restart(name, disk=Disk())  # it was lost; its key is in the world's hands
-        elif how < 0.4 and name in snapshots:
-            world.restart(name, disk=snapshots[name])
+        elif how < 0.4 and name in self.snapshots:
+            world.restart(name, disk=self.snapshots[name])
         else:
             world.restart(name)
         if how < 0.4:  # what it knew of others is gone too: it comes back by a ticket
-            others = [other for other in living() if other != name]
+            others = [other for other in self.living() if other != name]
             if others:
-                world.tell(name, "meet", rng.choice(others))
+                world.tell(name, "meet", world.rng.choice(others))
 
-    def snapshot() -> None:
-        name = rng.choice(NAMES[:-1])
-        snapshots[name] = world.snapshot(name)
+    def snapshot(self) -> None:
+        """Keep a disk as it is now, for a later restart."""
+        name = self.world.rng.choice(NAMES[:-1])
+        self.snapshots[name] = self.world.snapshot(name)
 
-    def partition() -> None:
+    def partition(self) -> None:
+        """For up to 30 s, in one direction or both."""
+        world, rng = self.world, self.world.rng
         size = rng.choice((6, 6, 1, 1, 3))
         left = rng.sample(NAMES, size)
         right = [name for name in NAMES if name not in left]
         groups = (left, right) if rng.random() < 0.5 else (right, left)
         world.partition(*groups, both=rng.random() < 0.7)
-        world.after(rng.uniform(5, 30), mend)
+        world.after(rng.uniform(5, 30), world.obstacles.clear)
 
-    def mend() -> None:
-        world.obstacles.clear()
+    def stall(self) -> None:
+        """One stands still for 5 s."""
+        name = self.world.rng.choice(NAMES)
+        if self.world.is_alive(name) and not self.world.is_paused(name):
+            self.world.pause(name)
+            self.world.after(5.0, self.world.resume, name)
 
-    def stall() -> None:
-        name = rng.choice(NAMES)
-        if world.is_alive(name) and not world.is_paused(name):
-            world.pause(name)
-            world.after(5.0, world.resume, name)
-
-    def copy() -> None:
+    def copy(self) -> None:
+        """A second process with the same key and disk, for some seconds."""
+        world, rng = self.world, self.world.rng
         name = rng.choice(NAMES[:-1])
         twin = f"{name}#{len(world.events)}"
         if world.is_alive(name) and not world.has(twin):
             world.clone(name, twin)
             world.after(rng.uniform(1, 8), world.crash, twin)
 
-    def forge() -> None:
-        for row in _forged(town, rng.choice(NAMES[:-1]), world.now):
-            target = rng.choice(living() or [NAMES[0]])
-            if world.is_alive(target):
-                world.tell(target, "receive", LIAR, Rows((row,), True))
+    def forge(self) -> None:
+        """The liar says rows that nobody may merge."""
+        rng = self.world.rng
+        for row in _forged(self.town, rng.choice(NAMES[:-1]), self.world.now):
+            target = rng.choice(self.living() or [NAMES[0]])
+            if self.world.is_alive(target):
+                self.world.tell(target, "receive", LIAR, Rows((row,), True))
 
-    def replay() -> None:
-        target = rng.choice(living() or [NAMES[0]])
-        if world.is_alive(target):
-            world.tell(target, "receive", LIAR, Rows(tuple(rng.sample(rows, 4)), True))
+    def replay(self) -> None:
+        """The liar says old rows again."""
+        rng = self.world.rng
+        target = rng.choice(self.living() or [NAMES[0]])
+        if self.world.is_alive(target):
+            self.world.tell(target, "receive", LIAR, Rows(tuple(rng.sample(self.rows, 4)), True))
 
-    for _ in range(int(busy_s)):
-        world.after(rng.uniform(0, busy_s), write)
-    for _ in range(rng.randint(0, 3) * int(busy_s / BUSY_S)):
-        for fault in (partition, stall, snapshot, forge, replay):
-            world.after(rng.uniform(0, busy_s), fault)
-        world.after(rng.uniform(0, busy_s), crash, rng.choice(NAMES))
-    if rng.random() < 0.5:
-        world.after(rng.uniform(5, busy_s - 10), copy)
-    lies = rng.random() < 0.5
-    if lies:
-        world.after(rng.uniform(5, busy_s - 10), _lie, world, town)
-    world.run(until=busy_s)
 
-    world.obstacles.clear()
-    for name in NAMES:
-        world.resume(name)
-        restart(name, 1.0)
-    world.run(until=world.now + 1.0)  # those that begin again have said so
-    world.heal()
-    world.run_until(lambda: _are_equal(world), within_s=HEAL_S, missing=lambda: _difference(world))
-    honest = [name for name in NAMES if name != LIAR or not lies]
+def _settle(world: World, town: Town, honest: list[str]) -> None:
+    """Wait until all tables are equal and all honest peers are alive for all of them."""
 
-    def settled() -> bool:
+    def all_live() -> bool:
         return all(
             world.core(one).community.membership.state(town.peer(other)) is State.ALIVE
             for one in honest
             for other in honest
         )
 
-    world.run_until(settled, within_s=30, missing=lambda: _views(world, town, honest))
     world.run_until(lambda: _are_equal(world), within_s=HEAL_S, missing=lambda: _difference(world))
-    for name in honest:
-        replica = world.core(name).community.replica
-        assert not any(b"forged" in row.body for row in replica.all()), f"{name} has merged a forged row"
-        distrusted = {other for other in NAMES if replica.distrusts(town.peer(other))}
-        assert distrusted == ({LIAR} if lies else set()), f"{name} distrusts {distrusted}"
-        assert not lies or any(row.writer == town.peer(LIAR) for row in replica.rows(EVIDENCE)), f"{name}: no evidence"
-        assert world.core(name).community.membership.state(town.peer(name)) is State.ALIVE
-    world.tally["rows"] = len(world.core(NAMES[0]).community.replica)
-    return world
+    world.run_until(all_live, within_s=30, missing=lambda: _views(world, town, honest))
+    world.run_until(lambda: _are_equal(world), within_s=HEAL_S, missing=lambda: _difference(world))
+
+
+def _check(world: World, town: Town, name: str, *, lies: bool) -> None:
+    """An honest peer has merged nothing forged, and distrusts the liar, with evidence, and nobody else."""
+    community = world.core(name).community
+    replica = community.replica
+    assert not any(b"forged" in row.body for row in replica.all()), f"{name} has merged a forged row"
+    distrusted = {other for other in NAMES if replica.distrusts(town.peer(other))}
+    assert distrusted == ({LIAR} if lies else set()), f"{name} distrusts {distrusted}"
+    assert not lies or any(row.writer == town.peer(LIAR) for row in replica.rows(EVIDENCE)), f"{name}: no evidence"
+    assert community.membership.state(town.peer(name)) is State.ALIVE
 
 
 def _are_equal(world: World) -> bool:

@@ -52,15 +52,18 @@ class Judge:
     """(actor, epoch, side) -> who has restarted it first since the last cut or its end, and when."""
 
     def cut(self, left: Collection[str], right: Collection[str], small: Collection[str]) -> None:
+        """Two sides hear each other no more; `small` is the one that may not restart."""
         self.left, self.small, self.calm_since, self.cut_at = set(left), set(small), inf, self.world.now
         self.alone = next((set(side) for side in (left, right) if len(side) == 1), set())
         self.restarts.clear()
 
     def mended(self) -> None:
+        """Nothing is cut any more."""
         self.left, self.small, self.alone, self.calm_since = set(), set(), set(), self.world.now + CALM_S
         self.restarts.clear()
 
     def saw(self, who: str, event: object) -> None:
+        """Asserts that what a peer reports may be, as things stand."""
         world = self.world
         match event:
             case Gone():
@@ -102,13 +105,13 @@ class Judge:
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Seventy busy seconds, ten times as many if `long`; then all are healed, and must agree."""
     world = World(seed, link=Link(delay_s=(0.02, 0.2), loss=0.1, duplicates=0.02))
-    rng, town = world.rng, Town(NAMES)
+    town = Town(NAMES)
     rows, view = town.founding_rows(NAMES, EPOCH_S), [town.peer(name) for name in NAMES]
     judge = Judge(world)
     attach(world, judge)
-    busy_s = BUSY_S * (10 if long else 1)
-    is_young = rng.random() < 0.25  # founded just now by the first; else they have one view for long
+    is_young = world.rng.random() < 0.25  # founded just now by the first; else they have one view for long
 
     def view_of(name: str) -> list[PeerId] | None:
         return view if not is_young else [] if name != NAMES[0] else None
@@ -117,88 +120,127 @@ def play(seed: int, long: bool = False) -> World:
         world.add_host(
             name,
             lambda host: Decider(host, town, rows=rows, view=view_of(host.name)),
-            offset_s=rng.uniform(-20, 20),
-            drift=rng.uniform(-1e-4, 1e-4),
-            uptime_s=rng.uniform(0, 1e6),
+            offset_s=world.rng.uniform(-20, 20),
+            drift=world.rng.uniform(-1e-4, 1e-4),
+            uptime_s=world.rng.uniform(0, 1e6),
         )
+    trouble = Trouble(world, town, judge, long=long)
+    busy_s = BUSY_S * (10 if long else 1)
+    trouble.plan(busy_s)
+    world.run(until=busy_s)
 
-    def living() -> list[str]:
-        return [name for name in NAMES if world.is_alive(name)]
+    trouble.mend()
+    for name in NAMES:
+        world.resume(name)
+        trouble.restart(name)
+    world.run(until=world.now + 1.0)
+    world.heal()
+    _agree(world, town)
+    return world
 
-    def claim_at_once() -> None:
-        name, available = b"name %d" % len(judge.rounds), rng.random() < 0.4
-        judge.rounds[name] = [world.now]
-        for peer in living():
-            world.after(rng.uniform(0, 0.3), claim, peer, name, available)
 
-    def claim(peer: str, name: bytes, available: bool) -> None:
-        if world.is_alive(peer):
-            world.tell(peer, "claim", name, available)
+@dataclass(slots=True)
+class Trouble:
+    """Who claims and stops what, and what breaks meanwhile. Its dice are the world's."""
 
-    def stop() -> None:
-        for peer in living():
+    world: World
+    town: Town
+    judge: Judge
+    long: bool
+
+    def plan(self, busy_s: float) -> None:
+        """What will happen in the next `busy_s`."""
+        world, rng = self.world, self.world.rng
+        for _ in range(int(busy_s / 10)):
+            world.after(rng.uniform(5, busy_s), self.claim_at_once)
+        for _ in range(int(busy_s / BUSY_S)):
+            world.after(rng.uniform(10, busy_s / 2), self.partition)
+            for fault, most in ((self.crash, 3), (self.stall, 2), (self.crash_actor, 2), (self.stop, 3)):
+                for _ in range(rng.randint(0, most)):
+                    world.after(rng.uniform(5, busy_s), fault)
+
+    def living(self) -> list[str]:
+        """Those that run, stalled ones too."""
+        return [name for name in NAMES if self.world.is_alive(name)]
+
+    def claim_at_once(self) -> None:
+        """All want one new name."""
+        world, rng = self.world, self.world.rng
+        name, available = b"name %d" % len(self.judge.rounds), rng.random() < 0.4
+        self.judge.rounds[name] = [world.now]
+        for peer in self.living():
+            world.after(rng.uniform(0, 0.3), self.claim, peer, name, available)
+
+    def claim(self, peer: str, name: bytes, available: bool) -> None:
+        """If it lives. available: its actor may be restarted by a minority."""
+        if self.world.is_alive(peer):
+            self.world.tell(peer, "claim", name, available)
+
+    def stop(self) -> None:
+        """The first that runs an actor stops it; often all want its name again."""
+        world, rng = self.world, self.world.rng
+        for peer in self.living():
             if running := sorted(world.core(peer).restarts.running.values(), key=lambda record: record.spec):
                 name = rng.choice(running).spec
                 world.tell(peer, "stop", name)
                 if rng.random() < 0.7:  # and it is wanted again
-                    judge.rounds[name] = [world.now]
-                    for other in living():
-                        world.after(rng.uniform(0, 2), claim, other, name, False)
+                    self.judge.rounds[name] = [world.now]
+                    for other in self.living():
+                        world.after(rng.uniform(0, 2), self.claim, other, name, False)
                 return
 
-    def crash() -> None:
+    def crash(self) -> None:
+        """One that is not cut off alone; it comes back before it is known as dead, or long after."""
+        world, rng = self.world, self.world.rng
         name = rng.choice(NAMES)
-        if world.is_alive(name) and name not in judge.alone:
+        if world.is_alive(name) and name not in self.judge.alone:
             world.crash(name, power=rng.random() < 0.5)
-            world.after(rng.choice((rng.uniform(1, 9), rng.uniform(15, 40))), restart, name)
+            world.after(rng.choice((rng.uniform(1, 9), rng.uniform(15, 40))), self.restart, name)
 
-    def restart(name: str) -> None:
+    def restart(self, name: str) -> None:
+        """Unless it lives; now and then without its disk."""
+        world, rng = self.world, self.world.rng
         if world.is_alive(name):
             return
-        others = living()
+        others = self.living()
         is_lost = bool(others) and rng.random() < 0.15  # its disk is
         world.restart(name, disk=Disk() if is_lost else None)
         if is_lost:
             world.tell(name, "meet", rng.choice(others))  # by a ticket
 
-    def crash_actor() -> None:
-        if names := living():
-            world.tell(rng.choice(names), "crash_actor", rng.randrange(100))
+    def crash_actor(self) -> None:
+        """One of somebody's actors ends by itself."""
+        if names := self.living():
+            self.world.tell(self.world.rng.choice(names), "crash_actor", self.world.rng.randrange(100))
 
-    def partition() -> None:
+    def partition(self) -> None:
+        """Into 3+3, 5+1 or 4+2."""
+        world, rng = self.world, self.world.rng
         if world.obstacles.cut_since:
             return  # one cut at a time, for the judge's sake
         left = rng.sample(NAMES, rng.choice((3, 3, 1, 1, 2)))
         right = [name for name in NAMES if name not in left]
         world.partition(left, right)
-        judge.cut(left, right, left if len(left) < 3 or min(view) in map(town.peer, right) else right)
-        world.after(rng.uniform(20, 40) * (1 if rng.random() < 0.7 or not long else 4), mend)
+        has_lowest = min(map(self.town.peer, NAMES)) in map(self.town.peer, right)
+        self.judge.cut(left, right, left if len(left) < 3 or has_lowest else right)
+        world.after(rng.uniform(20, 40) * (1 if rng.random() < 0.7 or not self.long else 4), self.mend)
 
-    def mend() -> None:
-        world.obstacles.clear()
-        judge.mended()
+    def mend(self) -> None:
+        """Nothing is cut any more."""
+        self.world.obstacles.clear()
+        self.judge.mended()
 
-    def stall() -> None:
+    def stall(self) -> None:
+        """One stands still for up to 5 s."""
+        world, rng = self.world, self.world.rng
         name = rng.choice(NAMES)
         if world.is_alive(name) and not world.is_paused(name):
             world.pause(name)
             world.after(rng.uniform(0.5, 5.0), world.resume, name)
 
-    for _ in range(int(busy_s / 10)):
-        world.after(rng.uniform(5, busy_s), claim_at_once)
-    for _ in range(int(busy_s / BUSY_S)):
-        world.after(rng.uniform(10, busy_s / 2), partition)
-        for fault, most in ((crash, 3), (stall, 2), (crash_actor, 2), (stop, 3)):
-            for _ in range(rng.randint(0, most)):
-                world.after(rng.uniform(5, busy_s), fault)
-    world.run(until=busy_s)
 
-    mend()
-    for name in NAMES:
-        world.resume(name)
-        restart(name)
-    world.run(until=world.now + 1.0)
-    world.heal()
+def _agree(world: World, town: Town) -> None:
+    """Wait until nobody contradicts another; and after claims and restarts have had their time, until all runs."""
     world.run_until(lambda: _are_equal(world), within_s=HEAL_S, missing=lambda: "tables differ")
     world.run_until(
         lambda: not _quarrels(world, town, lost=False), within_s=AGREE_S, missing=lambda: _first(world, town)
@@ -209,7 +251,6 @@ def play(seed: int, long: bool = False) -> World:
         within_s=RESTARTED_S + PROMOTE_S,
         missing=lambda: "; ".join(_quarrels(world, town, lost=True)),
     )
-    return world
 
 
 def _first(world: World, town: Town) -> str:

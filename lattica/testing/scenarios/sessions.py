@@ -7,6 +7,7 @@ healed, every call has an answer or an error, and a call between any two peers s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import permutations
 
 from lattica.mesh.identity import PeerId
@@ -24,26 +25,68 @@ SIZES = (10, 100, 2000, INLINE_MAX_BYTES, INLINE_MAX_BYTES + 1, 90_000)
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Two busy minutes, five times as long if `long`; then all is healed, and every call is answered."""
     world = World(seed, link=Link(delay_s=(0.005, 0.08)))
     world.connections.decode = mesh_frames()
-    rng, history = world.rng, History()
-    busy_s = BUSY_S * (5 if long else 1)
-    ids = {name: PeerId(rng.randbytes(32)) for name in NAMES}
-
-    def join(name: str) -> None:
-        world.add_host(
-            name,
-            lambda host: MeshPeer(host, ids, history),
-            offset_s=rng.uniform(-600, 600),
-            drift=rng.uniform(-2e-4, 2e-4),
-            uptime_s=rng.uniform(0, 1e6),
-        )
-        world.listen(name, name)
-
+    history = History()
+    ids = {name: PeerId(world.rng.randbytes(32)) for name in NAMES}
     for name in NAMES:
-        join(name)
+        _join(world, ids, history, name)
+    weather = Weather(world, history)
+    busy_s = BUSY_S * (5 if long else 1)
+    weather.plan(busy_s, times=5 if long else 1)
+    world.run(until=busy_s)
 
-    def call() -> None:
+    world.heal()
+    for name in NAMES:
+        weather.restart(name)
+    world.run_until(
+        lambda: not history.open,
+        within_s=150,
+        missing=lambda: f"{[(tag, *history.asked[tag], history.runs.get(tag)) for tag in history.open][:5]}",
+    )
+    world.run(until=world.now + KEEP_S + 30)  # sessions with processes that are no more are given up by then
+    _call_all(world, history)
+    world.tally["calls"] = len(history.asked)
+    world.tally["answered"] = sum(how == "value" for how in history.answers.values())
+    return world
+
+
+def _join(world: World, ids: dict[str, PeerId], history: History, name: str) -> None:
+    rng = world.rng
+    world.add_host(
+        name,
+        lambda host: MeshPeer(host, ids, history),
+        offset_s=rng.uniform(-600, 600),
+        drift=rng.uniform(-2e-4, 2e-4),
+        uptime_s=rng.uniform(0, 1e6),
+    )
+    world.listen(name, name)
+
+
+@dataclass(slots=True)
+class Weather:
+    """Who calls whom, and what breaks meanwhile. Its dice are the world's."""
+
+    world: World
+    history: History
+
+    def plan(self, busy_s: float, times: int) -> None:
+        """What will happen in the next `busy_s`; `times` as much of it as usual."""
+        world, rng = self.world, self.world.rng
+        calls = CALLS * times
+        for _ in range(calls):
+            world.after(rng.uniform(0, busy_s), self.call)
+        for _ in range(rng.randint(0, calls // 4)):
+            world.after(rng.uniform(0, busy_s), self.sever)
+        for _ in range(rng.randint(0, 3) * times):
+            world.after(rng.uniform(0, busy_s), self.partition)
+            world.after(rng.uniform(0, busy_s), self.pause)
+            world.after(rng.uniform(0, busy_s), self.crash, rng.choice(NAMES))
+
+    def call(self) -> None:
+        """One calls another, once or five times, or streams."""
+        world, rng = self.world, self.world.rng
         caller, callee = rng.sample(NAMES, 2)
         if not world.is_alive(caller):
             return
@@ -54,19 +97,24 @@ def play(seed: int, long: bool = False) -> World:
             for _ in range(rng.choice((1, 1, 5))):
                 world.tell(caller, "call", callee, rng.choice(SIZES), timeout_s)
 
-    def crash(name: str) -> None:
+    def crash(self, name: str) -> None:
+        """Its open calls end with it; it comes back within 30 s."""
+        world, rng, history = self.world, self.world.rng, self.history
         if world.is_alive(name):
             mine = [tag for tag in history.open if history.asked[tag][0] == name]
             world.crash(name, power=rng.random() < 0.3)
             for tag in mine:
                 history.answered(tag, "its caller crashed")
-            world.after(rng.uniform(0.5, 30), restart, name)
+            world.after(rng.uniform(0.5, 30), self.restart, name)
 
-    def restart(name: str) -> None:
-        if not world.is_alive(name):
-            world.restart(name)
+    def restart(self, name: str) -> None:
+        """Unless it lives."""
+        if not self.world.is_alive(name):
+            self.world.restart(name)
 
-    def sever() -> None:
+    def sever(self) -> None:
+        """One connection breaks, is open at one end only, or carries nothing for a while."""
+        world, rng = self.world, self.world.rng
         name = rng.choice(NAMES)
         numbers = world.connections.of(name) if world.is_alive(name) else []
         if numbers:
@@ -79,40 +127,27 @@ def play(seed: int, long: bool = False) -> World:
             else:
                 world.connections.clog(number, rng.uniform(0.5, 20))
 
-    def partition() -> None:
+    def partition(self) -> None:
+        """For up to 40 s, in one direction or both."""
+        world, rng = self.world, self.world.rng
         left = rng.sample(NAMES, rng.randint(1, 3))
         world.partition(left, [name for name in NAMES if name not in left], both=rng.random() < 0.7)
         world.after(rng.uniform(1, 40), world.heal)
 
-    def pause() -> None:
+    def pause(self) -> None:
+        """One stands still for up to 12 s."""
+        world, rng = self.world, self.world.rng
         name = rng.choice(NAMES)
         if world.is_alive(name) and not world.is_paused(name):
             world.pause(name)
             world.after(rng.uniform(0.1, 12), world.resume, name)
 
-    calls = CALLS * (5 if long else 1)
-    for _ in range(calls):
-        world.after(rng.uniform(0, busy_s), call)
-    for _ in range(rng.randint(0, calls // 4)):
-        world.after(rng.uniform(0, busy_s), sever)
-    for _ in range(rng.randint(0, 3) * (5 if long else 1)):
-        world.after(rng.uniform(0, busy_s), partition)
-        world.after(rng.uniform(0, busy_s), pause)
-        world.after(rng.uniform(0, busy_s), crash, rng.choice(NAMES))
-    world.run(until=busy_s)
 
-    world.heal()
-    for name in NAMES:
-        restart(name)
-    world.run_until(
-        lambda: not history.open,
-        within_s=150,
-        missing=lambda: f"{[(tag, *history.asked[tag], history.runs.get(tag)) for tag in history.open][:5]}",
-    )
-    world.run(until=world.now + KEEP_S + 30)  # sessions with processes that are no more are given up by then
+def _call_all(world: World, history: History) -> None:
+    """In a whole network a call and a stream between any two succeed."""
     before = len(history.asked)
     for caller, callee in permutations(NAMES, 2):
-        world.tell(caller, "call", callee, rng.choice(SIZES), None)
+        world.tell(caller, "call", callee, world.rng.choice(SIZES), None)
         world.tell(caller, "stream", callee, STREAMS_IN | STREAMS_OUT)
     fresh = range(before + 1, before + 1 + 2 * len(NAMES) * (len(NAMES) - 1))
     world.run_until(
@@ -122,6 +157,3 @@ def play(seed: int, long: bool = False) -> World:
     )
     failed = {tag: history.answers[tag] for tag in fresh if history.answers[tag] != "value"}
     assert not failed, f"in a whole network: {failed}"
-    world.tally["calls"] = len(history.asked)
-    world.tally["answered"] = sum(how == "value" for how in history.answers.values())
-    return world
