@@ -8,6 +8,7 @@ late gets its turn from a greedy one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from random import Random
 
 from lattica.scheduler.resources import ResourceSet
@@ -39,34 +40,43 @@ def _workers(world: World) -> Iterator[str]:
     return (name for name in world.living if name.startswith("worker"))
 
 
+@dataclass(slots=True)
+class Drivers:
+    """Programs on the machine, and the tasks that each has made."""
+
+    world: World
+    node: Node
+    tasks: dict[str, list[Task]] = field(default_factory=dict)
+
+    def begin(self, name: str, plans: list[Plan], within_s: float) -> None:
+        """A new driver that submits all of `plans` within that time."""
+        world = self.world
+        self.node.join(name, 0)
+        world.add(name, Submitter)
+        world.connect(name, NODE)
+        self.tasks[name] = [Task(plan.function, plan=plan) for plan in plans]
+        for task in self.tasks[name]:
+            world.after(world.rng.uniform(0, within_s), world.tell, name, "submit", task)
+
+    def living(self) -> list[Task]:
+        """Tasks of those that live."""
+        return [task for name, tasks in self.tasks.items() if self.world.is_alive(name) for task in tasks]
+
+    def unfinished(self, *names: str) -> list[Task]:
+        """Tasks without a result, of these drivers or of all that live."""
+        alive = self.world.is_alive
+        return [task for name in names or self.tasks if alive(name) for task in self.tasks[name] if not task.result]
+
+
 def play(seed: int, long: bool = False) -> World:
+    """Up to a second of work and faults, five times as much if `long`; then all must end, and the machine idle."""
     world = World(seed, link=Link(delay_s=(0.000_03, 0.000_4), connection=True))
     rng = world.rng
     node = Node(world, ResourceSet.of({"CPU": rng.choice([2, 4])}))
     world.add(NODE, lambda: node)
-    roots: dict[str, list[Task]] = {}
+    drivers = Drivers(world, node)
     busy_s = rng.uniform(0.2, 1.0) * (5 if long else 1)
     depth = 60 if long else 12
-
-    def drive(name: str, plans: list[Plan], within_s: float) -> None:
-        node.join(name, 0)
-        world.add(name, Submitter)
-        world.connect(name, NODE)
-        roots[name] = [Task(plan.function, plan=plan) for plan in plans]
-        for task in roots[name]:
-            world.after(rng.uniform(0, within_s), world.tell, name, "submit", task)
-
-    def unfinished(*names: str) -> list[Task]:
-        """Tasks without a result, of these drivers or of all that live."""
-        return [task for name in names or roots if world.is_alive(name) for task in roots[name] if not task.result]
-
-    def fault(do: Callable[[str], object]) -> None:
-        if names := list(_workers(world)):
-            do(rng.choice(names))
-
-    def stop_and_go(name: str) -> None:
-        world.pause(name)
-        world.after(rng.uniform(0.001, 0.1), world.resume, name)
 
     def captives_are_few() -> None:
         """Workers that wait for others are served first, or each outermost task would take one captive."""
@@ -77,36 +87,75 @@ def play(seed: int, long: bool = False) -> World:
     for name in ("driver 1", "driver 2"):
         plans = [random_plan(rng, 3) for _ in range(400 if long else 40)]
         plans += [chain(depth), Plan(b"vast", 0.1, resources=ResourceSet.of({"CPU": 100}))]
-        drive(name, rng.sample(plans, len(plans)), busy_s)
+        drivers.begin(name, rng.sample(plans, len(plans)), busy_s)
+    _break(world, busy_s)
+    world.run(until=busy_s)
+    world.heal()
+
+    _finish(drivers)
+    _let_the_late_in(drivers)
+    world.run(until=world.now + 20)
+    _check_idle(drivers)
+    return world
+
+
+def _break(world: World, busy_s: float) -> None:
+    """In the next `busy_s` workers crash and stand still, and perhaps a driver ends."""
+    rng = world.rng
+
+    def fault(do: Callable[[str], object]) -> None:
+        if names := list(_workers(world)):
+            do(rng.choice(names))
+
+    def stop_and_go(name: str) -> None:
+        world.pause(name)
+        world.after(rng.uniform(0.001, 0.1), world.resume, name)
+
     for _ in range(rng.randint(0, 30)):
         world.after(rng.uniform(0, busy_s), fault, world.crash)
         world.after(rng.uniform(0, busy_s), fault, stop_and_go)
     if rng.random() < 0.3:
         world.after(rng.uniform(0, busy_s), world.crash, "driver 2")
-    world.run(until=busy_s)
-    world.heal()
 
-    work_s = sum(len(task.plan) for tasks in roots.values() for task in tasks) * 0.1  # nothing runs longer
+
+def _finish(drivers: Drivers) -> None:
+    """Every task gets its result, or has spent its retries."""
+    world, node = drivers.world, drivers.node
+    work_s = sum(len(task.plan) for tasks in drivers.tasks.values() for task in tasks) * 0.1  # nothing runs longer
     world.run_until(
-        lambda: not unfinished(), within_s=5 + work_s, missing=lambda: f"{unfinished()[:5]} are not done; {node.book}"
+        lambda: not drivers.unfinished(),
+        within_s=5 + work_s,
+        missing=lambda: f"{drivers.unfinished()[:5]} are not done; {node.book}",
     )
-    for task in (task for name, tasks in roots.items() if world.is_alive(name) for task in tasks):
+    for task in drivers.living():
         assert (task.result == "denied") == (task.function == b"vast"), f"{task} is {task.result}"
         assert task.result != "crashed" or task.charged > task.plan.retries, f"{task} failed with retries left"
 
-    drive("greedy driver", [Plan(b"long", 0.05)] * 100, 0.1)
-    world.run(until=world.now + 0.5)
-    drive("late driver", [Plan(b"tiny", 0.0001)] * 3, 0.1)
-    world.run_until(
-        lambda: not unfinished("late driver"), within_s=1, missing=lambda: f"the greedy one keeps all of {node.book}"
-    )
-    world.run_until(lambda: not unfinished(), within_s=30, missing=lambda: f"{len(unfinished())} tasks; {node.book}")
 
-    world.run(until=world.now + 20)
+def _let_the_late_in(drivers: Drivers) -> None:
+    """A driver that comes late is served before one has finished that had filled the machine."""
+    world, node = drivers.world, drivers.node
+    drivers.begin("greedy driver", [Plan(b"long", 0.05)] * 100, 0.1)
+    world.run(until=world.now + 0.5)
+    drivers.begin("late driver", [Plan(b"tiny", 0.0001)] * 3, 0.1)
+    world.run_until(
+        lambda: not drivers.unfinished("late driver"),
+        within_s=1,
+        missing=lambda: f"the greedy one keeps all of {node.book}",
+    )
+    world.run_until(
+        lambda: not drivers.unfinished(),
+        within_s=30,
+        missing=lambda: f"{len(drivers.unfinished())} tasks; {node.book}",
+    )
+
+
+def _check_idle(drivers: Drivers) -> None:
+    """No lease is left, few workers are, and tasks did not wander."""
+    world, node = drivers.world, drivers.node
     assert not node.book.leases and not node.book.waiting, f"idle, but {node.book}"
     assert node.resources.available == node.resources.total.to_dict(), f"idle, but {node.resources}"
-    assert len(list(_workers(world))) <= len(roots) * node.pool.keep, "idle workers were not ended"
-    world.tally["tasks"] = sum(len(task.plan) for tasks in roots.values() for task in tasks)
-    world.tally["runs lost"] = sum(task.charged for tasks in roots.values() for task in tasks)
+    assert len(list(_workers(world))) <= len(drivers.tasks) * node.pool.keep, "idle workers were not ended"
+    world.tally["tasks"] = sum(len(task.plan) for tasks in drivers.tasks.values() for task in tasks)
+    world.tally["runs lost"] = sum(task.charged for tasks in drivers.tasks.values() for task in tasks)
     assert world.tally["sent"] <= 12 * world.tally["tasks"], "tasks wander to and fro between workers"
-    return world
