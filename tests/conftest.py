@@ -9,10 +9,13 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
 
 # Deadlines measure the machine, not the law; CI draws the same examples every time, a developer new ones.
 settings.register_profile("developer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -48,8 +51,29 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from xdist.scheduler import LoadScopeScheduling
 
     class Units(LoadScopeScheduling):
+        """Goes on where a worker dies: xdist 3.8 runs the test again that it died in, hands out what it had done as
+        units without tests, and gives its successor one test, which it does not begin before it knows of another."""
+
         def _split_scope(self, nodeid: str) -> str:
             return unit(nodeid)
+
+        def remove_node(self, node: WorkerController) -> str | None:
+            """This worker has ended. The test it died in, or None; what it had not begun is the others' to do."""
+            units = self.assigned_work.pop(node)
+            died_in = next((test for tests in units.values() for test, done in tests.items() if not done), None)
+            for name, tests in units.items():
+                if left := {test: done for test, done in tests.items() if not done and test != died_in}:
+                    self.workqueue[name] = left
+            for other in self.nodes:
+                self._reschedule(other)
+            return died_in
+
+        def _reschedule(self, node: WorkerController) -> None:
+            """See that it has enough to do, or is told that there is no more."""
+            if node not in self.registered_collections:
+                return  # it has only begun
+            while not node.shutting_down and self._pending_of(self.assigned_work[node]) <= 2:
+                super()._reschedule(node)
 
     return Units(config, log)
 
