@@ -112,11 +112,18 @@ class _Talk:
     """One session's conversation, and what the workload does in it."""
 
     def __init__(self, conversation: rpc.Conversation) -> None:
-        self.conversation = conversation
+        self.unchanged = conversation  # for a look that changes nothing
+        self.touched = True  # and not validated since
         self.mine: dict[int, int] = {}  # call -> tag
         self.theirs: dict[int, int] = {}
         self.to_send: dict[tuple[int, int], tuple[int, int]] = {}  # (call, side) -> (tag, next item)
         self.left: dict[int, int] = {}  # call of theirs -> flags of the streams that are not over
+
+    @property
+    def conversation(self) -> rpc.Conversation:
+        """For a verb: it will be validated."""
+        self.touched = True
+        return self.unchanged
 
 
 class MeshPeer:
@@ -213,13 +220,14 @@ class MeshPeer:
             if self.talks.get(peer) is talk:
                 self._answer(talk, id)
         for talk in self.talks.values():
-            if events := talk.conversation.tick(now):
-                self._events(talk, events, now)
+            due = talk.unchanged.next_deadline()
+            if due is not None and due <= now:
+                self._events(talk, talk.conversation.tick(now), now)
         return self._carry_out(effects, now)
 
     def next_deadline(self) -> float | None:
         due = [self.sessions.next_deadline()]
-        due += [talk.conversation.next_deadline() for talk in self.talks.values()]
+        due += [talk.unchanged.next_deadline() for talk in self.talks.values()]
         if self._due:
             due.append(self._due[0][0])
         return min([at for at in due if at is not None], default=None)
@@ -227,7 +235,9 @@ class MeshPeer:
     def validate(self) -> None:
         self.sessions.validate()
         for talk in self.talks.values():
-            talk.conversation.validate()
+            if talk.touched:
+                talk.unchanged.validate()
+                talk.touched = False
 
     # -- what the shell does
 
@@ -244,7 +254,7 @@ class MeshPeer:
             for peer, talk in self.talks.items():
                 if talk.to_send:
                     self._pump(talk)
-                if talk.conversation.dirty and (session := self.sessions.session(peer)) is not None:
+                if talk.unchanged.dirty and (session := self.sessions.session(peer)) is not None:
                     for plane, frame, size in talk.conversation.flush(session.room):
                         queue += self.sessions.send(peer, plane, frame, size, now)
             if not queue:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from hashlib import blake2b
 from typing import Any
 
 import msgspec
+from blake3 import blake3
 
 STEPS_SHOWN = 40  # the last steps shown with a failure: enough to see a race, few enough to read
 LINE_MAX = 212  # characters of a step that are shown
@@ -62,7 +62,7 @@ class Trace:
     def __init__(self, shown: int = STEPS_SHOWN) -> None:
         self.steps: deque[Step] = deque(maxlen=shown)
         self._buffer = bytearray()
-        self._hash = blake2b(digest_size=HASH_BYTES)
+        self._hash = blake3()
 
     def note(self, step: Step) -> None:
         """The world takes this step. Its arguments are kept, not copied: what changes later is shown as it then is."""
@@ -90,7 +90,7 @@ class Trace:
         """Of all steps so far, as 16 hex digits."""
         self._hash.update(self._buffer)
         self._buffer.clear()
-        return self._hash.hexdigest()
+        return self._hash.hexdigest(HASH_BYTES)
 
 
 def _line(step: Step) -> str:
