@@ -172,7 +172,7 @@ class ActorDesk:
         self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit | m.ActorCheckpoint
     ) -> bool:
         """Whether this worker is an actor of another node's, which is told."""
-        return self._node.far is not None and self._node.far.forwards(client, message)
+        return self._node.far is not None and self._node.far.hosting.forwards(client, message)
 
     # -- told by the other desks
 
@@ -312,7 +312,7 @@ class ActorDesk:
         if plan.given and self._node.groups.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given):
             return
         if self._node.far is not None:
-            self._node.far.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given, plan.inputs)
+            self._node.far.placing.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given, plan.inputs)
             return
         self._node.lease_desk.perform(
             self._node.book.request(
@@ -328,7 +328,7 @@ class ActorDesk:
             if groups is not None and groups.canceled(m.NODE, number):
                 del self._needs[number]
                 continue
-            if self._node.far is not None and self._node.far.canceled(m.NODE, number):
+            if self._node.far is not None and self._node.far.placing.canceled(m.NODE, number):
                 del self._needs[number]
                 continue
             self._node.lease_desk.perform(self._node.book.cancel(m.NODE, number, self._node.now()))
@@ -341,7 +341,7 @@ class ActorDesk:
     def _become(self, actor_id: bytes, incarnation: int, worker: int) -> None:
         plan = self.supervisor.actors[actor_id].plan
         lease, far = self._node.book.lease_of(worker), self._node.far
-        away = far.aways.get(worker) if far is not None else None
+        away = far.workers.aways.get(worker) if far is not None else None
         assert lease is not None or away is not None, "an actor without a lease"
         gpus = list(lease.allocation.gpus) if lease is not None else away.gpus if away is not None else []
         for hold in plan.holds:
@@ -364,17 +364,17 @@ class ActorDesk:
         if far is not None and caller.kind == ANOTHER:
             far.actors.tell_where(caller, actor, incarnation, *far.actors.place_of(worker))
             return
-        if far is not None and worker in far.aways:
-            fd = far.connect(caller, worker, actor, incarnation)
-            host = far.aways[worker].neighbour.client.number
+        if far is not None and worker in far.workers.aways:
+            fd = far.workers.connect(caller, worker, actor, incarnation)
+            host = far.workers.aways[worker].neighbour.client.number
             caller.send(m.ActorConnected(actor, incarnation, worker, pid, True, host), fd)
             return
         caller.send(m.ActorConnected(actor, incarnation, worker, pid), node.connect(caller, worker))
 
     def _end_worker(self, worker: int, kill: bool) -> None:
         node = self._node
-        if node.far is not None and worker in node.far.aways:
-            node.far.end_away(worker, kill=kill)
+        if node.far is not None and worker in node.far.workers.aways:
+            node.far.workers.end(worker, kill=kill)
         elif kill:
             node.end_worker(worker, "")
         else:

@@ -21,7 +21,7 @@ from lattica.scheduler.given import decode_within
 from lattica.scheduler.resources import ResourceSet, in_bundle
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import Neighbour
+    from lattica.node.far_neighbours import Neighbour
     from lattica.node.server import Node
 
 PRESS_S = 2 * groups.BUSY_PAUSE_S  # for which room is made; owners ask again within 1.5 of one
@@ -95,7 +95,7 @@ class BundleDesk:
         for request in node.book.waiting_for(place):
             node.lease_desk.perform(node.book.cancel(request.holder, request.number, node.now()))
             if not self._came_back(request.holder, request.number) and node.far is not None:
-                node.far.not_here(request.holder, request.number, how)
+                node.far.hosting.not_here(request.holder, request.number, how)
         for lease in node.book.leases_of(place):
             if lease.worker is not None:
                 node.end_worker(lease.worker, how)

@@ -34,7 +34,8 @@ from lattica.scheduler.fencing import Fencing, Life
 from lattica.scheduler.rendezvous import Standing, deciders, order
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import FarDesk, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
@@ -58,7 +59,7 @@ class Deciding:
         now = self._loop.time()
         self.islands = self._begin_islands(now, how)
         self.names = names.Names(self.me, now, self._holder_and_row)
-        self.restarts = restarts.Restarts(self.me, now, desk.unix() - now, is_island=self.islands.is_island)
+        self.restarts = restarts.Restarts(self.me, now, desk.jobs.unix() - now, is_island=self.islands.is_island)
         self.fencing = Fencing()
         self.fencing.island(self.islands.is_island)
         self.records: dict[bytes, restarts.Record] = {}  # detached actors, by the table
@@ -371,7 +372,7 @@ class Deciding:
         else:
             self.records[actor] = record
             self.fencing.met(actor, record.life)
-            self._desk.fence(actor, record.life)
+            self._desk.hosting.fence(actor, record.life)
         self._todo.extend(self.restarts.record_changed(actor, record, self.now()))
         self._desk.actors.moved(actor, record)
         if record is not None and record.host == self.me and not record.restarts_left:

@@ -337,7 +337,7 @@ class DetachedDesk:
     def _forget_job(self, number: int) -> None:
         job = self._node.jobs.get(number)
         if job is not None:
-            self._desk.job_ended(job, farewell=False)
+            self._desk.jobs.ended(job, farewell=False)
             self._loop.call_soon(self._node.job_desk.forget, job)
 
     async def move_all(self) -> None:

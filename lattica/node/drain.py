@@ -24,7 +24,8 @@ from lattica.mesh.services import method, service
 from lattica.scheduler.load import encode
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import FarDesk, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_neighbours import Neighbour
     from lattica.node.mesh_desk import MeshDesk
     from lattica.node.server import Node
 
@@ -115,7 +116,7 @@ class Drain:
 
     def _works_for_others(self) -> bool:
         clients = {neighbour.client.number for neighbour in self._desk.neighbours.values()}
-        actors = self._desk.hosted
+        actors = self._desk.hosting.hosted
         return any(lease.holder in clients and lease.worker not in actors for lease in self._node.book.leases.values())
 
     async def _hand_over(self, limit_s: float) -> None:

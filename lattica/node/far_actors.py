@@ -25,7 +25,9 @@ from lattica.node.loop import Timer
 from lattica.scheduler.restarts import Record
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import FarDesk, Hosted, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_hosting import Hosted
+    from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
 UNKNOWN_TRIES = 40
@@ -117,8 +119,8 @@ class FarActors:
             fd = desk.node.connect(client, at.worker)
             client.send(m.ActorConnected(at.actor, at.incarnation, at.worker, worker.pid), fd)
             return
-        away = desk.away(desk.neighbour(PeerId(at.host)), at.worker)
-        fd = desk.connect(client, away.client.number, at.actor, at.incarnation)
+        away = desk.workers.away(desk.neighbour(PeerId(at.host)), at.worker)
+        fd = desk.workers.connect(client, away.client.number, at.actor, at.incarnation)
         host = away.neighbour.client.number
         client.send(m.ActorConnected(at.actor, at.incarnation, away.client.number, away.pid, True, host), fd)
 
@@ -290,7 +292,7 @@ class FarActors:
 
     def place_of(self, worker: int) -> tuple[bytes, int]:
         """(host, its number for the worker) of a worker that is an actor of ours."""
-        away = self._desk.aways.get(worker)
+        away = self._desk.workers.aways.get(worker)
         return (self._desk.me, worker) if away is None else (away.neighbour.peer, away.theirs)
 
     def end(self, neighbour: Neighbour, message: far.ActorEnd) -> None:

@@ -27,7 +27,8 @@ from lattica.node.paths import within
 if TYPE_CHECKING:
     from lattica.mesh.tokens import Submission
     from lattica.node.clients import Job
-    from lattica.node.far_desk import FarDesk, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
 AGAIN_S = 10.0  # after a failure, before it is tried again
@@ -157,7 +158,7 @@ class FarEnvironments:
             self._failed[paper.job] = self._node.now() + AGAIN_S, paper, token, reason
             neighbour.link.send(far.Output(paper.job, "", os.getpid(), 2, [text]))
         else:
-            self._desk.admit_job(paper, token, environment, sys_path, cwd)
+            self._desk.jobs.admit(paper, token, environment, sys_path, cwd)
         for other, message in coming.waiting:
             self._desk.hear(other, message)
 
@@ -192,7 +193,7 @@ class FarEnvironments:
 
     async def beside(self, job: bytes) -> str:
         """As `EnvironmentService.beside`."""
-        entry = self._desk.job_of(job)
+        entry = self._desk.jobs.job_of(job)
         folder = "" if entry is None else script_folder(entry)
         if entry is None or not folder or self._node.workers.zygotes.hider_of(folder):
             return ""

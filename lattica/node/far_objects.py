@@ -35,7 +35,8 @@ from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import FarDesk, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
 IN_MESSAGE_MAX_BYTES = 256 << 10

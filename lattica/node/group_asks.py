@@ -169,7 +169,7 @@ class GroupAsks:
         if ask.at == self.me:
             self._queue(ask, known, within)
         elif self._node.far is not None:
-            self._node.far.ask_of_bundle(
+            self._node.far.placing.ask_of_bundle(
                 ask.at, ask.client, ask.request, ask.job, Demand(ask.resources), within,
                 retryable=ask.retryable, name=ask.name, actor=ask.actor,
             )  # fmt: skip
@@ -230,7 +230,7 @@ class GroupAsks:
             number = self._number(known.owner, known.id, index)
             return waiting + (0 if number is None else len(self._node.book.leases_of(in_bundle(number, ""))))
         far_desk = self._node.far
-        return waiting + (0 if far_desk is None else far_desk.leases_in(known.id, index))
+        return waiting + (0 if far_desk is None else far_desk.workers.leases_in(known.id, index))
 
     def _queue(self, ask: Ask, known: Known, within: bytes) -> None:
         number = self._number(known.owner, known.id, ask.index)
@@ -266,7 +266,7 @@ class GroupAsks:
         if at == self.me:
             self._node.lease_desk.perform(self._node.book.cancel(ask.client, ask.request, self._node.now()))
         elif at is not None and self._node.far is not None:
-            self._node.far.canceled(ask.client, ask.request)
+            self._node.far.placing.canceled(ask.client, ask.request)
 
     def _deny(self, ask: Ask, reason: str) -> None:
         del self._asks[ask.client, ask.request]

@@ -36,7 +36,7 @@ from lattica.scheduler.demand import NodeView
 from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import Neighbour
+    from lattica.node.far_neighbours import Neighbour
     from lattica.node.server import Node
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class GroupDesk:
 
     def _asks_driver(self, client: Client, message: m.GroupWanted) -> bool:
         """A name that is not known here: whether the node of its job's driver is asked."""
-        origin = self._node.far.origin(client.job) if self._node.far is not None else None
+        origin = self._node.far.jobs.origin(client.job) if self._node.far is not None else None
         if origin is None or origin == self.me or self._node.far is None:
             return False
         number = next(self._questions)
@@ -241,7 +241,7 @@ class GroupDesk:
         neighbour = far_desk.neighbour(to)
         match message:
             case reservations.Reserve(group, attempt, bundles):
-                job = far_desk.introduce(neighbour, known.job)
+                job = far_desk.jobs.introduce(neighbour, known.job)
                 if job is not None:
                     asked = [(index, resources.to_dict()) for index, resources in bundles]
                     neighbour.link.send(far.GroupReserve(group, attempt, job, asked))
@@ -395,7 +395,7 @@ class GroupDesk:
         self, neighbour: Neighbour, group: bytes, attempt: int, job: bytes, asked: list[tuple[int, dict[str, float]]]
     ) -> None:
         assert self._node.far is not None
-        reason = "this node is going" if self._node.draining else self._node.far.objection(job)
+        reason = "this node is going" if self._node.draining else self._node.far.jobs.objection(job)
         if reason:
             neighbour.link.send(far.GroupDenied(group, attempt, reason))
             return

@@ -110,7 +110,7 @@ class JobDesk:
         if not job.ended:
             job.ended, job.farewell = True, farewell
             if node.far is not None:
-                node.far.job_ended(job, farewell=farewell)
+                node.far.jobs.ended(job, farewell=farewell)
             node.actor_desk.job_ended(job.number)
         else:
             job.farewell = job.farewell and farewell
@@ -155,7 +155,7 @@ class JobDesk:
             if folder is not None:
                 folder.close()
             if node.far is not None:
-                node.far.job_forgotten(job.number)
+                node.far.jobs.forgotten(job.number)
 
     def close(self) -> None:
         """The node ends."""
@@ -175,7 +175,7 @@ class JobDesk:
     def see_off(self, job: Job) -> None:
         """Let the driver go once the last worker's output has been sent to it."""
         driver = self._node.clients.get(job.driver)
-        elsewhere = self._node.far is not None and self._node.far.sees_off(job.number)
+        elsewhere = self._node.far is not None and self._node.far.jobs.sees_off(job.number)
         if job.farewell and driver is not None and not self._mortals(job) and not elsewhere:
             self._node.logs.send(job.number)
             driver.wire.end()

@@ -22,7 +22,8 @@ from lattica.mesh.roles import Role
 from lattica.objectstore.cid import cid_named, cid_text, manifest_of
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import FarDesk, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
 CONTENT_MAX_BYTES = 8 << 20

@@ -62,7 +62,7 @@ class LeaseDesk:
             if message.given and self._node.groups.wish(client, message, resources):
                 return
             if far is not None:
-                far.wish(client, message, resources)
+                far.placing.wish(client, message, resources)
                 return
         except ConfigError as error:
             client.send(LeaseDenied(message.request, str(error)))
@@ -78,13 +78,13 @@ class LeaseDesk:
         groups = self._node.group_desk
         if groups is not None and groups.canceled(client.number, message.request):
             return
-        if self._node.far is not None and self._node.far.canceled(client.number, message.request):
+        if self._node.far is not None and self._node.far.placing.canceled(client.number, message.request):
             return
         self.perform(self._node.book.cancel(client.number, message.request, self._node.now()))
 
     def returned(self, client: Client, message: LeaseReturn) -> None:
         if self._node.far is not None and message.lease >= FAR_LEASE:
-            self._node.far.returned(client.number, message)
+            self._node.far.workers.returned(client.number, message)
             return
         if self._node.far is not None:
             self._node.far.placer.admission.reported(message.ran_s, message.expected_s)
@@ -92,7 +92,7 @@ class LeaseDesk:
 
     def kill(self, client: Client, message: WorkerKill) -> None:
         if self._node.far is not None and message.lease >= FAR_LEASE:
-            self._node.far.kill(client.number, message)
+            self._node.far.workers.kill(client.number, message)
             return
         lease = self._node.book.leases.get(message.lease)
         if lease is not None and lease.holder == client.number and lease.worker is not None:
@@ -135,12 +135,12 @@ class LeaseDesk:
         """Find it a worker; what the book wants after that."""
         job, now, far = lease.request.job, self._node.now(), self._node.far
         if far is not None:
-            far.granted_here(lease)
+            far.placing.granted_here(lease)
         if self._node.group_desk is not None:
             self._node.group_desk.granted(lease.holder, lease.request.number)
         if job not in self._node.jobs:
             return self._node.book.returned(lease.lease, lease.holder, now)
-        for_actor = lease.holder == NODE or (far is not None and far.is_for_actor(lease))
+        for_actor = lease.holder == NODE or (far is not None and far.hosting.is_for_actor(lease))
         worker = self._node.pool.take(job, now, for_actor=for_actor)
         if worker is None and not self._node.workers.room():
             self._deny(lease.holder, lease.request.number, NO_ROOM)
@@ -167,7 +167,7 @@ class LeaseDesk:
         holder = node.clients[lease.holder]
         if holder.kind == ANOTHER:
             assert node.far is not None
-            node.far.lent(lease, worker)
+            node.far.hosting.lent(lease, worker)
             return
         fd = [] if worker in holder.callees else node.connect(holder, worker)
         pid = node.workers.processes[worker].pid
@@ -181,7 +181,7 @@ class LeaseDesk:
 
     def _deny(self, holder: int, number: int, reason: str) -> None:
         if self._node.far is not None:
-            self._node.far.denied_here(holder, number)
+            self._node.far.placing.denied_here(holder, number)
         if self._node.group_desk is not None:
             self._node.group_desk.granted(holder, number)
         if holder == NODE:

@@ -110,7 +110,7 @@ class Look:
                     "why": "",
                 }
             )
-        for wish in node.far.wishes.values() if node.far is not None else ():
+        for wish in node.far.placing.wishes.values() if node.far is not None else ():
             where = "asks another node" if wish.where is not None else "waits here" if wish.local else "waits"
             found.append(
                 {
@@ -190,7 +190,7 @@ class Look:
         before they have printed anything."""
         found = {actor.worker: actor.plan.actor for actor in self._node.actor_desk.supervisor.actors.values()}
         if self._node.far is not None:
-            found |= {worker: hosted.actor for worker, hosted in self._node.far.hosted.items()}
+            found |= {worker: hosted.actor for worker, hosted in self._node.far.hosting.hosted.items()}
         pids = {int(what)} if what.isdigit() else set()
         for worker, actor in found.items():
             client = self._node.clients.get(worker) if worker is not None else None

@@ -131,5 +131,10 @@ def _metrics(node: Node) -> Iterable[tuple[str, str, str, list[Sample]]]:
         yield "sessions", "gauge", "Connections with members.", [({}, float(sum(1 for _ in peer.sessions.peers())))]
         yield "table_rows", "gauge", "Rows of the table.", [({}, float(len(peer.gossip.community.replica)))]
     if node.far is not None:
-        yield "leases_elsewhere", "gauge", "Workers of other nodes lent to us.", [({}, float(len(node.far.leases)))]
-        yield "tasks_unplaced", "gauge", "Requests that look for a node.", [({}, float(len(node.far.wishes)))]
+        yield (
+            "leases_elsewhere",
+            "gauge",
+            "Workers of other nodes lent to us.",
+            [({}, float(len(node.far.workers.leases)))],
+        )
+        yield "tasks_unplaced", "gauge", "Requests that look for a node.", [({}, float(len(node.far.placing.wishes)))]

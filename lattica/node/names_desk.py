@@ -29,7 +29,8 @@ from lattica.node.clients import Client
 from lattica.scheduler.claims import CLAIM_BYTES, Holder
 
 if TYPE_CHECKING:
-    from lattica.node.far_desk import FarDesk, Neighbour
+    from lattica.node.far_desk import FarDesk
+    from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
 ANSWER_S = 2.0  # for a node's answer to one question, before it is asked again

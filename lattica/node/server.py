@@ -396,7 +396,7 @@ class Node:
         log.info("worker %d (pid %d) ended: %s", worker, process.pid, death.how)
         self.pool.gone(worker)
         if self.far is not None:
-            self.far.worker_died(process, death)
+            self.far.hosting.worker_died(process, death)
         self.lease_desk.died(process, death)
         self.actor_desk.died(worker, death)
         client = self.clients.get(worker)

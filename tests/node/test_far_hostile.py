@@ -21,7 +21,7 @@ from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.roles import Role
-from lattica.node import far_desk, far_objects, links, look, packages
+from lattica.node import far_hosting, far_objects, far_workers, links, look, packages
 from lattica.node import kept as kept_module
 from lattica.node.blocks import Fetched
 from lattica.node.kept import COMING_EACH_MAX, CONTENT_MAX_BYTES, PIECE_BYTES
@@ -306,8 +306,8 @@ def test_a_message_that_says_too_much_is_a_protocol_error(long: Any) -> None:
 
 
 decoders = {
-    "for a worker": far_desk._from_node.decode,
-    "of a worker": far_desk._from_worker.decode,
+    "for a worker": far_hosting._from_node.decode,
+    "of a worker": far_workers._from_worker.decode,
     "a bundle": given_by.decode_within,
     "a claim": claims.decode,
     "a name": claims.read_holder,

@@ -73,11 +73,12 @@ class FakeNode:
         self.workers = count(100)
         self.client: Any = SimpleNamespace(number=DRIVER, job=JOB, send=self.told.append)
         self.wishes: dict[tuple[int, int], tuple[PeerId, bytes]] = {}
-        self.far: Any = self
-        self.placer = SimpleNamespace(views=self.views)
-        self.peer: Any = SimpleNamespace(
-            gossip=SimpleNamespace(community=SimpleNamespace(membership=SimpleNamespace(state=self.state)))
-        )
+        membership = SimpleNamespace(state=self.state)
+        self.far: Any = SimpleNamespace(
+            jobs=self, placing=self, workers=self, hosting=self, neighbour=self.neighbour,
+            placer=SimpleNamespace(views=self.views),
+            peer=SimpleNamespace(gossip=SimpleNamespace(community=SimpleNamespace(membership=membership))),
+        )  # fmt: skip
         self.desk = GroupDesk(self)  # type: ignore[arg-type]
 
     # as a node

@@ -560,15 +560,15 @@ class Play:
             if node.resources.taken:
                 found.append(f"{name}: {node.resources.taken} taken")
             found += [f"{name} lends {lease}" for lease in node.book.leases.values()]
-            found += [f"{name}: {far.leases} elsewhere"] if far.leases else []
-            found += [f"{name}: wishes {list(far.wishes)}"] if far.wishes else []
+            found += [f"{name}: {far.workers.leases} elsewhere"] if far.workers.leases else []
+            found += [f"{name}: wishes {list(far.placing.wishes)}"] if far.placing.wishes else []
             found += [f"{name}: {node.actor_desk.supervisor}"] if node.actor_desk.supervisor.actors else []
-            found += [f"{name}: {far.hosted} hosted"] if far.hosted else []
+            found += [f"{name}: {far.hosting.hosted} hosted"] if far.hosting.hosted else []
             found += [f"{name}: {far.objects._wanted} wanted"] if far.objects._wanted else []
             found += [f"{name}: {far.actors._foreign} foreign"] if far.actors._foreign else []
             if not drivers:
-                found += [f"{name}: {len(far.aways)} workers elsewhere"] if far.aways else []
-                found += [f"{name}: {len(far.guests)} guests"] if far.guests else []
+                found += [f"{name}: {len(far.workers.aways)} workers elsewhere"] if far.workers.aways else []
+                found += [f"{name}: {len(far.hosting.guests)} guests"] if far.hosting.guests else []
                 found += [f"{name}: {len(far.proxies)} proxies: {far.proxies}"] if far.proxies else []
                 found += [
                     f"{name}: {len(n.link.carriers)} carriers" for n in far.neighbours.values() if n.link.carriers
