@@ -130,47 +130,68 @@ def init(
     with _starting:
         present = current.peek()
         if present is not None:
-            if ignore_reinit_error:
-                return Context(present)
-            if _session is None:
-                raise AlreadyInitializedError(
-                    "lattica.init() was called in a worker, which has a session from the start",
-                    do_next="leave it out there, or pass ignore_reinit_error=True",
-                )
-            raise AlreadyInitializedError()
+            if not ignore_reinit_error:
+                raise _initialized_already()
+            return Context(present)
         _say_ignored(others)
         options.check({"results": results}, {"results"}, "init()")
         environment, folder = _environment(runtime_env)
-        ticket = _ticket(address)
-        connection = None if address == "local" or (ticket and address) else _existing(address)
-        process = None
-        if connection is None:
-            wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
-            connection, process = spawn_embedded(
-                num_cpus, num_gpus, resources or {}, object_store_memory, wanted, ticket=ticket
-            )
-        else:
-            _refuse_given(
-                connection,
-                num_cpus=num_cpus,
-                num_gpus=num_gpus,
-                resources=resources,
-                object_store_memory=object_store_memory,
-            )
-        job = {
-            "sys_path": [path or os.getcwd() for path in sys.path],
-            "cwd": os.getcwd(),
-            "script": sys.argv[0] if sys.argv else "",
-            "namespace": namespace or "",
-            "log_to_driver": log_to_driver,
-            "preload": list(preload),
-        }
-        if environment is not None:
-            job["environment"] = environment
+        connection, process = _connect(address, num_cpus, num_gpus, resources, object_store_memory, preload)
+        job = _job(namespace, preload, environment, log_to_driver=log_to_driver)
         _session = _begin(Runtime(connection), process, job, folder)
         _session.runtime.data = results == "data"
         current.put(_session.runtime)
         return Context(_session.runtime)
+
+
+def _initialized_already() -> AlreadyInitializedError:
+    if _session is not None:
+        return AlreadyInitializedError()
+    return AlreadyInitializedError(
+        "lattica.init() was called in a worker, which has a session from the start",
+        do_next="leave it out there, or pass ignore_reinit_error=True",
+    )
+
+
+def _connect(
+    address: str | None,
+    num_cpus: float | None,
+    num_gpus: float | None,
+    resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    preload: Iterable[str],
+) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
+    """To a node that runs, or to a new one with these resources, and its process. Raises ConfigError."""
+    ticket = _ticket(address)
+    connection = None if address == "local" or (ticket and address) else _existing(address)
+    if connection is None:
+        wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
+        return spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted, ticket=ticket)
+    _refuse_given(
+        connection,
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        object_store_memory=object_store_memory,
+    )
+    return connection, None
+
+
+def _job(
+    namespace: str | None, preload: Iterable[str], environment: Environment | None, *, log_to_driver: bool
+) -> dict[str, object]:
+    """What the node is told of this program, for its workers."""
+    job: dict[str, object] = {
+        "sys_path": [path or os.getcwd() for path in sys.path],
+        "cwd": os.getcwd(),
+        "script": sys.argv[0] if sys.argv else "",
+        "namespace": namespace or "",
+        "log_to_driver": log_to_driver,
+        "preload": list(preload),
+    }
+    if environment is not None:
+        job["environment"] = environment
+    return job
 
 
 def _refuse_given(connection: socket.socket, **given: object) -> None:

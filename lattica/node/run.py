@@ -32,10 +32,9 @@ from lattica.objectstore.suballocator import GRANULE_BYTES
 from lattica.scheduler.resources import ResourceSet, parse_request
 
 if TYPE_CHECKING:
-    from asyncio import Future
+    from asyncio import AbstractEventLoop, Task
 
     from lattica.node.drain import Drain
-    from lattica.node.far_desk import FarDesk
     from lattica.node.mesh_desk import MeshDesk
 
 log = logging.getLogger(__name__)
@@ -197,9 +196,7 @@ def _serve_guest(options: Options, import_paths: str, session: paths.Session) ->
     node, arena = _compose(
         loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=True, data_dir=session.path
     )
-    node.mesh = mesh
-    node.far = loop.run_until_complete(_far(node, mesh))
-    node.drain = loop.run_until_complete(_runs(node, mesh, node.far))
+    loop.run_until_complete(_join(node, mesh))
     assert node.runs is not None, "it has just begun"
     node.runs.draining = True  # others' jobs would end with this one
     mesh.offer(node.settings.resources.to_dict() if options.num_cpus else {}, node.load)
@@ -244,17 +241,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     """
     import uvloop  # embedded nodes import neither it nor the mesh, nor `cryptography`
 
-    from lattica.node.confine import hide_memory
-
-    identity = paths.identity_dir(options.data_dir)
-    with contextlib.suppress(OSError):  # `load_or_create` says what is wrong
-        os.makedirs(identity, mode=0o700, exist_ok=True)  # what is hidden must be there first
-    gpus.make_device_files()
-    hidden = _fingerprints([*_secret_folders(options, import_paths, where), *options.hide])
-    zygote = _begin_zygote(options, import_paths, hidden)
-    hide_memory()  # before a key or a ticket is in it
-    ticket = _read_ticket(options.ticket_fd)
-    _log_to(os.path.join(options.data_dir, "node.log"))
+    identity, hidden, zygote, ticket = _confine(options, import_paths, where)
 
     from lattica.node.mesh_desk import MeshDesk, Wish
 
@@ -271,9 +258,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     wish = Wish(ticket, options.listen, options.name, options.labels)
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
-    node.mesh = mesh
-    node.far = loop.run_until_complete(_far(node, mesh))
-    node.drain = loop.run_until_complete(_runs(node, mesh, node.far))
+    drain = loop.run_until_complete(_join(node, mesh))
     mesh.offer(node.settings.resources.to_dict(), node.load)
     nodes.append(node)
     node.workers.zygotes.adopt(sys.executable, *zygote)
@@ -281,41 +266,75 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
         from lattica.node.metrics import serve_metrics
 
         loop.run_until_complete(serve_metrics(node, options.metrics))
-    telling: set[Future[None]] = set()
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, node.drain.begin, options.grace_s, "it was told to end by a signal")
+        loop.add_signal_handler(number, drain.begin, options.grace_s, "it was told to end by a signal")
     loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])  # a loop that rests hears nothing
-
-    def ready() -> None:
-        pid = os.getpid()
-        about = paths.NodeFile(pid, paths.process_birth(pid), where, mesh.peer_id, __version__, session.path)
-        paths.write_node_file(options.data_dir, about)
-        starter.say({"pid": pid, "socket": where, "node": mesh.peer_id, "protocol": PROTOCOL})
-        log.info("node %s (pid %d) serves %s", mesh.peer_id[:8], pid, options.data_dir)
-        telling.add(loop.create_task(tell()))
-
-    async def tell() -> None:
-        facts: dict[str, object] = {}
-        try:
-            facts["mesh"] = await mesh.met()
-            facts |= {"resources": node.state.resources(), "protection": node.workers.zygotes.protection()}
-        except Exception:  # a bug of ours: the node serves all the same, and the command must not wait
-            log.exception("what the command wants to know")
-        starter.say_more(facts)
-
-    node.workers.zygotes.when_confined(ready)  # so that whoever started us can be told of it
+    news = _News(loop, node, mesh, options.data_dir, where, starter)
+    node.workers.zygotes.when_confined(news.ready)  # so that whoever started us can be told of it
     if not ends:
         loop.run_forever()
-    for task in telling:
-        task.cancel()
+    news.close()
     loop.run_until_complete(mesh.stop())
     loop.remove_reader(listener.fileno())
     listener.close()
     arena.close()
     if ends:
         raise ends[0]
+
+
+def _confine(options: Options, import_paths: str, where: str) -> tuple[str, str, tuple[int, int, int], str]:
+    """What a daemon does before it has a secret: (its folder of keys, what workers must not see, the zygote, the
+    ticket, "" if none). From here on stdout and stderr are node.log."""
+    from lattica.node.confine import hide_memory
+
+    identity = paths.identity_dir(options.data_dir)
+    with contextlib.suppress(OSError):  # `load_or_create` says what is wrong
+        os.makedirs(identity, mode=0o700, exist_ok=True)  # what is hidden must be there first
+    gpus.make_device_files()
+    hidden = _fingerprints([*_secret_folders(options, import_paths, where), *options.hide])
+    zygote = _begin_zygote(options, import_paths, hidden)
+    hide_memory()  # before a key or a ticket is in it
+    ticket = _read_ticket(options.ticket_fd)
+    _log_to(os.path.join(options.data_dir, NODE_LOG))
+    return identity, hidden, zygote, ticket
+
+
+class _News:
+    """That a daemon serves: in its node file, and to whoever has started it."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, node: Node, mesh: MeshDesk, data_dir: str, where: str, starter: _Starter
+    ) -> None:
+        self._loop, self._node, self._mesh = loop, node, mesh
+        self._data_dir, self._where, self._starter = data_dir, where, starter
+        self._telling: Task[None] | None = None
+
+    def ready(self) -> None:
+        """Workers can be had."""
+        pid, mesh = os.getpid(), self._mesh
+        session = self._node.settings.session_dir
+        about = paths.NodeFile(pid, paths.process_birth(pid), self._where, mesh.peer_id, __version__, session)
+        paths.write_node_file(self._data_dir, about)
+        self._starter.say({"pid": pid, "socket": self._where, "node": mesh.peer_id, "protocol": PROTOCOL})
+        log.info("node %s (pid %d) serves %s", mesh.peer_id[:8], pid, self._data_dir)
+        self._telling = self._loop.create_task(self._tell())
+
+    async def _tell(self) -> None:
+        facts: dict[str, object] = {}
+        try:
+            facts["mesh"] = await self._mesh.met()
+            node = self._node
+            facts |= {"resources": node.state.resources(), "protection": node.workers.zygotes.protection()}
+        except Exception:  # a bug of ours: the node serves all the same, and the command must not wait
+            log.exception("what the command wants to know")
+        self._starter.say_more(facts)
+
+    def close(self) -> None:
+        """The node ends: nobody is told any more."""
+        if self._telling is not None:
+            self._telling.cancel()
 
 
 def _begin_zygote(options: Options, import_paths: str, hidden: str) -> tuple[int, int, int]:
@@ -347,27 +366,24 @@ def _fingerprints(folders: list[str]) -> str:
     return fingerprints(folders)
 
 
-async def _far(node: Node, mesh: MeshDesk) -> FarDesk:
-    """What the node does for others, and they for it."""
-    from lattica.node.far_desk import FarDesk
-    from lattica.node.placer import Placer
-
-    return FarDesk(node, mesh, Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8))))
-
-
-async def _runs(node: Node, mesh: MeshDesk, far: FarDesk) -> Drain:
-    """Jobs that are submitted to this node, or go on here; and its way out."""
+async def _join(node: Node, mesh: MeshDesk) -> Drain:
+    """Give the node what it does for others of its mesh, and they for it; jobs that are submitted to it, or go on
+    here; and its way out, which is returned."""
     from lattica.codec.far import Going, MayGo
     from lattica.node.drain import Drain
+    from lattica.node.far_desk import FarDesk
     from lattica.node.job_runs import JobRuns
     from lattica.node.look import Look
+    from lattica.node.placer import Placer
 
+    node.mesh = mesh
+    node.far = FarDesk(node, mesh, Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8))))
     Look(node, mesh)
     node.runs = JobRuns(node, mesh)
-    drain = Drain(node, mesh, far)
-    far.answers(Going, drain.going)
-    far.answers(MayGo, drain.may_go)
-    return drain
+    node.drain = Drain(node, mesh, node.far)
+    node.far.answers(Going, node.drain.going)
+    node.far.answers(MayGo, node.drain.may_go)
+    return node.drain
 
 
 def _compose(
