@@ -84,7 +84,14 @@ class Runtime:
         self.on_client_gone: Callable[[int], None] | None = None  # worker: one of its callers has ended
         self.on_block: Callable[[bool], None] | None = None  # worker: tells the node that it waits
         self.extra: dict[type, Callable[[Any], None]] = {}  # messages that only workers or drivers understand
-        self._handlers: dict[type, Callable[[Any], None]] = {
+        self._handlers = self._from_node()
+        releases.poke = self._poke
+        self._stream = Stream(node, m.FromNode, takes_fds=True)
+        self.node: Link = None  # type: ignore[assignment]  # until `listen`
+
+    def _from_node(self) -> dict[type, Callable[[Any], None]]:
+        """Who hears which message of the node."""
+        return {
             m.LeaseGranted: lambda g: self.tasks.granted(g, self.node.stream.take_fd() if g.connect else None),
             m.LeaseDenied: self.tasks.denied,
             m.LeaseWanted: lambda _: self.tasks.wanted(),
@@ -106,9 +113,6 @@ class Runtime:
             m.Refused: self._refused,
             m.InGroup: self._in_group,
         }
-        releases.poke = self._poke
-        self._stream = Stream(node, m.FromNode, takes_fds=True)
-        self.node: Link = None  # type: ignore[assignment]  # until `listen`
 
     def __repr__(self) -> str:
         return f"<Runtime of client {self.client}, job {self.job}: {self.objects}, {self.tasks}, {self.calls}>"

@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections import deque
-from typing import Any
+from typing import Any, TypeVar
 
 from lattica.actors import context, current, equipment
 from lattica.actors.actor_host import ActorHost
@@ -33,6 +33,7 @@ from lattica.errors import TaskCancelledError
 from lattica.local.page import Page
 from lattica.objectstore.arena import ArenaMap
 
+C = TypeVar("C")
 CANCEL_SIGNAL = signal.SIGURG
 """Breaks a running task. Ignored by default, so a stray one harms no child process."""
 FLUSH_REPLIES = 64
@@ -393,22 +394,16 @@ class Worker:
         The one that is about to start stays: if many wait for workers, each would otherwise take its lease back before
         the first task of it began, and nobody would get anywhere.
         """
-        seqs: list[int] = []
-        keep = 0 if self._now is not None else 1
-        while len(self.queue) > keep and len(seqs) < count and self.queue[-1][0] is caller:
-            _, task = self.queue.pop()
-            seqs.append(task.seq)
+        tasks = take_back(self.queue, caller, count, keep=0 if self._now is not None else 1)
+        for task in tasks:
             self.discard(task, caller.via)
-        seqs.reverse()
         reactor = self.runtime.reactor
-        reactor.send(caller.link, m.Returned(seqs, blocked))
+        reactor.send(caller.link, m.Returned([task.seq for task in reversed(tasks)], blocked))
         reactor.flush()
 
     def discard(self, task: m.Task | m.Call, via: int) -> None:
         """Let go what a task that will not run here brought along. via: of whom, if from afar."""
-        for value in (task.args, *task.deps):
-            if type(value) is not bytes:
-                self.runtime.objects.from_wire(value, via)
+        let_go_inputs(self.runtime, task, via)
 
     def via(self, client: int) -> int:
         """`client`, if this caller is on another machine, else 0."""
@@ -468,6 +463,22 @@ class Worker:
                     self.give_back(self._now[0], len(self.queue), blocked=True)
             runtime.tell_node(m.Blocked(blocked))
             runtime.reactor.flush()
+
+
+def take_back(queue: deque[tuple[C, m.Task]], caller: C, count: int, keep: int) -> list[m.Task]:
+    """Unstarted tasks of this caller from the end of the queue, the newest first: `count` of them at most, and `keep`
+    stay in the queue."""
+    tasks: list[m.Task] = []
+    while len(queue) > keep and len(tasks) < count and queue[-1][0] is caller:
+        tasks.append(queue.pop()[1])
+    return tasks
+
+
+def let_go_inputs(runtime: Runtime, task: m.Task | m.Call, via: int) -> None:
+    """What a task that will not run here brought along. via: of whom, if from afar."""
+    for value in (task.args, *task.deps):
+        if type(value) is not bytes:
+            runtime.objects.from_wire(value, via)
 
 
 def _remember_child(ref: Any) -> None:

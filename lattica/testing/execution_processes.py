@@ -22,6 +22,7 @@ from lattica.actors.mailbox import Mailbox
 from lattica.actors.marshal import Marshal
 from lattica.actors.refs import Hold, InPlace, ObjectRef
 from lattica.actors.runtime import Runtime
+from lattica.actors.worker import let_go_inputs, take_back
 from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, ObjectLostError, RemoteProtocolError
@@ -396,7 +397,7 @@ class SimWorker(SimProcess):
         caller.ended()
         if self.mailbox is not None:
             for call in self.mailbox.forget(client):
-                self.discard(call, caller.via)
+                let_go_inputs(self.runtime, call, caller.via)
             del self.callers[client]
 
     def _become_actor(self, message: m.BecomeActor) -> None:
@@ -584,20 +585,12 @@ class SimWorker(SimProcess):
     # -- back
 
     def give_back(self, caller: Caller, wanted: int, *, blocked: bool = False) -> None:
-        seqs: list[int] = []
-        keep = 0 if self.running is not None else 1
-        while len(self.queue) > keep and len(seqs) < wanted and self.queue[-1][0] is caller:
-            _, task = self.queue.pop()
-            seqs.append(task.seq)
-            self.discard(task, caller.via)
-        seqs.reverse()
+        """As of `actors.worker`."""
+        tasks = take_back(self.queue, caller, wanted, keep=0 if self.running is not None else 1)
+        for task in tasks:
+            let_go_inputs(self.runtime, task, caller.via)
         if caller.link is not None:
-            self.reactor.send(caller.link, m.Returned(seqs, blocked))
-
-    def discard(self, task: m.Task | m.Call, via: int) -> None:
-        for value in (task.args, *task.deps):
-            if type(value) is not bytes:
-                self.runtime.objects.from_wire(value, via)
+            self.reactor.send(caller.link, m.Returned([task.seq for task in reversed(tasks)], blocked))
 
 
 class SimDriver(SimProcess):
