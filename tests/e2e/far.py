@@ -31,7 +31,7 @@ class Mesh:
         self.ids: dict[str, str] = {}
         self.names: dict[str, str] = {}
         self._ticket = ""
-        self._killed: list[Machine] = []
+        self._dropped: list[Machine] = []
 
     def begin(self, name: str, cpus: float = 1, *words: str) -> Machine:
         """Start a node; it founds the mesh or joins it."""
@@ -87,10 +87,15 @@ class Mesh:
 
     def kill(self, name: str) -> None:
         """kill -9, and it is no node of ours any more. Its workers die with it."""
-        node = self.nodes.pop(name)
+        node = self.drop(name)
         os.kill(node.pid, signal.SIGKILL)
-        self._killed.append(node)
         assert eventually(lambda: not node.pid)
+
+    def drop(self, name: str) -> Machine:
+        """It is no node of ours any more, however it ends."""
+        node = self.nodes.pop(name)
+        self._dropped.append(node)
+        return node
 
     def require_quiet_logs(self) -> None:
         """No bug of ours has come up: it would stand there with its traceback."""
@@ -102,7 +107,7 @@ class Mesh:
         """All nodes that are left end."""
         lattica.shutdown()
         with ThreadPoolExecutor(8) as pool:
-            for done in pool.map(lambda one: one.run("stop", "--force"), [*self.nodes.values(), *self._killed]):
+            for done in pool.map(lambda one: one.run("stop", "--force"), [*self.nodes.values(), *self._dropped]):
                 assert done.returncode == 0, done.stderr
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from typing import Any
 import pytest
 
 import lattica
-from lattica.cli.client import NodeConnection
 from lattica.errors import (
     ActorDiedError,
     ConfigError,
@@ -22,7 +20,6 @@ from lattica.errors import (
     TaskPlacementGroupRemovedError,
     TaskUnschedulableError,
 )
-from lattica.node import paths
 from lattica.util.placement_group import (
     PlacementGroup,
     get_current_placement_group,
@@ -31,26 +28,11 @@ from lattica.util.placement_group import (
     placement_group_table,
     remove_placement_group,
 )
-from lattica.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+from lattica.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.e2e.conftest import Sessions, eventually
-from tests.e2e.machines import Machine
+from tests.e2e.far import Mesh, node_id, state_of
 
 ALL = {"CPU": 4, "GPU": 2}
-STORE = ("--object-store-memory", "256MiB")
-SEEN_S = 20.0  # of all nodes, by all
-
-
-def node_id() -> str:
-    """Where this runs."""
-    return lattica.get_runtime_context().get_node_id()
-
-
-def state_of(node: Machine, what: str) -> Any:
-    """What a node says of itself: see `StateRequest`."""
-    file = paths.running_node(str(node.data_dir))
-    assert file is not None, f"no node runs on {node.data_dir}"
-    with NodeConnection(file) as connection:
-        return connection.state(what)
 
 
 def within(group: PlacementGroup, index: int = -1, captures: bool | None = None) -> dict[str, Any]:
@@ -265,80 +247,15 @@ print(lattica.available_resources().get("CPU"))
 # -- across machines -------------------------------------------------------------------------------------------------
 
 
-class Mesh:
-    """Nodes by name; the first one founds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.nodes: dict[str, Machine] = {}
-        self.ids: dict[str, str] = {}
-        self._ticket = ""
-        self._others: list[Machine] = []
-
-    def begin(self, name: str, cpus: float, *words: str) -> None:
-        """Start a node; it founds the mesh or joins it."""
-        node = Machine(self.folder / name)
-        words = ("--num-cpus", str(cpus), *STORE, *words)
-        if self._ticket:
-            node.start("join", "-", *words, said=self._ticket)
-        else:
-            node.start("start", *words)
-            self._ticket = node.ticket()
-        self.nodes[name] = node
-        self.ids[name] = state_of(node, "nodes")[0]["NodeID"]
-
-    def all_see(self) -> None:
-        """Wait until each knows all."""
-        for node in self.nodes.values():
-            assert eventually(lambda node=node: set(self.nodes) <= alive(node), SEEN_S), node.states()
-
-    def attach(self, name: str) -> None:
-        """This process becomes a driver on that node."""
-        lattica.shutdown()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("LATTICA_DATA_DIR", str(self.nodes[name].data_dir))
-            lattica.init(address="auto")
-
-    def on(self, name: str) -> NodeAffinitySchedulingStrategy:
-        """The strategy for a task that runs there."""
-        return NodeAffinitySchedulingStrategy(self.ids[name], soft=False)
-
-    def kill(self, name: str) -> None:
-        """kill -9."""
-        node = self.drop(name)
-        os.kill(node.pid, signal.SIGKILL)
-        assert eventually(lambda: not node.pid)
-
-    def drop(self, name: str) -> Machine:
-        """It is no node of ours any more."""
-        node = self.nodes.pop(name)
-        self._others.append(node)
-        return node
-
-    def end(self) -> None:
-        """All nodes end, in whose logs no bug of ours has come up: it would stand there with its traceback."""
-        lattica.shutdown()
-        logs = {name: node.log() for name, node in self.nodes.items()}
-        for node in (*self.nodes.values(), *self._others):
-            done = node.run("stop", "--force")
-            assert done.returncode == 0, done.stderr
-        for name, log in logs.items():
-            assert "Traceback" not in log, f"{name}: " + log[max(log.find("Traceback") - 500, 0) :][:4000]
-
-
-def alive(node: Machine) -> set[str]:
-    return {name for name, state in node.states().items() if state == "alive"}
-
-
 @contextlib.contextmanager
 def mesh_of(folder: Path, **cpus: float) -> Iterator[Mesh]:
     lattica.shutdown()
     mesh = Mesh(folder)
     try:
-        for name, amount in cpus.items():
-            mesh.begin(name, amount)
-        mesh.all_see()
+        mesh.begin_all(**cpus)
         yield mesh
+        lattica.shutdown()
+        mesh.require_quiet_logs()
     finally:
         mesh.end()
 

@@ -46,7 +46,8 @@ async def test_what_a_process_writes_is_carried_until_a_window_is_not_taken() ->
     carried = sum(len(message.data) for message in link.said)
     assert WINDOW_BYTES < carried <= WINDOW_BYTES + READ_BYTES < sent
     carrier.taken(carried)
-    await asyncio.sleep(0.01)
+    for _ in range(200):
+        await asyncio.sleep(0)
     assert sum(len(message.data) for message in link.said) == sent
     carrier.close()
     process.close()
@@ -91,6 +92,7 @@ async def test_what_came_is_handed_on_before_the_other_sides_end_is() -> None:
 async def test_a_process_that_ends_is_said_to_have_ended_the_connection() -> None:
     link, carrier, process, ends = begin()
     process.close()
-    await asyncio.sleep(0.01)
+    for _ in range(10):
+        await asyncio.sleep(0)
     assert carrier.over and carrier.ended_here and len(ends) == 1
     assert link.said == [far.Closed(2, "the process has ended it")]
