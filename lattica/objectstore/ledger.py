@@ -28,6 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import msgspec
 
@@ -479,26 +480,31 @@ class Ledger:
 
     def validate(self) -> None:
         """Assert that every number kept twice is the same in both places, and that nothing is kept for nobody."""
-        holders = Counter(object for client in self._clients.values() for object in client.counts)
-        waits = {(number, object) for number, client in self._clients.items() for object in client.waits}
-        answers = {object: owner for owner, client in self._clients.items() for object in client.answers_for}
-        assert len(answers) == sum(len(client.answers_for) for client in self._clients.values()), "two owners of one id"
-        for object, entry in self._entries.items():
-            for seal in self._attempts(object):
-                holders.update(seal.contains)
-                assert seal.maker == NODE or object in self._clients[seal.maker].made, "a maker forgot what it made"
-            assert entry.holders or entry.waiters, "an entry is kept for nobody"
-            assert len(set(entry.waiters)) == len(entry.waiters), "one client waits twice"
-            assert not entry.waiters or not isinstance(entry.state, _Sealed | _Lost), "an answer is due"
+        clients, entries = self._clients, self._entries
+        holders = Counter(chain.from_iterable(client.counts for client in clients.values()))
+        waits = {(number, object) for number, client in clients.items() for object in client.waits}
+        answers = {object: owner for owner, client in clients.items() for object in client.answers_for}
+        assert len(answers) == sum([len(client.answers_for) for client in clients.values()]), "two owners of one id"
+        makers: set[tuple[int, bytes]] = set()
+        for object, entry in entries.items():
+            state, waiters = entry.state, entry.waiters
+            for seal in state.attempts() if type(state) is _Sealed else ():
+                makers.add((seal.maker, object))
+                for inner in seal.contains:
+                    holders[inner] += 1
+            assert entry.holders or waiters, "an entry is kept for nobody"
+            assert len(set(waiters)) == len(waiters), "one client waits twice"
+            assert not waiters or not isinstance(state, _Sealed | _Lost), "an answer is due"
             owner = self._owner_of(object, entry)
             assert answers.get(object) == owner, "the wrong client answers for an id"
-            assert owner is not None or not (entry.state is None and entry.waiters), "an answer can never come"
-        assert all(count for client in self._clients.values() for count in client.counts.values()), "a count of zero"
-        assert holders == Counter({object: entry.holders for object, entry in self._entries.items()}), "wrong holders"
-        assert self._borrowed.keys() <= self._entries.keys(), "what nobody holds is still borrowed"
-        assert waits == {(n, object) for object, entry in self._entries.items() for n in entry.waiters}, "lost waiters"
-        made = {(number, object) for number, client in self._clients.items() for object in client.made}
-        assert all(any(seal.maker == number for seal in self._attempts(object)) for number, object in made)
+            assert owner is not None or not (state is None and waiters), "an answer can never come"
+        assert 0 not in chain.from_iterable(client.counts.values() for client in clients.values()), "a count of zero"
+        held = {object: entry.holders for object, entry in entries.items() if entry.holders}
+        assert dict(holders) == held, "wrong holders"
+        assert self._borrowed.keys() <= entries.keys(), "what nobody holds is still borrowed"
+        assert waits == {(n, object) for object, entry in entries.items() for n in entry.waiters}, "lost waiters"
+        made = {(number, object) for number, client in clients.items() for object in client.made}
+        assert made == {one for one in makers if one[0] != NODE}, "a maker forgot what it made, or made it never"
 
     def _ours_after_all(self, client: int, object: bytes) -> list[Effect]:
         """Two that borrow one object from each other would both keep it for ever."""
