@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from lattica.mesh.identity import PeerId
-from lattica.mesh.wire import Frame
+from lattica.mesh.wire import CONTROL, Frame
 
 NOBODY_LISTENS = "nobody listens there"
 """In the reason of a dial that failed: a machine answered, and no process."""
@@ -25,6 +25,7 @@ class Dial(msgspec.Struct, frozen=True):
     attempt: int
     peer: PeerId
     addresses: tuple[str, ...]  # best first
+    plane: int = CONTROL  # that the connection is for
 
 
 class Transmit(msgspec.Struct, frozen=True):

@@ -349,6 +349,9 @@ class Engine:
                 found.append(Ids(event.connection_id, False))
             elif isinstance(event, events.ConnectionTerminated):
                 found.append(self._terminated(event))
+        if connection._state is QuicConnectionState.DRAINING and not self._over:  # aioquic says so some time later
+            assert connection._close_event is not None, "somebody has ended it"
+            found.append(self._terminated(connection._close_event))
         if not self._up and self._member is not None and connection._handshake_confirmed and not self.closing:
             self._up = True
             found.insert(0, Up(self._member))

@@ -32,11 +32,6 @@ class Initial(msgspec.Struct, frozen=True):
     token: bytes
 
 
-def is_quic(datagram: bytes) -> bool:
-    """Whether it is QUIC's at all; the others are ours."""
-    return bool(datagram) and datagram[0] & FIXED != 0
-
-
 def destination_of(datagram: bytes) -> bytes | None:
     """The connection id that it is for; None if there is none to be read."""
     if len(datagram) < 1 + CID_BYTES:

@@ -33,7 +33,7 @@ class Keys:
         key = Ed25519PrivateKey.from_private_bytes(self.secret)
         return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
-    @property
+    @functools.cached_property
     def peer(self) -> PeerId:
         return peer_id_of(public_key_of(self.secret))
 

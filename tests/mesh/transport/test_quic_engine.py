@@ -71,7 +71,7 @@ def test_a_dialer_of_another_mesh_is_refused_and_told_why() -> None:
     stranger = theirs.member()
     stranger.root = ours.top.root  # it knows our root, and has no certificate under it
     client, server = refused(wire(configurations(stranger), configurations(ours.member())))
-    assert server.final and "another mesh" in server.reason or "not one chain of this mesh" in server.reason
+    assert server.final and "not one chain of this mesh" in server.reason
     assert client.final and "your certificate is not accepted" in client.reason
 
 
@@ -143,7 +143,7 @@ def test_certificates_that_were_renewed_are_shown_from_the_next_handshake_on() -
     assert isinstance(up, Up) and up.member.certified == NOW + 5
 
 
-# -- streams, windows, paths -----------------------------------------------------------------------------------------------
+# -- streams, windows, paths ------------------------------------------------------------------------------------------
 
 
 def test_bytes_arrive_in_order_over_a_wire_that_loses_and_reorders() -> None:
@@ -225,7 +225,7 @@ def test_what_anybody_on_the_way_can_forge_is_never_final() -> None:
     assert pair.client.gone is not None and not pair.client.gone.final
 
 
-# -- the private parts ---------------------------------------------------------------------------------------------------
+# -- the private parts ------------------------------------------------------------------------------------------------
 
 
 def test_aioquic_is_of_the_release_whose_private_parts_were_read() -> None:
@@ -237,7 +237,8 @@ def test_every_private_part_of_aioquic_that_is_used_is_there() -> None:
     connection = pair.client.engine._connection
     for name in (
         "_close_at", "_close_pending", "_handshake_confirmed", "_local_max_streams_bidi", "_local_max_streams_uni",
-        "_loss", "_max_datagram_size", "_network_paths", "_on_max_stream_data_delivery", "_spaces", "_state", "_streams",
+        "_loss", "_max_datagram_size", "_network_paths", "_on_max_stream_data_delivery", "_spaces", "_state",
+        "_streams",
     ):  # fmt: skip
         assert hasattr(connection, name), name
     for name in ("_request_client_certificate", "_supported_groups", "_signature_algorithms", "_peer_certificate",
