@@ -85,6 +85,15 @@ class CloseSocket(msgspec.Struct, frozen=True):
     socket: int
 
 
+class ConnectTcp(msgspec.Struct, frozen=True):
+    """Connect from this local port, on which we listen as well (SO_REUSEPORT); answered by `connected(attempt, remote)`
+    or `refused(attempt)`. A connection that the other side began meanwhile is as good."""
+
+    attempt: int
+    port: int
+    to: Endpoint
+
+
 def pack(endpoint: Endpoint) -> bytes:
     """16 bytes of IPv6, IPv4 mapped into it (RFC 4291 §2.5.5.2), and the port. Raises ValueError for a host name."""
     address = ipaddress.ip_address(endpoint.host)

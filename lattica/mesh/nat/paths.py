@@ -1,0 +1,528 @@
+"""The ways to one peer, and which of them carries its packets now.
+
+    A -> B  PROBE(transaction, time)        B -> A  ANSWER(transaction, time, seen)      by the way the probe came
+
+A *route* is where datagrams can be sent (`routes`); a *path* is a route and what we know of it. Each side chooses
+alone, so packets may go one way and come another. What the shell has to do:
+
+    add(route)          it knows an address of this peer, a puncher succeeded, a channel of a relay was opened
+    remove(route)       the channel or the socket is gone
+    heard(route)        a packet that only this peer can have sent (by its connection id) came by this route
+    sent()              a packet was sent over `current`; True: `next_deadline` is earlier than it said
+    received(route, d)  a PROBE or ANSWER whose key id is `keys.receiving.id`, whoever sent it
+    tick, next_deadline; keep_alive(lifetime) when somebody has measured it; network_changed() when we moved
+
+and to carry out `SendOver`. `current` may be read at any time; `Switched` says that it is another one now: congestion
+window and RTT estimate begin anew. Nothing but probes is sent over a path before it has answered.
+
+Choice. A path that has answered may become current:
+  - direct over relayed at once, if it loses at most LOSS_GOOD more; back only if it loses LOSS_BAD, and twice as much;
+  - of two alike the one that was better by BETTER_SHARE and BETTER_S of round trip for BETTER_TIMES answers in a row;
+  - any over one that is *silent*: something was sent on it, nothing has come back for SILENT_S, and SILENT_PROBES were
+    not answered either, while another has been heard since;
+  - a new source of the peer over the old one, at once, if nothing has come from the old one since: the peer has moved.
+A path that fell silent within FLAP_S must first answer twice as many probes as the last time.
+
+Rules of this file. `now` is monotonic seconds. A lost answer is normal; so is an answer that comes late. What comes
+from an unknown source with a good MAC makes a path that is probed, at most UNPROVEN_MAX at once. All probes of one
+table together stay below PROBES_MAX a second.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from random import Random
+
+import msgspec
+
+from lattica.mesh.nat import datagrams
+from lattica.mesh.nat.datagrams import ANSWER, PROBE, Answer, Keys, Kind, Probe
+from lattica.mesh.nat.routes import NOWHERE, Direct, Endpoint, Route, SendOver, ViaRelay
+
+PATHS_MAX = 16
+"""Of one peer. More: idle ones cost a probe each in KEEP_ALIVE_S; fewer: a host with many addresses loses some."""
+UNPROVEN_MAX = 6
+PROBES_MAX = 60  # a second, over all paths of the table: 4 KiB/s
+FIRST_PROBES_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.5)  # pauses before the probes of a new path; then it is forgotten
+TRIAL_PROBES = 16  # of a path that has just proven itself, as many as `loss` looks at
+TRIAL_S = 0.5  # between those
+RESTLESS_S = 1.0  # between probes of a direct path while a relay carries the packets
+BUSY_S = 1.0  # between probes of the current path while packets flow
+BUSY_FOR_S = 2.0  # after the last packet they still do
+KEEP_ALIVE_S = 15.0  # the shortest NAT mapping we have met lives 30 s
+KEEP_ALIVE_S_RANGE = (4.0, 60.0)  # whatever lifetime was measured
+SUSPECT_S = 0.15  # and two round trips of silence: then probes say whether it is the path or the peer
+HASTE_S = 0.14  # between those probes; SLOW_S after SILENT_LONG of them
+SILENT_S = 0.6  # and two round trips
+SILENT_PROBES = 3  # unanswered in a row, each for longer than its answer may take
+MARGIN_S = 0.1  # that an answer may take beyond the round trip and four mean deviations
+SILENT_LONG = 20
+SLOW_S = 1.0
+GONE_S = 10.0  # of silence on every path: none is current any more
+LOSS_WINDOW = 16  # probes
+LOSS_GOOD, LOSS_BAD, LOSS_AWFUL = 0.1, 0.25, 0.5
+LOSS_KNOWN = 8  # probes that a bad loss must rest on
+BETTER_SHARE, BETTER_S, BETTER_TIMES = 0.25, 0.005, 3
+FLAP_S = 60.0
+GOOD_FIRST, GOOD_MAX = 3, 24  # answers in a row that a path which fell silent has to give, once and at the most
+RETRY_S = (1.0, 30.0)  # pauses between probes of a path that is silent, doubling
+ALONE_S = 4.0  # the longest of them while there is no other
+FORGET_S = 120.0  # after which a silent direct path is forgotten
+PENDING_MAX = 32  # probes of one path whose answers are waited for
+REPLAY_S = 10.0  # a probe whose sender's clock is so far behind an earlier one is a replay
+
+
+class Switched(msgspec.Struct, frozen=True):
+    """Packets go over `route` from now on; None: no path is left."""
+
+    route: Route | None
+    was: Route | None
+    reason: str
+
+
+class PathProven(msgspec.Struct, frozen=True):
+    """It has answered, for the first time or after silence."""
+
+    route: Route
+    rtt_s: float
+
+
+class PathLost(msgspec.Struct, frozen=True):
+    """Nothing comes by it any more."""
+
+    route: Route
+    reason: str
+
+
+class SeenAs(msgspec.Struct, frozen=True):
+    """The peer sees what we send by this route come from there; told when it changes."""
+
+    route: Direct
+    endpoint: Endpoint
+
+
+Effect = SendOver | Switched | PathProven | PathLost | SeenAs
+
+
+class Path:
+    """A route and what we know of it. Times are monotonic seconds."""
+
+    __slots__ = (
+        "answered_at", "better", "good", "heard_at", "is_source", "lost", "needed", "outcomes", "pending", "probe_at",
+        "probed_at", "probes", "proven", "route", "rtt_s", "rtt_var_s", "seen", "silences", "silent_at", "since",
+        "trial",
+    )  # fmt: skip
+
+    def __init__(self, route: Route, now: float, *, is_source: bool = False) -> None:
+        """is_source: packets of the peer came from there, before we had heard of it."""
+        self.route, self.since, self.is_source = route, now, is_source
+        self.proven = False  # answers, as far as we know
+        self.rtt_s = self.rtt_var_s = 0.0  # smoothed, and its mean deviation (RFC 6298 §2)
+        self.outcomes: deque[bool] = deque(maxlen=LOSS_WINDOW)  # of the last probes
+        self.pending: dict[bytes, float] = {}  # transaction -> sent at, oldest first
+        self.heard_at = self.answered_at = self.probed_at = float("-inf")
+        self.probe_at = now
+        self.probes = 0  # sent since the last answer
+        self.lost = 0  # of them, given up
+        self.trial = 0  # probes that are to come quickly
+        self.better = 0  # answers in a row by which it was better than the current path
+        self.good = 0  # answers in a row
+        self.needed = 1  # of them, before it may be current
+        self.silences = 0
+        self.silent_at: float | None = None
+        self.seen: Endpoint | None = None
+
+    def __repr__(self) -> str:
+        state = "proven" if self.proven else "silent" if self.silences else "new"
+        return f"<Path {self.route}: {state}, {self.rtt_s * 1e3:.0f} ms, {self.loss:.0%} lost>"
+
+    @property
+    def is_direct(self) -> bool:
+        return isinstance(self.route, Direct)
+
+    @property
+    def loss(self) -> float:
+        """The share of the last probes that was not answered."""
+        return self.outcomes.count(False) / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def patience_s(self) -> float:
+        """How long an answer may take before the probe counts as lost."""
+        return self.rtt_s + 4 * self.rtt_var_s + MARGIN_S if self.rtt_s else 1.0
+
+    def answered(self, sent_at: float, now: float) -> None:
+        """A probe sent then came back. RFC 6298 §2 for the round trip."""
+        rtt_s = max(now - sent_at, 0.0)
+        if self.rtt_s:
+            self.rtt_var_s += (abs(rtt_s - self.rtt_s) - self.rtt_var_s) / 4
+            self.rtt_s += (rtt_s - self.rtt_s) / 8
+        else:
+            self.rtt_s, self.rtt_var_s = rtt_s or 1e-6, rtt_s / 2
+        self.outcomes.append(True)
+        self.answered_at = self.heard_at = now
+        self.probes, self.lost, self.good = 0, 0, self.good + 1
+
+    def prove(self) -> None:
+        """It has answered; what was lost before says nothing of what will be."""
+        self.proven, self.silent_at = True, None
+        self.trial = max(TRIAL_PROBES, self.needed)
+        self.pending.clear()
+        self.outcomes.clear()
+        self.outcomes.append(True)
+
+    def fall_silent(self, now: float) -> None:
+        """It must prove itself again, and for longer if this happens often."""
+        often = self.silent_at is None and self.silences and now - self.since < FLAP_S
+        self.needed = min(self.needed * 2 + 1, GOOD_MAX) if often else GOOD_FIRST
+        self.silences += 1
+        self.since = self.silent_at = now
+        self.proven, self.good, self.better, self.trial = False, 0, 0, 0
+        self.probe_at, self.probes = now + RETRY_S[0], 0
+
+    def give_up_probes(self, now: float) -> None:
+        """Probes that nobody will answer any more are lost."""
+        while self.pending:
+            transaction, sent_at = next(iter(self.pending.items()))
+            if sent_at + self.patience_s > now and len(self.pending) <= PENDING_MAX:
+                return
+            del self.pending[transaction]
+            self.outcomes.append(False)
+            self.lost += 1
+            self.good = self.better = 0
+
+
+class PathTable:
+    """All paths to one peer. rng: for transactions and jitter. See the module for what the shell must do."""
+
+    def __init__(self, keys: Keys, rng: Random) -> None:
+        self.keys, self._rng = keys, rng
+        self.current: Route | None = None
+        self._paths: dict[Route, Path] = {}
+        self._now_path: Path | None = None  # that of `current`
+        self._keep_alive_s = KEEP_ALIVE_S
+        self._sent_at = float("-inf")
+        self._waiting_since: float | None = None  # sent on the current path, and nothing came by it since
+        self._looked_at = float("-inf")  # when `tick` was called
+        self._told = float("inf")  # what `next_deadline` said
+        self._newest_us = 0  # of the peer's clock
+        self._allowance, self._allowance_at = float(PROBES_MAX), 0.0
+
+    def __repr__(self) -> str:
+        return f"<PathTable: {self.current or 'no path'}, {len(self._paths)} paths>"
+
+    @property
+    def paths(self) -> list[Path]:
+        """For those who show them; the current one first, then the proven."""
+        return sorted(self._paths.values(), key=lambda path: (path is not self._now_path, not path.proven, path.rtt_s))
+
+    # ---- what the shell tells -----------------------------------------------------------------------------------
+
+    def add(self, route: Route, now: float) -> list[Effect]:
+        """This route may lead to the peer: probe it. Of too many unproven ones the oldest goes."""
+        return self._add(route, now, is_source=False)
+
+    def _add(self, route: Route, now: float, *, is_source: bool) -> list[Effect]:
+        path = self._paths.get(route)
+        if path is not None:
+            if not path.proven:
+                path.probe_at, path.probes = now, 0
+            return self.tick(now)
+        self._make_room()
+        if len(self._paths) < PATHS_MAX:
+            self._paths[route] = Path(route, now, is_source=is_source)
+        return self.tick(now)
+
+    def remove(self, route: Route, now: float) -> list[Effect]:
+        """Nothing can be sent by this route any more."""
+        path = self._paths.pop(route, None)
+        if path is None:
+            return []
+        effects: list[Effect] = [PathLost(route, "closed")] if path.proven else []
+        if path is self._now_path:
+            effects += self._switch(self._best(), now, "the path was closed")
+        return effects + self.tick(now)
+
+    def heard(self, route: Route, now: float) -> list[Effect]:
+        """A packet of the peer came by this route. Called for each packet: usually it notes the time, no more."""
+        path = self._paths.get(route)
+        if path is None:
+            return self._add(route, now, is_source=True)
+        path.heard_at = now
+        if path is self._now_path:
+            self._waiting_since, path.lost = None, 0
+        elif not path.proven and not path.pending and path.probe_at > now:
+            path.probe_at, path.probes = now, 0  # it lives again
+            return self.tick(now)
+        return []
+
+    def sent(self, now: float) -> bool:
+        """A packet was sent over the current path. Called for each: notes the time. Whether a deadline came nearer."""
+        self._sent_at = now
+        if self._waiting_since is not None or self._now_path is None:
+            return False
+        self._waiting_since = now
+        return now + SUSPECT_S + 2 * self._now_path.rtt_s < self._told
+
+    def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
+        """A datagram that claims to be this peer's. What is forged or replayed changes nothing."""
+        if data[:1] == bytes([PROBE]):
+            probe = datagrams.read_probe(self.keys.receiving, data)
+            return self._asked(route, probe, now) if probe else []
+        answer = datagrams.read_answer(self.keys.receiving, data) if data[:1] == bytes([ANSWER]) else None
+        return self._answered(route, answer, now) if answer else []
+
+    def keep_alive(self, lifetime_s: float) -> None:
+        """How long the shorter-lived of the two NATs keeps an idle mapping, as measured."""
+        low, high = KEEP_ALIVE_S_RANGE
+        self._keep_alive_s = min(max(lifetime_s / 2, low), high)
+        for path in self._paths.values():
+            if path.proven and path.answered_at > float("-inf"):
+                path.probe_at = min(path.probe_at, path.answered_at + self._keep_alive_s)
+
+    def network_changed(self, now: float) -> list[Effect]:
+        """An address of this machine has changed: what was known of the paths is not true any more."""
+        for path in self._paths.values():
+            path.pending.clear()
+            path.outcomes.clear()
+            path.rtt_s = path.rtt_var_s = 0.0
+            path.probe_at, path.probes, path.trial = now, 0, TRIAL_PROBES
+            path.needed, path.silences, path.lost = 1, 0, 0
+        if self._now_path is not None and self._waiting_since is None:
+            self._waiting_since = now
+        return self.tick(now)
+
+    # ---- time ---------------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float | None:
+        """When to call `tick`; None: never."""
+        times = [self._probe_due(path) for path in self._paths.values()]
+        times += [next(iter(path.pending.values())) + path.patience_s for path in self._paths.values() if path.pending]
+        if self._now_path is not None and self._waiting_since is not None:
+            silent_at = self._silent_at(self._now_path, self._waiting_since)
+            # once that is past, answers and probes that are given up bring the verdict
+            times.append(silent_at if silent_at > self._looked_at else self._waiting_since + GONE_S)
+        self._told = min(times, default=float("inf"))
+        return self._told if times else None
+
+    def tick(self, now: float) -> list[Effect]:
+        """Send the probes that are due, notice silence, forget what never answers."""
+        effects: list[Effect] = []
+        self._looked_at = now
+        for path in list(self._paths.values()):
+            path.give_up_probes(now)
+            if self._probe_due(path) <= now:
+                effects += self._probe(path, now)
+        return effects + self._notice_silence(now) + self._choose(now)
+
+    def validate(self) -> None:
+        """Every invariant."""
+        assert len(self._paths) <= PATHS_MAX, f"{len(self._paths)} paths"
+        assert self._now_path is None or self._paths.get(self._now_path.route) is self._now_path, "a path that was lost"
+        assert self.current == (self._now_path.route if self._now_path else None)
+        unproven = [path for path in self._paths.values() if not path.proven and path.silent_at is None]
+        assert len(unproven) <= UNPROVEN_MAX, f"{len(unproven)} paths have never answered"
+        for path in self._paths.values():
+            assert len(path.pending) <= PENDING_MAX + 1, f"{len(path.pending)} probes of {path!r} wait"
+
+    # ---- probes -------------------------------------------------------------------------------------------------
+
+    def _probe_due(self, path: Path) -> float:
+        """When it is to be probed next."""
+        if path is self._now_path:
+            if self._waiting_since is not None:
+                suspect_at = self._waiting_since + SUSPECT_S + 2 * path.rtt_s
+                return min(path.probe_at, max(suspect_at, path.probed_at + self._haste_s()))
+            busy_at = max(path.answered_at, path.probed_at) + BUSY_S
+            if self._sent_at + BUSY_FOR_S > busy_at:
+                return min(path.probe_at, busy_at)
+        elif path.proven and self._waiting_since is not None and self._now_path is not None:
+            # the current one is suspect: who else lives?
+            suspect_at = self._waiting_since + SUSPECT_S + 2 * self._now_path.rtt_s
+            return min(path.probe_at, max(suspect_at, path.probed_at + 2 * self._haste_s()))
+        if path.proven and path.is_direct and self._now_path is not None and not self._now_path.is_direct:
+            return min(path.probe_at, path.probed_at + RESTLESS_S)  # it may still earn its place
+        return path.probe_at
+
+    def _haste_s(self) -> float:
+        """Between probes in silence; if it lasts, it is the peer, or all of the network."""
+        path = self._now_path
+        long = path is not None and self._waiting_since is not None and path.lost > SILENT_LONG
+        return SLOW_S if long else HASTE_S
+
+    def _probe(self, path: Path, now: float) -> list[Effect]:
+        if not self._may_probe(now):
+            path.probe_at = now + HASTE_S
+            return []
+        if self._is_hopeless(path, now):
+            del self._paths[path.route]
+            return []
+        path.probes += 1
+        path.probed_at, path.probe_at = now, now + self._pause_s(path)
+        transaction = self._rng.randbytes(8)
+        path.pending[transaction] = now
+        if path is self._now_path and self._waiting_since is None:
+            self._waiting_since = now
+        data = datagrams.write_probe(self.keys.sending, Probe(transaction, Kind.PATH, _microseconds(now)))
+        return [SendOver(path.route, data)]
+
+    def _is_hopeless(self, path: Path, now: float) -> bool:
+        """Whether a direct path has been asked for long enough; channels are removed by the shell."""
+        if path is self._now_path or path.proven or not path.is_direct:
+            return False
+        if path.silent_at is None:
+            return path.probes >= len(FIRST_PROBES_S)
+        return now - path.silent_at > FORGET_S
+
+    def _pause_s(self, path: Path) -> float:
+        """Until the probe after this one, if nothing happens."""
+        if path.proven and path.trial:
+            path.trial -= 1
+            return TRIAL_S
+        if path.proven:
+            return self._keep_alive_s * self._rng.uniform(0.9, 1.0)
+        if path.silent_at is None and path.probes < len(FIRST_PROBES_S):
+            return FIRST_PROBES_S[path.probes]
+        first, longest = RETRY_S
+        return min(first * 2.0 ** min(path.probes, 10), longest if self._now_path is not None else ALONE_S)
+
+    def _may_probe(self, now: float) -> bool:
+        """A bucket that fills at PROBES_MAX a second."""
+        filled = self._allowance + max(now - self._allowance_at, 0.0) * PROBES_MAX
+        self._allowance, self._allowance_at = min(filled, float(PROBES_MAX)), now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+    def _asked(self, route: Route, probe: Probe, now: float) -> list[Effect]:
+        """The peer probes this way: answer by it, and see whether it is one for us as well."""
+        if probe.kind != Kind.PATH or probe.time_us + REPLAY_S * 1e6 < self._newest_us:
+            return []
+        self._newest_us = max(self._newest_us, probe.time_us)
+        seen = route.endpoint if isinstance(route, Direct) else NOWHERE
+        answer = Answer(probe.transaction, probe.kind, probe.time_us, seen)
+        return [SendOver(route, datagrams.write_answer(self.keys.sending, answer)), *self.heard(route, now)]
+
+    def _answered(self, route: Route, answer: Answer, now: float) -> list[Effect]:
+        """The answer to a probe of ours; it counts for the path by which the probe was sent, if it came by that."""
+        path = self._paths.get(route)
+        sent_at = path.pending.pop(answer.transaction, None) if path is not None else None
+        if path is None or sent_at is None:
+            return []
+        path.answered(sent_at, now)
+        effects: list[Effect] = []
+        if path is self._now_path:
+            self._waiting_since = None
+        if not path.proven:
+            path.prove()
+            path.probe_at = min(path.probe_at, now + TRIAL_S)
+            effects.append(PathProven(route, path.rtt_s))
+        if isinstance(route, Direct) and answer.seen != path.seen:
+            path.seen = answer.seen
+            effects.append(SeenAs(route, answer.seen))
+        self._compare(path)
+        return effects + self._notice_silence(now) + self._choose(now)
+
+    # ---- choice -------------------------------------------------------------------------------------------------
+
+    def _compare(self, path: Path) -> None:
+        """Count by how many answers in a row it was better than the current one."""
+        now_path = self._now_path
+        if now_path is None or path is now_path:
+            return
+        gain_s = now_path.rtt_s - path.rtt_s
+        path.better = path.better + 1 if gain_s > max(BETTER_S, BETTER_SHARE * now_path.rtt_s) else 0
+
+    def _choose(self, now: float) -> list[Effect]:
+        """Take over, if another path has earned it."""
+        now_path = self._now_path
+        for path in self.paths:
+            if path is now_path or not path.proven:
+                continue
+            if reason := self._why(path, now_path):
+                return self._switch(path, now, reason)
+        return []
+
+    def _why(self, path: Path, now_path: Path | None) -> str:
+        """Why this path is to be current in place of that one; "" if it is not."""
+        if now_path is None or not now_path.proven:
+            return "it answers"
+        if path.good < path.needed:
+            return ""
+        if path.is_direct and not now_path.is_direct:
+            return "direct" if path.loss <= now_path.loss + LOSS_GOOD else ""
+        known = len(now_path.outcomes) >= LOSS_KNOWN
+        if now_path.is_direct and not path.is_direct:
+            lossy = known and now_path.loss > LOSS_BAD and path.loss <= now_path.loss / 2
+            return f"the direct path loses {now_path.loss:.0%} of its probes" if lossy else ""
+        if self._has_moved(path, now_path):
+            return "the peer has moved"
+        if path.better >= BETTER_TIMES and path.loss <= max(LOSS_GOOD, now_path.loss):
+            return f"{path.rtt_s * 1e3:.0f} ms in place of {now_path.rtt_s * 1e3:.0f} ms"
+        if known and now_path.loss > LOSS_AWFUL and path.loss <= LOSS_BAD:
+            return f"the path loses {now_path.loss:.0%} of its probes"
+        return ""
+
+    @staticmethod
+    def _has_moved(path: Path, now_path: Path) -> bool:
+        """Whether the peer sends from there now, and nothing came from the old place since it began to."""
+        both = isinstance(path.route, Direct) and isinstance(now_path.route, Direct)
+        return both and path.is_source and now_path.heard_at < path.since
+
+    @staticmethod
+    def _silent_at(path: Path, since: float) -> float:
+        """When the current path, on which something was sent then and nothing has come, is silent."""
+        return since + SILENT_S + 2 * path.rtt_s
+
+    def _notice_silence(self, now: float) -> list[Effect]:
+        path, since = self._now_path, self._waiting_since
+        if path is None or since is None or now < self._silent_at(path, since):
+            return []
+        if now - since >= GONE_S:
+            return [*self._fell_silent(path, now), *self._switch(None, now, f"silent for {now - since:.1f} s")]
+        fresh = [each for each in self._paths.values() if each.proven and each is not path and each.heard_at > since]
+        if path.lost < SILENT_PROBES or not fresh:
+            return []
+        effects = self._fell_silent(path, now)
+        return effects + self._switch(self._best(fresh), now, f"silent for {now - since:.1f} s")
+
+    def _fell_silent(self, path: Path, now: float) -> list[Effect]:
+        path.fall_silent(now)
+        return [PathLost(path.route, "silent")]
+
+    def _best(self, among: list[Path] | None = None) -> Path | None:
+        """Direct ones first, then by round trip."""
+        paths = [path for path in (self._paths.values() if among is None else among) if path.proven]
+        return min(paths, key=lambda path: (not path.is_direct, path.loss > LOSS_BAD, path.rtt_s), default=None)
+
+    def _switch(self, path: Path | None, now: float, reason: str) -> list[Effect]:
+        was, self._now_path = self.current, path
+        self.current = path.route if path else None
+        self._waiting_since = None
+        for other in self._paths.values():
+            other.better = 0
+        return [Switched(self.current, was, reason)] if self.current != was else []
+
+    def _make_room(self) -> None:
+        """A new path is to come: forget the oldest unproven one, or one that is silent, if there are too many."""
+        unproven = [path for path in self._paths.values() if not path.proven and path.silent_at is None]
+        if len(unproven) >= UNPROVEN_MAX:
+            del self._paths[min(unproven, key=lambda path: not path.is_direct).route]
+        elif len(self._paths) >= PATHS_MAX:
+            idle = [path for path in self._paths.values() if not path.proven and path is not self._now_path]
+            if idle:
+                del self._paths[idle[0].route]
+
+
+def _microseconds(now: float) -> int:
+    return max(int(now * 1e6), 0)
+
+
+def route_text(route: Route | None) -> str:
+    """For people: `direct 192.0.2.7:7411`, `relayed by 3ab7c0de`."""
+    match route:
+        case Direct(endpoint):
+            return f"direct {endpoint}"
+        case ViaRelay(relay):
+            return f"relayed by {relay.hex()[:8]}"
+    return "no path"
