@@ -11,6 +11,8 @@ from typing import Protocol
 
 
 class Clock(Protocol):
+    """The time, for a shell: the real one or a test's."""
+
     def now(self) -> float: ...
 
 

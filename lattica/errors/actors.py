@@ -44,6 +44,8 @@ class ActorError(LatticaError):
 
 
 class ActorDiedError(ActorError):
+    """It is gone for good: its restarts are spent, it was killed, or its constructor raised."""
+
     summary = "died"
     advice = "make a new actor, or give it max_restarts=3 to have it restarted"
 
@@ -56,16 +58,22 @@ class ActorUnavailableError(ActorError):
 
 
 class ActorFencedError(ActorError):
+    """The handle is of a life of the actor that is over; it lives on elsewhere, under the same name."""
+
     summary = "was superseded: a newer incarnation runs elsewhere"
     advice = "get the actor again by its name with lattica.get_actor(...)"
 
 
 class ActorUnschedulableError(LatticaError):
+    """What it asks for is more than any node of the mesh has in all."""
+
     summary = "no living node can ever run this actor"
     advice = "ask for less, or add a node that has it; `lattica status` shows what there is"
 
 
 class ActorPlacementGroupRemovedError(LatticaError):
+    """Its bundle ended, and with it the only place where it may run."""
+
     summary = "the placement group of this actor was removed"
     advice = "make a new placement group, then the actor in it"
 

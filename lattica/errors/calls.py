@@ -19,11 +19,15 @@ class AlreadyInitializedError(ConfigError, RuntimeError):
 
 
 class ActorAlreadyExistsError(ConfigError):
+    """Names are unique in a namespace, for as long as their actor lives."""
+
     summary = "an actor of this name exists"
     advice = "choose another name, or pass get_if_exists=True to share the one that exists"
 
 
 class ActorHandleNotFoundError(ConfigError):
+    """The node that knew the actor ended with its session."""
+
     summary = "this actor handle belongs to a session that has ended"
     advice = "make the actor again, or get it by name with lattica.get_actor(...)"
 
@@ -43,6 +47,8 @@ class SerializationError(LatticaError, TypeError):
 
 
 class OutOfBandRefError(SerializationError):
+    """Only what lattica pickles itself is counted; the object could be freed under such a ref."""
+
     summary = "an ObjectRef was pickled outside of lattica, where nobody can count it"
     advice = "pass the ref as an argument or inside a value that you put"
 

@@ -27,6 +27,8 @@ class _ObjectError(LatticaError):
 
 
 class ObjectNotAvailableError(_ObjectError):
+    """It may exist elsewhere; this node has nothing of it to give."""
+
     summary = "is not here yet"
     advice = "ask again, or wait for it with lattica.wait"
 
@@ -39,6 +41,8 @@ class ObjectLostError(_ObjectError):
 
 
 class OwnerDiedError(ObjectLostError):
+    """The process that made the object has ended, and nobody else had a copy."""
+
     def _describe(self) -> str:
         owner = f"its owner, {self.owner}," if self.owner else "its owner"
         name = short_id(self.object_id)
@@ -46,21 +50,29 @@ class OwnerDiedError(ObjectLostError):
 
 
 class ObjectFetchTimedOutError(ObjectLostError):
+    """It lies on other nodes, as far as is known, and none of them sent it."""
+
     summary = "could not be fetched: no holder answered"
     advice = "look at the network with `lattica doctor`, or call it again"
 
 
 class ObjectFreedError(ObjectLostError):
+    """Ray's, of objects that a program frees by hand; never raised: refs are counted."""
+
     summary = "was freed by the program"
     advice = "free an object only when nobody needs it; put it again"
 
 
 class ObjectReconstructionFailedError(ObjectLostError):
+    """Ray's, of values that are computed anew; never raised: see `ObjectLostError`."""
+
     summary = "is lost and cannot be computed again"
     advice = "give its task max_retries > 0, and return the value from a task instead of putting it"
 
 
 class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
+    """Ray's, of a count of holders that was wrong; never raised."""
+
     summary = "was deleted while a reference to it lived; this is a bug of lattica"
     advice = "report it, with the node's log"
 
@@ -84,6 +96,8 @@ class ObjectStoreFullError(LatticaError):
 
 
 class OutOfDiskError(ObjectStoreFullError):
+    """Ray's, of values that are spilled to disk; never raised: nothing is spilled."""
+
     advice = "free disk space under the data directory, or drop refs you no longer need"
 
     def _describe(self) -> str:

@@ -48,25 +48,35 @@ class InternalError(LatticaError):
 
 
 class StreamReplayError(InternalError):
+    """Ray's, of generators that run again; never raised."""
+
     summary = "a generator that ran again gave another number of values than the first time"
     advice = "make the generator deterministic, or give it max_retries=0"
 
 
 class ChannelError(InternalError):
+    """Ray's, of compiled graphs; never raised."""
+
     summary = "a channel failed"
 
 
 class ChannelTimeoutError(ChannelError, TimeoutError):
+    """Ray's, of compiled graphs; never raised."""
+
     summary = "a channel was not read or written in time"
     advice = "try again with a longer timeout"
 
 
 class GraphCapacityError(InternalError):
+    """Ray's, of compiled graphs; never raised."""
+
     summary = "a compiled graph has its limit of results in flight"
     advice = "get earlier results first"
 
 
 class DirectTransportError(InternalError):
+    """Ray's, of tensors that go from device to device; never raised."""
+
     summary = "a direct transfer between devices failed"
 
 
@@ -80,6 +90,8 @@ class ActorExit(LatticaError):
 
 
 class StreamEndedError(LatticaError):
+    """Ray's, of generators that are read by `next`; never raised."""
+
     summary = "the generator has no more values"
 
 
@@ -100,4 +112,6 @@ class CallFailedError(LatticaError):
 
 
 class CrossLanguageError(LatticaError):
+    """Ray's, of tasks in Java and C++; never raised."""
+
     summary = "code in another language raised"

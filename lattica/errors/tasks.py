@@ -8,6 +8,8 @@ STDERR_TAIL_MAX_CHARS = 8_192  # a crash report shows the last lines; the file h
 
 
 class TaskCancelledError(LatticaError):
+    """`cancel` reached it before it was done; what it did until then is not undone."""
+
     task_id: str = ""
     name: str = ""
 
@@ -43,6 +45,8 @@ class WorkerCrashedError(LatticaError):
 
 
 class OutOfMemoryError(LatticaError):
+    """The node's memory monitor chose its worker, as what is cheapest to lose."""
+
     summary = "the node ran out of memory and ended this task's worker"
     advice = "let fewer run at once (num_cpus or memory per task), or give the task max_retries"
 
@@ -74,15 +78,21 @@ class LocalNodeDiedError(NodeDiedError):
 
 
 class RuntimeEnvSetupError(LatticaError):
+    """Ray's, of environments that could not be built; never raised."""
+
     summary = "the task's environment could not be set up"
     advice = "correct runtime_env; the node's log has the whole output"
 
 
 class TaskUnschedulableError(LatticaError):
+    """What it asks for is more than any node of the mesh has in all."""
+
     summary = "no living node can ever run this task"
     advice = "ask for less, or add a node that has it; `lattica status` shows what there is"
 
 
 class TaskPlacementGroupRemovedError(LatticaError):
+    """Its bundle ended, and with it the only place where it may run."""
+
     summary = "the placement group of this task was removed"
     advice = "make a new placement group and submit the task to it"

@@ -15,6 +15,8 @@ BUSY, GOOD, BAD = "busy", "good", "bad"
 
 
 class Progress(Protocol):
+    """Shows, while it is entered, how far each host is."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

@@ -59,6 +59,7 @@ class Shell(Protocol):
 
 
 def shell_of(host: Host) -> Shell:
+    """Over ssh, or for a host without a login on this machine."""
     return LocalShell(host.data_dir) if host.login is None else SshShell(host, host.login)
 
 

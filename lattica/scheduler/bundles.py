@@ -20,6 +20,8 @@ BUNDLES_MAX = 1024  # of one group; planning takes their number times that of no
 
 
 class Pattern(Enum):
+    """How the bundles of a group lie to each other; strict ones wait rather than yield. The words are Ray's."""
+
     PACK = "PACK"
     SPREAD = "SPREAD"
     STRICT_PACK = "STRICT_PACK"

@@ -80,7 +80,7 @@ class IslandBegan:
 
 @dataclass(frozen=True, slots=True)
 class IslandEnded:
-    pass
+    """Enough members answer again to decide for all."""
 
 
 Effect = Send | Spread | StableViewChanged | IslandBegan | IslandEnded

@@ -28,6 +28,8 @@ ABORTED_MAX = 1024  # remembered, so that a late Reserve does not come back to l
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
+    """Owner to keeper, first phase: set this aside until it is committed, or for RESERVE_S."""
+
     group: bytes
     attempt: int  # counts up over all of the owner's
     bundles: tuple[tuple[int, ResourceSet], ...]
@@ -35,6 +37,8 @@ class Reserve:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
+    """Owner to keeper, second phase, and again to renew: all others have reserved too."""
+
     group: bytes
     attempt: int
     token: int
@@ -42,12 +46,16 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
+    """Owner to keeper: let it go, now or whenever a late Reserve of that attempt comes."""
+
     group: bytes
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
+    """Keeper to owner: it is set aside; only who shows the token may commit it."""
+
     group: bytes
     attempt: int
     token: int
@@ -55,6 +63,8 @@ class Reserved:
 
 @dataclass(frozen=True, slots=True)
 class Denied:
+    """Keeper to owner: it does not fit here now."""
+
     group: bytes
     attempt: int
     reason: str
@@ -62,6 +72,8 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
+    """Keeper to owner: its tasks may run here, for KEEP_S from now."""
+
     group: bytes
     attempt: int
 
@@ -80,6 +92,8 @@ ToOwner = Reserved | Denied | Committed | Expired
 
 @dataclass(frozen=True, slots=True)
 class Send:
+    """Effect: one of these messages, to an owner or a keeper."""
+
     to: PeerId
     message: ToNode | ToOwner
 

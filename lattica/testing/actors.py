@@ -124,6 +124,8 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """From a worker to a caller: its call has been answered."""
+
     seq: int
     dropped: bool = False  # it ran, and the reply was not kept
 

@@ -57,17 +57,19 @@ UNWANTED_S = 15.0  # a session that nobody keeps any more
 
 @dataclass(frozen=True, slots=True)
 class Open:
+    """A peer dials another, as `sessions` does. wanted: it is for keeps, not for one errand."""
+
     wanted: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    pass
+    """The other side takes the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shut:
-    pass
+    """One side ends the session."""
 
 
 class Town:

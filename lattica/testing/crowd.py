@@ -246,6 +246,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one mesh and print its figures; exit code 1 if one misses its goal."""
     parser = argparse.ArgumentParser("python -m lattica.testing.crowd", description="What a large mesh costs.")
     parser.add_argument("--peers", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60.0)

@@ -57,17 +57,23 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Request:
+    """From a submitter to the node: a worker with these resources is wanted."""
+
     number: int
     resources: ResourceSet
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
+    """From a submitter to the node: that request is void."""
+
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
+    """From the node to a submitter: this worker is its own until it returns the lease."""
+
     number: int
     lease: int
     worker: str
@@ -75,17 +81,21 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Deny:
+    """From the node to a submitter: no worker can ever have that much."""
+
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Return:
+    """From a submitter to the node: it has no more tasks for that worker."""
+
     lease: int
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    pass
+    """From the node to submitters: others wait, so give back what is idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +109,38 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
+    """From a worker to the node: its task waits for others, or goes on."""
+
     blocked: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
+    """From a submitter to a worker. seq: counts up over this lease."""
+
     seq: int
     task: Task
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
+    """From a worker to a submitter. micros: how long the function ran."""
+
     seq: int
     micros: int
 
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
+    """From a submitter to a worker: give back so many tasks that have not begun."""
+
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Returned:
+    """From a worker to a submitter: these have not begun. blocked: because the one before them waits."""
+
     seqs: tuple[int, ...]
     blocked: bool = False
 

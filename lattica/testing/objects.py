@@ -164,6 +164,7 @@ class Node:
 
 
 def token(number: int) -> bytes:
+    """What a process's ids begin with."""
     return number.to_bytes(8, "big")
 
 

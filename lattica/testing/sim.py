@@ -36,6 +36,7 @@ CHUNK_MAX = 16  # seeds handed to a process at once
 
 
 def world_names() -> list[str]:
+    """All there are to run, in order."""
     return sorted(module.name for module in iter_modules(scenarios.__path__) if not module.name.startswith("_"))
 
 
@@ -126,6 +127,7 @@ def _range(text: str) -> range:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Play the worlds that are asked for; exit code 1 if an invariant broke."""
     parser = argparse.ArgumentParser("python -m lattica.testing.sim", description="Run simulated worlds from a seed.")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--seeds", type=_range, metavar="A-B", help="every seed from A to B, a sum at the end")

@@ -167,6 +167,7 @@ VERBS: list[tuple[str, str, Callable[[Given], int], list[str]]] = [
 
 
 def parser() -> argparse.ArgumentParser:
+    """All verbs of the lab, with their help."""
     formatter = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser("python -m lattica.testing.netlab", description=__doc__, formatter_class=formatter)
     verbs = top.add_subparsers(required=True, metavar="VERB")
@@ -184,6 +185,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run one verb; the exit code."""
     given = parser().parse_args(argv)
     run: Callable[[Given], int] = given.run
     try:

@@ -123,6 +123,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def lives(process: Process) -> bool:
+    """Whether that very process runs still, not another that got its number."""
     pid, start = process
     fields = _stat(pid)
     return bool(fields) and int(fields[19]) == start and fields[0] not in "ZX"

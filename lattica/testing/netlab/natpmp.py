@@ -33,6 +33,8 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True, slots=True)
 class PortMap:
+    """An outer port that leads to an inner one, until it ends."""
+
     protocol: str
     inner_address: str
     inner_port: int
@@ -106,10 +108,12 @@ def _from(wanted: int) -> Iterator[int]:
 
 
 def nft(text: str) -> None:
+    """Give commands to nftables; those that do not apply are no error."""
     subprocess.run(["nft", "-f", "-"], input=text, text=True, capture_output=True, check=False)
 
 
 def main(address: str, outer_address_file: str) -> None:
+    """Answer for one gateway until the process is ended."""
     server = Server(Path(outer_address_file))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as requests:
         requests.bind((address, PORT))

@@ -54,6 +54,8 @@ DOUBLE = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
+    """What was measured behind a NAT, and whether that is what it should be."""
+
     nat: str
     found: dict[str, Any]
     ok: bool

@@ -69,6 +69,7 @@ def read(folder: Path) -> State | None:
 
 
 def state_of(name: str) -> State:
+    """What is written of a lab that is up. Raises LabError if there is none of that name."""
     state = read(STATE / name)
     if state is None:
         raise LabError(f"no lab {name!r} is up", do_next="`python -m lattica.testing.netlab list` shows those that are")

@@ -36,14 +36,17 @@ def amount(text: str | float, units: Mapping[str, float], example: str) -> float
 
 
 def seconds(text: str | float) -> float:
+    """ "20ms" is 0.02."""
     return amount(text, SECONDS, "20ms")
 
 
 def bits(text: str | float) -> float:
+    """ "100mbit" is 1e8, per second."""
     return amount(text, BITS, "100mbit")
 
 
 def share(text: str) -> float:
+    """ "20%" is 0.2."""
     return float(text[:-1]) / 100 if text.endswith("%") else float(text)
 
 
@@ -208,6 +211,7 @@ PRESETS: Mapping[str, Nat] = {
 
 
 def preset(name: str) -> Nat:
+    """A NAT as they are sold. Raises ConfigError with the names that there are."""
     if name not in PRESETS:
         raise ConfigError(f"no NAT preset {name!r}", do_next=f"take one of {', '.join(PRESETS)}")
     return PRESETS[name]

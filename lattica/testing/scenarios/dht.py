@@ -120,6 +120,7 @@ class Played:
 
 
 def play(seed: int, long: bool = False) -> World:
+    """46 peers; with `long` a thousand. Judged before a third of them dies and two minutes after."""
     if long:
         played = measured(seed, servers=900, clients=100, lookups=500, topics=20, loss=0.15, expiry=True)
     else:

@@ -76,6 +76,8 @@ class Plan:
 
 @dataclass(eq=False, slots=True)
 class Actor:
+    """What the play knows of an actor: how often it may restart, and who has called it how far."""
+
     number: int
     restarts: int
     retries: int
@@ -130,6 +132,8 @@ class TaskBody:
 
 
 class ActorBody:
+    """What a constructor does: it takes its time."""
+
     def __init__(self, run_s: float) -> None:
         self.run_s = run_s
 
@@ -603,6 +607,7 @@ class Play:
 
 
 def play(seed: int, long: bool = False) -> Universe:
+    """Busy for BUSY_S, for LONG_S if `long`; then all is healed, let go and ended."""
     with Universe(seed) as universe:
         _play(universe, long)
         return universe

@@ -15,6 +15,7 @@ from lattica.testing.world import Link, World
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Half a second of giving and dropping, five seconds if `long`; then all is let go."""
     world = World(seed, link=Link(delay_s=(0.000_03, 0.03), connection=True))
     rng, arena = world.rng, Arena()
     node = Node(world, arena)

@@ -25,6 +25,7 @@ YEAR = 365
 
 
 def play(seed: int, long: bool = False) -> World:
+    """A year with four other members; three years with twenty if `long`."""
     world = World(seed, link=Link(delay_s=(0.01, 20.0), loss=0.2, duplicates=0.05))
     rng, mesh = world.rng, Mesh()
     others = [f"member {number}" for number in range(20 if long else 4)]

@@ -253,6 +253,7 @@ class Story:
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Busy for BUSY_S, twenty times as long if `long`; then all must hear of each other again."""
     story = Story(seed)
     world, rng = story.world, story.rng
     busy_s = BUSY_S * (20 if long else 1)

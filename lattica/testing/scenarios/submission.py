@@ -255,6 +255,7 @@ def random_task(rng: Random) -> Task:
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Three short stories, then bursts of tasks that are withdrawn and killed; more of all if `long`."""
     for story in (four_sleeps_are_side_by_side, a_quick_task_waits_for_no_long_one, a_task_may_wait_for_a_later_one):
         story(seed, 1000 if long else 80)
     rng = Random(seed)

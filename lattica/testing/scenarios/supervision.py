@@ -13,6 +13,7 @@ from lattica.testing.world import Link, World
 
 
 def play(seed: int, long: bool = False) -> World:
+    """A second of calls and kills, ten times as long if `long`; then every call is answered and no actor left."""
     world = World(seed, link=Link(delay_s=(0.000_03, 0.02), connection=True))
     rng = world.rng
     node = Node(world)
