@@ -80,7 +80,10 @@ class Peering:
     @property
     def control(self) -> Connection | None:
         """The connection that carries the control plane."""
-        return next(iter(self.of_plane(CONTROL)), None)
+        for connection in self.connections.values():
+            if connection.plane == CONTROL and connection.state is State.ATTACHED:
+                return connection
+        return None
 
     @property
     def idle(self) -> bool:
@@ -202,8 +205,11 @@ class Peering:
     # -- time
 
     def tick(self, now: float) -> list[Effect]:
-        """Whatever is due, but for connections: see `look_at`."""
+        """Whatever is due."""
         effects: list[Effect] = []
+        for connection in list(self.connections.values()):
+            if connection.number in self.connections:
+                effects += self._look_at(connection, now)
         if self.inquiry is not None and self.inquiry.due <= now:
             effects += self._inquired(now)
         if self.session is not None:
@@ -215,9 +221,10 @@ class Peering:
         effects += self._dial_if_needed()
         return effects + self._bulk_if_needed(now)
 
-    def deadlines(self) -> list[float]:
+    def next_deadline(self) -> float | None:
         """When to call `tick`."""
         found = self.dialing.deadlines(up=self.session is not None)
+        found += [due(connection, self._measure(connection)) for connection in self.connections.values()]
         if self.inquiry is not None:
             found.append(self.inquiry.due)
         if self.session is not None:
@@ -225,9 +232,9 @@ class Peering:
                 found.append(ack_due)
             if self.control is None:
                 found.append(self.down_since + KEEP_S)
-        return found
+        return min(found, default=None)
 
-    def look_at(self, connection: Connection, now: float) -> list[Effect]:
+    def _look_at(self, connection: Connection, now: float) -> list[Effect]:
         """Ask whether this connection lives, or close it, if it is time to."""
         by = self._measure(connection)
         if due(connection, by) > now:
@@ -240,10 +247,6 @@ class Peering:
         if farewell[0] == wire.IDLE:
             self.dialing.not_needed(BULK)
         return effects
-
-    def due(self, connection: Connection) -> float:
-        """When to call `look_at` for this connection."""
-        return due(connection, self._measure(connection))
 
     def _measure(self, connection: Connection) -> Due:
         plane = connection.plane
@@ -267,10 +270,13 @@ class Peering:
 
     def _bulk_if_needed(self, now: float) -> list[Effect]:
         """Dial the bulk plane, or ask the other side to, if something waits for it."""
-        session, control = self.session, self.control
-        if session is None or control is None or self.dialing.pauses(BULK) or self.of_plane(BULK, *State):
+        session = self.session
+        waits = session is not None and session.unacked_bytes(BULK) > 0
+        if session is None or not (waits or self.dialing.bulk_asked):
             return []
-        waits = session.unacked_bytes(BULK) > 0
+        control = self.control
+        if control is None or self.dialing.pauses(BULK) or self.of_plane(BULK, *State):
+            return []
         if (self.dialing.bulk_asked or (waits and control.dialed)) and self.dialing.may(BULK):
             return [self._dial(BULK)]
         if not waits:

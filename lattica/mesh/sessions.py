@@ -55,6 +55,8 @@ class Sessions:
         self._us = Us(me, peer, rng, objection, sign, wall_offset)
         self._connections = self._us.connections
         self._peerings: dict[PeerId, Peering] = {}
+        self._due: dict[PeerId, float] = {}  # when to look at a peering, if a verb does not say so before
+        self._touched: dict[PeerId, None] = {}  # something happened there: ask it again when it is due
 
     def __repr__(self) -> str:
         up = sum(peering.session is not None for peering in self._peerings.values())
@@ -79,6 +81,7 @@ class Sessions:
     @correction_s.setter
     def correction_s(self, seconds: float) -> None:
         self._us.correction_s = seconds
+        self._touched.update(dict.fromkeys(self._peerings))  # certificates expire earlier or later
 
     def peers(self) -> Iterator[PeerId]:
         """All with whom a session is up."""
@@ -120,7 +123,8 @@ class Sessions:
         """Have a session with this peer, and keep it. addresses: where it was last known, best first."""
         if self._us.stopped or peer == self.peer:
             return []
-        return self._peering(peer).connect(addresses, now)
+        peering = self._peering(peer)
+        return self._settle(peering, peering.connect(addresses, now))
 
     def disconnect(self, peer: PeerId, reason: str, now: float) -> list[Effect]:
         """No session with this peer is wanted any more; the one there is ends now."""
@@ -129,7 +133,9 @@ class Sessions:
 
     def send(self, peer: PeerId, plane: int, payload: Frame, size: int, now: float) -> Sequence[Effect]:
         """Send in the session. The caller looks at `room` first and has seen `SessionUp`."""
-        return self._peerings[peer].send(plane, payload, size, now)
+        peering = self._peerings[peer]
+        self._touched[peer] = None
+        return peering.send(plane, payload, size, now)
 
     def recheck(self, now: float) -> list[Effect]:
         """Who may talk to us has changed: end what may no longer be."""
@@ -166,6 +172,8 @@ class Sessions:
         for peering in self._peerings.values():
             effects += peering.disconnect(reason, now)
         self._peerings.clear()
+        self._due.clear()
+        self._touched.clear()
         self._us.attempts.clear()
         return effects
 
@@ -197,7 +205,7 @@ class Sessions:
         if len(peering.connections) >= CONNECTIONS_MAX:
             return farewell(connection, Bye(wire.STALE, f"you have {CONNECTIONS_MAX} connections here already"))
         self._connections[number] = peering.connections[number] = connection
-        return []
+        return self._settle(peering, [])
 
     def received(self, number: int, frames: Sequence[wire.Received], now: float) -> list[Effect]:
         """Frames of one connection, in order."""
@@ -238,22 +246,33 @@ class Sessions:
 
     def tick(self, now: float) -> list[Effect]:
         """Whatever is due."""
+        self._ask_touched()
         effects: list[Effect] = []
-        for connection in list(self._connections.values()):
-            if connection.number in self._connections:
-                effects += self._peerings[connection.peer].look_at(connection, now)
-        for peering in list(self._peerings.values()):
+        for peer in [peer for peer, due in self._due.items() if due <= now]:
+            peering = self._peerings[peer]
             effects += self._settle(peering, peering.tick(now))
         return effects
 
     def next_deadline(self) -> float | None:
         """When to call `tick`."""
-        due = [self._peerings[connection.peer].due(connection) for connection in self._connections.values()]
-        for peering in self._peerings.values():
-            due += peering.deadlines()
-        return min(due) if due else None
+        self._ask_touched()
+        return min(self._due.values(), default=None)
+
+    def _ask_touched(self) -> None:
+        """When to look at those to which something happened; an idle mesh asks nobody."""
+        for peer in self._touched:
+            due = self._peerings[peer].next_deadline()
+            if due is None:
+                self._due.pop(peer, None)
+            else:
+                self._due[peer] = due
+        self._touched.clear()
 
     def validate(self) -> None:
+        assert self._touched.keys() <= self._peerings.keys() >= self._due.keys(), "a deadline of a peer that is gone"
+        for peer in self._peerings.keys() - self._touched.keys():
+            due = self._peerings[peer].next_deadline()
+            assert due == self._due.get(peer), f"{short_peer(peer)} is due at {due}, not at {self._due.get(peer)}"
         for number, connection in self._connections.items():
             assert connection.number == number, f"{connection!r} is filed under {number}"
             peering = self._peerings.get(connection.peer)
@@ -271,7 +290,13 @@ class Sessions:
         return peering
 
     def _settle(self, peering: Peering, effects: list[Effect]) -> list[Effect]:
-        """Forget a peer of whom nothing is left to know."""
-        if peering.idle and self._peerings.get(peering.peer) is peering:
-            del self._peerings[peering.peer]
+        """After a verb of this peering: forget a peer of whom nothing is left to know, else ask when it is due."""
+        peer = peering.peer
+        if self._peerings.get(peer) is peering:
+            if peering.idle:
+                del self._peerings[peer]
+                self._due.pop(peer, None)
+                self._touched.pop(peer, None)
+            else:
+                self._touched[peer] = None
         return effects

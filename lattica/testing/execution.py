@@ -25,6 +25,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import Context, copy_context
 from functools import cache
 from importlib import import_module
 from itertools import count
@@ -33,7 +34,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 from typing import Any, NoReturn, TypeVar, TypeVarTuple
 
-from lattica.mesh import peer
+from lattica.mesh import peer, session
 from lattica.testing.host import EPOCH_S
 from lattica.testing.trace import Trace
 
@@ -43,8 +44,10 @@ Ts = TypeVarTuple("Ts")
 FIRST_FD = 1 << 20  # descriptors of ours: no real one is so high
 PIPE_S = (0.000_03, 0.000_4)  # through a unix socket, with the wake-up of who reads
 PIPE_BYTES = 200 << 10  # that a socket takes before its reader has read
-COLLECT_S = 10.0  # between two collections of garbage
-TIMER_SLACK_S = 0.02  # of peers: the cores of seven sessions are asked for their deadlines each time
+LOOK_S = 10.0  # between two looks at the invariants
+COLLECT_S = 30.0  # between two collections of garbage; LOOK_S while something is waited for: much hangs on garbage
+TIMER_SLACK_S = 0.05  # of peers: fewer wake-ups
+ACK_DELAY_S = 0.1  # of sessions: fewer frames that carry nothing else; more are sent again after a cut
 TURNS_MAX = 10_000  # of one loop at one moment
 
 
@@ -100,7 +103,7 @@ class Universe:
         self._dice = Random(f"bytes {seed}")
         self._stack = ExitStack()
         self._loops: list[NodeLoop] = []  # all that ever were: what hangs on dead ones goes with the universe
-        self._collect_at = COLLECT_S
+        self._look_at, self._collect_at, self._waits = LOOK_S, COLLECT_S, False
         self.folder = ""  # a real one, for what is kept on disk; gone with the universe
         self.null = -1  # a descriptor of /dev/null
 
@@ -150,23 +153,29 @@ class Universe:
                 do(*args)
                 if self.troubles:
                     raise AssertionError(self.troubles[0])
-                if self.now >= self._collect_at:
-                    self._collect_at = self.now + COLLECT_S
-                    for invariant in self.invariants:
-                        invariant()
-                    gc.collect()
+                if self.now >= self._look_at:
+                    self._look()
             self.now = until
         except Exception as error:
             self._explain(error)
             raise
 
+    def _look(self) -> None:
+        self._look_at = self.now + LOOK_S
+        for invariant in self.invariants:
+            invariant()
+        if self._waits or self.now >= self._collect_at:
+            self._collect_at = self.now + COLLECT_S
+            gc.collect()
+
     def run_until(self, condition: Callable[[], object], *, within_s: float, missing: Callable[[], str]) -> None:
         """Let it go on until something holds: liveness."""
-        limit = self.now + within_s
+        limit, self._waits = self.now + within_s, True
         while not condition():
             if self.now >= limit:
                 self.fail(f"not there {within_s:g} s after {limit - within_s:g} s: {missing()}")
             self.run(min(self.now + 0.25, limit))
+        self._waits = False
 
     def fail(self, why: str) -> NoReturn:
         """It does not hold."""
@@ -325,7 +334,9 @@ class End:
 
     def _later(self, do: Callable[..., object], *args: Any) -> None:
         universe = self.universe
-        self._arrives_at = max(self._arrives_at, universe.now + universe.rng.uniform(*PIPE_S))
+        at = universe.now + PIPE_S[0] + (PIPE_S[1] - PIPE_S[0]) * universe.rng.random()
+        if at > self._arrives_at:
+            self._arrives_at = at
         universe.at(self._arrives_at, None, self._arrive, do, args)
 
     def _arrive(self, do: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -358,6 +369,18 @@ class End:
             self.readable()
 
 
+class _Call(asyncio.TimerHandle):
+    """A callback of a node's loop."""
+
+    __slots__ = ()
+
+    def __init__(self, loop: NodeLoop, when: float, callback: Any, args: Any, context: Context | None) -> None:
+        self._loop, self._when, self._callback, self._args = loop, when, callback, args
+        self._context = copy_context() if context is None else context
+        self._cancelled = self._scheduled = False
+        self._repr = self._source_traceback = None
+
+
 class NodeLoop(asyncio.BaseEventLoop):
     """The event loop of one node, turned by the universe."""
 
@@ -367,12 +390,37 @@ class NodeLoop(asyncio.BaseEventLoop):
         self.universe._loops.append(self)
         self._armed = float("inf")
         self._turning = False
+        self._calls: deque[_Call] = deque()  # that are ready
+        self._timers: list[tuple[float, int, _Call]] = []
         self._ends: dict[int, End] = {}
         self.stopped = False
         self.set_debug(False)
 
     def time(self) -> float:
         return self.universe.now
+
+    # -- calls: as asyncio has them, without what its debug mode needs
+
+    def call_soon(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        call = _Call(self, 0.0, callback, args, context)
+        self._calls.append(call)
+        return call
+
+    call_soon_threadsafe = call_soon  # there is one thread
+
+    def call_later(
+        self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self.universe.now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        call = _Call(self, when, callback, args, context)
+        heapq.heappush(self._timers, (when, next(self.universe._order), call))
+        return call
 
     # -- turning
 
@@ -399,29 +447,27 @@ class NodeLoop(asyncio.BaseEventLoop):
         self.wake()
 
     def _turn(self) -> None:
-        ready: Any = self._ready  # type: ignore[attr-defined]
-        scheduled: Any = self._scheduled  # type: ignore[attr-defined]
+        calls, timers, unit, now = self._calls, self._timers, self.unit, self.universe.now
         for _ in range(TURNS_MAX):
-            now = self.universe.now
-            while scheduled and (scheduled[0]._cancelled or scheduled[0]._when <= now):
-                handle = heapq.heappop(scheduled)
-                handle._scheduled = False
-                if not handle._cancelled:
-                    ready.append(handle)
-            if not ready:
+            while timers and (timers[0][0] <= now or timers[0][2]._cancelled):
+                calls.append(heapq.heappop(timers)[2])
+            if not calls:
                 return
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                if not handle._cancelled and self.unit.alive:
-                    handle._run()
+            for _ in range(len(calls)):
+                call = calls.popleft()
+                if not call._cancelled and unit.alive:
+                    try:
+                        call._context.run(call._callback, *call._args)
+                    except Exception as error:
+                        self.call_exception_handler({"exception": error, "message": f"in {call._callback}"})
         raise AssertionError(f"{self.unit.name} turns without end")
 
     def _arm(self) -> None:
-        scheduled: Any = self._scheduled  # type: ignore[attr-defined]
-        while scheduled and scheduled[0]._cancelled:
-            heapq.heappop(scheduled)._scheduled = False
-        if scheduled and scheduled[0]._when < self._armed and self.unit.alive:
-            self._armed = max(scheduled[0]._when, self.universe.now)
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if timers and timers[0][0] < self._armed and self.unit.alive:
+            self._armed = max(timers[0][0], self.universe.now)
             self.universe.at(self._armed, self.unit, self._due, self._armed)
 
     def _due(self, at: float) -> None:
@@ -469,8 +515,8 @@ class NodeLoop(asyncio.BaseEventLoop):
                 coroutine.close()
             except BaseException:
                 pass
-        self._ready.clear()  # type: ignore[attr-defined]
-        self._scheduled.clear()  # type: ignore[attr-defined]
+        self._calls.clear()
+        self._timers.clear()
         if not self.is_closed():
             self.close()
 
@@ -550,7 +596,8 @@ def _clocked(universe: Universe) -> Iterator[None]:
     ours = _Time(universe)
     real = {time.time: ours.time, time.monotonic: ours.monotonic, time.perf_counter: ours.perf_counter}
     put: list[tuple[Any, str, Any]] = [(peer, "TIMER_SLACK_S", peer.TIMER_SLACK_S)]
-    peer.TIMER_SLACK_S = TIMER_SLACK_S
+    put.append((session, "ACK_DELAY_S", session.ACK_DELAY_S))
+    peer.TIMER_SLACK_S, session.ACK_DELAY_S = TIMER_SLACK_S, ACK_DELAY_S
     for name, module in list(sys.modules.items()):
         if not name.startswith("lattica.") or name.startswith("lattica.testing"):
             continue
@@ -561,12 +608,12 @@ def _clocked(universe: Universe) -> Iterator[None]:
             if instead is not None:
                 put.append((module, attribute, value))
                 setattr(module, attribute, instead)
-    urandom = os.urandom
-    os.urandom = universe.urandom
+    urandom, fsync = os.urandom, os.fsync
+    os.urandom, os.fsync = universe.urandom, lambda fd: None  # the true machine loses no power
     try:
         yield
     finally:
-        os.urandom = urandom
+        os.urandom, os.fsync = urandom, fsync
         for module, attribute, value in put:
             setattr(module, attribute, value)
 

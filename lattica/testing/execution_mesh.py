@@ -44,8 +44,9 @@ class Wires:
 
     def delay(self, sender: str, receiver: str) -> float:
         rng = self.universe.rng
-        more = rng.uniform(*SLOW_S) if (sender, receiver) in self.slow else 0.0
-        return rng.uniform(*self.delay_s) + more
+        least, most = self.delay_s
+        delay_s = least + (most - least) * rng.random()
+        return delay_s + rng.uniform(*SLOW_S) if (sender, receiver) in self.slow else delay_s
 
     def mended(self) -> None:
         """What was held up goes on."""
@@ -133,13 +134,10 @@ class SimTransport:
     def __init__(self, wires: Wires, owner: Owner, unit: Unit, member: Member) -> None:
         self.wires, self.unit, self.member, self.name = wires, unit, member, unit.name
         self._owner = owner
+        self.loop: NodeLoop = unit.loop  # type: ignore[attr-defined]
         self._ends: dict[int, WireEnd] = {}
+        self._written: dict[int, WireEnd] = {}  # since the last flush
         self._count = 0
-
-    @property
-    def loop(self) -> NodeLoop:
-        loop: NodeLoop = self.unit.loop  # type: ignore[attr-defined]
-        return loop
 
     async def listen(self, address: str) -> Sequence[str]:
         self.wires.listeners[address] = self
@@ -179,11 +177,15 @@ class SimTransport:
     def write(self, number: int, frame: Frame) -> None:
         end = self._ends.get(number)
         if end is not None:
-            end.unsent.extend(bytes(buffer) for buffer in frame)
+            end.unsent.append(b"".join(frame))
+            self._written[number] = end
 
     def flush(self) -> None:
-        for end in self._ends.values():
-            end.flush()
+        if self._written:
+            written, self._written = self._written, {}
+            for number in sorted(written):  # peers are written to in the order of their hashes, now and then
+                if number in self._ends:
+                    written[number].flush()
 
     def hang_up(self, number: int) -> None:
         end = self._ends.pop(number, None)
