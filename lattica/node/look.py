@@ -167,7 +167,8 @@ class Look:
         return answers, silent
 
     async def _list(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """data: {"what": ...}. {rows: each with "node" and "node_name", silent: [{peer_id, name, why}]}."""
+        """data: {"what": ...}. {rows: each with "node" and "node_name", silent: [{peer_id, name, why}]}. Nodes in the
+        order of their names, so that whoever asks sees the same."""
         what = str(data.get("what", ""))
         if what == "nodes":
             return {"rows": roster.members(self._peer), "silent": []}
@@ -175,7 +176,9 @@ class Look:
         answers, silent = await self._ask_all("look.at", what)
         names = self._others() | {self._peer.id: self._peer.name}
         rows = []
-        for peer, found in ({self._peer.id: mine} | answers).items():
+        found_at = {self._peer.id: mine} | answers
+        for peer in sorted(found_at, key=lambda peer: (names.get(peer, ""), peer)):
+            found = found_at[peer]
             if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
                 silent.append({"peer_id": peer_text(peer), "name": names.get(peer, ""), "why": "it answered nonsense"})
                 continue
