@@ -121,6 +121,12 @@ def key_id(data: bytes) -> bytes:
     return data[1:9] if len(data) == SIGNED_BYTES and data[0] in (PROBE, ANSWER) else b""
 
 
+def kind_of(data: bytes) -> int:
+    """What a datagram for which `key_id` knew an id claims to be: PATH is for its peer's table, `answering.KINDS` for
+    whoever answers or measures."""
+    return data[17]
+
+
 def write_probe(key: Key, probe: Probe) -> bytes:
     return _signed(
         key.secret,
