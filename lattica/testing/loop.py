@@ -86,8 +86,10 @@ class _JumpingSelector(selectors.DefaultSelector):
         if ready or (timeout is not None and timeout <= 0):
             return ready
         sleep_s = self._loop._nothing_ready(timeout)
+        if not sleep_s:
+            return []  # time has jumped to a timer
         ready = super().select(sleep_s)
-        if sleep_s and not ready:
+        if not ready:
             self._loop._stuck(f"a thread has not come back for {sleep_s:g} s of real time")
         return ready
 

@@ -15,6 +15,9 @@ from lattica.testing import sim
 from lattica.testing.sim import main, scenario, world_names
 from lattica.testing.world import World
 
+FIRST_SEED = 1
+"""Played twice, to see that the world is the same; the others once."""
+TOOK = r" in [0-9.]+ s;"
 SEEDS = range(1, 51)  # a race of one in twenty turns up in 92 of 100 such runs
 SEEDS_OF = {  # where more is at stake; of years, and of many peers, fewer
     "sessions": range(1, 101),
@@ -39,7 +42,7 @@ SEEDS_AT_ONCE = 10
 
 def batches() -> Iterator[Any]:
     for name in world_names():
-        seeds = [*SEEDS_OF.get(name, SEEDS), *FAILED_ONCE.get(name, ())]
+        seeds = [*SEEDS_OF.get(name, SEEDS), *FAILED_ONCE.get(name, ())][1:]
         for first in range(0, len(seeds), SEEDS_AT_ONCE):
             batch = seeds[first : first + SEEDS_AT_ONCE]
             yield pytest.param(name, batch, id=f"{name} from {batch[0]}")
@@ -52,16 +55,16 @@ def test_a_world_holds_for_many_seeds(name: str, seeds: list[int]) -> None:
         play(seed, False)
 
 
-def test_every_world_is_the_same_in_two_processes_that_hash_strings_differently() -> None:
-    def played(hash_seed: str) -> list[tuple[str, str, str]]:
-        """(hash, when it ended, what happened how often) of each world."""
-        command = [sys.executable, "-m", "lattica.testing.sim", "--seed", "5"]
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return re.findall(r"^(\w+ +seed 5: [0-9a-f]{16}), ([0-9.]+) s in [0-9.]+ s; (.+)$", ran.stdout, re.MULTILINE)
-
-    one, other = played("1"), played("2")
-    assert one == other and len(one) == len(world_names())
+def test_every_world_is_the_same_in_another_process_that_hashes_strings_differently() -> None:
+    hash_seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    command = [sys.executable, "-m", "lattica.testing.sim", "--seed", str(FIRST_SEED)]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as elsewhere:
+        here = [sim.play(name, FIRST_SEED, False) for name in world_names()]
+        assert not (failed := [played.failure for played in here if played.failure]), failed[0]
+        lines = elsewhere.communicate()[0].splitlines()
+    assert [re.sub(TOOK, "", line) for line in lines] == [re.sub(TOOK, "", str(played)) for played in here]
+    assert elsewhere.returncode == 0
 
 
 def test_the_command_lists_each_world_with_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
