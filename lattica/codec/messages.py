@@ -14,6 +14,8 @@ Who holds what is told to the node by *signed counts*: each process tells the no
 order, what it gave to whom (`Give`, `Seal(to=...)`), what it took from a container (`Hold`) and what it let go
 (`Drop`). A giver tells the node before it tells the receiver, so an object that travels is never without a holder; a
 count may be negative for a moment, when the receiver's `Drop` overtakes the giver's `Give`.
+
+The file is longer than most: it is a list, and tags are seen to be free because all of them stand here.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from lattica.scheduler.views import (
 )
 
 HELD_S = 60.0
-"""DESIGN's. Shorter: a reboot of half the mesh makes an island of it; longer: two deaths of three machines, one after
+"""Shorter: a reboot of half the mesh makes an island of it; longer: two deaths of three machines, one after
 the other, leave the third an island for longer."""
 FOUNDING_S = 10.0
 """A founder alone takes in all who live, so long after the first came: else the mesh would hang on it for a minute."""

@@ -34,7 +34,7 @@ SEVERAL_NODES = (
 )  # fmt: skip
 """How files begin whose tests have several nodes on this machine: `make test-mesh`."""
 CLEAN_WITHIN_S = 5.0
-"""DESIGN's word for how soon nothing may be left of a session."""
+"""How soon nothing may be left of a session."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
