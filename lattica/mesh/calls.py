@@ -58,6 +58,17 @@ class Inbox:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self._next()
+
+    async def take(self, silence_s: float) -> Any:
+        """The next item; None: it has ended. One that is here costs no timer. Raises TimeoutError if nothing comes for
+        `silence_s` seconds, and what iterating raises."""
+        if self._bodies:
+            return self._next()
+        async with asyncio.timeout(silence_s):
+            return await anext(self, None)
+
+    def _next(self) -> Any:
         body = self._bodies.popleft()
         self._talk.conversation.consumed(self._id, self._side, len(body))
         self._talk.dirty()
@@ -106,6 +117,10 @@ class Stream:
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self._inbox.__aiter__()
+
+    async def take(self, silence_s: float) -> Any:
+        """The next item of what it gives: see `Inbox.take`."""
+        return await self._inbox.take(silence_s)
 
     async def result(self) -> Any:
         """What the method returned; None for one that gives a stream. Raises what it raised."""

@@ -17,7 +17,8 @@ from lattica.mesh.messages import BODY_MAX_BYTES
 
 CALLS_WINDOW_BYTES = 16 << 20  # of calls, and of answers: bandwidth x delay of 100 MB/s over 150 ms
 STREAM_WINDOW_BYTES = (64 << 10, 16 << 20)
-"""Of a stream at first (RFC 9113 §6.9.2 has as much), and of one whose reader keeps up: eight round trips later."""
+"""Of a stream at first (RFC 9113 §6.9.2 has as much), and of one whose reader keeps up: four round trips later."""
+GROWTH = 4  # by which a window is multiplied while its reader waits: with 2, half of a short transfer is over before
 STREAMS_WINDOW_BYTES = 48 << 20  # by which all streams of a session together may grow
 ITEM_COST_BYTES = 64  # what an item costs besides its bytes, so that empty ones have a bound as well
 OVERDRAFT_MAX_BYTES = BODY_MAX_BYTES + ITEM_COST_BYTES  # of all streams together
@@ -205,7 +206,7 @@ class Inflows:
         self._overdrawn -= flow.overdrawn
         grown = 0
         if flow.held <= 0:
-            grown = max(min(flow.window, self.longest - flow.window, self.together - self._grown), 0)
+            grown = max(min((GROWTH - 1) * flow.window, self.longest - flow.window, self.together - self._grown), 0)
             flow.window += grown
             self._grown += grown
         count, flow.returned = flow.returned + grown, 0

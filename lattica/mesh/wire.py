@@ -17,6 +17,7 @@ longer than a hello is taken at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
 
 import msgspec
@@ -39,6 +40,8 @@ HELLO_MAX_BYTES = 16 << 10
 WINDOW_BYTES = 256 << 10
 """What is read at once. A frame that is longer is read into memory of its own, so that its payload is never copied."""
 OWN_MEMORY_FROM_BYTES = 32 << 10  # copying less costs less than a second read
+ROOM_BYTES = 516 << 10  # of memory that is used again: a full chunk of bulk with its heads fits
+ROOMS_MAX = 4  # of one connection: what a reader that keeps up needs, and 2 MiB that an idle one holds
 INSTANCE_MAX_BYTES, SIGNATURE_BYTES = 32, 64
 WORDS_MAX = 256  # characters of a reason or a name that came from a peer
 
@@ -219,10 +222,35 @@ def _checked(hello: Hello) -> Hello:
     return hello
 
 
+class _Rooms:
+    """Memory for long frames, used again when the last view of a frame is gone: fresh memory has to be given by the
+    kernel and zeroed, which takes half as long as decrypting what goes into it, and is in no cache."""
+
+    __slots__ = ("_kept",)
+
+    def __init__(self) -> None:
+        self._kept: list[bytearray] = []
+
+    def take(self, size: int) -> memoryview:
+        """Memory for `size` bytes; what is in it is anything."""
+        if not ROOM_BYTES // 4 < size <= ROOM_BYTES:
+            return memoryview(bytearray(size))
+        for room in self._kept:  # in this order: the first were used last, and are in the processor's caches
+            if getrefcount(room) == _UNSEEN:
+                return memoryview(room)[:size]
+        room = bytearray(ROOM_BYTES)
+        if len(self._kept) < ROOMS_MAX:
+            self._kept.append(room)
+        return memoryview(room)[:size]
+
+
+_UNSEEN = 3  # references to a room that nobody has a view of: the list's, the loop's, and that of the question
+
+
 class Decoder:
     """Bytes in, frames out. Read into `window()`, then say how many bytes came: `advance(n)`; or `feed(bytes)`."""
 
-    __slots__ = ("_end", "_filled", "_limit", "_own", "_space", "_start", "_view")
+    __slots__ = ("_end", "_filled", "_limit", "_own", "_rooms", "_space", "_start", "_view")
 
     def __init__(self) -> None:
         self._space = bytearray(WINDOW_BYTES)
@@ -230,6 +258,7 @@ class Decoder:
         self._start = self._end = 0  # what of it is not parsed yet
         self._own: memoryview | None = None  # a long frame in memory of its own, kind included
         self._filled = 0
+        self._rooms = _Rooms()
         self._limit = HELLO_MAX_BYTES
 
     def __repr__(self) -> str:
@@ -238,6 +267,11 @@ class Decoder:
     def trust(self) -> None:
         """Frames may be long from now on, as they may after a hello."""
         self._limit = FRAME_MAX_BYTES
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the frame in memory of its own that have not come: nothing is learnt before the last of them."""
+        return len(self._own) - self._filled if self._own is not None else 0
 
     def window(self) -> memoryview:
         """Where the next bytes go; never empty."""
@@ -269,7 +303,7 @@ class Decoder:
             elif size >= OWN_MEMORY_FROM_BYTES:
                 if kind != DATA:
                     raise RemoteProtocolError(f"a frame of kind {kind} has {size} bytes")
-                own = memoryview(bytearray(size))
+                own = self._rooms.take(size)
                 self._filled = end - start - LENGTH
                 own[: self._filled] = view[start + LENGTH : end]
                 self._own, start = own, end

@@ -38,6 +38,7 @@ from lattica.errors import (
 )
 from lattica.ids import SHORT_ID_DIGITS
 from lattica.mesh.bodies import CHUNK_BYTES
+from lattica.mesh.calls import Stream
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.peer import Peer
 from lattica.mesh.roles import Role
@@ -68,7 +69,7 @@ do, and looks for room (64 MiB: 10 ms) while the source hashes for others."""
 HURRY_S = 1.0  # for the manifest, before the next source is asked for it too
 ANSWER_S = 10.0  # for any answer
 HASH_BYTES_PER_S = 500e6  # a source may have to hash the object first; with other work beside it, at this rate
-STALL_S = 20.0  # a source that sends nothing for so long is lost: 256 KiB in this time are 13 KB/s
+STALL_S = 20.0  # a source that sends nothing for so long is lost: 512 KiB in this time are 26 KB/s
 WAIT_S = 10.0  # for a block that is still fetched; and for news of which are here
 IDLE_S = 60.0  # a reader who asks for nothing lets its stream go: it pins the object
 PROVIDE_AFTER_S = 2.0  # objects that live shorter than this are nobody's to find
@@ -638,7 +639,6 @@ class _Fetching:
         async with await self._peer.stream(source, "blocks.read", what, sends=True) as stream:
             due: deque[int] = deque()
             checks: deque[asyncio.Future[bool]] = deque()
-            items = aiter(stream)
             while not transfer.done:
                 while (run := transfer.ask(source)) is not None:
                     due.extend(run)
@@ -647,7 +647,7 @@ class _Fetching:
                     await self._checked(source, checks.popleft())
                 elif due:
                     block = due.popleft()
-                    parts = await _parts(items, block_size(transfer.manifest, block))
+                    parts = await _parts(stream, block_size(transfer.manifest, block))
                     if not transfer.held[block]:
                         checks.append(self._check(source, block, parts))
                 elif (known := transfer.known_of(source)) is None:
@@ -693,12 +693,11 @@ def _hash(lent: memoryview) -> Manifest:
         return manifest_of(lent)
 
 
-async def _parts(items: AsyncIterator[Any], size: int) -> list[Buffer]:
+async def _parts(stream: Stream, size: int) -> list[Buffer]:
     """The pieces of one block."""
     parts: list[Buffer] = []
     while size > 0:
-        async with asyncio.timeout(STALL_S):
-            item = await anext(items, None)
+        item = await stream.take(STALL_S)
         if item is None:
             raise ObjectNotAvailableError("it ended before it had sent what it was asked for")
         parts.append(_bytes_like(item))

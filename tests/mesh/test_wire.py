@@ -120,6 +120,26 @@ def test_a_payload_is_not_touched_by_what_is_read_after_it() -> None:
     assert bytes(first.payload) == b"first" * 100 and bytes(long.payload) == b"long!" * 20_000
 
 
+def test_memory_of_a_long_frame_is_used_again_once_nobody_looks_at_any_part_of_it() -> None:
+    decoder = trusting()
+
+    def chunk(number: int) -> memoryview:
+        return decoder.feed(written(Data(number, 0, bytes([number]) * 300_000)))[0].payload
+
+    kept = chunk(1)[1000:1001]
+    first, memory = chunk(2), set[int]()
+    memory.add(id(first.obj))
+    del first
+    for number in range(3, 20):
+        payload = chunk(number)
+        assert bytes(payload) == bytes([number]) * 300_000
+        memory.add(id(payload.obj))
+    assert bytes(kept) == b"\x01" and id(kept.obj) not in memory
+    assert len(memory) <= 2, "the one before is looked at while the next is read"
+    many = [chunk(number) for number in range(100)]
+    assert [payload[0] for payload in many] == list(range(100)) and len({id(payload.obj) for payload in many}) == 100
+
+
 def test_before_the_hello_nothing_longer_than_a_hello_is_taken() -> None:
     long = written(Data(1, 0, bytes(100_000)))
     with pytest.raises(RemoteProtocolError, match=r"100017 bytes was announced; 1 to 16384"):

@@ -63,7 +63,7 @@ class Always(Packer):
 def chunks(packer: Packer | None) -> list[bytes]:
     """A body of more than one chunk, and a second one that is abandoned, as they go over bulk."""
     going = Outgoing(packer)
-    body = bytes(range(256)) * 1100
+    body = bytes(range(256)) * 2100
     going.body(1, 0, [body], len(body))
     going.body(2, 0, [body], len(body))
     going.announced(2)

@@ -20,8 +20,11 @@ from lattica.mesh.addresses import host_text
 from lattica.mesh.wire import Buffer, Decoder, Frame, Received
 
 READ_BYTES = 256 << 10  # of ciphertext at once
+TURN_BYTES = 1 << 20
+"""Of ciphertext in one turn of the event loop: uvloop would read 32 buffers before whoever waits for what is in the
+first of them, or for another connection, has a turn."""
 JOIN_BELOW_BYTES = 8 << 10  # buffers shorter than this are joined: a TLS record costs more than copying them
-ENCRYPT_BYTES = 1 << 20  # at once: what is encrypted lies in memory twice until the kernel has it
+ENCRYPT_BYTES = 512 << 10  # at once: what is encrypted lies in memory twice until the kernel has it, and in its caches
 WRITE_AHEAD_BYTES = 1 << 20  # encrypted and not taken by the kernel; more waits here, as references
 QUEUE_MAX_BYTES = 34 << 20
 """Of frames that the other side does not read: twice what a session may have unacknowledged. More has only one who
@@ -45,7 +48,8 @@ class TlsConnection(asyncio.BufferedProtocol):
         self.decoder = Decoder()
         self.remote = ""
         self.server_name = ""
-        self.up: asyncio.Future[ssl.SSLObject] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.up: asyncio.Future[ssl.SSLObject] = self._loop.create_future()
         self.reader: asyncio.StreamReader | None = None  # where bytes go instead of the decoder
         self.held = True  # decrypted bytes wait until the owner knows this connection
         self._context, self._received, self._broken, self._lost = context, received, broken, lost
@@ -57,7 +61,8 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._queue: deque[Buffer] = deque()
         self._small: list[Buffer] = []
         self._queued = 0  # bytes in both
-        self._paused = self._ending = self._over = False
+        self._turn = 0  # bytes read since reading last paused
+        self._paused = self._ended = self._ending = self._over = False
 
     def __repr__(self) -> str:
         return f"<TlsConnection {self.number} to {self.remote}>"
@@ -85,6 +90,10 @@ class TlsConnection(asyncio.BufferedProtocol):
             self.decrypt()
         else:
             self._handshake()
+        self._turn += nbytes
+        if self._turn >= TURN_BYTES and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
 
     def eof_received(self) -> bool:
         return False
@@ -152,20 +161,16 @@ class TlsConnection(asyncio.BufferedProtocol):
         if self.held or self._tls is None or self._over:
             return
         frames: list[Received] = []
-        ended = False
+        more = True
         try:
-            while True:
-                window = memoryview(bytearray(4096)) if self.reader is not None else self.decoder.window()
-                count = cast("int", self._tls.read(len(window), window))  # into the buffer: it answers how much
-                if not count:
-                    ended = True
-                    break
+            while more:
                 if self.reader is not None:
+                    window = memoryview(bytearray(4096))
+                    count, more = self._read(window, 1)
                     self.reader.feed_data(bytes(window[:count]))
                 else:
+                    count, more = self._read(self.decoder.window(), self.decoder.missing)
                     frames += self.decoder.advance(count)
-        except ssl.SSLWantReadError:
-            pass
         except RemoteProtocolError as error:
             if frames:
                 self._received(self, frames)
@@ -178,10 +183,32 @@ class TlsConnection(asyncio.BufferedProtocol):
         if frames:
             self._received(self, frames)
         self._say()
-        if ended and self._transport is not None:
+        if self._ended and self._transport is not None:
             self._transport.close()
 
+    def _read(self, window: memoryview, least: int) -> tuple[int, bool]:
+        """Decrypt into the window, record by record, until at least so many bytes are there. How many, and whether
+        more may be had. Raises ssl.SSLError."""
+        read, size, filled = cast("ssl.SSLObject", self._tls).read, len(window), 0
+        try:
+            while True:
+                count = cast("int", read(size - filled, window[filled:]))  # into the buffer: it answers how much
+                filled += count
+                if not count:
+                    self._ended = True
+                    return filled, False
+                if filled >= least:
+                    return filled, True
+        except ssl.SSLWantReadError:
+            return filled, False
+
     # -- inside
+
+    def _read_on(self) -> None:
+        """Whoever waited had a turn."""
+        self._turn = 0
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _choose(self, data: memoryview) -> bool:
         """As a server: begin with the context for the name in the ClientHello, once that is whole."""
