@@ -199,12 +199,12 @@ async def ask(bob: Any, eve: Any, name: str) -> None:
             case "echo" | "slow":
                 await bob.call(eve.id, f"shop.{name}", 1.0, timeout_s=3)
             case "count":
-                async with await bob.stream(eve.id, "shop.count", 10_000, 2000, timeout_s=3) as stream:
+                async with await bob.stream(eve.id, "shop.count", 1_000, 2000, timeout_s=3) as stream:
                     async for _ in stream:
                         pass
             case "double":
                 async with await bob.stream(eve.id, "shop.double", sends=True, timeout_s=3) as stream:
-                    for number in range(3000):
+                    for number in range(500):
                         await stream.send([number] * 100)
                     await stream.finish()
                     async for _ in stream:
