@@ -46,8 +46,9 @@ PIPE_S = (0.000_03, 0.000_4)  # through a unix socket, with the wake-up of who r
 PIPE_BYTES = 200 << 10  # that a socket takes before its reader has read
 LOOK_S = 10.0  # between two looks at the invariants
 COLLECT_S = 30.0  # between two collections of garbage; LOOK_S while something is waited for: much hangs on garbage
-TIMER_SLACK_S = 0.05  # of peers: fewer wake-ups
-ACK_DELAY_S = 0.1  # of sessions: fewer frames that carry nothing else; more are sent again after a cut
+STEPS_HASHED = 1024  # at once
+TIMER_SLACK_S = 0.1  # of peers: fewer wake-ups
+ACK_DELAY_S = 0.25  # of sessions: fewer frames that carry nothing else; more are sent again after a cut
 TURNS_MAX = 10_000  # of one loop at one moment
 
 
@@ -96,6 +97,7 @@ class Universe:
         self.troubles: list[str] = []  # what nobody foresaw: exceptions that were only logged
         self.invariants: list[Callable[[], None]] = []
         self._trace = Trace()
+        self._steps: list[tuple[float, str, str]] = []  # that are not in the hash yet
         self._queue: list[tuple[float, int, Unit | None, Callable[..., object], tuple[Any, ...]]] = []
         self._order = count()
         self._fds = count(FIRST_FD)
@@ -138,27 +140,34 @@ class Universe:
 
     def run(self, until: float) -> None:
         """Let it go on until then."""
-        queue, tally = self._queue, self.tally
+        queue, steps, troubles, pop = self._queue, self._steps, self.troubles, heapq.heappop
         try:
             while queue and queue[0][0] <= until:
-                self.now, _, unit, do, args = heapq.heappop(queue)
+                self.now, _, unit, do, args = pop(queue)
                 if unit is not None:
                     if not unit.alive:
                         continue
                     if unit.stalled:
                         unit.mail.append((do, args))
                         continue
-                tally["steps"] += 1
-                self._trace.count((self.now, "" if unit is None else unit.name, do.__name__))
+                steps.append((self.now, "" if unit is None else unit.name, do.__name__))
                 do(*args)
-                if self.troubles:
-                    raise AssertionError(self.troubles[0])
+                if troubles:
+                    raise AssertionError(troubles[0])
+                if len(steps) >= STEPS_HASHED:
+                    self._hash()
                 if self.now >= self._look_at:
                     self._look()
             self.now = until
+            self._hash()
         except Exception as error:
             self._explain(error)
             raise
+
+    def _hash(self) -> None:
+        self.tally["steps"] += len(self._steps)
+        self._trace.count(tuple(self._steps))
+        self._steps.clear()
 
     def _look(self) -> None:
         self._look_at = self.now + LOOK_S
@@ -413,7 +422,10 @@ class NodeLoop(asyncio.BaseEventLoop):
     def call_later(
         self, delay: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.TimerHandle:
-        return self.call_at(self.universe.now + delay, callback, *args, context=context)
+        when = self.universe.now + delay
+        call = _Call(self, when, callback, args, context)
+        heapq.heappush(self._timers, (when, next(self.universe._order), call))
+        return call
 
     def call_at(
         self, when: float, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
@@ -439,7 +451,12 @@ class NodeLoop(asyncio.BaseEventLoop):
         finally:
             events._set_running_loop(before)
             self._turning = False
-        self._arm()
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heapq.heappop(timers)
+        if timers and timers[0][0] < self._armed and self.unit.alive:
+            self._armed = max(timers[0][0], self.universe.now)
+            self.universe.at(self._armed, self.unit, self._due, self._armed)
 
     def do(self, call: Callable[..., object], *args: Any) -> None:
         """Something of the world outside has happened."""
@@ -461,14 +478,6 @@ class NodeLoop(asyncio.BaseEventLoop):
                     except Exception as error:
                         self.call_exception_handler({"exception": error, "message": f"in {call._callback}"})
         raise AssertionError(f"{self.unit.name} turns without end")
-
-    def _arm(self) -> None:
-        timers = self._timers
-        while timers and timers[0][2]._cancelled:
-            heapq.heappop(timers)
-        if timers and timers[0][0] < self._armed and self.unit.alive:
-            self._armed = max(timers[0][0], self.universe.now)
-            self.universe.at(self._armed, self.unit, self._due, self._armed)
 
     def _due(self, at: float) -> None:
         if at == self._armed:
