@@ -52,18 +52,30 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Units(LoadScopeScheduling):
         """Goes on where a worker dies: xdist 3.8 runs the test again that it died in, hands out what it had done as
-        units without tests, and gives its successor one test, which it does not begin before it knows of another."""
+        units without tests, and gives its successor one test, which it does not begin before it knows of another. Here
+        what is done is forgotten, which also saves xdist from counting it after each test."""
 
         def _split_scope(self, nodeid: str) -> str:
             return unit(nodeid)
 
+        def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+            """This worker has run that test."""
+            nodeid = self.registered_collections[node][item_index]
+            units, name = self.assigned_work[node], unit(nodeid)
+            units[name].pop(nodeid)
+            if not units[name]:
+                units.pop(name)
+            self._reschedule(node)
+
         def remove_node(self, node: WorkerController) -> str | None:
             """This worker has ended. The test it died in, or None; what it had not begun is the others' to do."""
             units = self.assigned_work.pop(node)
-            died_in = next((test for tests in units.values() for test, done in tests.items() if not done), None)
-            for name, tests in units.items():
-                if left := {test: done for test, done in tests.items() if not done and test != died_in}:
-                    self.workqueue[name] = left
+            if not units:
+                return None
+            tests = next(iter(units.values()))
+            died_in = next(iter(tests))
+            tests.pop(died_in)
+            self.workqueue.update((name, tests) for name, tests in units.items() if tests)
             for other in self.nodes:
                 self._reschedule(other)
             return died_in
