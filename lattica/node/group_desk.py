@@ -69,6 +69,7 @@ class GroupDesk:
     # -- told by clients
 
     def create(self, client: Client, message: m.GroupCreate) -> None:
+        """Make a group of this process's job, and begin to place it; the answer says why not, if not."""
         job = self._node.jobs[client.job]
         try:
             if self._node.job_desk.is_leaving(client):
@@ -105,6 +106,7 @@ class GroupDesk:
         return next((known for known in living if (known.name, known.namespace) == (name, namespace)), None)
 
     def remove(self, _: Client, message: m.GroupRemove) -> None:
+        """End a group, here or by its owner; what runs in it ends."""
         known = self._group(message.owner, message.group)
         if known.owner == self.me:
             self._end(known, "it was removed")
@@ -112,6 +114,7 @@ class GroupDesk:
             self._node.far.neighbour(known.owner).link.send(far.GroupEnd(known.id))
 
     def want(self, client: Client, message: m.GroupWanted) -> None:
+        """Answer when the group that is named is known, or is ready; at once with all groups, if none is."""
         if message.group:
             known: Known | None = self._group(message.owner, message.group)
         elif message.name:
