@@ -42,8 +42,11 @@ ACTOR = (
 """
 )
 TASKS = f"""
+import time
+
 @lattica.remote(scheduling_strategy="SPREAD")
 def where():
+    time.sleep(0.2)
     return lattica.get_runtime_context().get_node_id()
 
 print(*lattica.get([where.remote() for _ in range({3 * len(NAMES)})], timeout=60), sep="\\n")
@@ -152,7 +155,7 @@ except (errors.LatticaError, ValueError) as error:
 
     def works(self, side: Sequence[str]) -> None:
         """A program on each node of this side has tasks run, by nodes of this side alone."""
-        ids = {self.peer_id(name) for name in side}
+        ids = {_raw(self.peer_id(name)).hex() for name in side}
         for name in side:
             hosts = self.program(name, TASKS).split()
             assert len(hosts) == 3 * len(NAMES) and set(hosts) <= ids, f"{name} of {side}: {hosts}"
