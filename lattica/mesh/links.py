@@ -11,6 +11,9 @@ from lattica.mesh import wire
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.wire import Hello
 
+DATAGRAM_RANK, STREAM_RANK = 1, 2
+"""Of the ways of a connection: a higher one carries more. TCP is of the higher, QUIC in Python of the lower."""
+
 
 class Member(Protocol):
     """Who is at the other end, by its certificates."""
@@ -119,16 +122,26 @@ class Connection:
         "pinged_at",
         "plane",
         "proved_at",
+        "rank",
         "since",
         "state",
         "theirs",
     )
 
-    def __init__(self, number: int, member: Member, dialed: bool, plane: int, now: float, generation: int = 0) -> None:
-        """generation: of our own certificates that it was made with."""
+    def __init__(
+        self,
+        number: int,
+        member: Member,
+        dialed: bool,
+        plane: int,
+        now: float,
+        generation: int = 0,
+        rank: int = STREAM_RANK,
+    ) -> None:
+        """generation: of our own certificates that it was made with. rank: of the way that it takes."""
         self.number, self.member, self.peer, self.dialed, self.plane = number, member, member.peer, dialed, plane
         self.state = State.GREETING
-        self.generation = generation
+        self.generation, self.rank = generation, rank
         self.mine: Hello | None = None
         self.theirs: Hello | None = None
         self.since = self.heard_at = now

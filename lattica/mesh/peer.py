@@ -15,7 +15,7 @@ import asyncio
 import logging
 import os
 import platform
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import ContextVar, Token, copy_context
 from random import Random
 from time import perf_counter, time
@@ -33,6 +33,7 @@ from lattica.mesh.effects import NOBODY_LISTENS, Dial, Hangup, Transmit
 from lattica.mesh.gossip import Gossip
 from lattica.mesh.identity import PeerId, parse_peer, peer_text
 from lattica.mesh.links import (
+    STREAM_RANK,
     Attached,
     ClockSample,
     Delivered,
@@ -51,8 +52,9 @@ from lattica.mesh.sessions import Effect, Sessions
 from lattica.mesh.stewardship import Steward
 from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.topics import Subscription
+from lattica.mesh.transport import ways
 from lattica.mesh.transport.interface import Owner, Transport
-from lattica.mesh.transport.tcp import Tcp
+from lattica.mesh.transport.ways import Ways
 from lattica.mesh.wire import BULK, Hello, Received
 
 if TYPE_CHECKING:
@@ -89,11 +91,13 @@ class Peer:
         name: str = "",
         rng: Random | None = None,
         transport: Callable[[Owner], Transport] | None = None,
+        transports: Collection[str] = ways.ALL,
         steward: Callable[[Peer], Steward] = Steward,
         gossip: Callable[[Peer], Gossip] = Gossip,
     ) -> None:
         """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
-        name: for people, by default the machine's. transport, steward, gossip: others than the real ones, for tests."""
+        name: for people, by default the machine's. transports: "tcp", "quic" or both. transport, steward, gossip:
+        others than the real ones, for tests."""
         self.credentials = membership
         self.id = membership.identity.peer
         self.name = name or platform.node()
@@ -104,6 +108,7 @@ class Peer:
         self.on_stop: Callable[[str], None] | None = None
         self.on_falter: list[Callable[[PeerId, str], None]] = []  # hear of sessions that cannot get a connection
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
+        self._transports = transports
         self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
         self._talks: dict[PeerId, Talk] = {}
@@ -186,7 +191,7 @@ class Peer:
             sign=self.credentials.identity.sign,
             wall_offset=time() - self._loop.time(),
         )
-        make = self._transport_of or (lambda owner: Tcp(owner, self.steward.contexts, self.steward.serve_renewal))
+        make = self._transport_of or self._ways
         self._transport = make(_Verbs(self))
         if self._listen is not None:
             try:
@@ -209,6 +214,10 @@ class Peer:
                 self._perform(self.sessions.connect(other, addresses, self._loop.time()))
         self._arm()
         return self
+
+    def _ways(self, owner: Owner) -> Transport:
+        steward = self.steward
+        return Ways(owner, steward.contexts, self.credentials, steward.serve_renewal, only=self._transports)
 
     async def stop(self, reason: str = "it was stopped", *, leaves: bool = True) -> None:
         """End every session, politely, and close every socket. leaves: all members are told that it has left."""
@@ -733,14 +742,14 @@ class _Verbs:
         self._peer = peer
         self._now = peer._loop.time
 
-    def dialed(self, attempt: int, number: int, member: Any) -> None:
-        self._peer.verb(self._peer.sessions.dialed(attempt, number, member, self._now()))
+    def dialed(self, attempt: int, number: int, member: Any, rank: int = STREAM_RANK) -> None:
+        self._peer.verb(self._peer.sessions.dialed(attempt, number, member, self._now(), rank))
 
     def dial_failed(self, attempt: int, reason: str, final: bool) -> None:
         self._peer.verb(self._peer.sessions.dial_failed(attempt, reason, self._now(), final=final))
 
-    def accepted(self, number: int, member: Any) -> None:
-        self._peer.verb(self._peer.sessions.accepted(number, member, self._now()))
+    def accepted(self, number: int, member: Any, rank: int = STREAM_RANK) -> None:
+        self._peer.verb(self._peer.sessions.accepted(number, member, self._now(), rank))
 
     def received(self, number: int, frames: list[Received]) -> None:
         self._peer.verb(self._peer.sessions.received(number, frames, self._now()))
@@ -753,6 +762,9 @@ class _Verbs:
 
     def refused(self, address: str, reason: str) -> None:
         self._peer.refused(address, reason)
+
+    def better(self, peer: PeerId) -> None:
+        self._peer.verb(self._peer.sessions.upgrade(peer))
 
 
 def _peer_id(target: PeerId | str) -> PeerId:

@@ -112,6 +112,13 @@ class Peering:
         self.dialing.wish(addresses, now)
         return self._dial_if_needed()
 
+    def upgrade(self, addresses: Sequence[str]) -> list[Effect]:
+        """Dial once more although a connection is there: a better one may take its place, and takes what it carries."""
+        if self.control is None or self.us.stopped or CONTROL in self.dialing.attempts:
+            return []
+        self.dialing.addresses = tuple(dict.fromkeys((*addresses, *self.dialing.addresses)))
+        return [self._dial(CONTROL)]
+
     def disconnect(self, reason: str, now: float) -> list[Effect]:
         """No session is wanted any more; the one there is ends now."""
         self.dialing.wanted_since = None
@@ -258,7 +265,7 @@ class Peering:
 
     def _dial(self, plane: int) -> Dial:
         number = self.dialing.attempts[plane] = self.us.attempt(self, plane)
-        return Dial(number, self.peer, self.dialing.addresses)
+        return Dial(number, self.peer, self.dialing.addresses, plane)
 
     def _dial_if_needed(self) -> list[Effect]:
         """Dial the control plane, if a session is wanted or one waits for a connection, and nothing is under way."""
@@ -387,11 +394,9 @@ class Peering:
         plane, effects = connection.plane, list[Effect]()
         other = next(iter(self.of_plane(plane)), None)
         if other is not None:
-            lower_is_mine = self.us.peer < self.peer
-            if connection.dialed != other.dialed and connection.dialed != lower_is_mine:
-                # The other one was dialed by the lower PeerId: it stays, if it is alive.
+            if self._stays(other, connection):
                 if connection.dialed:
-                    return self._close(connection, wire.STALE, "both dialed at once", now)
+                    return self._close(connection, wire.STALE, "another one is there, and stays", now)
                 connection.state = State.SPARE
                 return self._probe(now)
             effects += self.hang_up(other, wire.STALE, "a newer connection carries the session")
@@ -401,6 +406,9 @@ class Peering:
             self.dialing.addresses = tuple(hello.addresses)
         self.dialing.carried(plane)
         if plane == CONTROL:
+            for bulk in self.of_plane(BULK):
+                if bulk.rank < connection.rank:  # it goes on by the better way
+                    effects += self.hang_up(bulk, wire.STALE, "there is a better way")
             effects.append(Attached(self.peer, connection.member, hello, resumed))
             connection.asked_at = now
             effects.append(Transmit(connection.number, wire.encode(wire.Ping(0))))
@@ -410,6 +418,15 @@ class Peering:
         effects += session.attach(plane, connection.number, had)
         effects.append(Room(self.peer, plane))
         return effects + self._bulk_if_needed(now)
+
+    def _stays(self, other: Connection, newer: Connection) -> bool:
+        """Whether `other`, if it is alive, carries on although there is a newer one; both sides judge alike. Whoever
+        dials again had a reason. Of two dialed at once it is the better way, or that of the lower PeerId."""
+        if newer.dialed == other.dialed:
+            return False
+        if newer.rank != other.rank:
+            return other.rank > newer.rank
+        return newer.dialed != (self.us.peer < self.peer)
 
     def _probe(self, now: float) -> list[Effect]:
         """Ask the control connection whether it lives: a sound within PROBE_S, or it is closed."""

@@ -20,7 +20,7 @@ from lattica.mesh import wire
 from lattica.mesh.dialing import BACKOFF_S, UNREACHABLE_S
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId, short_peer
-from lattica.mesh.links import Connection, Event, Member
+from lattica.mesh.links import STREAM_RANK, Connection, Event, Member
 from lattica.mesh.liveness import BULK_IDLE_S, DEAD_AFTER_S, HELLO_S, PING_AFTER_S, PROBE_S, SPARE_S, WAIT_S
 from lattica.mesh.peering import KEEP_S, Peering
 from lattica.mesh.session import Session
@@ -126,6 +126,11 @@ class Sessions:
         peering = self._peering(peer)
         return self._settle(peering, peering.connect(addresses, now))
 
+    def upgrade(self, peer: PeerId, addresses: Sequence[str] = ()) -> list[Effect]:
+        """A better way to this peer may be open now, at these addresses or the known ones: dial once more."""
+        peering = self._peerings.get(peer)
+        return peering.upgrade(addresses) if peering is not None else []
+
     def disconnect(self, peer: PeerId, reason: str, now: float) -> list[Effect]:
         """No session with this peer is wanted any more; the one there is ends now."""
         peering = self._peerings.get(peer)
@@ -179,10 +184,10 @@ class Sessions:
 
     # -- what the transport says
 
-    def dialed(self, attempt: int, number: int, member: Member, now: float) -> list[Effect]:
-        """A dial of ours is connected, and this is who answered."""
+    def dialed(self, attempt: int, number: int, member: Member, now: float, rank: int = STREAM_RANK) -> list[Effect]:
+        """A dial of ours is connected, and this is who answered. rank: of the way it takes."""
         peering, plane, generation = self._us.attempts.pop(attempt, (None, CONTROL, 0))
-        connection = Connection(number, member, True, plane, now, generation)
+        connection = Connection(number, member, True, plane, now, generation, rank)
         if peering is None or self._us.stopped:
             return farewell(connection, Bye(wire.STALE, "it is not wanted any more"))
         self._connections[number] = connection
@@ -194,9 +199,9 @@ class Sessions:
         final = final and generation == self._us.generation  # else we have better certificates by now
         return self._settle(peering, peering.dial_failed(plane, reason, now, final)) if peering is not None else []
 
-    def accepted(self, number: int, member: Member, now: float) -> list[Effect]:
+    def accepted(self, number: int, member: Member, now: float, rank: int = STREAM_RANK) -> list[Effect]:
         """Somebody has connected."""
-        connection = Connection(number, member, False, CONTROL, now, self._us.generation)
+        connection = Connection(number, member, False, CONTROL, now, self._us.generation, rank)
         if self._us.stopped:
             return farewell(connection, Bye(wire.LEAVING, "this node is stopping"))
         if why := self._us.objection(member, self._us.unix(now)):

@@ -50,8 +50,8 @@ class Mesh:
         path.mkdir(mode=0o700)
         return str(path)
 
-    async def found(self) -> Peer:
-        return await self.run(credentials.found(self.folder(), time.time(), None), listen="127.0.0.1:0")
+    async def found(self, listen: str = "127.0.0.1:0", **options: Any) -> Peer:
+        return await self.run(credentials.found(self.folder(), time.time(), None), listen=listen, **options)
 
     async def run(self, mine: Credentials, **options: Any) -> Peer:
         peer = Peer(mine, **options)

@@ -19,7 +19,7 @@ from lattica.mesh import credentials
 from lattica.mesh.identity import PeerId
 from lattica.mesh.peer import Peer
 from lattica.mesh.tickets import parse_ticket
-from lattica.mesh.transport.tcp import Tcp
+from lattica.mesh.transport.ways import Ways
 from tests.e2e.mesh_process import rss_bytes
 
 pytestmark = pytest.mark.e2e
@@ -75,9 +75,9 @@ async def near(folder: Path, ticket: str) -> AsyncIterator[tuple[Peer, PeerId]]:
 
 async def cut(peer: Peer) -> int:
     """Reset every TCP connection of this peer; how many."""
-    transport = peer._transport
-    assert isinstance(transport, Tcp)
-    connections = list(transport._connections.values())
+    ways = peer._transport
+    assert isinstance(ways, Ways) and ways.tcp is not None
+    connections = list(ways.tcp._connections.values())
     for connection in connections:
         connection.abort()
     return len(connections)

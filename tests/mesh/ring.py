@@ -13,7 +13,7 @@ from blake3 import blake3
 from lattica.mesh import wire
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId
-from lattica.mesh.links import Delivered, Room, SessionUp
+from lattica.mesh.links import STREAM_RANK, Delivered, Room, SessionUp
 from lattica.mesh.sessions import Sessions
 from lattica.mesh.wire import CONTROL, Decoder, Frame, Hello
 
@@ -72,6 +72,7 @@ class Ring:
         self.dials: deque[tuple[Node, Dial]] = deque()
         self.hold_dials = False
         self.dialed_at: list[float] = []
+        self.rank = STREAM_RANK  # of what is dialed from now on
         self._mail: deque[tuple[End, bytes | None]] = deque()
         self._numbers = 0
 
@@ -217,8 +218,8 @@ class Ring:
             self.perform(node, node.sessions.dial_failed(dial.attempt, "refused", self.now))
             return
         mine, theirs = self.join(node, there)
-        self.perform(there, there.sessions.accepted(theirs.number, node.paper, self.now))
-        self.perform(node, node.sessions.dialed(dial.attempt, mine.number, there.paper, self.now))
+        self.perform(there, there.sessions.accepted(theirs.number, node.paper, self.now, self.rank))
+        self.perform(node, node.sessions.dialed(dial.attempt, mine.number, there.paper, self.now, self.rank))
 
     def _arrive(self, end: End, data: bytes | None) -> None:
         if not end.open or end.silent or not end.node.alive:

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 
 from lattica.mesh import wire
 from lattica.mesh.dialing import BREACH_FAILURES
-from lattica.mesh.links import Attached, ClockSample, SessionDown, SessionUp, TwinSeen, Unreachable, WeAreTwin
+from lattica.mesh.identity import PeerId
+from lattica.mesh.links import (
+    DATAGRAM_RANK,
+    STREAM_RANK,
+    Attached,
+    ClockSample,
+    SessionDown,
+    SessionUp,
+    TwinSeen,
+    Unreachable,
+    WeAreTwin,
+)
 from lattica.mesh.sessions import (
     BACKOFF_S,
     BULK_IDLE_S,
@@ -101,6 +112,95 @@ def test_one_peer_may_not_open_connections_without_end() -> None:
         ring.perform(ann, ann.sessions.accepted(end.number, bob.paper, ring.now))
         ends.append(end)
     assert sum(end.open for end in ends) == CONNECTIONS_MAX - 1
+
+
+# -- ways of different rank
+
+
+@pytest.mark.parametrize("better", ["ann", "bob"])
+@pytest.mark.parametrize("first", ["ann", "bob"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_of_two_connections_dialed_at_once_the_better_way_is_kept_whoever_dialed_it(
+    better: str, first: str, beside: bool
+) -> None:
+    ring = Ring()
+    nodes = {"ann": ring.node("ann", 1), "bob": ring.node("bob", 2)}
+    ann, bob = nodes["ann"], nodes["bob"]
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.connect(bob.id, ["bob"], ring.now))
+    ring.perform(bob, bob.sessions.connect(ann.id, ["ann"], ring.now))
+    dials = sorted(ring.dials, key=lambda dial: dial[0].name != first)
+    ring.dials.clear()
+    for node, dial in dials:
+        ring.rank = STREAM_RANK if node.name == better else DATAGRAM_RANK
+        ring._dial(node, dial)
+        if not beside:
+            ring.settle()
+    ring.settle()
+    ring.hold_dials = False
+    ring.advance(3 * DEAD_AFTER_S)
+    assert ring.carrier(ann, bob).other is ring.carrier(bob, ann)
+    kept = ring.carrier(nodes[better], ann if better == "bob" else bob)
+    assert nodes[better].sessions._us.connections[kept.number].dialed
+    assert len(ring.pipes(ann)) == len(ring.pipes(bob)) == 1
+    assert len(ann.seen(SessionUp)) == len(bob.seen(SessionUp)) == 1
+    ring.say(ann, bob, b"one")
+    ring.say(bob, ann, b"two")
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize("by_dialer", [True, False])
+def test_a_better_way_takes_over_with_what_was_under_way_on_both_planes(low: int, high: int, by_dialer: bool) -> None:
+    """A session over QUIC, and then one of them reaches the other by TCP."""
+    ring = Ring()
+    ring.rank = DATAGRAM_RANK
+    ann, bob = ring.node("ann", low), ring.node("bob", high)
+    ring.connect(ann, bob)
+    ring.say(ann, bob, b"much", BULK)
+    ring.rank = STREAM_RANK
+    old, old_bulk = ring.carrier(ann, bob), ring.carrier(ann, bob, BULK)
+    ring.silence(old), ring.silence(old_bulk)  # what is sent now does not arrive by these
+    ring.send(ann, bob, b"0")
+    ring.send(ann, bob, b"1", BULK)
+    one, two = (ann, bob) if by_dialer else (bob, ann)
+    ring.perform(one, one.sessions.upgrade(two.id, [two.name]))
+    ring.settle()
+    ring.advance(1)
+    assert sorted(bob.got) == [b"0", b"1", b"much"]
+    assert not old.open and not old_bulk.open
+    for node, other in ((ann, bob), (bob, ann)):
+        for plane in (CONTROL, BULK):
+            carrier = ring.carrier(node, other, plane)
+            assert node.sessions._us.connections[carrier.number].rank == STREAM_RANK
+    assert not ann.seen(SessionDown) and len(ann.seen(SessionUp)) == 1
+
+
+def test_a_worse_way_takes_over_when_the_dialer_has_lost_the_better_one() -> None:
+    """ann's TCP connection broke, bob has not heard of it, and only QUIC is left."""
+    ring, ann, bob = pair()
+    old = ring.carrier(ann, bob)
+    ring.silence(old)
+    old.open = False
+    ring.rank = DATAGRAM_RANK
+    ring.perform(ann, ann.sessions.closed(old.number, "reset", ring.now))
+    ring.advance(1)
+    ring.say(ann, bob, b"over the other")
+    ring.say(bob, ann, b"and back")
+
+
+def test_an_upgrade_that_fails_changes_nothing_and_is_not_needed_without_a_session() -> None:
+    ring, ann, bob = pair()
+    old = ring.carrier(ann, bob)
+    bob.listens = False
+    ring.perform(ann, ann.sessions.upgrade(bob.id))
+    ring.settle()
+    assert ring.carrier(ann, bob) is old and not ann.seen(Unreachable)
+    assert ann.sessions.upgrade(PeerId(bytes(32)), ["nobody"]) == []
+    ring.say(ann, bob, b"as before")
+    bob.listens = True
+    ring.cut(old)
+    ring.advance(1)
+    ring.say(ann, bob, b"again")
 
 
 # -- connections die

@@ -1,7 +1,8 @@
 """What a transport offers, and what it tells its owner.
 
 A transport authenticates: `dialed` and `accepted` come with the `Member` whom the other end has proved to be, and not
-before. Connections are numbered by the transport; bytes keep their order within one.
+before. Connections are numbered by the transport; bytes keep their order within one. rank: of the way it takes
+(`links`), for sessions to prefer one by; `better`: a way of a higher rank than was told is open after all.
 """
 
 from __future__ import annotations
@@ -10,20 +11,22 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lattica.mesh.effects import Dial
-from lattica.mesh.links import Member
+from lattica.mesh.identity import PeerId
+from lattica.mesh.links import STREAM_RANK, Member
 from lattica.mesh.wire import Frame, Received
 
 
 class Owner(Protocol):
     """Who is told; the verbs of `sessions.Sessions`, at the time they are called."""
 
-    def dialed(self, attempt: int, number: int, member: Member) -> None: ...
+    def dialed(self, attempt: int, number: int, member: Member, rank: int = STREAM_RANK) -> None: ...
     def dial_failed(self, attempt: int, reason: str, final: bool) -> None: ...
-    def accepted(self, number: int, member: Member) -> None: ...
+    def accepted(self, number: int, member: Member, rank: int = STREAM_RANK) -> None: ...
     def received(self, number: int, frames: list[Received]) -> None: ...
     def broken(self, number: int, reason: str) -> None: ...
     def closed(self, number: int, reason: str) -> None: ...
     def refused(self, address: str, reason: str) -> None: ...
+    def better(self, peer: PeerId) -> None: ...
 
 
 class Transport(Protocol):
@@ -43,7 +46,7 @@ class Transport(Protocol):
         """Close once everything is written; the owner hears nothing more of it."""
 
     def path(self, number: int) -> tuple[str, str]:
-        """(what it is, "tcp+tls"; the other end's address) for people."""
+        """(what it is, "tcp+tls" or "quic"; the other end's address) for people."""
 
     async def close(self) -> None:
         """Close everything, and return when it is closed."""

@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.mesh import tls
@@ -23,7 +23,7 @@ from lattica.mesh.addresses import resolve, split_host
 from lattica.mesh.effects import Dial
 from lattica.mesh.identity import PeerId, parse_peer, short_peer
 from lattica.mesh.links import Member
-from lattica.mesh.nat.routes import Direct, Endpoint, Route
+from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, Route
 from lattica.mesh.transport.interface import Owner
 from lattica.mesh.transport.path_socket import Connected, PathSocket, datagram_bytes
 from lattica.mesh.transport.quic_packets import Initial
@@ -71,6 +71,16 @@ class QuicStream:
         return f"<QuicStream {self.number}: {self.queued} bytes wait>"
 
 
+class Guide(Protocol):
+    """Who knows by which routes a peer can be reached: its path table. It says `QuicLink.take` when it knows better."""
+
+    def heard(self, link: QuicLink, route: Route) -> None:
+        """An authentic packet, newer than all before, came by this route."""
+
+    def sent(self, link: QuicLink) -> None:
+        """Packets were sent by `link.route`."""
+
+
 class QuicLink:
     """One QUIC connection: its engine, its route, its timer and its streams."""
 
@@ -81,6 +91,7 @@ class QuicLink:
         self.refused = False  # finally, if `up` failed
         self.streams: dict[int, QuicStream] = {}
         self.over = False
+        self.guide: Guide | None = None  # without one, it follows the other side when its route has fallen silent
         self._quic = quic
         self._ids: set[bytes] = {engine.id}
         self._timer: asyncio.TimerHandle | None = None
@@ -112,7 +123,9 @@ class QuicLink:
         events = self.engine.receive(datagrams, now)
         if (latest := self.engine.largest) > self._largest:
             self._largest = latest
-            if route == self.route:
+            if self.guide is not None:
+                self.guide.heard(self, route)
+            elif route == self.route:
                 self._heard_at = now
             elif self._heard_at + SILENT_S <= now:  # a NAT gave the other side another address
                 self.take(route)
@@ -136,6 +149,8 @@ class QuicLink:
             datagrams = engine.datagrams(now)
             if datagrams:
                 send(self.route, datagrams)
+                if self.guide is not None:
+                    self.guide.sent(self)
             if not datagrams or not moved:
                 break
         self._arm(now)
@@ -260,6 +275,7 @@ class QuicLink:
     def _proved(self, member: Member) -> None:
         self.member = member
         self.engine.path_changed(datagram_bytes(self.route))
+        self.guide = self._quic.guide_of(member.peer)
         if not self.up.done():
             self.up.set_result(member)
         self._quic.pending.discard(self)
@@ -338,6 +354,7 @@ class Quic:
         self.links: set[QuicLink] = set()
         self.pending: set[QuicLink] = set()  # accepted, and not proved
         self.streams: dict[int, QuicStream] = {}
+        self.guide_of: Callable[[PeerId], Guide | None] = lambda peer: None
         self.relayed: Callable[[PeerId, PeerId], Awaitable[Route]] = _no_relay  # (peer, relay): a channel to it
         self._keys = keys
         self._configurations: Configurations | None = None
@@ -353,6 +370,10 @@ class Quic:
 
     async def listen(self, address: str) -> Sequence[str]:
         return await self.socket.listen(address)
+
+    def stop_listening(self) -> None:
+        """Be at that port no more."""
+        self.socket.close_socket(MAIN)
 
     def dial(self, dial: Dial) -> None:
         task = self.loop.create_task(self._dial(dial))

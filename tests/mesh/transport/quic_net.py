@@ -36,13 +36,13 @@ class Hears:
     closed_: list[tuple[int, str]] = field(default_factory=list)
     refused_: list[tuple[str, str]] = field(default_factory=list)
 
-    def dialed(self, attempt: int, number: int, member: Any) -> None:
+    def dialed(self, attempt: int, number: int, member: Any, rank: int = 0) -> None:
         self.dialed_.append((attempt, number, member.peer))
 
     def dial_failed(self, attempt: int, reason: str, final: bool) -> None:
         self.failed.append((attempt, reason, final))
 
-    def accepted(self, number: int, member: Any) -> None:
+    def accepted(self, number: int, member: Any, rank: int = 0) -> None:
         self.accepted_.append((number, member.peer))
 
     def received(self, number: int, frames: list[Received]) -> None:
@@ -56,6 +56,8 @@ class Hears:
 
     def refused(self, address: str, reason: str) -> None:
         self.refused_.append((address, reason))
+
+    def better(self, peer: PeerId) -> None: ...
 
 
 class Node:
