@@ -5,7 +5,8 @@ It ends with the session, and with it everything that it speaks of: both sides t
 
     submitter -> host   JobIs, JobOver, AskLease, DropAsk, GiveBack, KillWorker, ToWorker, EndWorker
     host -> submitter   LeaseIs, LeaseNot, Wanted, WorkerOver, FromWorker, Output, JobGone
-    either way          Open, Carry, Taken, Closed           a connection between a process here and a worker there
+    either way          Begins                           first, over each pipe: which two links are a pair
+                        Open, Carry, Taken, Closed           a connection between a process here and a worker there
                         Took, Returned, Want, Here, Nowhere, Has, Stop      objects, as `node.far_objects` tells
                         ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
                         Group...                         placement groups, as `node.group_desk` tells
@@ -65,7 +66,8 @@ class JobOver(msgspec.Struct, array_like=True, tag=2, frozen=True):
 
 
 class AskLease(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """Lend me a worker; answered by `LeaseIs`, now or in its turn, or by `LeaseNot`. limit_s: the longest wait."""
+    """Lend me a worker; answered by `LeaseIs`, now or in its turn, or by `LeaseNot`. limit_s: the longest wait.
+    by, life: the detached actor that it is for, or whose process wants it, and in which life."""
 
     number: int
     job: Id
@@ -76,6 +78,8 @@ class AskLease(msgspec.Struct, array_like=True, tag=3, frozen=True):
     actor: bool = False
     within: Bundle = b""  # the bundle that it runs in: a `scheduler.given.StrategyGiven`, encoded
     each_s: float = 0.0  # how long those take that wait for the same input, on a node of pace 1; 0: not known
+    by: Id = b""
+    life: Life | None = None
 
 
 class DropAsk(msgspec.Struct, array_like=True, tag=4, frozen=True):
@@ -176,10 +180,18 @@ class JobGone(msgspec.Struct, array_like=True, tag=15, frozen=True):
     job: Id
 
 
+class Begins(msgspec.Struct, array_like=True, tag=16, frozen=True):
+    """I say what follows over my link `link`. answers: the link of yours that I have heard; 0: none yet. Numbers are
+    never used again in one life of a node."""
+
+    link: int
+    answers: int = 0
+
+
 class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     """Connect `caller`, a process of mine, with that worker. carrier: even from the lower PeerId, else odd.
     actor, incarnation: what the worker must be; empty for one that I lease. job: of the process. life: of a detached
-    actor, the latest that I know."""
+    actor, the latest that I know. by, by_life: the detached actor that the process is, and in which life."""
 
     carrier: int
     worker: int  # the host's number
@@ -189,6 +201,8 @@ class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     actor: Id = b""
     incarnation: int = 0
     life: Life | None = None
+    by: Id = b""
+    by_life: Life | None = None
 
 
 class Opened(msgspec.Struct, array_like=True, tag=21, frozen=True):
@@ -472,7 +486,8 @@ class GroupEnd(msgspec.Struct, array_like=True, tag=79, frozen=True):
 
 FarMessage = (
     JobIs | JobOver | AskLease | DropAsk | LeaseIs | LeaseNot | GiveBack | KillWorker | Wanted | WorkerOver | ToWorker
-    | FromWorker | EndWorker | Output | JobGone | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
+    | FromWorker | EndWorker | Output | JobGone | Begins
+    | Open | Opened | Carry | Taken | Closed | Took | Returned | Want | Here
     | Nowhere | Has | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
     | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
     | GroupNamed | GroupFound

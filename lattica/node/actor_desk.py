@@ -213,6 +213,12 @@ class ActorDesk:
         end = End(how, stderr, out_of_memory=out_of_memory)
         self._perform(self.supervisor.worker_gone(worker, end, self._node.now()))
 
+    def detached_for(self, number: int) -> bytes:
+        """The detached actor for which a worker is wanted; empty for others."""
+        actor, _ = self._needs.get(number, (b"", 0))
+        plan = self.supervisor.living(actor)
+        return actor if plan is not None and plan.detached else b""
+
     def denied(self, number: int, reason: str) -> None:
         """No worker can be had for one of our requests."""
         actor, _ = self._needs.pop(number)

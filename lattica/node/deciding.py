@@ -151,6 +151,20 @@ class Deciding:
         life = self.fencing.latest(ActorId(actor))
         return None if life is None else (life.epoch, life.incarnation, life.minority)
 
+    def token_of(self, worker: int) -> tuple[bytes, far.Life | None]:
+        """(the detached actor that this process of ours is, its life); (b"", None) for all others."""
+        hosted = self._desk.hosting.hosted.get(worker)
+        if hosted is not None:
+            return (hosted.actor, hosted.life) if hosted.life is not None else (b"", None)
+        ours = self._desk.node.actor_desk.supervisor.actor_of(worker)
+        return self.token(ours.plan.actor) if ours is not None and ours.plan.detached else (b"", None)
+
+    def token(self, actor: bytes) -> tuple[bytes, far.Life | None]:
+        """(it, its life) of a detached actor that this node runs; a later life may run elsewhere."""
+        record = self.restarts.runs(ActorId(actor))
+        life = record.life if record is not None else None
+        return (b"", None) if life is None else (actor, (life.epoch, life.incarnation, life.minority))
+
     def admit(self, actor: bytes, life: far.Life | None) -> str:
         """Why something of this life of an actor is refused; "" if it counts."""
         if life is None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from itertools import count
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class FarDesk:
         self.node, self.mesh, self.placer = node, mesh, placer
         self.peer = mesh.peer
         self.me = mesh.peer.id
-        self.closing = False
+        self.closing, self._links = False, count(1)
         self.neighbours: dict[PeerId, Neighbour] = {}
         self.proxies: dict[int, tuple[Neighbour, int]] = {}
         """Our number of a process elsewhere -> its node, their number."""
@@ -102,6 +103,7 @@ class FarDesk:
         """What is called with (neighbour, message), by the message's type."""
         jobs, placing, workers, hosting = self.jobs, self.placing, self.workers, self.hosting
         return {
+            far.Begins: lambda *_: None,  # its link has heard it
             far.JobIs: jobs.job_is, far.JobOver: jobs.job_over, far.JobGone: jobs.job_gone, far.Output: jobs.output,
             far.LeaseIs: placing.lease_is, far.LeaseNot: placing.lease_not,
             far.Wanted: workers.wanted, far.WorkerOver: workers.worker_over, far.FromWorker: workers.from_worker,
@@ -174,7 +176,7 @@ class FarDesk:
         if found is None and len(peer) != PEER_ID_BYTES:
             raise RemoteProtocolError(f"{peer.hex()[:80]} is no peer")
         if found is None:
-            link = Link(self.peer, peer, self._received, self._link_ended)
+            link = Link(self.peer, peer, self._received, self._link_ended, next(self._links))
             name = f"node {peer_text(peer)[:8]}"
             number = self.new_number()
             client = proxy(number, NODE, 0, time(), name, lambda message: self._told(peer, message))

@@ -42,11 +42,17 @@ it, so that its page can be read for them. A death is told within one and a half
 RECONNECT_S = 30.0
 """For a caller of an actor to come back over another connection, under the number by which the actor knows what it has
 called already. Shorter: a call runs twice; longer: the actor remembers callers that only dropped their handles."""
+_NEWER = "a newer life of it runs elsewhere"
 _from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit | m.CheckpointWanted)
 
 
+Token = tuple[bytes, far.Life]
+"""A detached actor for which something is asked, and in which life it is."""
+
+
 class Guest(msgspec.Struct, eq=False):
-    """A process of another node (`caller` there) that calls a worker of ours; theirs: that node's number for it."""
+    """A process of another node (`caller` there) that calls a worker of ours; theirs: that node's number for it.
+    token: of the detached actor that it is."""
 
     neighbour: Neighbour
     client: Client
@@ -54,6 +60,7 @@ class Guest(msgspec.Struct, eq=False):
     worker: int
     theirs: int
     carrier: Carrier
+    token: Token | None = None
 
 
 class Hosted(msgspec.Struct, eq=False):
@@ -74,6 +81,7 @@ class FarHosting:
         self.guests: dict[int, Guest] = {}
         self.hosted: dict[int, Hosted] = {}
         self.givers: dict[int, Client] = {}  # worker of ours that is an actor of others -> who gave it its arguments
+        self.leased: dict[int, Token] = {}  # worker of ours -> the detached actor whose tasks run there
 
     def __repr__(self) -> str:
         return f"<FarHosting: {len(self.hosted)} actors of others, {len(self.guests)} callers>"
@@ -84,7 +92,7 @@ class FarHosting:
         """They want a worker of ours."""
         if self._desk.environments.holds(neighbour, message):
             return
-        reason = self._desk.jobs.objection(message.job)
+        reason = self._desk.jobs.objection(message.job) or self._desk.deciding.admit(message.by, message.life)
         try:
             resources = ResourceSet.of(message.resources)
         except ConfigError as error:
@@ -92,12 +100,15 @@ class FarHosting:
         if reason:
             neighbour.link.send(far.LeaseNot(message.number, reason, True, self.load()))
             return
+        if message.life is not None:
+            neighbour.tokens[message.number] = message.by, message.life
         if message.within:
             if reason := self._node.groups.lend(neighbour, message, self._desk.jobs.number(message.job), resources):
                 neighbour.link.send(far.LeaseNot(message.number, reason, False, self.load()))
             return
         answer = self._desk.placer.admission.ask(resources, message.limit_s, message.each_s)
         if isinstance(answer, Refused):
+            neighbour.tokens.pop(message.number, None)
             neighbour.link.send(far.LeaseNot(message.number, answer.reason, answer.never, loads.encode(answer.load)))
             return
         neighbour.questions[message.number] = message.actor
@@ -112,6 +123,7 @@ class FarHosting:
     def drop_ask(self, neighbour: Neighbour, message: far.DropAsk) -> None:
         """They want it no more."""
         neighbour.questions.pop(message.number, None)
+        neighbour.tokens.pop(message.number, None)
         self._desk.environments.dropped(neighbour, message.number)
         book = self._node.book
         self._node.lease_desk.perform(book.cancel(neighbour.client.number, message.number, self._node.now()))
@@ -128,12 +140,15 @@ class FarHosting:
     def not_here(self, client: int, number: int, reason: str) -> None:
         """What a node asked of a bundle of ours cannot be had any more."""
         neighbour = self._desk.by_client(client)
+        if neighbour is not None:
+            neighbour.tokens.pop(number, None)
         if neighbour is not None and neighbour.questions.pop(number, None) is not None:
             neighbour.link.send(far.LeaseNot(number, reason, False, self.load()))
 
     def denied(self, neighbour: Neighbour, message: m.LeaseDenied) -> None:
         """Our book will never serve what they asked."""
         neighbour.questions.pop(message.request, None)
+        neighbour.tokens.pop(message.request, None)
         neighbour.link.send(far.LeaseNot(message.request, message.reason, True, self.load()))
 
     def works_for(self, neighbour: Neighbour) -> bool:
@@ -151,8 +166,11 @@ class FarHosting:
             return
         pid = self._node.workers.processes[worker].pid
         neighbour.shown.add(worker)
+        token = neighbour.tokens.pop(lease.request.number, None)
         if neighbour.questions.pop(lease.request.number, False):
             self.hosted[worker] = Hosted(neighbour, worker)
+        elif token is not None:
+            self.leased[worker] = token
         gpus = list(lease.allocation.gpus)
         resources = lease.request.resources.plain().to_dict()
         self._node.tell(worker, m.Leased(lease.lease, neighbour.client.number, resources, gpus))
@@ -167,6 +185,7 @@ class FarHosting:
         lease = self._node.book.leases.get(message.lease)
         if lease is not None and lease.holder == neighbour.client.number:
             self._desk.placer.admission.reported(message.ran_s, message.expected_s)
+            self.leased.pop(lease.worker or 0, None)
             hosted = self.hosted.pop(lease.worker, None) if lease.worker is not None else None
             if hosted is not None and hosted.actor:  # its code is in there: nobody else gets that worker
                 self._node.end_worker(hosted.worker, "its owner has returned it")
@@ -230,10 +249,16 @@ class FarHosting:
             self._node.let_worker_go(message.worker)
 
     def fence(self, actor: bytes, life: Life) -> None:
-        """A life of a detached actor is known: earlier ones end, which we host for others."""
+        """A life of a detached actor is known: earlier ones end, which we host for others, and what they have here."""
         for hosted in list(self.hosted.values()):
-            if hosted.actor == actor and hosted.life is not None and Life(*hosted.life).standing() < life.standing():
-                self._node.end_worker(hosted.worker, "it was superseded: a newer life of it runs elsewhere")
+            if hosted.life is not None and _is_earlier((hosted.actor, hosted.life), actor, life):
+                self._node.end_worker(hosted.worker, f"it was superseded: {_NEWER}")
+        for worker, token in list(self.leased.items()):
+            if _is_earlier(token, actor, life):
+                self._node.end_worker(worker, f"its caller was superseded: {_NEWER}")
+        for guest in list(self.guests.values()):
+            if guest.token is not None and _is_earlier(guest.token, actor, life):
+                guest.carrier.close(f"the caller was superseded: {_NEWER}")
 
     def forwards(self, client: Client, message: Any) -> bool:
         """Whether a worker of ours said this to the node that owns the actor it is."""
@@ -250,6 +275,7 @@ class FarHosting:
         """A worker of ours is dead: those elsewhere who know it are told, after all that it had said."""
         worker = process.client
         self.hosted.pop(worker, None)
+        self.leased.pop(worker, None)
         lease = self._node.book.lease_of(worker)
         knowing = [neighbour for neighbour in self._desk.neighbours.values() if worker in neighbour.shown]
         owner = self._desk.by_client(lease.holder) if lease is not None else None
@@ -297,6 +323,7 @@ class FarHosting:
                 reason = "it is not that incarnation of that actor"
             else:
                 reason = reason or self._desk.deciding.admit(message.actor, message.life)
+                reason = reason or self._desk.deciding.admit(message.by, message.by_life)
         elif (lease := node.book.lease_of(message.worker)) is None or lease.holder != neighbour.client.number:
             reason = "it is not leased to you"
         if not reason and not node.workers.room():
@@ -322,7 +349,10 @@ class FarHosting:
                     self._guest_gone(mine, why)
 
         carrier = neighbour.link.accept(message.carrier, ours, ended)
-        mine = self.guests[number] = Guest(neighbour, client, message.caller, message.worker, message.proxy, carrier)
+        token = (message.by, message.by_life) if message.by_life is not None else None
+        mine = self.guests[number] = Guest(
+            neighbour, client, message.caller, message.worker, message.proxy, carrier, token
+        )
         if guest is not None:
             guest.carrier.end("there is a newer one")
         entry.send(m.NewCaller(number, True), [theirs])
@@ -379,3 +409,8 @@ class FarHosting:
         for hosted in [hosted for hosted in self.hosted.values() if hosted.neighbour is neighbour]:
             del self.hosted[hosted.worker]
             self._node.end_worker(hosted.worker, f"its owner is gone: {how}")
+
+
+def _is_earlier(token: Token, actor: bytes, life: Life) -> bool:
+    """Whether it is of an actor of which this life goes on instead."""
+    return token[0] == actor and Life(*token[1]).standing() < life.standing()

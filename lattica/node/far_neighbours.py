@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lattica.mesh.calls import Pipe
     from lattica.node.clients import Client
     from lattica.node.far_desk import FarDesk
+    from lattica.node.far_hosting import Token
     from lattica.node.far_placing import Wish
     from lattica.node.far_workers import Away
     from lattica.node.links import Link
@@ -38,6 +39,7 @@ class Neighbour:
         self.workers: dict[int, Away] = {}  # their number -> it
         self.known: dict[tuple[int, int], int] = {}  # (their number of a process, worker) -> our number of it
         self.questions: dict[int, bool] = {}  # their requests that wait here -> whether for an actor
+        self.tokens: dict[int, Token] = {}  # of questions of detached actors: in which life they ask
         self.shown: set[int] = set()  # workers of ours that they know: they are told of the end of each
         self.doubtful = False  # their silence has cost them our tasks
         self.roles = Role(0)

@@ -194,9 +194,17 @@ class FarPlacing:
         neighbour.link.send(
             far.AskLease(
                 wish.number, job, wish.demand.resources.to_dict(), min(limit_s, 1e9), wish.retryable, wish.name,
-                wish.actor, wish.within, wish.demand.work_s if wish.demand.inputs else 0.0,
+                wish.actor, wish.within, wish.demand.work_s if wish.demand.inputs else 0.0, *self._token(wish),
             )
         )  # fmt: skip
+
+    def _token(self, wish: Wish) -> tuple[bytes, far.Life | None]:
+        """Of the detached actor that it is for, or that wants it."""
+        deciding = self._desk.deciding
+        if wish.client != m.NODE:
+            return deciding.token_of(wish.client)
+        actor = self._node.actor_desk.detached_for(wish.request)
+        return deciding.token(actor) if actor else (b"", None)
 
     def _unask(self, wish: Wish) -> None:
         if wish.where is not None:

@@ -191,7 +191,10 @@ class FarWorkers:
 
         carrier = away.carriers[caller.number] = link.carrier(ours, ended)
         life = self._desk.deciding.life_of(actor) if actor else None
-        link.send(far.Open(carrier.number, away.theirs, worker, job, caller.number, actor, incarnation, life))
+        by, by_life = self._desk.deciding.token_of(caller.number)
+        link.send(
+            far.Open(carrier.number, away.theirs, worker, job, caller.number, actor, incarnation, life, by, by_life)
+        )
         caller.peers.add(worker)
         caller.callees.add(worker)
         away.client.peers.add(caller.number)

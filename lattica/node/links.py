@@ -3,7 +3,9 @@
     Link     messages (`codec.far`) of one turn of the loop in one item of a pipe, each way one pipe
     Carrier  one end of a process's connection with a worker elsewhere: bytes of a unix socket, not looked at
 
-A link begins with the first message and ends with the mesh's session. What it carries is bounded twice: a carrier sends
+A link begins with the first message and ends with the mesh's session, or when either node gives the other up; then both
+begin anew. Whatever a link says was said to one link of the other node, which names itself (`Begins`): what is on its
+way from one that was given up is not heard by the next. What it carries is bounded twice: a carrier sends
 at most WINDOW_BYTES that the other node has not handed on to its process, and a node stops reading from its own
 processes while LINK_MAX_BYTES wait for a session that is slow. So a process that reads slowly stops the one that
 writes to it, and nobody else.
@@ -55,11 +57,14 @@ class Link:
         other: PeerId,
         received: Callable[[Link, list[Any]], None],
         ended: Callable[[Link, str], None],
+        number: int,
     ) -> None:
-        """received: hears each item's messages; ended: is told once that it is over, with why."""
+        """received: hears each item's messages; ended: is told once that it is over, with why. number: as in
+        `codec.far.Begins`."""
         import asyncio
 
-        self.other, self.name = other, peer_text(other)[:8]
+        self.other, self.name, self.number = other, peer_text(other)[:8], number
+        self.partner = 0  # the other node's link that we have heard
         self.low = peer.id < other
         self.over: str | None = None
         self.carriers: dict[int, Carrier] = {}
@@ -125,6 +130,7 @@ class Link:
             out.close()
             return
         self._out = out
+        self._outbox.insert(0, far.Begins(self.number, self.partner))
         out.drained = self._room
         out.listen(lambda _: None, self.end)
         self._write()
@@ -141,18 +147,37 @@ class Link:
             pipe.close("there is one already")
             return
         self._in = pipe
-        pipe.listen(self._came, self.end)
 
-    def _came(self, item: Buffer) -> None:
+        def ended(reason: str) -> None:
+            if self._in is pipe:
+                self.end(reason)
+
+        pipe.listen(lambda item: self._came(pipe, item), ended)
+
+    def _came(self, pipe: Pipe, item: Buffer) -> None:
+        if self._in is not pipe:
+            return  # it was refused, and has not heard so yet
         self.heard_at = self._loop.time()
         try:
-            self._received(self, far.decode(item))
+            messages = far.decode(item)
+            if not self.partner and messages and isinstance(messages[0], far.Begins) and self._strange(messages[0]):
+                self._in = None
+                pipe.close("it answers a link that is over")
+                return
+            self._received(self, messages)
         except RemoteProtocolError as error:
             log.warning("the link with %s is ended: %s", self.name, error)
             self.end(str(error))
         except Exception as error:  # a bug of ours: it ends one link, not the node
             log.exception("a message of %s", self.name)
             self.end(f"a message could not be handled: {error!r}")
+
+    def _strange(self, begins: far.Begins) -> bool:
+        """Whether it was said to another link of ours, of which ours is the successor."""
+        if begins.answers in (0, self.number):
+            self.partner = begins.link
+            return False
+        return True
 
     # -- the end
 

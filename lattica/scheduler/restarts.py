@@ -135,6 +135,10 @@ class Restarts:
         """What runs here, or is being started."""
         return dict(self._running)
 
+    def runs(self, actor: ActorId) -> Record | None:
+        """Its record, if it runs here or is being started."""
+        return self._running.get(actor)
+
     # -- wishes of this machine
 
     def begin(self, actor: ActorId, spec: bytes, now: float, *, available: bool, restarts: int) -> list[Effect]:

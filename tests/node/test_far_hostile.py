@@ -204,7 +204,7 @@ class Unread:
 async def test_who_asks_and_does_not_read_loses_its_link() -> None:
     ends: list[str] = []
     peer: Any = SimpleNamespace(id=b"a" * 32)
-    link = Link(peer, b"b" * 32, lambda *_: None, lambda _, reason: ends.append(reason))  # type: ignore[arg-type]
+    link = Link(peer, b"b" * 32, lambda *_: None, lambda _, reason: ends.append(reason), 1)  # type: ignore[arg-type]
     link._out = pipe = Unread()  # type: ignore[assignment]
     for _ in range(links.UNREAD_MAX_BYTES // (1 << 20) + 2):
         link.send(far.Here(b"o" * 16, 1 << 20, data=bytes(1 << 20)), 1 << 20)
@@ -213,7 +213,7 @@ async def test_who_asks_and_does_not_read_loses_its_link() -> None:
 
 async def test_connections_of_one_node_are_counted_before_anything_is_made_for_them() -> None:
     peer: Any = SimpleNamespace(id=b"a" * 32)
-    link = Link(peer, b"b" * 32, lambda *_: None, lambda *_: None)  # type: ignore[arg-type]
+    link = Link(peer, b"b" * 32, lambda *_: None, lambda *_: None, 1)  # type: ignore[arg-type]
     link.check(1)
     for number in (0, -1, 2):
         with pytest.raises(RemoteProtocolError, match="cannot begin"):
