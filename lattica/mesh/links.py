@@ -115,6 +115,7 @@ class Connection:
         "dialed",
         "generation",
         "heard_at",
+        "measured_at",
         "member",
         "mine",
         "number",
@@ -123,6 +124,7 @@ class Connection:
         "plane",
         "proved_at",
         "rank",
+        "rtt_s",
         "since",
         "state",
         "theirs",
@@ -147,6 +149,8 @@ class Connection:
         self.since = self.heard_at = now
         self.pinged_at: float | None = None  # a sound is due
         self.asked_at: float | None = None  # of the last ping, for the round trip
+        self.measured_at = now  # when one was last sent
+        self.rtt_s: float | None = None
         self.proved_at = float("-inf")  # when we last signed for it
 
     def __repr__(self) -> str:

@@ -6,13 +6,15 @@ import msgspec
 
 from lattica.mesh import wire
 from lattica.mesh.links import Connection, State
-from lattica.mesh.wire import BULK
+from lattica.mesh.wire import BULK, CONTROL
 
 HELLO_S = 10.0  # for the first frame of a connection: a slow link needs seconds, a silent one holds a descriptor
 PING_AFTER_S = 15.0  # of silence: half of the shortest NAT mapping we have met
 WAIT_S = 1.0  # of silence while an acknowledgement is due
 DEAD_AFTER_S = 5.0  # without a sound although something is due: 20 round trips of the longest path on Earth
 PROBE_S = 1.5  # for an answer from the old connection when a second one turns up
+MEASURE_S = 30.0
+"""How often the round trip is asked for while a connection is never silent: two frames of 13 bytes."""
 SPARE_S = 5.0  # a second connection that the other side has not closed by then is closed here
 BULK_IDLE_S = 60.0  # a bulk connection that carried nothing for so long is closed; a new one costs 2.3 ms
 
@@ -32,7 +34,20 @@ def due(connection: Connection, by: Due) -> float:
     at = min(by.expires_at, _idle_at(connection, by))
     if connection.state is State.SPARE:
         at = min(at, connection.since + SPARE_S)
-    return min(at, _silent_at(connection, by))
+    return min(at, _silent_at(connection, by), measure_at(connection))
+
+
+def measure_at(connection: Connection) -> float:
+    """When to ask for the round trip, whatever else is heard."""
+    if connection.plane != CONTROL or connection.state is not State.ATTACHED or connection.pinged_at is not None:
+        return float("inf")
+    return connection.measured_at + MEASURE_S
+
+
+def round_trip(before_s: float | None, trip_s: float) -> float:
+    """What to believe: a shorter one at once, a longer one by and by, since the answer may have waited for a busy
+    process at either end."""
+    return trip_s if before_s is None or trip_s < before_s else before_s + (trip_s - before_s) / 4
 
 
 def verdict(connection: Connection, by: Due, now: float) -> tuple[str, str] | None:

@@ -35,7 +35,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, Due, due, verdict
+from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, Due, due, measure_at, round_trip, verdict
 from lattica.mesh.session import Session
 from lattica.mesh.twins import Inquiry, Process, is_later_twin, statement
 from lattica.mesh.us import Effect, Us, farewell
@@ -188,7 +188,8 @@ class Peering:
                 effects.append(Transmit(connection.number, wire.encode(wire.Pong(nonce))))
             case wire.Pong(nonce):
                 if connection.asked_at is not None and connection.plane == CONTROL and nonce == 0:
-                    self.rtt_s, connection.asked_at = now - connection.asked_at, None
+                    self.rtt_s = connection.rtt_s = round_trip(connection.rtt_s, now - connection.asked_at)
+                    connection.asked_at = None
             case wire.Want(plane):
                 self.dialing.bulk_asked = self.dialing.bulk_asked or plane == BULK
                 effects += self._bulk_if_needed(now)
@@ -246,9 +247,12 @@ class Peering:
         by = self._measure(connection)
         if due(connection, by) > now:
             return []
+        if measure_at(connection) <= now:
+            connection.asked_at = connection.measured_at = now
+            return [Transmit(connection.number, wire.encode(wire.Ping(0)))]
         farewell = verdict(connection, by, now)
         if farewell is None:
-            connection.pinged_at = connection.asked_at = now
+            connection.pinged_at = connection.asked_at = connection.measured_at = now
             return [Transmit(connection.number, wire.encode(wire.Ping(0)))]
         effects = self._close(connection, *farewell, now)
         if farewell[0] == wire.IDLE:
@@ -410,7 +414,7 @@ class Peering:
                 if bulk.rank < connection.rank:  # it goes on by the better way
                     effects += self.hang_up(bulk, wire.STALE, "there is a better way")
             effects.append(Attached(self.peer, connection.member, hello, resumed))
-            connection.asked_at = now
+            connection.asked_at = connection.measured_at = now
             effects.append(Transmit(connection.number, wire.encode(wire.Ping(0))))
         else:
             self.bulk_used_at = now

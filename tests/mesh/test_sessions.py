@@ -23,6 +23,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
+from lattica.mesh.liveness import MEASURE_S, round_trip
 from lattica.mesh.sessions import (
     BACKOFF_S,
     BULK_IDLE_S,
@@ -47,6 +48,24 @@ def test_two_peers_agree_on_a_session_whoever_dials(low: int, high: int) -> None
     ring.say(bob, ann, b"two")
     assert ann.sessions.rtt_s(bob.id) == 0.0 and list(ann.sessions.peers()) == [bob.id]
     assert "1 up, 1 connections" in repr(ann.sessions)
+
+
+def test_the_round_trip_is_measured_again_while_a_session_is_never_silent() -> None:
+    """Gossip goes on; a shorter trip is believed at once, a longer one by and by."""
+    ring, ann, bob = pair()
+
+    def talk(seconds: float) -> None:
+        for _ in range(int(seconds)):
+            ring.say(ann, bob, b"news")
+            ring.say(bob, ann, b"news")
+            ring.advance(1.0)
+
+    connection = ann.sessions._peerings[bob.id].control
+    assert connection is not None
+    ann.sessions._peerings[bob.id].rtt_s = connection.rtt_s = 0.4  # of a busy moment
+    talk(MEASURE_S + 2)
+    assert ann.sessions.rtt_s(bob.id) == 0.0
+    assert round_trip(None, 0.2) == 0.2 and round_trip(0.1, 0.5) == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("first", ["ann", "bob"])
