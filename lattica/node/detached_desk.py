@@ -28,6 +28,7 @@ from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.node.clients import Job
 from lattica.node.far_objects import ACTOR_ID_BYTES
+from lattica.node.fenced import Fenced, Offer
 from lattica.node.kept import CONTENT_MAX_BYTES
 from lattica.node.names_desk import name_key
 from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed, write
@@ -66,6 +67,7 @@ class DetachedDesk:
         self._growing: set[bytes] = set()  # actors that are being restarted here
         self._adopted: set[bytes] = set()  # actors of ours that began elsewhere
         self._giver = desk.new_number()
+        self.superseded_states = Fenced(desk.kept.folder, desk.jobs.unix)
 
     def __repr__(self) -> str:
         return f"<DetachedDesk: {len(self._seeds)} here, {len(self._growing)} being restarted>"
@@ -218,7 +220,9 @@ class DetachedDesk:
     def superseded(self, before: restarts.Record, now: restarts.Record | None) -> None:
         """A row names another checkpoint than it did."""
         old, new = read_paper(before.spec), read_paper(now.spec) if now is not None else None
-        if old is not None and old.state and (new is None or new.state != old.state):
+        if old is None or old.state in self.superseded_states.contents():
+            return
+        if old.state and (new is None or new.state != old.state):
             self._desk.kept.forget_soon(old.state)
 
     def members_changed(self) -> None:
@@ -227,7 +231,8 @@ class DetachedDesk:
             self._begin(self._spread(actor))
         papers = [read_paper(record.spec) for record in self._desk.deciding.records.values()]
         named = [cid for paper in papers if paper is not None for cid in (paper.content, paper.state) if cid]
-        self._desk.kept.sweep([*named, *filter(None, self._seeds.values())])
+        offered = self.superseded_states.contents()
+        self._desk.kept.sweep([*named, *filter(None, self._seeds.values()), *offered])
 
     # -- restarted here
 
@@ -330,9 +335,22 @@ class DetachedDesk:
             f"a newer life of it runs on {short_peer(PeerId(by.host))}" if by is not None else "it was ended elsewhere"
         )
         log.warning("actor %s, life %s, ends here: %s", short(actor), life.number(), how)
+        if by is not None:
+            self.offer_state(actor, life, how)
         self._node.actor_desk.fence(actor, how, goes_on=by is not None)
         if plan is not None:
             self._forget_job(plan.job)
+
+    def offer_state(self, actor: bytes, life: Life, how: str) -> None:
+        """A life of an actor ends here though it could go on: what it knew is kept, if its class has checkpoints."""
+        state, plan = self._node.actor_desk.states.get(actor), self._node.actor_desk.supervisor.living(actor)
+        if state is not None and plan is not None:
+            content, now = self._desk.kept.put(state), self._desk.jobs.unix()
+            self._desk.kept.stays(content)  # its row names another one by now
+            numbers = life.epoch, life.incarnation, life.minority
+            self.superseded_states.add(
+                Offer(actor, plan.class_name, plan.name, plan.namespace, numbers, how, now, content)
+            )
 
     def _forget_job(self, number: int) -> None:
         job = self._node.jobs.get(number)

@@ -44,7 +44,7 @@ class Kept:
     """See the module."""
 
     def __init__(self, desk: FarDesk, folder: str) -> None:
-        self._desk, self._folder = desk, folder
+        self._desk, self.folder = desk, folder
         self._loop = asyncio.get_running_loop()
         self._sizes: dict[str, int] = {}  # file -> bytes
         self._unwritten: dict[bytes, bytes] = {}  # until they are on disk
@@ -78,7 +78,7 @@ class Kept:
         return content
 
     def _write(self, name: str, data: bytes) -> None:
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self.folder, name)
         with open(f"{path}.new", "wb") as file:
             file.write(data)
             file.flush()
@@ -98,7 +98,7 @@ class Kept:
         name = cid_text(content)
         if name not in self._sizes:
             return None
-        path = os.path.join(self._folder, name)
+        path = os.path.join(self.folder, name)
         try:
             data = await self._loop.run_in_executor(None, _file, path)
         except OSError as error:
@@ -110,6 +110,10 @@ class Kept:
         """A newer checkpoint has taken its place: in SOON_S nobody asks for it any more."""
         self._unnamed[cid_text(content)] = self._loop.time() - FORGET_S + SOON_S
         self._loop.call_later(SOON_S + 1.0, self._sweep_unnamed)
+
+    def stays(self, content: bytes) -> None:
+        """Something names it again."""
+        self._unnamed.pop(cid_text(content), None)
 
     def sweep(self, named: Iterable[bytes]) -> None:
         """named: what actors' rows name now. The rest is deleted, some time later."""
@@ -123,7 +127,7 @@ class Kept:
             self._sizes.pop(name, None)
             del self._unnamed[name]
             with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._folder, name))
+                os.unlink(os.path.join(self.folder, name))
 
     def size(self, content: bytes) -> int:
         """Of what is kept here; 0 for what is not."""

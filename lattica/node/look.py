@@ -71,7 +71,7 @@ class Look:
         self._node, self._mesh, self._peer = node, mesh, mesh.peer
         self._views: dict[str, Callable[[], list[dict[str, Any]]]] = {
             "tasks": self._tasks,
-            "actors": node.state.actors,
+            "actors": self._actors,
             "workers": node.state.workers,
             "objects": self._objects,
             "drivers": node.state.jobs,
@@ -123,6 +123,11 @@ class Look:
                 }
             )
         return found
+
+    def _actors(self) -> list[dict[str, Any]]:
+        """Those that this node supervises, and the states of those that were superseded here."""
+        offers = self._node.far.detached.superseded_states.view() if self._node.far is not None else []
+        return [*self._node.state.actors(), *offers]
 
     def _objects(self) -> list[dict[str, Any]]:
         """By the processes that hold them: (kind, pid, held, held_bytes, made, made_bytes, waiting)."""

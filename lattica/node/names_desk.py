@@ -27,6 +27,7 @@ from lattica.mesh.table.kinds import KEY_MAX_BYTES
 from lattica.node.bearers import Bearer, read_bearer, write_bearer
 from lattica.node.clients import Client
 from lattica.scheduler.claims import CLAIM_BYTES, Holder
+from lattica.scheduler.fencing import Life
 
 if TYPE_CHECKING:
     from lattica.node.far_desk import FarDesk
@@ -214,7 +215,10 @@ class NamesDesk:
             return
         self._borne.pop(actor, None)
         how = "its name is another actor's, which came first" if by is not None else "somebody has released its name"
-        self._desk.deciding.bury(actor)
+        deciding, life = self._desk.deciding, self._desk.deciding.token(actor)[1]
+        if by is not None and life is not None:
+            self._desk.detached.offer_state(actor, Life(*life), how)
+        deciding.bury(actor)
         self._node.actor_desk.fence(actor, f"it was superseded: {how}", goes_on=False)
 
     # -- looking up
