@@ -49,6 +49,7 @@ CHUNK_BYTES = 64 << 10  # given to the engine at once
 SILENT_S = 1.0
 """Without an authentic packet by the current route, after which one by another is followed: a NAT that forgot us, and
 not somebody on the way who was quicker."""
+SOON_S = 0.0005  # half of what uvloop's timers resolve: how early or late they are
 STREAMS_EVER_MAX = 4096  # of one side; then it dials again
 RELAY = "relay/"  # an address by way of another peer: "relay/PEER"
 FAREWELLS_MAX = 3  # answers to what still comes after the end
@@ -130,7 +131,10 @@ class QuicLink:
             elif self._heard_at + SILENT_S <= now:  # a NAT gave the other side another address
                 self.take(route)
         self.handle(events)
-        self.pump(now)
+        if self._waiting() or self.engine.in_a_hurry(now):
+            self.pump(now)
+        elif not self.over:
+            self._arm(now)
 
     def take(self, route: Route) -> None:
         """Send by this route from now on."""
@@ -145,22 +149,25 @@ class QuicLink:
             return
         engine, send = self.engine, self._quic.socket.send
         while True:
-            moved = self._fill()
+            waiting = self._waiting()
+            if waiting:
+                self._fill(waiting)
             datagrams = engine.datagrams(now)
             if datagrams:
                 send(self.route, datagrams)
                 if self.guide is not None:
                     self.guide.sent(self)
-            if not datagrams or not moved:
+            if not datagrams or not any(stream.queued for stream in waiting):
                 break
         self._arm(now)
 
-    def _fill(self) -> bool:
-        """Whether anything moved from our queues to the engine's, which knows no bound."""
-        streams, engine, moved = self.streams, self.engine, False
-        waiting = [stream for stream in streams.values() if stream.queued or (stream.ending and not stream.told)]
-        if not waiting:
-            return False
+    def _waiting(self) -> list[QuicStream]:
+        """Streams that have something for the engine."""
+        return [s for s in self.streams.values() if s.queued or (s.ending and not s.told)]
+
+    def _fill(self, waiting: list[QuicStream]) -> None:
+        """Move what there is room for from our queues to the engine's, which knows no bound."""
+        streams, engine = self.streams, self.engine
         room = BUFFERED_MAX_BYTES - sum(engine.unacked(id) for id in streams)
         for stream in sorted(waiting, key=_plane):
             limit = room
@@ -172,15 +179,15 @@ class QuicLink:
                 stream.queued -= len(data)
                 limit -= len(data)
                 room -= len(data)
-                moved = True
             if stream.ending and not stream.queue and not stream.told:
                 engine.write(stream.id, b"", ends=True)
-                stream.told = moved = True
-        return moved
+                stream.told = True
 
     def _arm(self, now: float) -> None:
         """Be woken when the engine, or the end of an unused connection, is due. A timer that comes too early costs less
-        than setting one anew for each packet."""
+        than setting one anew for each packet, and one that comes soon asks again."""
+        if self._timer is not None and self._armed_for <= now + SOON_S:
+            return
         due = self.engine.deadline()
         if self._ends_at is not None and (due is None or self._ends_at < due):
             due = self._ends_at
@@ -200,7 +207,8 @@ class QuicLink:
             self.end("it is not used" if self.member is not None else "it did not finish the handshake in time")
             return
         due = self.engine.deadline()
-        if due is not None and due <= now:
+        if due is not None and due <= now + SOON_S:  # loops round their timers, to either side
+            now = max(now, due)
             self.handle(self.engine.tick(now))
             self.pump(now)
         elif not self.over:
