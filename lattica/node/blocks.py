@@ -1,6 +1,7 @@
 """Objects on their way between machines: a node reads the blocks of an object from those that hold it, into its arena.
 
     fetch(object) ─► manifest ─► allocate ─► read, from one source or several ─► check, write ─► Fetched
+                  └─ the first source is read from at once: it sends while it hashes, and that is checked afterwards
                         │                      ▲
                         └─ offer(object) at every holder; one that still fetches serves what it has so far
 
@@ -47,7 +48,7 @@ from lattica.mesh.values import ALIGN
 from lattica.mesh.wire import Buffer
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.cid import BLOCK_BYTES, Manifest, cid_named, manifest_of
-from lattica.objectstore.transfer import Transfer, block_size, matches, read_manifest
+from lattica.objectstore.transfer import AHEAD_BLOCKS, Transfer, matches, read_manifest
 
 log = logging.getLogger(__name__)
 Pin = Callable[[bytes], Callable[[], object] | None]
@@ -73,6 +74,7 @@ STALL_S = 20.0  # a source that sends nothing for so long is lost: 512 KiB in th
 WAIT_S = 10.0  # for a block that is still fetched; and for news of which are here
 IDLE_S = 60.0  # a reader who asks for nothing lets its stream go: it pins the object
 PROVIDE_AFTER_S = 2.0  # objects that live shorter than this are nobody's to find
+UNMAP_AFTER_S = 1.0  # what was hashed is read next: mapping 100 MiB again costs 5 ms of the event loop, and its faults
 CHECKS_MAX = 2  # of one source's blocks at once: while one is hashed and written, the next one comes
 FAILURES_SHOWN = 8
 
@@ -116,6 +118,7 @@ class _Held:
         self.hashing: asyncio.Future[Manifest] | None = None
         self.transfer: Transfer | None = None  # while it is fetched
         self.offered = False  # `pin` knows it; before, copies are sent
+        self.lent = 0  # views of all of it
         self.gone = False
         self.news = _Bell()
         self.readers: dict[PeerId, int] = {}  # -> streams
@@ -248,7 +251,7 @@ class Blocks:
         data: Buffer = b""
         if 0 < held.size <= BLOCK_BYTES:
             await self._until_here(held, 0)
-            data = self._lend(held) if held.offered else self._copy(held, 0, manifest)
+            data = self._lend(held) if held.offered else self._copy(held, 0, held.size)
         others = [reader for reader in reversed(held.askers) if reader != who][:READERS_MAX]
         return [fields, held.failed, here, data, others]
 
@@ -270,18 +273,18 @@ class Blocks:
         A block that is still fetched is waited for, WAIT_S. Raises ObjectNotAvailableError.
         """
         held = self._find(what)
-        manifest = await self._hashed(held)
         lent: memoryview | None = None
         who = caller.get().peer
         held.readers[who] = held.readers.get(who, 0) + 1
         try:
-            while (run := await _run_of(incoming, len(manifest.digests))) is not None:
+            while (run := await _run_of(incoming, _blocks_of(held.size))) is not None:
                 for block in run:
                     await self._until_here(held, block)
                     if lent is None and held.offered:
                         lent = self._lend(held)
-                    begin, size = held.at(block), block_size(manifest, block)
-                    view = lent[begin : begin + size] if lent is not None else self._copy(held, block, manifest)
+                    begin = held.at(block)
+                    size = min(BLOCK_BYTES, held.size - begin)
+                    view = lent[begin : begin + size] if lent is not None else self._copy(held, begin, size)
                     held.read_bytes += size
                     for at in range(0, size, PIECE_BYTES):
                         yield view[at : at + PIECE_BYTES]
@@ -336,15 +339,22 @@ class Blocks:
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._came_back, held, unpin)
 
+        held.lent += 1
         return self._arena.lend(held.offset, held.size, back)
 
     def _came_back(self, held: _Held, unpin: Callable[[], object]) -> None:
-        with suppress(ValueError):  # the arena is closed
-            self._arena.unmap(held.offset, held.size)
+        held.lent -= 1
+        self._loop.call_later(UNMAP_AFTER_S, self._unmap, held)
         unpin()
 
-    def _copy(self, held: _Held, block: int, manifest: Manifest) -> memoryview:
-        return memoryview(self._arena.copy_out(held.offset + held.at(block), block_size(manifest, block)))
+    def _unmap(self, held: _Held) -> None:
+        """Whatever lies there by now: what is needed of it is mapped again."""
+        if not held.lent:
+            with suppress(ValueError):  # the arena is closed
+                self._arena.unmap(held.offset, held.size)
+
+    def _copy(self, held: _Held, begin: int, size: int) -> memoryview:
+        return memoryview(self._arena.copy_out(held.offset + begin, size))
 
     async def _hashed(self, held: _Held) -> Manifest:
         """What it consists of; found out once."""
@@ -449,6 +459,8 @@ class _Fetching:
         self.task: asyncio.Task[Fetched]
         self._blocks, self._peer, self._arena, self._allocate, self._cid = blocks, peer, arena, allocate, cid
         self._answer_s = ANSWER_S + size_hint / HASH_BYTES_PER_S
+        self._size_hint = size_hint
+        self._begun = False  # somebody was asked
         self._candidates: deque[tuple[PeerId, bytes]] = deque()  # and by which name to ask
         self._known: set[tuple[PeerId, bytes]] = set()
         self._fellows: dict[PeerId, int] = {}  # who reads the same -> how often it had not begun
@@ -520,10 +532,14 @@ class _Fetching:
             self._blocks.free(*self._region)
             self._region = None
 
+    @property
+    def _own(self) -> int:
+        """Where to begin, so that of several readers each soon has something for the others."""
+        return int.from_bytes(self._peer.id[:4], "little")
+
     def _begin(self, offset: int, manifest: Manifest) -> None:
         held = self._held = _Held(self.object_id, offset, manifest.total_bytes, self._failed)
-        own = int.from_bytes(self._peer.id[:4], "little")
-        self._transfer = held.transfer = Transfer(manifest, own)
+        self._transfer = held.transfer = Transfer(manifest, self._own)
         self._blocks.name(held, manifest)
         self._blocks.begin(held)
         self._bell.ring()
@@ -584,10 +600,13 @@ class _Fetching:
 
     async def _draw(self, source: PeerId, what: bytes) -> None:
         """Take from this source what it has, as long as anything is missing."""
+        first, self._begun = not self._begun, True
         try:
-            await self._meet(source, what)
-            if self._transfer is not None and not self._transfer.done:
-                await self._read(source, what, self._transfer)
+            if first and self._size_hint > BLOCK_BYTES:
+                await self._draw_while_hashing(source, what)
+            else:
+                await self._meet(source, what)
+                await self._read(source, what)
         except RemoteProtocolError as error:
             self._part(source, str(error).partition("\n")[0], lied=True)
         except (PeerUnreachableError, GetTimeoutError, TimeoutError) as error:
@@ -635,26 +654,52 @@ class _Fetching:
     def _reaches(self, reader: bytes) -> bool:
         return len(reader) == len(self._peer.id) and self._peer.has_session(PeerId(reader))
 
-    async def _read(self, source: PeerId, what: bytes, transfer: Transfer) -> None:
+    async def _draw_while_hashing(self, source: PeerId, what: bytes) -> None:
+        """As `_draw`, but let blocks come while the source may still hash, and check them when the manifest is here.
+
+        A source that lacks some would wait for those, and of another size than was hinted at an object has other
+        blocks: then what came is thrown away.
+        """
         async with await self._peer.stream(source, "blocks.read", what, sends=True) as stream:
-            due: deque[int] = deque()
-            checks: deque[asyncio.Future[bool]] = deque()
-            while not transfer.done:
-                while (run := transfer.ask(source)) is not None:
-                    due.extend(run)
-                    await stream.send([run.start, len(run)])
-                if len(checks) >= CHECKS_MAX or (checks and not due):
-                    await self._checked(source, checks.popleft())
-                elif due:
-                    block = due.popleft()
-                    parts = await _parts(stream, block_size(transfer.manifest, block))
-                    if not transfer.held[block]:
-                        checks.append(self._check(source, block, parts))
-                elif (known := transfer.known_of(source)) is None:
-                    await self._bell.wait()
-                else:
-                    here = await self._peer.call(source, "blocks.held", what, known, timeout_s=WAIT_S + ANSWER_S)
-                    transfer.source_has(source, _bytes_like(here))
+            reading = _Reading(stream)
+            coming = self._loop.create_task(reading.collect(self._own, self._size_hint))
+            try:
+                await self._meet(source, what)
+            finally:
+                coming.cancel()
+                await asyncio.wait((coming,))
+            transfer = self._transfer
+            assert transfer is not None
+            has_all = source in transfer.sources and transfer.known_of(source) is None
+            came = coming.cancelled() or coming.exception() is None
+            if came and has_all and transfer.manifest.total_bytes == self._size_hint:
+                transfer.expect(source, reading.asked)
+                await self._read_on(source, what, transfer, reading)
+                return
+        await self._read(source, what)
+
+    async def _read(self, source: PeerId, what: bytes) -> None:
+        if (transfer := self._transfer) is None or transfer.done:
+            return
+        async with await self._peer.stream(source, "blocks.read", what, sends=True) as stream:
+            await self._read_on(source, what, transfer, _Reading(stream))
+
+    async def _read_on(self, source: PeerId, what: bytes, transfer: Transfer, reading: _Reading) -> None:
+        checks: deque[asyncio.Future[bool]] = deque()
+        while not transfer.done:
+            while (run := transfer.ask(source)) is not None:
+                await reading.ask(run)
+            if len(checks) >= CHECKS_MAX or (checks and not reading.owes):
+                await self._checked(source, checks.popleft())
+            elif reading.owes:
+                block, parts = await reading.next(transfer.manifest.total_bytes)
+                if not transfer.held[block]:
+                    checks.append(self._check(source, block, parts))
+            elif (known := transfer.known_of(source)) is None:
+                await self._bell.wait()
+            else:
+                here = await self._peer.call(source, "blocks.held", what, known, timeout_s=WAIT_S + ANSWER_S)
+                transfer.source_has(source, _bytes_like(here))
 
     def _check(self, source: PeerId, block: int, parts: list[Buffer]) -> asyncio.Future[bool]:
         """Begin to verify and write a block, in a thread: the loop has the next one to decrypt."""
@@ -693,18 +738,64 @@ def _hash(lent: memoryview) -> Manifest:
         return manifest_of(lent)
 
 
-async def _parts(stream: Stream, size: int) -> list[Buffer]:
-    """The pieces of one block."""
-    parts: list[Buffer] = []
-    while size > 0:
-        item = await stream.take(STALL_S)
-        if item is None:
-            raise ObjectNotAvailableError("it ended before it had sent what it was asked for")
-        parts.append(_bytes_like(item))
-        if not 0 < len(parts[-1]) <= size:
-            raise RemoteProtocolError("it sent a piece that fits into no block")
-        size -= len(parts[-1])
-    return parts
+class _Reading:
+    """A stream of blocks from one source. Whoever waits for the next one may give up, and another go on."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._due: deque[int] = deque()  # asked for, in order
+        self._parts: list[Buffer] = []  # of the first of them
+        self._came: deque[tuple[int, list[Buffer]]] = deque()  # before it was known what they should be
+
+    @property
+    def asked(self) -> list[int]:
+        """The blocks that `next` will give."""
+        return [*(block for block, _ in self._came), *self._due]
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are any."""
+        return bool(self._came or self._due)
+
+    async def ask(self, run: range) -> None:
+        """Ask for these blocks too."""
+        self._due.extend(run)
+        await self._stream.send([run.start, len(run)])
+
+    async def collect(self, own: int, total: int) -> None:
+        """Ask for as many blocks as one source may owe, and keep them. own: where to begin."""
+        count = _blocks_of(total)
+        start, ahead = own % count, min(AHEAD_BLOCKS, count)
+        await self.ask(range(start, min(start + ahead, count)))
+        if start + ahead > count:
+            await self.ask(range(start + ahead - count))
+        while self._due:
+            self._came.append(await self._next(total))
+
+    async def next(self, total: int) -> tuple[int, list[Buffer]]:
+        """The next block, and its pieces. total: bytes of the object. Raises LatticaError, TimeoutError."""
+        return self._came.popleft() if self._came else await self._next(total)
+
+    async def _next(self, total: int) -> tuple[int, list[Buffer]]:
+        block = self._due[0]
+        left = min(BLOCK_BYTES, total - block * BLOCK_BYTES) - sum(map(len, self._parts))
+        while left > 0:
+            item = await self._stream.take(STALL_S)
+            if item is None:
+                raise ObjectNotAvailableError("it ended before it had sent what it was asked for")
+            part = _bytes_like(item)
+            if not 0 < len(part) <= left:
+                raise RemoteProtocolError("it sent a piece that fits into no block")
+            self._parts.append(part)
+            left -= len(part)
+        parts, self._parts = self._parts, []
+        self._due.popleft()
+        return block, parts
+
+
+def _blocks_of(size: int) -> int:
+    """How many blocks an object of so many bytes has."""
+    return -(-size // BLOCK_BYTES)
 
 
 async def _run_of(incoming: AsyncIterator[Any], blocks: int) -> range | None:

@@ -171,6 +171,16 @@ class Transfer:
         self._next = run.stop % len(self.held)
         return run
 
+    def expect(self, who: Peer, blocks: Sequence[int]) -> None:
+        """It was asked for these before it was known what they should be: they will come, the last one last."""
+        source = self._sources[who]
+        for block in blocks:
+            if not self.held[block]:
+                source.asked[block] = None
+                self._rank[block] = _NEVER
+        if blocks:
+            self._next = (blocks[-1] + 1) % len(self.held)
+
     def validate(self) -> None:
         """Assert what always holds."""
         assert self.left == self.held.count(0), "blocks do not add up"

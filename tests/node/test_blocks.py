@@ -26,6 +26,7 @@ from lattica.node import blocks as blocks_module
 from lattica.node.blocks import HURRY_S, PROVIDE_AFTER_S, STALL_S, WAIT_S, Blocks, Fetched
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.cid import cid_named, manifest_of
+from lattica.objectstore.transfer import AHEAD_BLOCKS
 from tests.mesh.conftest import Network, settle, virtual
 
 MIB = 1 << 20
@@ -263,9 +264,9 @@ async def test_a_source_that_does_not_answer_is_not_waited_for_alone(monkeypatch
         assert HURRY_S <= asyncio.get_running_loop().time() - began < HURRY_S + 0.5
 
 
-@pytest.mark.parametrize("size", [100, 3 * MIB])
+@pytest.mark.parametrize(("size", "hint"), [(100, 0), (3 * MIB, 0), (3 * MIB, 3 * MIB)])
 @virtual
-async def test_a_source_that_lies_is_dropped_and_another_one_asked(size: int) -> None:
+async def test_a_source_that_lies_is_dropped_and_another_one_asked(size: int, hint: int) -> None:
     async with mesh(3) as (one, two, three):
         data = data_of(size)
         offset = two.put(OBJECT, data)
@@ -273,7 +274,55 @@ async def test_a_source_that_lies_is_dropped_and_another_one_asked(size: int) ->
         await three.fetch(two)  # which hashes it
         await one.peer.call(two.peer.id, "blocks.manifest", OBJECT)
         two.arena.write(offset + size - 1, [bytes([data[-1] ^ 1])])
-        assert one.bytes_of(await one.fetch(two, three)) == data
+        assert one.bytes_of(await one.fetch(two, three, size=hint)) == data
+
+
+@virtual
+async def test_blocks_come_while_their_source_still_hashes_and_each_comes_once(
+    monkeypatch: pytest.MonkeyPatch, reads: list[tuple[PeerId, int]]
+) -> None:
+    async with mesh(2) as (one, two):
+        data = data_of(20 * MIB + 5)
+        two.put(OBJECT, data)
+        hashing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        hashed = Blocks._hashed
+
+        async def slowly(self: Blocks, held: Any) -> Any:
+            await hashing
+            return await hashed(self, held)
+
+        monkeypatch.setattr(Blocks, "_hashed", slowly)
+        fetching = asyncio.ensure_future(one.fetch(two, size=len(data)))
+        await settle(1)
+        assert len(reads) == AHEAD_BLOCKS and not one.allocated, "no more than one source may owe"
+        hashing.set_result(None)
+        assert one.bytes_of(await fetching) == data and sorted(reads) == [(two.peer.id, block) for block in range(21)]
+
+
+@pytest.mark.parametrize("hint", [2 * MIB, 5 * MIB - 1, 9 * MIB])
+@virtual
+async def test_what_came_early_of_an_object_of_another_size_than_was_said_is_thrown_away(hint: int) -> None:
+    async with mesh(2) as (one, two):
+        data = data_of(5 * MIB)
+        two.put(OBJECT, data)
+        assert one.bytes_of(await one.fetch(two, size=hint)) == data
+        assert one.allocated == [(100, len(data))] and not one.freed
+
+
+@virtual
+async def test_a_source_that_lacks_blocks_is_not_waited_for_by_who_asked_it_for_all(
+    small_blocks: Iterator[int],
+) -> None:
+    async with mesh(3, delay_s=0.05) as (holder, one, two):
+        data = data_of(200 * 40_000)
+        holder.put(OBJECT, data)
+        first = asyncio.ensure_future(one.fetch(holder, size=len(data)))
+        while OBJECT not in one.blocks._objects:
+            await settle(0.01)
+        began = asyncio.get_running_loop().time()
+        found = await asyncio.gather(first, two.fetch(one, holder, size=len(data)))
+        assert one.bytes_of(found[0]) == two.bytes_of(found[1]) == data
+        assert asyncio.get_running_loop().time() - began < WAIT_S
 
 
 @virtual

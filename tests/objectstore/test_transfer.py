@@ -48,6 +48,19 @@ def test_one_source_is_asked_for_runs_in_order_and_not_for_more_than_it_may_owe(
     assert transfer.arrived(A, 0, True) and transfer.ask(A) == range(AHEAD_BLOCKS, AHEAD_BLOCKS + RUN_BLOCKS)
 
 
+def test_what_a_source_was_asked_for_before_it_said_what_it_has_is_not_asked_for_again() -> None:
+    transfer = Transfer(manifest(8))
+    transfer.source_has(A, b"")
+    transfer.source_has(B, b"")
+    assert transfer.arrived(B, 7, True)
+    transfer.expect(A, [6, 7, 0, 1])
+    transfer.validate()
+    assert transfer.ask(B) == range(2, 6), "from where the last of them ends"
+    transfer.lost(A, "it is gone")
+    transfer.validate()
+    assert transfer.ask(B) == range(6, 7) and transfer.ask(B) == range(2)
+
+
 def test_of_several_sources_none_owes_more_than_half_its_share_of_the_rest() -> None:
     transfer = Transfer(manifest(60))
     for source in (A, B, C):
