@@ -37,6 +37,7 @@ from lattica.objectstore.arena import Arena
 MIB = 1 << 20
 OBJECT = bytes(16)
 START_S = 20.0
+SETTLE_S = 1.0  # a new member's first certificate comes soon, and its connections begin anew with it: 0.2 s
 
 
 @service("floor")
@@ -80,6 +81,7 @@ async def load(ticket: str, size: int, turns: int) -> None:
                 return 0
 
             blocks = Blocks(peer, arena, asyncio.get_running_loop(), lambda _: lambda: None)
+            await asyncio.sleep(SETTLE_S)
             rates: list[float] = []
             floors: list[float] = []
             for _ in range(turns + 1):
