@@ -114,9 +114,8 @@ class FarObjects:
         """A process of ours was given a hold by one elsewhere."""
         entry = self._desk.proxies.get(message.via)
         if entry is None:  # what it gave is let go there by now, unless somebody else holds it
-            self._perform(self._node.store.ledger.hold(client.number, message.object))
-            if self._node.store.ledger.owner(message.object) is None:
-                self._perform(self._node.store.ledger.lost(message.object, "the process that gave it is long gone"))
+            ledger, why = self._node.store.ledger, "the process that gave it is long gone"
+            self._perform(ledger.inherit(client.number, message.object, why))
             return
         neighbour, theirs = entry
         if (names := self._desk.far_names.get(message.via)) is not None:  # a worker: it gave to our process by number

@@ -281,6 +281,31 @@ class Ledger:
             self._doubted.discard(object)
         return effects + self._add(holder, object, 1), keep
 
+    def inherit(self, client: int, object: bytes, how: str) -> list[Effect]:
+        """`client` took a hold that somebody elsewhere had given who is gone, and with it what it gave.
+
+        What others lend us, or have here, stays. Else its owner is told, as by `lost`; also if that is `client` itself,
+        which was given a result of its own and would wait for nobody.
+        """
+        holder = self._clients.get(client)
+        effects = self._add(holder, object, 1) if holder is not None else []
+        entry, owner = self._entries.get(object), self.owner(object)
+        if holder is None or entry is None or object in self._borrowed:
+            return effects
+        if entry.state is None:
+            self._settle(object, entry)
+            if owner is None:
+                self._lose(client, object, how, effects)
+                return effects
+            entry.state = _Promised(owner, "")
+            self._clients[owner].answers_for[object] = None
+        elif not (isinstance(entry.state, _Promised) and entry.state.owner == owner == client):
+            return effects
+        if owner in entry.waiters:
+            entry.waiters.remove(owner)
+            del self._clients[owner].waits[object]
+        return [*effects, Tell(owner, Lost(object, how))]
+
     def made_here(self, object: bytes) -> list[Effect]:
         """A client of ours has sealed it: if another node lends it to us, that loan goes back.
 

@@ -382,3 +382,43 @@ def test_views_say_who_holds_and_who_made_how_much(ledger: Ledger) -> None:
     }
     assert views == {NODE: (0, 0, 1, 10, 0), B: (2, 15, 1, 5, 0), C: (0, 0, 0, 0, 0)}
     assert repr(ledger) == "<Ledger 2 ids of 2 clients, 0 asked for>"
+
+
+LONG_GONE = "the process that gave it is long gone"
+
+
+@pytest.mark.parametrize("promised", [False, True])
+def test_an_owner_that_is_given_its_own_result_by_somebody_gone_is_told_that_it_is_lost(
+    ledger: Ledger, promised: bool
+) -> None:
+    """It would wait for itself: the node asks the owner of an id whose value is nowhere."""
+    if promised:
+        ledger.promise(A, X)
+    ledger.resolve(A, [X])
+    assert ledger.inherit(A, X, LONG_GONE) == [Tell(A, Lost(X, LONG_GONE))]
+    ledger.validate()
+    ledger.drop(A, X, 2 if promised else 1)
+    assert is_empty(ledger)
+
+
+def test_of_what_somebody_gone_has_given_its_owner_here_is_told_and_answers_whoever_waits(ledger: Ledger) -> None:
+    assert ledger.inherit(B, X, LONG_GONE) == [Tell(A, Lost(X, LONG_GONE))]
+    assert ledger.resolve(B, [X]) == []
+    assert Tell(B, Located(X, 64, 10, True)) in ledger.seal(A, X, 64, 10, failed=True)
+    ledger.validate()
+
+
+def test_what_somebody_gone_has_given_and_nobody_here_owns_is_lost_to_whoever_asks(ledger: Ledger) -> None:
+    foreign = b"ffffffff" + bytes(8)
+    assert ledger.inherit(B, foreign, LONG_GONE) == []
+    assert ledger.resolve(B, [foreign]) == [Tell(B, Lost(foreign, LONG_GONE))]
+    ledger.drop(B, foreign)
+    assert is_empty(ledger)
+
+
+def test_what_another_node_lends_stays_although_somebody_gone_has_given_it_too(ledger: Ledger) -> None:
+    foreign = b"ffffffff" + bytes(8)
+    ledger.borrow(A, foreign, C, value=True)
+    assert ledger.inherit(B, foreign, LONG_GONE) == []
+    assert ledger.lender(foreign) == C and ledger.resolve(B, [foreign]) == []
+    ledger.validate()
