@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("lattica")
 
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+"""Of this program: no other version can run its functions."""
 START_TIMEOUT_S = 30.0
 """A node answers in 0.2 s; a machine that swaps may take long, and after this something is wrong."""
 END_TIMEOUT_S = 5.0
@@ -188,6 +190,7 @@ def _job(
         "namespace": namespace or "",
         "log_to_driver": log_to_driver,
         "preload": list(preload),
+        "minor": PYTHON,
     }
     if environment is not None:
         job["environment"] = environment

@@ -53,3 +53,4 @@ class Job(msgspec.Struct, eq=False):
     ended: bool = False  # its driver is gone or wants to go
     farewell: bool = False  # its driver waits for the last lines
     environment: Environment = NOTHING
+    minor: str = ""  # of its Python, "3.11": its functions are bytecode of that version; "": not said

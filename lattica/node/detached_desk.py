@@ -104,7 +104,7 @@ class DetachedDesk:
         number = self._node.job_desk.next_number()
         job = self._node.jobs[number] = Job(
             number, driver, 0, python, like.sys_path, like.cwd, like.script, namespace or like.namespace,
-            like.log_to_driver, time(), like.preload, ended=True,
+            like.log_to_driver, time(), like.preload, ended=True, minor=like.minor,
         )  # fmt: skip
         return job
 
@@ -140,8 +140,8 @@ class DetachedDesk:
             )
         seed = Seed(
             plan.spec, dict(plan.resources), plan.class_name, plan.name, plan.namespace, plan.meta, plan.given,
-            job.python, _MINOR, job.sys_path, job.cwd, job.script, job.log_to_driver, job.preload, list(plan.holds),
-            objects,
+            job.python, job.minor or _MINOR, job.sys_path, job.cwd, job.script, job.log_to_driver, job.preload,
+            list(plan.holds), objects,
         )  # fmt: skip
         data, content = write(seed), b""
         if len(data) > CONTENT_MAX_BYTES:

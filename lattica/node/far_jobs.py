@@ -86,7 +86,7 @@ class FarJobs:
             JobId(id), {}, now, now + TOKEN_MAX_S, signer=mine.identity, chain=mine.chain, mesh=mine.mesh
         )
         made = far.JobIs(
-            id, token, self._desk.me, entry.python, _MINOR, entry.sys_path, entry.cwd, entry.script,
+            id, token, self._desk.me, entry.python, entry.minor or _MINOR, entry.sys_path, entry.cwd, entry.script,
             entry.namespace, entry.log_to_driver, entry.preload, entry.environment.env_vars,
             [(package.kind, package.cid) for package in entry.environment.packages],
         )  # fmt: skip
@@ -181,13 +181,14 @@ class FarJobs:
         number = node.job_desk.next_number()
         node.jobs[number] = Job(
             number, driver, 0, python, sys_path, cwd, paper.script, paper.namespace, paper.log_to_driver,
-            time(), paper.preload, environment=environment,
+            time(), paper.preload, environment=environment, minor=paper.minor,
         )  # fmt: skip
         name = f"driver on {peer_text(PeerId(paper.origin))[:8]}"
         client = proxy(driver, DRIVER, number, time(), name, lambda message: self._say_output(number, message))
         node.clients[driver] = client
         self._jobs[paper.job] = number
-        node.workers.zygotes.preload(python, sys_path, paper.preload)
+        if paper.minor == _MINOR:  # else nothing of it runs here: it only holds objects, or calls
+            node.workers.zygotes.preload(python, sys_path, paper.preload)
         return number
 
     # -- what they print

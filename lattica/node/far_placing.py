@@ -89,13 +89,18 @@ class FarPlacing:
 
     def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> None:
         """A process of ours wants a worker. Raises ConfigError if what it wants cannot be understood."""
-        demand = self._desk.placer.demand(message.given, resources)
+        demand = self._desk.placer.demand(message.given, resources, self._python(client.job))
         if message.inputs or message.work_s:
             demand = self._knowing(demand, message.inputs, message.work_s)
         now = self._node.now()
         self.place(
             Wish(client.number, message.request, client.job, demand, message.retryable, message.name, False, now)
         )
+
+    def _python(self, job: int) -> str:
+        """The version of a program: its functions are bytecode, which no other version can run."""
+        entry = self._node.jobs.get(job)
+        return entry.minor if entry is not None else ""
 
     def _knowing(self, demand: Demand, inputs: Sequence[tuple[bytes, int]], work_s: float = 0.0) -> Demand:
         """With where these objects lie, as far as is known here."""
@@ -107,7 +112,7 @@ class FarPlacing:
         inputs: Sequence[tuple[bytes, int]] = (),
     ) -> None:  # fmt: skip
         """The actor desk wants one. given: what its creator said of the place."""
-        demand = self._desk.placer.demand(given, resources)
+        demand = self._desk.placer.demand(given, resources, self._python(job))
         if inputs:
             demand = self._knowing(demand, inputs)
         self.place(Wish(m.NODE, number, job, demand, False, name, True, self._node.now()))

@@ -32,7 +32,7 @@ from lattica.node.known_groups import CREATED, OVER, PENDING, REMOVED, RESCHEDUL
 from lattica.node.loop import Timer
 from lattica.scheduler import groups, reservations
 from lattica.scheduler.bundles import Pattern
-from lattica.scheduler.demand import NodeView
+from lattica.scheduler.demand import Demand, NodeView
 from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class GroupDesk:
                 f"a placement group of namespace {namespace} is called {message.name!r} already",
                 do_next="take another name, or get_placement_group(name)",
             )
-        core = groups.Group(message.group, bundles, Pattern[message.strategy], self._view, self._rng)
+        anywhere = Demand(ResourceSet({}), python=self._node.jobs[job].minor if self._node.far is not None else "")
+        core = groups.Group(message.group, bundles, Pattern[message.strategy], self._view, self._rng, anywhere)
         known = self._known[message.group] = Known(
             message.group, self.me, PENDING, "", message.name, message.strategy, bundles, {}, core, job, namespace
         )

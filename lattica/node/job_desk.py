@@ -10,7 +10,7 @@ import os
 import signal
 from itertools import count
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 FAREWELL_S = 0.3
 """How long a worker that was told to exit has to write what it has buffered."""
+MINOR = r"^([0-9]{1,2}\.[0-9]{1,3})?$"
 LAST_LINES_S = 1.0
 """How long a driver that shuts down may take to read what its workers printed last."""
 
@@ -40,6 +41,7 @@ class JobGiven(msgspec.Struct):
     log_to_driver: bool = True
     preload: list[str] = []
     environment: Environment = NOTHING
+    minor: Annotated[str, msgspec.Meta(pattern=MINOR)] = ""
 
 
 class JobDesk:
@@ -70,8 +72,10 @@ class JobDesk:
         job = self._node.jobs[number] = Job(
             number, driver, hello.pid, hello.python, given.sys_path, given.cwd, given.script,
             given.namespace or f"anonymous-{os.urandom(8).hex()}", given.log_to_driver, time(), given.preload,
-            environment=environment,
+            environment=environment, minor=given.minor,
         )  # fmt: skip
+        if given.minor and self._node.far is not None:
+            self._node.far.placer.runs(given.minor)
         return job
 
     def _environment(self, number: int, given: Environment) -> Environment:

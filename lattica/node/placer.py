@@ -117,15 +117,16 @@ class Placer:
 
     # -- the questions
 
-    def demand(self, given: bytes, resources: ResourceSet) -> Demand:
+    def demand(self, given: bytes, resources: ResourceSet, python: str = "") -> Demand:
         """What a client of this node needs. given: an encoded `DemandGiven`, whose own resources do not count; b"" for
-        anywhere. Raises ConfigError with words for its user, RemoteProtocolError for what no client of ours writes."""
+        anywhere. python: the version of its program, "3.11". Raises ConfigError with words for its user,
+        RemoteProtocolError for what no client of ours writes."""
         if not given:
-            return Demand(resources)
+            return Demand(resources, python=python)
         said = decode_given(given)
         if said.strategy.group:
             raise ConfigError("the placement group of this task is not known here", do_next="make it anew")
-        return replace(said.to_demand(), resources=resources)
+        return replace(said.to_demand(), resources=resources, python=said.python or python)
 
     def possible_here(self, demand: Demand) -> bool:
         """Whether it may run here at all, and wait for that."""

@@ -42,6 +42,7 @@ QUEUE_MAX = 1024
 """Requests of other nodes that wait at one node (300 B each). Fewer: a burst goes round asking; more: it stands where
 it cannot see that others are free."""
 AGAIN_S = 0.5  # until a demand that nobody could take is placed again: loads are told every second
+NOTHING = ResourceSet({})
 SENT_MAX = 4096  # remembered per node; a submitter with more than that under way there knows that it is full
 FORGET_S = 30.0  # what was neither confirmed nor ended counts no more: that of the soft state
 
@@ -280,14 +281,23 @@ class Placement:
         if node is None or not node.living:
             state = "is dead" if node else "is no member"
             return Infeasible(f"needs node {short_peer(peer)}, which {state}", final=True)
-        return Infeasible(f"needs node {short_peer(peer)}: {missing(demand, [node])}")
+        runs = not demand.python or demand.python in node.pythons or not node.pythons
+        return Infeasible(f"needs node {short_peer(peer)}: {missing(demand, [node])}", final=not runs)
 
     def _infeasible(self, demand: Demand, view: Mapping[PeerId, NodeView]) -> Infeasible:
-        """A version of Python that is nowhere does not appear by itself: that is final."""
-        pythons = {version for node in view.values() if node.living and node.executes for version in node.pythons}
+        """A version of Python that no node offers does not appear by itself: that is final. Nodes without anything of
+        what it asks for offer none (a driver's own, with no CPU); those that are dead for now may come back."""
+        able = [node for node in view.values() if node.executes and _offers(node, demand.resources)]
+        pythons = {version for node in able for version in node.pythons}
         final = bool(demand.python and pythons and demand.python not in pythons)
-        only_python = Demand(ResourceSet({}), python=demand.python)
-        return Infeasible(missing(only_python if final else demand, view.values()), final)
+        if final and (words := missing(Demand(NOTHING, python=demand.python), able)):
+            return Infeasible(words, any(node.living for node in able))
+        return Infeasible(missing(demand, view.values()))
+
+
+def _offers(node: NodeView, resources: ResourceSet) -> bool:
+    """Whether it has some of each."""
+    return all(node.totals.units.get(name, 0) > 0 for name in resources.units)
 
 
 def wait_s(demand: Demand, node: NodeView, load: Load, ahead: int) -> float:

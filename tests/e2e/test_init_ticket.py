@@ -72,6 +72,47 @@ def test_a_ticket_of_a_mesh_that_is_gone_says_so(
     assert cut.returncode != 0 and "cut or mistyped" in cut.stderr
 
 
+OTHER_PYTHON = """
+import sys
+import lattica
+import lattica.session
+from lattica.errors import LatticaError
+
+lattica.session.PYTHON = "3.99"  # this interpreter, as if it were of a version that the mesh has not
+lattica.init(sys.argv[1], num_cpus=int(sys.argv[2]))
+
+@lattica.remote
+def plus_one(x):
+    return x + 1
+
+@lattica.remote
+class Counter:
+    def plus_one(self, x):
+        return x + 1
+
+for call in (lambda: plus_one.remote(1), lambda: Counter.options(num_cpus=1).remote().plus_one.remote(1)):
+    try:
+        print(lattica.get(call(), timeout=20))
+    except LatticaError as error:
+        print("needs Python 3.99" in str(error) and "they run 3." in str(error) or error)
+"""
+
+
+def test_a_program_of_another_python_runs_on_nodes_that_have_it_or_is_told_that_none_has(
+    machine: Callable[[str], Machine], script: Script, tmp_path: Path
+) -> None:
+    """Its functions are bytecode: in a worker of another version they would end in SIGSEGV."""
+    one = machine("one")
+    one.start()
+    path = tmp_path / "other.py"
+    path.write_text(OTHER_PYTHON)
+    env = os.environ | {"LATTICA_DATA_DIR": str(tmp_path / "no node")}
+    for cpus, says in (("0", "True\nTrue\n"), ("1", "2\n2\n")):
+        words = [sys.executable, str(path), one.ticket(), cpus]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=env)
+        assert (done.returncode, done.stdout) == (0, says), done.stderr
+
+
 GIVER = """
 import sys
 import numpy as np

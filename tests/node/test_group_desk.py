@@ -64,7 +64,7 @@ class FakeNode:
         self.loop = SimpleNamespace(
             call_at=world.at, call_later=lambda after, do, *args: world.at(world.now + after, lambda: do(*args))
         )
-        self.jobs = {JOB: SimpleNamespace(number=JOB, driver=DRIVER, namespace="space")}
+        self.jobs = {JOB: SimpleNamespace(number=JOB, driver=DRIVER, namespace="space", minor="")}
         self.job_desk = SimpleNamespace(is_leaving=lambda _: False)
         self.lease_desk = SimpleNamespace(perform=self.perform)
         self.told: list[Any] = []

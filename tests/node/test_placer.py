@@ -369,6 +369,8 @@ def test_what_a_client_says_is_a_demand_with_the_resources_that_it_asks_for() ->
     assert placer.demand(b"", ONE) == Demand(ONE)
     said = DemandGiven(strategy=StrategyGiven(spread=True), site="home", python="3.11")
     assert placer.demand(encode_given(said), ONE) == Demand(ONE, site="home", python="3.11", strategy=Spread())
+    assert placer.demand(b"", ONE, "3.12").python == placer.demand(encode_given(DemandGiven()), ONE, "3.12").python
+    assert placer.demand(b"", ONE, "3.12") == Demand(ONE, python="3.12"), "the version of its program"
     with pytest.raises(ConfigError, match="one task has one strategy"):
         placer.demand(encode_given(DemandGiven(strategy=StrategyGiven(spread=True, node=ANN))), ONE)
     with pytest.raises(ConfigError, match="placement group of this task is not known here"):

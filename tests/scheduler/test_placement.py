@@ -305,6 +305,23 @@ def test_a_python_that_no_node_offers_is_an_error_that_names_those_there_are() -
     assert answer == Infeasible(f"needs Python 3.9, which no living node runs; {runs}", final=True)
 
 
+def test_a_node_without_a_cpu_offers_no_python() -> None:
+    """The driver's own, begun with num_cpus=0: it runs the driver's version, and none of its tasks."""
+    answer = Submitter(node(0, 0, pythons=("3.12",)), node(1)).refusal(Demand(ONE, python="3.12"))
+    assert answer == Infeasible(f"needs Python 3.12, which no living node runs; they run 3.11: {ONES}", final=True)
+
+
+def test_a_python_of_nodes_that_are_dead_may_come_back() -> None:
+    gone = node(1, pythons=("3.12",), living=False)
+    assert not Submitter(node(0), gone).refusal(Demand(ONE, python="3.12")).final
+
+
+def test_a_node_that_is_named_and_runs_another_python_is_an_error() -> None:
+    answer = Submitter(node(0), node(1)).refusal(Demand(ONE, python="3.12", strategy=Affinity(peer(1))))
+    words = f"needs node {ONES}: needs Python 3.12, which no living node runs; they run 3.11: {ONES}"
+    assert answer == Infeasible(words, final=True)
+
+
 def test_a_python_that_is_only_on_nodes_too_small_is_no_error_yet() -> None:
     answer = Submitter(node(0, 64), node(1, 1, pythons=("3.9",))).refusal(by({"CPU": 2}, python="3.9"))
     assert answer == Infeasible(f"needs CPU 2; the most that a living node has is 1 (peer {ONES})")
