@@ -23,7 +23,8 @@ from lattica.mesh.peer import Peer
 from lattica.mesh.roles import EVERYTHING, Role
 from lattica.mesh.services import Caller, caller
 from lattica.node import blocks as blocks_module
-from lattica.node.blocks import HURRY_S, PROVIDE_AFTER_S, STALL_S, WAIT_S, Blocks, Fetched
+from lattica.node.block_fetch import HURRY_S, STALL_S, WAIT_S, Fetched
+from lattica.node.blocks import PROVIDE_AFTER_S, Blocks
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.cid import cid_named, manifest_of
 from lattica.objectstore.transfer import AHEAD_BLOCKS
@@ -139,7 +140,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[PeerId, int]]:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Blocks of 40,000 bytes: many of them are few bytes."""
-    for module in ("lattica.objectstore.cid", "lattica.objectstore.transfer", "lattica.node.blocks"):
+    for module in (
+        "lattica.objectstore.cid",
+        "lattica.objectstore.transfer",
+        "lattica.node.blocks",
+        "lattica.node.block_fetch",
+    ):
         monkeypatch.setattr(f"{module}.BLOCK_BYTES", 40_000)
     return iter([40_000])
 
