@@ -23,7 +23,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.mesh.roles import Role
 from lattica.node import far_hosting, far_objects, far_workers, links, look, packages
 from lattica.node import kept as kept_module
-from lattica.node.blocks import Fetched
+from lattica.node.block_fetch import Fetched
 from lattica.node.kept import COMING_EACH_MAX, CONTENT_MAX_BYTES, PIECE_BYTES
 from lattica.node.links import Link
 from lattica.node.logs import LogFiles
