@@ -44,8 +44,6 @@ from lattica.testing.host import Host
 TO_CARRY_OUT = {Transmit, Hangup, Dial}  # by the world; all other effects are events
 STREAM_ITEMS = 40
 ITEM_BYTES = (10, 3000)
-SESSIONS_LOOKED_AT_EVERY = 3
-"""Steps of a peer: all its sessions are checked then, what does not add up stays so; a conversation after each step."""
 ANSWER_S = (0.0, 0.0, 0.0, 0.5, 3.0)  # how long methods take; most answer at once
 
 
@@ -163,7 +161,6 @@ class MeshPeer:
         self.stopped = False
         self._due: list[tuple[float, int, PeerId, _Talk, int]] = []
         self._order = count()
-        self._steps = 0
 
     def __repr__(self) -> str:
         return f"<MeshPeer {self.host.name}: {self.sessions!r}>"
@@ -243,9 +240,7 @@ class MeshPeer:
         return min([at for at in due if at is not None], default=None)
 
     def validate(self) -> None:
-        self._steps += 1
-        if self._steps % SESSIONS_LOOKED_AT_EVERY == 0:
-            self.sessions.validate()
+        self.sessions.validate()
         for talk in self.talks.values():
             if talk.touched:
                 talk.unchanged.validate()
