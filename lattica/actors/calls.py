@@ -291,8 +291,8 @@ class ActorPeer:
             self.runtime.reactor.remove(self.link)
             self.link = None
         self.killed, self.broken = False, None
-        if isinstance(self.dead, ActorUnavailableError):
-            self.dead = None  # until it is said again
+        if message.restarting or isinstance(self.dead, ActorUnavailableError):
+            self.dead = None  # until it is said again: a node that was believed dead may come back, and its actors
         if not message.restarting and self.dead is None:
             self.dead = self._death(message)
         words = f"{message.how}; it is being restarted, and this call may have run"
@@ -415,6 +415,14 @@ class Calls:
             self.runtime.tell_node(m.Hold(id))
             hold = self.adopt(id)
         return self.peers[id], hold
+
+    def found(self, id: bytes) -> ActorHold:
+        """It was found by its name, so it lives, whatever was said of it before: as `adopt`."""
+        peer = self.peers.get(id)
+        if peer is not None and peer.dead is not None:
+            peer.dead = None
+            self.runtime.tell_node(m.ActorConnect(id))
+        return self.adopt(id)
 
     def released(self, id: bytes) -> None:
         """No handle of it was left here, and no call: the node may end it, unless a handle has come meanwhile."""

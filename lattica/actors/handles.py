@@ -344,7 +344,7 @@ class _Creation:
             self.refused = True
             peer.held = 0
             with runtime.lock:
-                found = runtime.calls.adopt(answer.actor)
+                found = runtime.calls.found(answer.actor)
                 runtime.reactor.flush()
             return revive(runtime, runtime.calls.peers[answer.actor], found, answer.meta)
         return ActorHandle(runtime, peer, hold, self.meta)
@@ -443,7 +443,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if isinstance(answer, m.ActorRefused):
         raise ConfigError(answer.reason, do_next="check the name and the namespace; `lattica status` lists the actors")
     with runtime.lock:
-        hold = runtime.calls.adopt(answer.actor)
+        hold = runtime.calls.found(answer.actor)
         runtime.reactor.flush()
     return revive(runtime, runtime.calls.peers[answer.actor], hold, answer.meta)
 

@@ -35,6 +35,7 @@ UNKNOWN_S = 0.05
 LOOK_S = 0.5  # between looks for a roving actor that is wanted
 ASK_AGAIN_S = 2.0  # where its row says that it is
 """A process may ask for an actor before its node has read from another process that this one was given it."""
+NODE_DEAD = "its node is dead, and it has no restarts left"
 _down = msgspec.msgpack.Decoder(m.ActorDown)
 
 
@@ -46,6 +47,7 @@ class Foreign(msgspec.Struct, eq=False):
     at: far.ActorAt | None = None
     asked_at: float = 0.0
     unavailable: bool = False  # and they were told so
+    over: bool = False  # they were told that it is, since its node is dead; if that comes back, so does the actor
 
 
 class FarActors:
@@ -196,6 +198,8 @@ class FarActors:
             self._join(client, found, found.at)
         elif found.unavailable:
             self._say_unavailable(client.number, actor)
+        elif found.over and self._desk.deciding.is_over(record):
+            client.send(m.ActorDown(actor, 0, False, NODE_DEAD))
         else:
             self.look()
 
@@ -226,6 +230,14 @@ class FarActors:
         for number in found.callers:
             self._node.tell(number, m.ActorDown(actor, 0, False, how))
 
+    def _is_over(self, actor: bytes, found: Foreign) -> None:
+        """By what is known of its node now, which may have been silent only: whoever has a handle is kept in mind."""
+        if found.over:
+            return
+        found.over, found.lender, found.at = True, None, None
+        for number in list(found.callers):
+            self._node.tell(number, m.ActorDown(actor, 0, False, NODE_DEAD))
+
     def look(self) -> None:
         """Find those that are wanted, soon."""
         if self._looking is None and not self._desk.is_closing:
@@ -238,7 +250,7 @@ class FarActors:
             record = self._desk.deciding.records.get(actor)
             if record is not None and found.callers:
                 self._seek(actor, found, record)
-                waits = waits or found.at is None
+                waits = waits or (found.at is None and not found.over)
             elif record is None and found.lender is None:
                 self._tell_over(actor, found, "it was ended")
         if waits and self._looking is None and not self._desk.is_closing:
@@ -251,6 +263,10 @@ class FarActors:
             found.unavailable = False
             for number in list(found.callers):  # calls wait again, and do not fail
                 self._node.tell(number, m.ActorDown(actor, 0, True, "it is looked for again"))
+        if found.over and not deciding.is_over(record):
+            found.over = False
+            for number in list(found.callers):
+                self._node.tell(number, m.ActorDown(actor, 0, True, "its node is back"))
         if host == desk.me:
             if actor in self._node.actor_desk.supervisor.actors:
                 del self._foreign[actor]
@@ -258,7 +274,7 @@ class FarActors:
                     if (client := self._node.clients.get(number)) is not None:
                         self._node.actor_desk.connect(client, m.ActorConnect(actor))
         elif deciding.is_over(record):
-            self._tell_over(actor, found, "its node is dead, and it has no restarts left")
+            self._is_over(actor, found)
         elif not deciding.answers(host):
             if deciding.is_cut_off() and not found.unavailable:
                 found.unavailable, found.at, found.lender = True, None, None

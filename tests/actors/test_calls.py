@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from lattica.actors.calls import ActorPeer, CallRecord
+from lattica.actors.calls import ActorPeer, CallRecord, Calls
+from lattica.actors.refs import Releases
 from lattica.codec import messages as m
 from lattica.errors import ActorDiedError, ActorFencedError, ActorUnavailableError
 
@@ -110,3 +111,29 @@ def test_out_of_reach_calls_fail_and_wait_again_once_it_is_looked_for(runtime: A
     assert isinstance(peer.dead, ActorUnavailableError) and isinstance(runtime.ended[0], ActorUnavailableError)
     down(peer, restarting=True)
     assert peer.dead is None
+
+
+def test_an_actor_whose_node_was_believed_dead_takes_calls_again_when_that_is_back(
+    runtime: Any, peer: ActorPeer
+) -> None:
+    """What was under way keeps its error; what is called from then on waits for the connection."""
+    sent(peer, 1)
+    down(peer, restarting=False)
+    assert isinstance(peer.dead, ActorDiedError) and len(runtime.ended) == 1
+    down(peer, restarting=True)
+    assert peer.dead is None
+    call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], 0, False)  # type: ignore[arg-type, list-item]
+    peer.submit(call)
+    assert list(peer.queue) == [call] and len(runtime.ended) == 1
+
+
+def test_an_actor_that_was_found_by_its_name_lives_whatever_was_said_of_it(runtime: Any) -> None:
+    told: list[object] = []
+    runtime.tell_node, runtime.releases = told.append, Releases()
+    calls = Calls(runtime)
+    hold = calls.found(ACTOR)
+    assert told == [m.ActorConnect(ACTOR)]
+    peer = calls.peers[ACTOR]
+    down(peer, restarting=False)
+    assert calls.found(ACTOR) is hold and peer.dead is None
+    assert told == [m.ActorConnect(ACTOR)] * 2, "the node is asked for it once more"
