@@ -219,6 +219,11 @@ class ActorDesk:
         plan = self.supervisor.living(actor)
         return actor if plan is not None and plan.detached else b""
 
+    def restarts_detached(self, number: int) -> bool:
+        """Whether this request is for a detached actor that has lived before."""
+        _, incarnation = self._needs.get(number, (b"", 0))
+        return incarnation > 1 and bool(self.detached_for(number))
+
     def denied(self, number: int, reason: str) -> None:
         """No worker can be had for one of our requests."""
         actor, _ = self._needs.pop(number)

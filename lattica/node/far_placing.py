@@ -22,7 +22,7 @@ from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.mesh.identity import PeerId
 from lattica.scheduler import load as loads
-from lattica.scheduler.demand import Demand
+from lattica.scheduler.demand import Affinity, Demand
 from lattica.scheduler.given import WORK_S_MAX
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
@@ -145,7 +145,7 @@ class FarPlacing:
                 self._leave_book(wish)
                 self._ask(wish, self._desk.neighbour(peer), limit_s)
                 return
-            case Infeasible(reason, final) if final:
+            case Infeasible(reason, final) if final and not self._outwaits(wish):
                 self._drop(wish)
                 self._denied(wish, reason)
                 return
@@ -162,6 +162,13 @@ class FarPlacing:
         wish.again_at = now + AGAIN_S
         if (wish.client, wish.request) in self.wishes:
             self._look_at(wish.again_at)
+
+    def _outwaits(self, wish: Wish) -> bool:
+        """Whether it waits for a node that is dead: a detached actor to be restarted, which may live nowhere else."""
+        match wish.demand.strategy:
+            case Affinity(peer) if wish.client == m.NODE:
+                return self._node.actor_desk.restarts_detached(wish.request) and self._desk.placer.may_return(peer)
+        return False
 
     def _say_trouble(self, wish: Wish, now: float) -> None:
         if not wish.said and now - wish.since > WAITING_SAID_S:

@@ -182,6 +182,11 @@ class Placer:
         self._placement.told(self._me, self.load(), now, since=now)
         return self._placement.idle_for(demand, self._able.values(), waits_at, waited_s, now)
 
+    def may_return(self, peer: PeerId) -> bool:
+        """Whether it is a member that is dead, or only silent for long."""
+        node = self._all.get(peer)
+        return node is not None and not node.living
+
     def told(self, peer: PeerId, load: Load, asked_at: float) -> None:
         """The node's own word, with its answer to what was asked then."""
         if peer in self._all:

@@ -1,0 +1,58 @@
+"""What waits for a worker, and what gives up."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lattica.codec import messages as m
+from lattica.mesh.identity import PeerId
+from lattica.node.far_placing import FarPlacing, Wish
+from lattica.scheduler.demand import Affinity, Demand
+from lattica.scheduler.placement import Infeasible
+from lattica.scheduler.resources import ResourceSet
+
+THERE = PeerId(b"t" * 32)
+DEAD = Infeasible("needs node there, which is dead", final=True)
+
+
+class House:
+    """A node whose placer always answers that the node which is named is dead. restarts: of a detached actor."""
+
+    def __init__(self, *, restarts: bool, may_return: bool = True) -> None:
+        self.denied: list[str] = []
+        self.trouble: list[Any] = []
+        desk_of_actors = SimpleNamespace(
+            restarts_detached=lambda _: restarts, denied=lambda _, reason: self.denied.append(reason)
+        )
+        self.now = 0.0
+        node = SimpleNamespace(
+            actor_desk=desk_of_actors, now=lambda: self.now, jobs={1: SimpleNamespace(driver=2, minor="")},
+            loop=SimpleNamespace(call_at=lambda *_: None), tell=lambda _, said: self.trouble.append(said),
+        )  # fmt: skip
+        placer = SimpleNamespace(choose=lambda *_: DEAD, stays=lambda _: False, may_return=lambda _: may_return)
+        desk: Any = SimpleNamespace(node=node, placer=placer, closing=False, me=PeerId(b"m" * 32))
+        self.placing = FarPlacing(desk)
+
+    def wish(self) -> None:
+        demand = Demand(ResourceSet.of({"CPU": 1}), strategy=Affinity(THERE))
+        self.placing.place(Wish(m.NODE, 1, 1, demand, False, "Learner", True, 0.0))
+
+
+def test_a_detached_actor_that_may_live_on_one_node_only_waits_for_that_and_says_so() -> None:
+    """Its node is dead, or silent for long: it was ended, with restarts left, and its callers were told that it had
+    none."""
+    house = House(restarts=True)
+    house.wish()
+    assert house.denied == [] and len(house.placing.wishes) == 1
+    house.now = 6.0
+    house.placing._look()
+    assert "Learner waits for a node that can run it: needs node there, which is dead" in house.trouble[0].lines
+
+
+@pytest.mark.parametrize("house", [House(restarts=False), House(restarts=True, may_return=False)])
+def test_what_is_new_or_needs_a_node_that_has_left_fails_and_says_why(house: House) -> None:
+    house.wish()
+    assert house.denied == [DEAD.reason] and not house.placing.wishes
