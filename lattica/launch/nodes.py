@@ -147,6 +147,13 @@ async def make_ticket(host: Host, cluster: str) -> str:
     return str(_json_of(done, "it made no ticket")["ticket"])
 
 
+async def add_issuer(host: Host, peer_id: str, label: str) -> None:
+    """Have the node there, an issuer, make another one. Raises NodeDiedError with what it says against that."""
+    shell = shell_of(host)
+    words = ("issuer", "add", peer_id, "--label", label, "--json")
+    _json_of(await shells.run(shell, shell.python(COMMAND, *words), timeout_s=ASK_S), "it made no other issuer")
+
+
 async def peers(host: Host) -> list[dict[str, Any]]:
     """The members of the mesh, as the node there knows them."""
     shell = shell_of(host)

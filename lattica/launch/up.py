@@ -25,6 +25,7 @@ SHORT = 8  # characters of an id for people
 SEEN_WITHIN_S = 20.0
 """How soon all members must know each other after `up` has started them: 2 s, on a busy machine more."""
 SEEN_EVERY_S = 0.5
+ISSUERS = 2  # nodes that admit others: with the last one lost, nobody new can join
 UNKNOWN = "unknown"  # the mesh that a host may have founded, which does not answer any more
 
 
@@ -58,6 +59,7 @@ class _Up:
         await self._join(plan)
         self.report.mesh = plan.mesh
         await self._see()
+        await self._second_issuer(plan.mesh)
         if local:
             await self._local_rest(prune)
         else:
@@ -167,8 +169,33 @@ class _Up:
                 why
                 or NodeDiedError(
                     "it needs a ticket, and no node of the cluster that runs may make one",
-                    do_next="start an issuer of the mesh (`lattica issuer` lists them), and run this again",
+                    do_next=self._admit_again(),
                 ),
+            )
+
+    def _admit_again(self) -> str:
+        """What helps a cluster that has lost all its issuers."""
+        anew = "or begin anew: `lattica down --purge` with this file, then `lattica up`; "
+        return (
+            "bring back a host whose node is an issuer; or on a host that runs `lattica issuer recover FILE`, with the "
+            "recovery file that the first host has written (docs/guide/mesh.md); "
+            f"{anew if self.cluster.provider == 'local' else ''}then run this again"
+        )
+
+    async def _second_issuer(self, mesh: str) -> None:
+        """So that the mesh admits and renews when the host that founded it is lost."""
+        running = [name for name in self.peer_ids if name not in self.crew.failed]
+        issuers = [name for name in running if self._is_issuer(name, mesh)]
+        others = [name for name in running if name not in issuers and self.seen[name].mesh == mesh]
+        if not issuers or len(issuers) >= ISSUERS or not others:
+            return
+        chosen = others[0]
+        try:
+            await nodes.add_issuer(self.hosts[issuers[0]], self.peer_ids[chosen], chosen)
+        except LatticaError as error:
+            self.report.notes.append(
+                f"only {issuers[0]} admits nodes to this mesh ({error.message}): if it is lost, none can join; "
+                "its recovery file makes another: `lattica issuer recover FILE` on one of the others"
             )
 
     def _is_issuer(self, name: str, mesh: str) -> bool:

@@ -85,6 +85,9 @@ def test_a_cluster_comes_up_is_repaired_and_goes_down(file: Path, tmp_path: Path
     assert run("status", str(file)).returncode == 1
     assert states(up(file)) == dict.fromkeys(names, "runs already") | {"node-1": "started"}
     after = status(file)
+    words = ("exec", str(file), "--host", "node-1", "--", "lattica")
+    assert len(json.loads(ok(*words, "issuer", "--json"))) == 2, "node-0 can be lost"
+    assert json.loads(ok(*words, "ticket", "--json"))["ticket"]
     assert {name: row["node"]["peer_id"] for name, row in after.items()} == {
         name: row["node"]["peer_id"] for name, row in before.items()
     }, "a node that returns is the same peer"

@@ -24,6 +24,7 @@ class Hosts:
         self.said, self.broken = said, broken
         self.did: list[str] = []
         self.unseen: set[str] = set()
+        self.issuers: list[str] = []  # that were made
         self.leaves: dict[str, Any] | None = {}  # what a broken host says after it has failed; None: nothing
 
     async def observe(self, host: Host) -> Facts:
@@ -49,6 +50,11 @@ class Hosts:
         if host.name in self.broken:
             raise NodeDiedError("no answer")
         return f"{self.said[host.name]['mesh']}/{host.name}"
+
+    async def add_issuer(self, host: Host, peer_id: str, label: str) -> None:
+        if self.said[host.name].get("cannot"):
+            raise NodeDiedError("it may not make others")
+        self.issuers.append(f"{peer_id} by {host.name}")
 
     async def peers(self, host: Host) -> list[dict[str, Any]]:
         return [{"peer_id": name, "state": "dead" if name in self.unseen else "alive"} for name in self.said]
@@ -84,6 +90,7 @@ def test_the_first_founds_and_the_others_join_by_its_ticket(run: Any) -> None:
     report = run(hosts)
     assert hosts.did == ["start a", "start b by new/a", "start c by new/a"]
     assert report.ok and report.mesh == "new"
+    assert hosts.issuers == ["b by a"], "if a is lost, b admits"
 
 
 def test_if_the_first_cannot_found_the_next_does(run: Any) -> None:
@@ -110,6 +117,15 @@ def test_while_the_mesh_sleeps_no_second_one_is_founded(run: Any) -> None:
     report = run(hosts)
     assert hosts.did == ["start a"]
     assert why(report)["b"] == "the cluster is the mesh m, and none of its members could be started"
+
+
+def test_two_issuers_are_enough_and_one_that_may_make_no_other_is_told_of(run: Any) -> None:
+    said = {name: member("m", name, running=True, issuer=name != "c") for name in ("a", "b", "c")}
+    hosts = Hosts(said)
+    assert run(hosts).notes == [] and hosts.issuers == []
+    hosts = Hosts({"b": said["b"] | {"cannot": True}, "c": said["c"]})
+    report = run(hosts)
+    assert report.ok and "only b admits nodes to this mesh (it may not make others)" in report.notes[0]
 
 
 def test_a_second_issuer_makes_the_ticket_if_the_first_does_not(run: Any) -> None:
