@@ -464,3 +464,9 @@ def test_every_error_says_that_it_is_of_the_package_and_a_pickle_names_it_there(
     assert error.__module__ == "lattica.errors"
     assert f"clattica.errors\n{error.__name__}\n".encode() in pickle.dumps(error(), protocol=0)
     assert type(pickle.loads(pickle.dumps(error()))) is error
+
+
+def test_the_loss_of_an_object_says_in_a_sentence_what_became_of_who_had_it() -> None:
+    how = "the connection with node c4 was lost: it is dead; none of 2 other nodes has a copy"
+    error = OwnerDiedError(object_id="9f2c" * 8, owner=how, made_at="train.py:48")
+    assert str(error).splitlines()[0] == f"object 9f2c is lost, and no copy is left: {how}."

@@ -44,8 +44,10 @@ class OwnerDiedError(ObjectLostError):
     """The process that made the object has ended, and nobody else had a copy."""
 
     def _describe(self) -> str:
-        owner = f"its owner, {self.owner}," if self.owner else "its owner"
         name = short_id(self.object_id)
+        if self.owner and self.since_s is None:  # what happened to whoever had it, in a sentence
+            return f"object {name} is lost, and no copy is left: {self.owner.rstrip('.')}."
+        owner = f"its owner, {self.owner}," if self.owner else "its owner"
         return f"object {name} is lost: {owner} left{ago(self.since_s)}; no copy exists."
 
 

@@ -258,6 +258,7 @@ class FarDesk:
                 neighbour.link.end(f"it is {change.state.value}")
             if self.node.group_desk is not None:
                 self.node.group_desk.node_gone(change.peer)
+        self.objects.member_changed(change.peer)
         self.placing.look_soon()
 
     def hear(self, neighbour: Neighbour, message: Any) -> None:

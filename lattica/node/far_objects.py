@@ -8,8 +8,13 @@
 A node that borrows an object lends it on: its own lender keeps it as long as somebody here or further on holds it. It
 does not bring it here for others: it names who has it, and is asked again (`Want.fetch`) only if none of them can be
 had. When a lender is gone, what was fetched stays, and what was not is asked of those who are known to have it, and of
-those whom the DHT knows by its content, if we have heard of that. What a node that is gone had borrowed from us stays
-for ESTATE_S: others that it had lent it to come and ask.
+those whom the DHT knows by its content, if we have heard of that. What nobody has is missing, and not lost yet: when
+somebody wants it, it is looked for once more, and so it is when its lender, which may only have been silent, is back.
+What a node that is gone had borrowed from us stays for LEASE_S: it comes back for it (`Took` without a count), or
+others that it had lent it to come and ask.
+
+The owner of a result makes it anew only when nobody has it who may: those whom we or our borrowers have lent it to are
+asked first, also while its lender is merely out of reach (`doubted`).
 """
 
 from __future__ import annotations
@@ -59,21 +64,36 @@ OFFERS_MIN = 256  # objects whose blocks are offered, before those that are gone
 SEEK_MAX = 16  # nodes that are asked at once
 SOUGHT_MAX = 64  # that are asked for one object; those who were asked may name others
 PROVIDERS_S = 5.0  # for the DHT to say who has some content
-ESTATE_S = 10.0
-"""What was lent to a node that is gone is kept: whoever had it from there hears of that death by itself, 0.1 to 8 s
-before or after us, and asks. Longer: memory for what mostly nobody wants."""
+LEASE_S = 60.0
+"""What was lent to a node that is gone is kept: it may have been silent only, and come back for it; and whoever had it
+from there hears of that death by itself, 0.1 to 8 s before or after us, and asks. Shorter: a machine that stood still
+has lost what it held; longer: memory for what mostly nobody wants."""
+RENEW_S = 1.0  # between tries to borrow again from a node that lives, when the link with it has ended
+BACK_S = 15.0
+"""For a lender that is not known to be dead to answer somebody who waits: after a silence the two have a session again
+once the one has refuted the other's verdict."""
 
 
 class Seeking(msgspec.Struct, eq=False):
     """A search for a copy of what a node that is gone has lent. how: why; asked: who has not answered yet; tried: who
-    was asked, or is gone; rounds: begun, each of SEEK_S; by_content: the DHT was asked."""
+    was asked, or is gone; until: so long its lender is asked again if it lives; doubted: it has a lender still, who
+    is out of reach; rounds: begun, each of SEEK_S; by_content: the DHT was asked."""
 
     how: str
     made_at: str
     asked: set[PeerId]
     tried: set[PeerId]
+    until: float
+    doubted: bool = False
     rounds: int = 0
     by_content: bool = False
+
+
+class Missing(msgspec.Struct, frozen=True, eq=False):
+    """What is not here, and was lent by a node with which we have no link any more. how: why not."""
+
+    lender: PeerId
+    how: str
 
 
 class FarObjects:
@@ -99,6 +119,8 @@ class FarObjects:
         self._sources: dict[bytes, Neighbour] = {}  # of what is being fetched: who has said where it lies
         self._seeking: dict[bytes, Seeking] = {}  # lent by nodes that are gone, and asked of others
         self._searches: set[asyncio.Task[None]] = set()  # in the DHT
+        self._missing: dict[bytes, Missing] = {}
+        self._renewing: set[PeerId] = set()  # of whom we soon borrow again
         self._served: dict[bytes, dict[PeerId, None]] = {}  # who has fetched it, and holds it by a loan of ours
         self._holders = Holders()
         self.blocks = Blocks(
@@ -126,16 +148,24 @@ class FarObjects:
         self._perform(effects)
         neighbour.link.send(far.Took(theirs, message.object, 1, keep))
         if keep:
-            self._holders.forget(message.object)
+            self._begin_anew(message.object)
             self._send_waiters_on(message.object)
             if self._node.store.ledger.awaited(message.object):
                 self.fetch(message.object)
 
+    def _begin_anew(self, object_: bytes) -> None:
+        """Another node lends it from now on, perhaps what was made anew: who had it before is not named any more."""
+        self._holders.forget(object_)
+        self._served.pop(object_, None)
+        self._missing.pop(object_, None)
+
     def took(self, neighbour: Neighbour, message: far.Took) -> None:
-        """They hold it from now on; our process's gift is theirs."""
-        ledger = self._node.store.ledger
+        """They hold it from now on; our process's gift is theirs. Without a count: as they did before we parted, if we
+        have kept it since; else we may have it from them by now, and two that lend each other would for ever."""
+        ledger, theirs = self._node.store.ledger, neighbour.client.number
         self._check(neighbour, message.object)
-        if message.keep:
+        kept = ledger.holds(self.client.number, message.object) and not ledger.holds(theirs, message.object)
+        if message.keep and (message.count or (kept and ledger.lender(message.object) != theirs)):
             self._perform(ledger.give(m.NODE, message.object, neighbour.client.number))
         known = self._desk.proxies.get(message.proxy)
         if known is not None and known[0] is neighbour and 0 < message.count < 1 << 32:
@@ -169,6 +199,7 @@ class FarObjects:
         """Nobody here holds it any more."""
         self._wanted.pop(object_, None)
         self._seeking.pop(object_, None)
+        self._missing.pop(object_, None)
         self._holders.forget(object_)
         neighbour = self._neighbour(lender)
         if neighbour is not None:
@@ -197,6 +228,8 @@ class FarObjects:
         elif neighbour is not None:
             self._wanted[object_] = neighbour.peer
             neighbour.link.send(far.Want(object_))
+        elif (missing := self._missing.get(object_)) is not None:
+            self._seek(object_, missing.how)
 
     def missing_of(self, neighbour: Neighbour) -> list[bytes]:
         """What it lends us, and has a value, and is not here."""
@@ -240,9 +273,11 @@ class FarObjects:
     def _elsewhere(self, neighbour: Neighbour, object_: bytes) -> list[bytes]:
         """Who has what we borrow, as far as we know; the best first. They keep it for us as long as we borrow it."""
         lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
-        if lender is None or lender.doubtful:
+        if lender is None:
             return []
-        known = dict.fromkeys([lender.peer, *self._served.get(object_, ()), *self._holders.of(object_)])
+        known = dict.fromkeys(
+            [*[lender.peer][lender.doubtful :], *self._served.get(object_, ()), *self._holders.of(object_)]
+        )
         return [peer for peer in known if peer not in (neighbour.peer, self._desk.me)][:HOLDERS_MAX]
 
     def _send_on(self, neighbour: Neighbour, object_: bytes, holders: list[bytes]) -> None:
@@ -367,19 +402,26 @@ class FarObjects:
 
     # -- what a node that is gone has lent
 
-    def _seek(self, object_: bytes, how: str, made_at: str = "", but: Neighbour | None = None) -> None:
-        """Ask all whom we know for a copy; if nobody has one it is lost."""
+    def _seek(
+        self, object_: bytes, how: str, made_at: str = "", but: Neighbour | None = None, doubted: bool = False
+    ) -> None:
+        """Ask all whom we know for a copy; what nobody has is lost, if somebody waits for it, or missing. doubted: its
+        lender `but` may come back, and stays its lender."""
         ledger = self._node.store.ledger
         if object_ in self._seeking or ledger.lender(object_) is None or ledger.place(object_) is not None:
             return
-        lender = self._neighbour(ledger.lender(object_) or 0)
-        if lender is not None:
-            lender.link.send(far.Returned(object_))
-        ledger.relend(object_, self.client.number)
-        known = [each.peer for each in self._desk.neighbours.values() if not each.doubtful]
+        if not doubted:
+            lender = self._neighbour(ledger.lender(object_) or 0)
+            if lender is not None:
+                lender.link.send(far.Returned(object_))
+            ledger.relend(object_, self.client.number)
+        missing = self._missing.get(object_)
+        known = [each.peer for each in self._desk.neighbours.values()]
+        named = [*self._served.get(object_, ()), *self._holders.of(object_)]
         gone = set() if but is None else {but.peer}
-        seeking = self._seeking[object_] = Seeking(how, made_at, set(), {self._desk.me} | gone)
-        self._ask_all(object_, seeking, [*self._holders.of(object_), *known])
+        until = self._loop.time() + BACK_S
+        seeking = self._seeking[object_] = Seeking(how, made_at, set(), {self._desk.me} | gone, until, doubted)
+        self._ask_all(object_, seeking, [*named, *([missing.lender] if missing is not None else []), *known])
         if not seeking.asked:
             self._give_up(object_, seeking, seeking.rounds)
 
@@ -387,7 +429,9 @@ class FarObjects:
         """These may have a copy."""
         for peer in dict.fromkeys(peers):
             room = len(seeking.asked) < SEEK_MAX and len(seeking.tried) < SOUGHT_MAX
-            if room and peer not in seeking.tried and self._desk.lives(peer):
+            linked = self._desk.neighbours.get(peer)
+            answers = self._desk.lives(peer) and (linked is None or not linked.doubtful)
+            if room and answers and peer not in seeking.tried:
                 seeking.tried.add(peer)
                 seeking.asked.add(peer)
                 self._desk.neighbour(peer).link.send(far.Want(object_, now=True))
@@ -400,6 +444,7 @@ class FarObjects:
         if seeking is None or neighbour.peer not in seeking.asked:
             return False
         del self._seeking[object_]
+        self._wanted.pop(object_, None)
         return object_ not in self._fetching
 
     def _not_at(self, object_: bytes, seeking: Seeking, neighbour: Neighbour) -> None:
@@ -420,11 +465,33 @@ class FarObjects:
             self._searches.add(task)
             task.add_done_callback(self._searches.discard)
             return
+        ledger, missing = self._node.store.ledger, self._missing.get(object_)
+        is_in_time = self._loop.time() < seeking.until and ledger.awaited(object_)
+        if missing is not None and is_in_time and self._desk.lives(missing.lender):
+            seeking.rounds += 1
+            self._loop.call_later(RENEW_S, self._ask_again, object_, seeking, missing.lender, seeking.rounds)
+            return
         del self._seeking[object_]
         asked = len(seeking.tried - {self._desk.me})
         dht = ", and the DHT knows no other" if seeking.by_content else ""
         how = f"{seeking.how}; none of {asked} other nodes has a copy{dht}" if asked else seeking.how
-        self._perform(self._node.store.ledger.lost(object_, how, seeking.made_at))
+        lender = self._neighbour(ledger.lender(object_) or 0)
+        if seeking.doubted and (lender is None or not lender.doubtful):
+            self.resolve([object_])  # it is back
+        elif seeking.doubted or (missing is not None and not ledger.awaited(object_)):
+            log.info("object %s: %s; its owner, if it is here, may make it again", object_.hex()[:8], how)
+            self._perform(ledger.doubted(object_, how))
+        else:
+            self._missing.pop(object_, None)
+            self._perform(ledger.lost(object_, how, seeking.made_at))
+
+    def _ask_again(self, object_: bytes, seeking: Seeking, lender: PeerId, rounds: int) -> None:
+        """It lives, and has not answered: there may be a session with it by now."""
+        if self._seeking.get(object_) is seeking and seeking.rounds == rounds and not self._node.closing:
+            seeking.tried.discard(lender)
+            self._ask_all(object_, seeking, [lender])
+            if not seeking.asked:
+                self._give_up(object_, seeking, seeking.rounds)
 
     async def _ask_providers(self, object_: bytes, seeking: Seeking, cid: bytes) -> None:
         peer, found = self._desk.peer, dict[PeerId, tuple[str, ...]]()
@@ -477,8 +544,11 @@ class FarObjects:
         lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
         if lender is None or lender is neighbour:
             self._seek(object_, how, but=neighbour)
-        else:  # that one was named by the lender, or it was made anew meanwhile; and this fetch ends first
-            self._loop.call_soon(self._loop.call_soon, self.resolve, [object_])
+            return
+        if lender.doubtful:
+            self._perform(self._node.store.ledger.doubted(object_, how))
+        # that one was named by the lender, or it was made anew meanwhile; and this fetch ends first
+        self._loop.call_soon(self._loop.call_soon, self.resolve, [object_])
 
     def _arrived(self, neighbour: Neighbour, message: far.Here, offset: int) -> None:
         store, ledger, mine = self._node.store, self._node.store.ledger, self.client.number
@@ -501,6 +571,7 @@ class FarObjects:
         if message.size > IN_MESSAGE_MAX_BYTES:
             self._offer(message.object, offset, message.size, message.failed)
         self._holders.forget(message.object)
+        self._missing.pop(message.object, None)
         store.perform(ledger.seal(mine, message.object, offset, message.size, 0, message.failed, message.contains))
         if lender is not None and lender is not neighbour:
             lender.link.send(far.Has(message.object, self.blocks.cid_of(message.object)))
@@ -534,20 +605,73 @@ class FarObjects:
                 self._holders.learned(object_, self.blocks.cid_of(object_), vouched=True)
                 self._fetching[object_].cancel()
         self._ask_others(neighbour)
-        self._perform(self._node.store.ledger.doubted(neighbour.client.number, how))
+        ledger = self._node.store.ledger
+        for object_ in ledger.lent_by(neighbour.client.number):
+            if ledger.owner(object_) is None or len(object_) == ACTOR_ID_BYTES:
+                continue
+            if self._may_lie_elsewhere(object_, neighbour):
+                self._seek(object_, how, but=neighbour, doubted=True)
+            else:
+                self._perform(ledger.doubted(object_, how))
+
+    def _may_lie_elsewhere(self, object_: bytes, but: Neighbour) -> bool:
+        """Whether another node may have what this one has lent us: we have lent it on, or have heard who has it."""
+        holds, others = self._node.store.ledger.holds, self._desk.neighbours.values()
+        known = self._served.get(object_) or self._holders.of(object_) or self._holders.cid(object_)
+        return bool(known) or any(other is not but and holds(other.client.number, object_) for other in others)
 
     def parting(self, neighbour: Neighbour, how: str) -> None:
-        """A node is gone: what it has lent may be had elsewhere, and others may ask for what it had borrowed."""
+        """The link with a node has ended: what it has lent may be had elsewhere, or of itself, if it lives; and others
+        may ask for what it had borrowed, or itself."""
         self._keep_estate(neighbour)
-        for object_ in self._node.store.ledger.lent_by(neighbour.client.number):
+        ledger, peer = self._node.store.ledger, neighbour.peer
+        lives = self._desk.lives(peer)
+        for object_ in ledger.lent_by(neighbour.client.number):
             if len(object_) == ACTOR_ID_BYTES:
                 continue
-            asked = self._wanted.get(object_, neighbour.peer)
-            if object_ not in self._fetching and asked == neighbour.peer:  # else others are known, or are sought then
-                self._wanted.pop(object_, None)
-                self._seek(object_, how, but=neighbour)
+            self._missing[object_] = Missing(peer, how)
+            seeking = self._seeking.get(object_)
+            if seeking is not None:
+                seeking.doubted = False
+            busy = seeking is not None or object_ in self._fetching or self._wanted.get(object_, peer) != peer
+            if busy or (lives and not ledger.awaited(object_)):  # others are asked, or it is borrowed again
+                ledger.relend(object_, self.client.number)
             else:
-                self._node.store.ledger.relend(object_, self.client.number)
+                self._wanted.pop(object_, None)
+                self._seek(object_, how)
+        if lives:
+            self._renew_soon(peer)
+
+    def member_changed(self, peer: PeerId) -> None:
+        """A node that was believed dead lives, or the other way round."""
+        if self._desk.lives(peer):
+            self._renew_soon(peer)
+        elif peer not in self._desk.neighbours:
+            for object_ in self._missing_from(peer):
+                self._seek(object_, self._missing[object_].how)
+
+    def _missing_from(self, peer: PeerId) -> list[bytes]:
+        """What it has lent, and nobody looks for now."""
+        busy = self._fetching.keys() | self._seeking.keys() | self._wanted.keys()
+        return [each for each, missing in self._missing.items() if missing.lender == peer and each not in busy]
+
+    def _renew_soon(self, peer: PeerId) -> None:
+        if peer not in self._renewing:
+            self._renewing.add(peer)
+            self._loop.call_later(RENEW_S, self._renew, peer)
+
+    def _renew(self, peer: PeerId) -> None:
+        """It lives, as far as is known: borrow again what is missing, which it has kept for us if it could."""
+        self._renewing.discard(peer)
+        ledger, missing = self._node.store.ledger, self._missing_from(peer)
+        if not missing or self._node.closing or not self._desk.lives(peer):
+            return
+        neighbour = self._desk.neighbour(peer)
+        for object_ in missing:
+            del self._missing[object_]
+            neighbour.link.send(far.Took(0, object_, 0, True))
+            ledger.relend(object_, neighbour.client.number)
+        self.resolve(missing)
 
     def parted(self, neighbour: Neighbour, how: str) -> None:
         """A node is gone: so are the answers that it owed, and what was given to its processes."""
@@ -582,7 +706,7 @@ class FarObjects:
             for object_ in () if self._node.closing else kept:
                 self._perform(ledger.drop(mine, object_))
 
-        self._loop.call_later(ESTATE_S, let_go)
+        self._loop.call_later(LEASE_S, let_go)
 
     # -- room for what comes
 

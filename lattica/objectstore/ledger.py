@@ -378,15 +378,13 @@ class Ledger:
         client = self._clients.get(lender)
         return [] if client is None else [each for each in client.answers_for if self._borrowed.get(each) == lender]
 
-    def doubted(self, lender: int, how: str) -> list[Effect]:
-        """`lender` cannot be reached: owners here of what it lends us may make that anew."""
-        effects: list[Effect] = []
-        for object in self.lent_by(lender):
-            owner = self.owner(object)
-            if owner is not None:
-                self._doubted.add(object)
-                effects.append(Tell(owner, Lost(object, how, doubtful=True)))
-        return effects
+    def doubted(self, object: bytes, how: str) -> list[Effect]:
+        """What we borrow, and is not here, may never come: its owner, if it is a client here, may make it anew."""
+        entry, owner = self._entries.get(object), self.owner(object)
+        if entry is None or not isinstance(entry.state, _Promised) or object not in self._borrowed or owner is None:
+            return []
+        self._doubted.add(object)
+        return [Tell(owner, Lost(object, how, doubtful=True))]
 
     def relend(self, object: bytes, lender: int) -> None:
         """Another one answers for what we borrow and what has not come."""

@@ -30,7 +30,7 @@ SEEN_S = (0.1, 0.3)  # from a node's death to when another knows
 REGION_BYTES, SPAN_BYTES = 16, 1 << 12
 HANDED_OVER_S = 8.0  # as in the desk
 DEATHS = 0.01  # of processes, per step
-PAST_S = 20.0  # after which nothing is on its way
+PAST_S = 70.0  # after which nothing is on its way, and no lease of a node that is gone lasts
 CID = b"cid "  # an object's is this and its id
 NO_PATH_S = 1.0  # after which a link that cannot be had is given up
 
@@ -159,10 +159,11 @@ class Machine:
         """A link with it, this way."""
         number = self.new_number()
         cut = {self.me, other.me} in self.world.cut
+        since = self.world.partings(self, other)
         channel = Channel(
             self.world,
             lambda message: other.hear(self, message),
-            lambda: cut or self.closing or other.closing,
+            lambda: cut or self.closing or other.closing or self.world.partings(self, other) != since,
             DELAY_S,
         )
         if cut or other.closing:
@@ -208,6 +209,12 @@ class Machine:
     def client_gone(self, client: Any, how: str) -> None:
         """As `Node.client_gone`: what is kept of proxies is the desk's to let go."""
         self.clients.pop(client.number, None)
+
+    def back(self, other: Machine) -> None:
+        """That node lives after all: as `FarDesk._member_changed`."""
+        if not other.closing and other.me in self.dead:
+            self.dead.discard(other.me)
+            self.objects.member_changed(other.me)
 
     def part(self, other: Machine) -> None:
         """That node is dead, or has no path to us: as `FarDesk._link_ended`."""
@@ -292,15 +299,26 @@ class Process:
 
     def reaches(self, to: Process) -> bool:
         """Whether there is a path to it."""
-        return {self.machine.me, to.machine.me} not in self.machine.world.cut
+        here, there = self.machine, to.machine
+        strangers = there.me in here.dead or here.me in there.dead
+        return {here.me, there.me} not in here.world.cut and not strangers
 
     def _wire(self, to: Process) -> Channel:
         if to not in self._wires:
-            delay_s = HERE_S if to.machine is self.machine else DELAY_S
+            here, there, world = self.machine, to.machine, self.machine.world
+            since = world.partings(here, there)
             self._wires[to] = Channel(
-                self.machine.world, to.given, lambda: self.machine.closing or to.machine.closing, delay_s
+                world,
+                to.given,
+                lambda: here.closing or there.closing or world.partings(here, there) != since,
+                HERE_S if there is here else DELAY_S,
             )
         return self._wires[to]
+
+    def disconnect(self, other: Process) -> None:
+        """With the link between the two nodes, the connections of their processes have ended."""
+        self.numbers.pop(other, None)
+        self._wires.pop(other, None)
 
     def _connect(self, to: Process) -> None:
         ours, theirs = self.machine, to.machine
@@ -357,12 +375,29 @@ class Process:
                 assert found is not None and found[:size] == object_, (
                     f"seed {world.seed}: {self} read {found!r} for {object_!r} at {world.loop.time():.4f}"
                 )
+            case m.Lost(doubtful=True):
+                world.doubts += 1
+            case m.Lost(object_) if object_.startswith(self.token):
+                world.losses += object_ in self.asked
+                self.asked.discard(object_)
+                self._seal_failure(object_)
             case m.Lost(object_) if object_ in self.asked:
                 self.asked.discard(object_)
                 world.losses += 1
-                assert world.deaths, f"seed {world.seed}: {object_!r} is lost ({message.owner}), and no machine is"
+                assert world.deaths or world.silences, (
+                    f"seed {world.seed}: {object_!r} is lost ({message.owner}), and no machine is"
+                )
             case m.Freed(object_) if self.machine.store.memory:
                 self.machine.store.free(object_)
+
+    def _seal_failure(self, object_: bytes) -> None:
+        """It is ours, and we cannot make it again: whoever asks for it shall hear that."""
+        store = self.machine.store
+        offset = store.room(REGION_BYTES)
+        store.memory[offset] = object_
+        store.made.add(offset)
+        self.tell(lambda me, *_: store.ledger.seal(me, object_, offset, REGION_BYTES, 0, True, []))
+        self.tell(store.ledger.drop, object_)
 
     def die(self) -> None:
         """All that it wrote is read, then the node sees its end, and tells those who know it."""
@@ -390,7 +425,8 @@ class World:
         self.cut = [{PeerId(bytes([each + 1]) * 32) for each in pair} for pair in cut]
         self.heard: Counter[str] = Counter()  # messages between nodes, by kind
         self.seed, self.rng, self.loop = seed, Random(seed), asyncio.get_running_loop()
-        self.reads = self.losses = self.deaths = 0
+        self._partings: Counter[frozenset[PeerId]] = Counter()
+        self.reads = self.losses = self.deaths = self.silences = self.doubts = 0
         self.machines = [Machine(self, bytes([number]) * 32) for number in range(1, machines + 1)]
         for one in self.machines:
             for other in self.machines:
@@ -401,6 +437,10 @@ class World:
             for number, machine in enumerate(self.machines)
             for each in range(processes)
         ]
+
+    def partings(self, one: Machine, other: Machine) -> int:
+        """How often their links have ended by a silence: what was said over one is not heard by the next."""
+        return self._partings[frozenset({one.me, other.me})]
 
     async def providers(self, cid: bytes) -> dict[PeerId, tuple[str, ...]]:
         """The DHT."""
@@ -440,12 +480,33 @@ class World:
         for machine in self.machines:
             self.loop.call_later(self.rng.uniform(*SEEN_S), machine.part, victim)
 
-    async def run(self, steps: int, deaths: int) -> None:
-        """Live for so many steps, with so many machines dying, then let everything go."""
+    def silence(self, silent: Machine, others: Sequence[Machine], seconds: float, *, mutual: bool = True) -> None:
+        """It is silent so long that the others believe it dead, and it them (`mutual`), or it only finds its links
+        ended; then each hears that the other lives."""
+        self.silences += 1
+        for other in others:
+            self._partings[frozenset({silent.me, other.me})] += 1
+            for ours in silent.processes:
+                for theirs in other.processes:
+                    ours.disconnect(theirs)
+                    theirs.disconnect(ours)
+            for one, away in ((other, silent), (silent, other)):
+                if mutual or one is other:
+                    one.dead.add(away.me)
+                    self.loop.call_later(seconds, one.back, away)
+                one.part(away)
+
+    async def run(self, steps: int, deaths: int, silences: int = 0) -> None:
+        """Live for so many steps, with so many machines dying or falling silent, then let everything go."""
         fatal = set(self.rng.sample(range(steps), deaths))
+        mute = set(self.rng.sample(range(steps), silences))
         for number in range(steps):
             if number in fatal:
                 self.kill()
+            living = [machine for machine in self.machines if not machine.closing]
+            if number in mute and len(living) > 1:
+                silent, other = self.rng.sample(living, 2)
+                self.silence(silent, [other], self.rng.choice((0.3, 3.0, 10.0)))
             self.step()
             await asyncio.sleep(self.rng.uniform(0, 0.02))
         await asyncio.sleep(PAST_S)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from lattica.testing.far_objects import DELAY_S, NO_PATH_S, Process, World
+from lattica.testing.far_objects import DELAY_S, NO_PATH_S, PAST_S, Process, World
 from lattica.testing.loop import run_virtually
 
 SEEDS, SHARES = 240, 8
@@ -41,6 +41,18 @@ def test_machines_without_a_path_to_each_other_read_what_a_third_one_brings(shar
     assert sum(run_virtually(live(seed)) for seed in range(share, SEEDS, SHARES)) > SEEDS / 2
 
 
+@pytest.mark.parametrize("share", range(SHARES))
+def test_machines_that_are_silent_for_a_while_leave_nothing_behind(share: int) -> None:
+    """Each pair lends again what it had lent, and all is freed at the end."""
+
+    async def live(seed: int) -> int:
+        world = World(seed, machines=2 + seed % 2)
+        await world.run(steps=150, deaths=0, silences=1 + seed % 3)
+        return world.reads
+
+    assert sum(run_virtually(live(seed)) for seed in range(share, SEEDS // 4, SHARES)) > SEEDS / 8
+
+
 # -- what is lent on
 
 
@@ -64,7 +76,7 @@ def tell(story: Story, machines: int = 3, met: bool = True, cut: list[tuple[int,
         for process in world.living:
             for each in list(process.counts):
                 process.drop(each)
-        await past(20.0)
+        await past(PAST_S)
         for machine in world.machines:
             assert machine.closing or not machine.store.ledger._entries, f"seed {seed}: {machine.store.ledger!r}"
             machine.objects._holders.validate()
@@ -195,3 +207,115 @@ def test_a_lender_with_a_wrong_word_costs_time_and_no_value() -> None:
         assert a.machine.store.memory
 
     tell(story, machines=4)
+
+
+# -- what is out of reach for a while
+
+
+@pytest.mark.parametrize("mutual", [True, False])
+@pytest.mark.parametrize("seconds", [0.5, 12.0, 45.0])
+def test_what_was_borrowed_and_not_read_is_read_after_a_silence(seconds: float, mutual: bool) -> None:
+    """a borrows from b. One of them stands still; each believes the other dead for a while, and lets it go."""
+
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        if mutual or seconds < 1.0:  # else a lives on in the belief that b takes what it says
+            world.silence(a.machine, [b.machine, c.machine], seconds, mutual=mutual)
+        await past(seconds + 2.0)
+        await is_read(a, object_, 3.0)
+        assert not world.losses
+
+    tell(story)
+
+
+def test_who_reads_right_after_a_silence_waits_until_its_lender_hears_it_again() -> None:
+    """a finds its links ended, and asks; b believes it dead for some seconds more."""
+
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        world.silence(a.machine, [b.machine, c.machine], 5.0, mutual=False)
+        await is_read(a, object_, 12.0)
+
+    tell(story)
+
+
+def test_a_lease_ends_when_its_node_does_not_come_back_for_a_minute() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        world.silence(a.machine, [b.machine, c.machine], 1e6)
+        await past(50.0)
+        assert b.machine.store.memory
+        await past(15.0)
+        assert not b.machine.store.memory
+
+    tell(story)
+
+
+def doubt(one: Process, other: Process) -> None:
+    """The node of `one` cannot reach the other's, as of `Silence.faltered`."""
+    neighbour = one.machine.neighbours[other.machine.me]
+    neighbour.doubtful = True
+    one.machine.objects.doubted(neighbour, "it cannot be reached")
+
+
+async def result(seed: int, read: bool) -> tuple[World, list[Process], bytes]:
+    """What b made for a, whose owner that is; c borrows it from a, and may have read it."""
+    world = World(seed, 3, processes=1)
+    a, b, c = world.processes
+    object_ = a.promise()
+    a.send(object_, b)
+    await past()
+    b.make(object_, a)
+    b.drop(object_)
+    await past()
+    a.send(object_, c)
+    await past()
+    if read:
+        await is_read(c, object_)
+        assert not a.machine.store.memory
+    return world, [a, b, c], object_
+
+
+@pytest.mark.parametrize("seed", range(SEEDS_OF_STORIES))
+def test_a_result_whose_maker_is_out_of_reach_is_had_from_who_has_read_it_and_not_made_again(seed: int) -> None:
+    async def act() -> None:
+        world, (a, b, _), object_ = await result(seed, read=True)
+        doubt(a, b)
+        await past()
+        assert not world.doubts and a.machine.store.memory, "its owner would have made another value"
+        world.kill(b.machine)
+        await is_read(a, object_, 2.0)
+        assert not world.doubts and not world.losses
+
+    run_virtually(act())
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_result_that_nobody_else_has_is_made_again_at_once(read: bool) -> None:
+    """c holds it and has not read it; or c, which has, is gone as well."""
+
+    async def act(seed: int) -> None:
+        world, (a, b, c), _ = await result(seed, read)
+        if read:
+            world.kill(c.machine)
+            await past()
+        doubt(a, b)
+        await past(0.3)
+        assert world.doubts == 1
+
+    for seed in range(SEEDS_OF_STORIES):
+        run_virtually(act(seed))
+
+
+def test_a_copy_that_is_found_while_its_lender_is_dying_is_taken_once() -> None:
+    """The verdict on b comes between a's question and c's answer."""
+
+    async def act(seed: int) -> None:
+        world, (a, b, c), object_ = await result(seed, read=True)
+        doubt(a, b)
+        b.machine.closing = True
+        world.deaths += 1
+        a.machine.part(b.machine)
+        c.machine.part(b.machine)
+        await is_read(a, object_, 2.0)
+        assert not world.doubts and not world.losses
+
+    for seed in range(SEEDS_OF_STORIES):
+        run_virtually(act(seed))
