@@ -261,6 +261,12 @@ class Body(Protocol):
     def end(self) -> Any:
         """What it returns; it may raise."""
 
+    def submitted(self) -> list[ObjectRef]:
+        """It is cancelled, and so is what it has submitted: that."""
+
+    def broken(self) -> None:
+        """It ends here, by a cancel."""
+
 
 class SimProcess:
     """What drivers and workers share."""
@@ -329,6 +335,8 @@ class Caller:
                     worker.exports[key] = value
                 case m.Reclaim(wanted):
                     worker.give_back(self, wanted)
+                case m.Cancel():
+                    worker.cancel(self, message)
         if worker.blocked and worker.queue:
             worker.give_back(self, len(worker.queue), blocked=True)
 
@@ -359,6 +367,8 @@ class SimWorker(SimProcess):
         self.actor: m.BecomeActor | None = None
         self.constructed = self.releasing = self.left = self.stopping = self.blocked = self.owes = False
         self.running: tuple[Caller, m.Task | m.Call] | None = None
+        self.body: Body | None = None  # of what runs, while a cancel can break it
+        self.canceled = False  # what runs, maybe before its body begins
         self.waits_for: Callable[[], bool] | None = None
         self.go_on: Callable[[], None] | None = None
         extra = self.runtime.extra
@@ -516,13 +526,16 @@ class SimWorker(SimProcess):
         except LatticaError as error:
             self._reply([self.marshal.failed(error, "a task")])
             return
-        body = self.bodies.body(self, caller, task, loaded[0], loaded[1:])
+        if self.canceled:
+            self._reply([self._canceled(task)])
+            return
+        self.body = body = self.bodies.body(self, caller, task, loaded[0], loaded[1:])
         refs = body.begin(self)
         del kept, loaded
         self.later(body.run_s, functools.partial(self._ran, body, refs))
 
     def _ran(self, body: Body, refs: list[ObjectRef]) -> None:
-        if self.running is None:
+        if self.body is not body:
             return
         self.runtime.objects.ask([ref for ref in refs if ref._value is None])
         self.wait(lambda: all(self.is_here(ref) for ref in refs), functools.partial(self._finish, body))
@@ -533,6 +546,7 @@ class SimWorker(SimProcess):
             return
         assert self.running is not None
         caller, task = self.running
+        self.body = None
         try:
             out = self.marshal.results(body.end(), task.returns, task.object, caller.client, "a task")
         except Exception as error:
@@ -541,18 +555,11 @@ class SimWorker(SimProcess):
 
     def _reply(self, out: list[m.Value]) -> None:
         assert self.running is not None
-        (caller, task), self.running = self.running, None
+        (caller, task), self.running, self.canceled = self.running, None, False
         reply = m.Reply(task.seq, out, 1000)
         if self.mailbox is not None:
             self.mailbox.finished(caller.client, task.seq)
-            if self.callers.get(caller.client) is None:
-                return
-            value = out[0]
-            plain = type(value) is bytes and len(out) == 1
-            self.mailbox.replied(caller.client, task.seq, value if plain else reply)  # type: ignore[arg-type]
-            link = self.callers[caller.client].link
-            if link is not None:
-                self.reactor.send(link, reply)
+            self._answer(caller.client, reply)
             return
         if not self.owes and self.runtime.owes():
             self.owes = True
@@ -560,6 +567,18 @@ class SimWorker(SimProcess):
         self.page.items += frames.encode_one(reply)
         self.page.count += 1
         self.later(self.universe.rng.uniform(*REPLY_S), self._send_replies)
+
+    def _answer(self, client: int, reply: m.Reply) -> None:
+        """To a call; kept in case that it is asked for again."""
+        caller = self.callers.get(client)
+        if caller is None:
+            return
+        assert self.mailbox is not None
+        value = reply.values[0]
+        plain = type(value) is bytes and len(reply.values) == 1
+        self.mailbox.replied(client, reply.seq, value if plain else reply)  # type: ignore[arg-type]
+        if caller.link is not None:
+            self.reactor.send(caller.link, reply)
 
     def _send_replies(self) -> None:
         page = self.page
@@ -581,6 +600,41 @@ class SimWorker(SimProcess):
         if answered:
             assert kept is not None, "a reply was dropped, and there are few"
             self.reactor.send(caller.link, m.Reply(call.seq, [kept]) if isinstance(kept, bytes) else kept)
+
+    # -- cancel: as of `actors.worker` and `actors.actor_host`
+
+    def cancel(self, caller: Caller, message: m.Cancel) -> None:
+        """Stop what is queued or runs."""
+        if self.mailbox is not None:
+            call = self.mailbox.cancel(caller.client, message.seq)
+            if call is not None:
+                let_go_inputs(self.runtime, call, caller.via)
+                self._answer(caller.client, m.Reply(call.seq, [self._canceled(call)]))
+                return
+        for entry in self.queue:
+            if entry[0] is caller and entry[1].seq == message.seq:
+                self.queue.remove(entry)
+                let_go_inputs(self.runtime, entry[1], caller.via)
+                self.reactor.send(caller.link, m.Reply(message.seq, [self._canceled(entry[1])]))
+                return
+        if self.running is not None and self.running[0] is caller and self.running[1].seq == message.seq:
+            self.canceled = True
+            if self.body is not None:
+                for ref in self.body.submitted() if message.recursive else ():
+                    self.runtime.cancel(ref, force=False, recursive=True)
+                self._break()
+
+    def _canceled(self, task: m.Task | m.Call) -> m.Failed:
+        return self.marshal.failed(context.Canceled(task.object.hex()), "a task")
+
+    def _break(self) -> None:
+        """Out of user code, as by a signal."""
+        assert self.running is not None and self.body is not None
+        self.body.broken()
+        self.body = self.waits_for = self.go_on = None
+        if self.blocked:
+            self._block(False)
+        self._reply([self._canceled(self.running[1])])
 
     # -- back
 

@@ -9,8 +9,12 @@ import time
 
 import pytest
 
+from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.node import far_desk
 from lattica.testing.execution import PIPE_BYTES, NodeLoop, Unit, Universe
+from lattica.testing.scenarios import execution
+
+SEED = 1  # of worlds that are broken on purpose: each of them shows it early
 
 
 def test_a_pipe_keeps_order_and_ends_after_what_was_written() -> None:
@@ -91,3 +95,30 @@ def _log() -> None:
         raise ValueError("the roof is gone")
     except ValueError:
         logging.getLogger("lattica.node").exception("a message could not be handled")
+
+
+# -- the world sees what is broken on purpose
+
+
+def test_a_cancel_that_is_forgotten_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tasks, "cancel", lambda *_, **__: None)
+    with pytest.raises(AssertionError, match="was cancelled, not yet handed out, and goes on"):
+        execution.play(SEED)
+
+
+def test_a_task_that_begins_although_it_was_withdrawn_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel = Tasks.cancel
+
+    def cancel_and_submit_again(self: Tasks, record: TaskRecord, *, force: bool, recursive: bool) -> None:
+        withdrawn = record.lease is None
+        again = TaskRecord(
+            record.lane, record.function, record.name, record.args, record.deps, record.at,
+            self.runtime.new_refs(1), 0, False,
+        )  # fmt: skip
+        cancel(self, record, force=force, recursive=recursive)
+        if withdrawn:
+            self.submit(again)
+
+    monkeypatch.setattr(Tasks, "cancel", cancel_and_submit_again)
+    with pytest.raises(AssertionError, match="begins, and was cancelled before it was handed out"):
+        execution.play(SEED)

@@ -36,6 +36,9 @@ ACT_S = (0.25, 0.25, 0.25, 0.08)  # between two acts of one driver, on average
 SIZES = (10, 10, 3_000, 120_000, 300_000)  # inside a message, in an arena, with `Here`, in blocks
 ENDED_S = 90.0  # for every wait to end, after the last fault
 EMPTY_S = 60.0  # for every hold to be let go
+ACTS = {"submit": 10, "call": 12, "create": 1.5, "drop": 6, "look": 3, "drop_handle": 0.7, "kill": 0.2, "find": 0.3}
+ACTS |= {"cancel": 1.0}
+SHARES = tuple(ACTS.values())
 SPREAD = encode(DemandGiven(strategy=StrategyGiven(spread=True)))
 META = Meta("Model", {})
 LETTERS = b"abcdefg"
@@ -60,12 +63,20 @@ class Plan:
     floor: int = 0  # of a call: its caller has heard of this incarnation
     order: int = 0
     starts: int = 0
+    made: list[Plan] = field(default_factory=list)  # by its body
+    canceled: bool = False
+    withdrawn: bool = False  # cancelled before anybody had heard of it
     outcome: str = ""
     who: Unit | None = None  # that waits for it
 
     def __repr__(self) -> str:
         kind = "call" if self.actor is not None else "task"
         return f"<{kind} {self.number}: {self.starts} starts, {self.retries} retries, {self.outcome or 'open'}>"
+
+    @property
+    def may_be_canceled(self) -> bool:
+        """Whether somebody has cancelled it, or what it needs."""
+        return self.canceled or any(plan.may_be_canceled for plan in (*self.deps, *self.nested, *self.made))
 
     def value(self) -> tuple[str, int, bytes]:
         return "value", self.number, _pad(self.number % len(LETTERS), self.size)
@@ -109,6 +120,7 @@ class TaskBody:
         plan.starts += 1
         play.universe.count("starts")
         play.hold(plan.starts <= 1 + plan.retries, f"{plan} started {plan.starts} times")
+        play.hold(not plan.withdrawn, f"{plan} begins, and was cancelled before it was handed out")
         for made, value in zip(plan.deps, self.deps, strict=True):
             if not made.is_value(value):
                 play.hold(False, f"{plan} reads {str(value)[:60]} instead of {made}")
@@ -123,7 +135,16 @@ class TaskBody:
         for _ in range(plan.calls):
             if self.handle is not None and (called := play.call(worker, self.handle)) is not None:
                 self.children.append(called)
+        plan.made += [child for child, _ in self.children]
         return [*self.nested, *(ref for _, ref in self.children)]
+
+    def submitted(self) -> list[ObjectRef]:
+        for child, _ in self.children:
+            child.canceled = True
+        return [ref for _, ref in self.children]
+
+    def broken(self) -> None:
+        self.nested, self.children, self.handle = [], [], None
 
     def end(self) -> Any:
         plan, worker = self.plan, self.worker
@@ -151,6 +172,11 @@ class ActorBody:
     def end(self) -> Any:
         return None
 
+    def submitted(self) -> list[ObjectRef]:
+        return []
+
+    def broken(self) -> None: ...
+
 
 class Script:
     """What one driver does."""
@@ -161,6 +187,7 @@ class Script:
         self.handles: dict[ActorHandle, None] = {}
         self.settled: set[Plan] = set()  # in the end: what need not be looked at again
         self.acting = True
+        self.doing = [getattr(self, act) for act in ACTS]
         self._next()
 
     def _next(self) -> None:
@@ -170,8 +197,7 @@ class Script:
         if not self.acting:
             return
         rng = self.play.universe.rng
-        doing = (self.submit, self.call, self.create, self.drop, self.look, self.drop_handle, self.kill, self.find)
-        rng.choices(doing, (10, 12, 1.5, 6, 3, 0.7, 0.2, 0.3))[0]()
+        rng.choices(self.doing, SHARES)[0]()
         self._next()
 
     def submit(self) -> None:
@@ -181,7 +207,10 @@ class Script:
         nested = rng.sample(known, min(len(known), rng.choice((0, 0, 0, 1, 2))))
         handle = rng.choice(list(self.handles)) if self.handles and rng.random() < 0.25 else None
         children = rng.choice((0, 0, 0, 0, 1, 3))
-        self._keep(play.submit(self.driver, deps, nested, handle, children=children))
+        made = play.submit(self.driver, deps, nested, handle, children=children)
+        self._keep(made)
+        if made is not None and rng.random() < 0.06:  # somebody thinks better of it at once
+            play.cancel(self.driver, *made)
 
     def call(self) -> None:
         rng = self.play.universe.rng
@@ -237,6 +266,13 @@ class Script:
             handle, rng = self.play.universe.rng.choice(list(self.handles)), self.play.universe.rng
             self.play.calm = False
             handle._peer.kill(rng.random() < 0.5)
+
+    def cancel(self) -> None:
+        """One of what is under way."""
+        under_way = [plan for plan in self.refs if not plan.outcome]
+        if under_way:
+            plan = self.play.universe.rng.choice(under_way)
+            self.play.cancel(self.driver, plan, self.refs[plan])
 
     def find(self) -> None:
         """An actor by its name."""
@@ -379,7 +415,28 @@ class Play:
         """It ended in an error."""
         plan.outcome = kind
         self.universe.count(kind)
-        self.hold(not self.calm, f"{plan}, and nothing was broken: {words}")
+        canceled = "TaskCancelledError" in kind
+        self.hold(not canceled or plan.may_be_canceled, f"{plan}, and nobody had cancelled it: {words}")
+        self.hold(canceled or not self.calm, f"{plan}, and nothing was broken: {words}")
+
+    def cancel(self, process: SimProcess, plan: Plan, ref: ObjectRef) -> None:
+        """Stop what makes this ref."""
+        rng, record = self.universe.rng, ref._task
+        if record is None:
+            return
+        kind, is_task = "cancels", plan.actor is None
+        force = is_task and rng.random() < 0.2
+        unheard = plan.starts == 0 and record.retries_left == plan.retries
+        unheard = unheard and (record.lease is None if is_task else not record.seq)
+        if force:
+            kind, self.calm = "forced cancels", False  # a worker is killed
+        self.universe.count(kind)
+        plan.canceled = True
+        process.runtime.cancel(ref, force=force, recursive=rng.random() < 0.7)
+        if unheard:
+            plan.withdrawn = True
+            self.universe.count("withdrawn")
+            self.hold(plan.outcome == "TaskCancelledError", f"{plan} was cancelled, not yet handed out, and goes on")
 
     def create(self, script: Script) -> None:
         driver, rng = script.driver, self.universe.rng
