@@ -413,6 +413,7 @@ class Peering:
             for bulk in self.of_plane(BULK):
                 if bulk.rank < connection.rank:  # it goes on by the better way
                     effects += self.hang_up(bulk, wire.STALE, "there is a better way")
+            self.dialing.not_needed(BULK)  # what was asked over the former connection may not have arrived
             effects.append(Attached(self.peer, connection.member, hello, resumed))
             connection.asked_at = connection.measured_at = now
             effects.append(Transmit(connection.number, wire.encode(wire.Ping(0))))

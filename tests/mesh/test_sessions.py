@@ -225,6 +225,18 @@ def test_an_upgrade_that_fails_changes_nothing_and_is_not_needed_without_a_sessi
 # -- connections die
 
 
+def test_a_wish_for_bulk_that_was_lost_with_its_connection_is_said_again_over_the_next() -> None:
+    """bob cannot dial, so he asks ann to; she has just closed that connection, since her certificates are new."""
+    ring, ann, bob = pair()
+    old = ring.carrier(ann, bob)
+    ring.silence(old)
+    ring.send(bob, ann, b"much", BULK)
+    ring.perform(ann, ann.sessions.reconnect("its certificates were renewed", ring.now))
+    ring.perform(bob, bob.sessions.closed(ring.carrier(bob, ann).number, "closed", ring.now))
+    ring.advance(1)
+    assert ann.got == [b"much"]
+
+
 @pytest.mark.parametrize("plane", [CONTROL, BULK])
 def test_a_connection_that_breaks_is_replaced_and_nothing_is_lost(plane: int) -> None:
     ring, ann, bob = pair()
