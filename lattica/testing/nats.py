@@ -172,6 +172,16 @@ class Nats:
         host = self.hosts[name]
         return [Endpoint(ip, host.sockets[MAIN]) for ip in (host.ip, host.ip6) if ip]
 
+    def tcp_seen(self, name: str, by: str) -> tuple[Endpoint, ...]:
+        """How the host's listening port looks to a public host to which it has a connection over TCP, if it can have
+        one."""
+        host = self.hosts[name]
+        source: Endpoint | None = Endpoint(host.ip, PORT)
+        site, to = host.site, Endpoint(self.hosts[by].ip, PORT)
+        while site is not None and source is not None:
+            source, site = site.gateway.outbound("tcp", source, to, self.world.now), site.upstream
+        return () if source is None else (source,)
+
     # ---- faults -------------------------------------------------------------------------------------------------
 
     def flush(self, site: str) -> None:

@@ -147,6 +147,10 @@ class Measurement:
         self._again_at = now + SETTLE_S
         return []
 
+    def awaits(self, socket: int) -> bool:
+        """Whether `opened` for this socket is for us."""
+        return socket in self._roles
+
     def opened(self, socket: int, local: Endpoint, now: float) -> list[Effect]:
         role = self._roles.pop(socket, None)
         if role is None:

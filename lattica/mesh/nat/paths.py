@@ -42,6 +42,9 @@ from lattica.mesh.nat.routes import NOWHERE, Direct, Endpoint, Route, SendOver, 
 PATHS_MAX = 16
 """Of one peer. More: idle ones cost a probe each in KEEP_ALIVE_S; fewer: a host with many addresses loses some."""
 UNPROVEN_MAX = 6
+UNPROVEN_S = 0.5  # for which a source that has turned up is safe from those that turn up after it
+DIRECT_KEPT = 4  # direct paths that are kept alive; two sequential NATs open a dozen between them at once
+USED_S = 10.0  # after its last packet, probes apart, the peer uses a path no more
 PROBES_MAX = 60  # a second, over all paths of the table: 4 KiB/s
 FIRST_PROBES_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.5)  # pauses before the probes of a new path; then it is forgotten
 TRIAL_PROBES = 16  # of a path that has just proven itself, as many as `loss` looks at
@@ -60,7 +63,7 @@ SILENT_LONG = 20
 SLOW_S = 1.0
 GONE_S = 10.0  # of silence on every path: none is current any more
 LOSS_WINDOW = 16  # probes
-LOSS_GOOD, LOSS_BAD, LOSS_AWFUL = 0.1, 0.25, 0.5
+LOSS_GOOD, LOSS_BAD, LOSS_AWFUL = 0.1, 0.35, 0.5
 LOSS_KNOWN = 8  # probes that a bad loss must rest on
 BETTER_SHARE, BETTER_S, BETTER_TIMES = 0.25, 0.005, 3
 FLAP_S = 60.0
@@ -94,6 +97,12 @@ class PathLost(msgspec.Struct, frozen=True):
     reason: str
 
 
+class PathForgotten(msgspec.Struct, frozen=True):
+    """It is not in the table any more. If it lay on a fresh socket that carries no other path, close that."""
+
+    route: Route
+
+
 class SeenAs(msgspec.Struct, frozen=True):
     """The peer sees what we send by this route come from there; told when it changes."""
 
@@ -101,16 +110,16 @@ class SeenAs(msgspec.Struct, frozen=True):
     endpoint: Endpoint
 
 
-Effect = SendOver | Switched | PathProven | PathLost | SeenAs
+Effect = SendOver | Switched | PathProven | PathLost | PathForgotten | SeenAs
 
 
 class Path:
     """A route and what we know of it. Times are monotonic seconds."""
 
     __slots__ = (
-        "answered_at", "better", "good", "heard_at", "is_source", "lost", "needed", "outcomes", "pending", "probe_at",
-        "probed_at", "probes", "proven", "route", "rtt_s", "rtt_var_s", "seen", "silences", "silent_at", "since",
-        "trial",
+        "answered_at", "better", "good", "heard_at", "is_source", "lost", "needed", "outcomes", "pending",
+        "probe_at", "probed_at", "probes", "proven", "route", "rtt_s", "rtt_var_s", "seen", "silences", "silent_at",
+        "since", "trial", "used_at",
     )  # fmt: skip
 
     def __init__(self, route: Route, now: float, *, is_source: bool = False) -> None:
@@ -120,7 +129,7 @@ class Path:
         self.rtt_s = self.rtt_var_s = 0.0  # smoothed, and its mean deviation (RFC 6298 §2)
         self.outcomes: deque[bool] = deque(maxlen=LOSS_WINDOW)  # of the last probes
         self.pending: dict[bytes, float] = {}  # transaction -> sent at, oldest first
-        self.heard_at = self.answered_at = self.probed_at = float("-inf")
+        self.heard_at = self.answered_at = self.used_at = self.probed_at = float("-inf")
         self.probe_at = now
         self.probes = 0  # sent since the last answer
         self.lost = 0  # of them, given up
@@ -215,6 +224,10 @@ class PathTable:
         """For those who show them; the current one first, then the proven."""
         return sorted(self._paths.values(), key=lambda path: (path is not self._now_path, not path.proven, path.rtt_s))
 
+    def uses(self, socket: int) -> bool:
+        """Whether a path lies on this socket of ours."""
+        return any(isinstance(route, Direct) and route.socket == socket for route in self._paths)
+
     # ---- what the shell tells -----------------------------------------------------------------------------------
 
     def add(self, route: Route, now: float) -> list[Effect]:
@@ -227,10 +240,10 @@ class PathTable:
             if not path.proven:
                 path.probe_at, path.probes = now, 0
             return self.tick(now)
-        self._make_room()
-        if len(self._paths) < PATHS_MAX:
+        effects = self._make_room(float("inf") if not is_source else now - UNPROVEN_S)
+        if len(self._paths) < PATHS_MAX and len(self._unproven()) < UNPROVEN_MAX:
             self._paths[route] = Path(route, now, is_source=is_source)
-        return self.tick(now)
+        return effects + self.tick(now)
 
     def remove(self, route: Route, now: float) -> list[Effect]:
         """Nothing can be sent by this route any more."""
@@ -238,6 +251,7 @@ class PathTable:
         if path is None:
             return []
         effects: list[Effect] = [PathLost(route, "closed")] if path.proven else []
+        effects.append(PathForgotten(route))
         if path is self._now_path:
             effects += self._switch(self._best(), now, "the path was closed")
         return effects + self.tick(now)
@@ -247,6 +261,11 @@ class PathTable:
         path = self._paths.get(route)
         if path is None:
             return self._add(route, now, is_source=True)
+        path.used_at = now
+        return self._sound(path, now)
+
+    def _sound(self, path: Path, now: float) -> list[Effect]:
+        """Something came by this path."""
         path.heard_at = now
         if path is self._now_path:
             self._waiting_since, path.lost = None, 0
@@ -306,21 +325,21 @@ class PathTable:
 
     def tick(self, now: float) -> list[Effect]:
         """Send the probes that are due, notice silence, forget what never answers."""
-        effects: list[Effect] = []
         self._looked_at = now
-        for path in list(self._paths.values()):
+        for path in self._paths.values():
             path.give_up_probes(now)
+        effects = self._notice_silence(now) + self._choose(now)
+        for path in list(self._paths.values()):  # after the choice: more is asked of the current one
             if self._probe_due(path) <= now:
                 effects += self._probe(path, now)
-        return effects + self._notice_silence(now) + self._choose(now)
+        return effects
 
     def validate(self) -> None:
         """Every invariant."""
         assert len(self._paths) <= PATHS_MAX, f"{len(self._paths)} paths"
         assert self._now_path is None or self._paths.get(self._now_path.route) is self._now_path, "a path that was lost"
         assert self.current == (self._now_path.route if self._now_path else None)
-        unproven = [path for path in self._paths.values() if not path.proven and path.silent_at is None]
-        assert len(unproven) <= UNPROVEN_MAX, f"{len(unproven)} paths have never answered"
+        assert len(self._unproven()) <= UNPROVEN_MAX, f"{len(self._unproven())} paths have never answered"
         for path in self._paths.values():
             assert len(path.pending) <= PENDING_MAX + 1, f"{len(path.pending)} probes of {path!r} wait"
 
@@ -351,11 +370,11 @@ class PathTable:
 
     def _probe(self, path: Path, now: float) -> list[Effect]:
         if not self._may_probe(now):
-            path.probe_at = now + HASTE_S
+            path.probed_at, path.probe_at = now, now + HASTE_S
             return []
         if self._is_hopeless(path, now):
             del self._paths[path.route]
-            return []
+            return [PathForgotten(path.route)]
         path.probes += 1
         path.probed_at, path.probe_at = now, now + self._pause_s(path)
         transaction = self._rng.randbytes(8)
@@ -366,9 +385,11 @@ class PathTable:
         return [SendOver(path.route, data)]
 
     def _is_hopeless(self, path: Path, now: float) -> bool:
-        """Whether a direct path has been asked for long enough; channels are removed by the shell."""
-        if path is self._now_path or path.proven or not path.is_direct:
+        """Whether a direct path has been asked for long enough, or is one too many; the shell removes channels."""
+        if path is self._now_path or not path.is_direct:
             return False
+        if path.proven:
+            return not path.trial and path.used_at < now - USED_S and len(self._proven_direct()) > DIRECT_KEPT
         if path.silent_at is None:
             return path.probes >= len(FIRST_PROBES_S)
         return now - path.silent_at > FORGET_S
@@ -401,13 +422,21 @@ class PathTable:
         self._newest_us = max(self._newest_us, probe.time_us)
         seen = route.endpoint if isinstance(route, Direct) else NOWHERE
         answer = Answer(probe.transaction, probe.kind, probe.time_us, seen)
-        return [SendOver(route, datagrams.write_answer(self.keys.sending, answer)), *self.heard(route, now)]
+        effects: list[Effect] = [SendOver(route, datagrams.write_answer(self.keys.sending, answer))]
+        path = self._paths.get(route)
+        if path is not None:
+            return effects + self._sound(path, now)
+        if len(self._proven_direct()) >= DIRECT_KEPT:
+            return effects  # there are enough; if it is used, it is heard
+        return effects + self._add(route, now, is_source=True)
 
     def _answered(self, route: Route, answer: Answer, now: float) -> list[Effect]:
         """The answer to a probe of ours; it counts for the path by which the probe was sent, if it came by that."""
         path = self._paths.get(route)
         sent_at = path.pending.pop(answer.transaction, None) if path is not None else None
-        if path is None or sent_at is None:
+        if path is None:
+            return self._add(route, now, is_source=True)  # it answers a probe of `punching`
+        if sent_at is None:
             return []
         path.answered(sent_at, now)
         effects: list[Effect] = []
@@ -478,7 +507,7 @@ class PathTable:
         path, since = self._now_path, self._waiting_since
         if path is None or since is None or now < self._silent_at(path, since):
             return []
-        if now - since >= GONE_S:
+        if now >= since + GONE_S:
             return [*self._fell_silent(path, now), *self._switch(None, now, f"silent for {now - since:.1f} s")]
         fresh = [each for each in self._paths.values() if each.proven and each is not path and each.heard_at > since]
         if path.lost < SILENT_PROBES or not fresh:
@@ -503,15 +532,28 @@ class PathTable:
             other.better = 0
         return [Switched(self.current, was, reason)] if self.current != was else []
 
-    def _make_room(self) -> None:
+    def _unproven(self) -> list[Path]:
+        """Those that have never answered, oldest first."""
+        return [path for path in self._paths.values() if not path.proven and path.silent_at is None]
+
+    def _proven_direct(self) -> list[Path]:
+        return [path for path in self._paths.values() if path.proven and path.is_direct]
+
+    def _make_room(self, older_than: float) -> list[Effect]:
         """A new path is to come: forget the oldest unproven one, or one that is silent, if there are too many."""
-        unproven = [path for path in self._paths.values() if not path.proven and path.silent_at is None]
+        unproven = self._unproven()
+        leaves: Path | None = None
         if len(unproven) >= UNPROVEN_MAX:
-            del self._paths[min(unproven, key=lambda path: not path.is_direct).route]
+            leaves = min(unproven, key=lambda path: not path.is_direct)
+            if leaves.since > older_than:
+                return []
         elif len(self._paths) >= PATHS_MAX:
-            idle = [path for path in self._paths.values() if not path.proven and path is not self._now_path]
-            if idle:
-                del self._paths[idle[0].route]
+            idle = (path for path in self._paths.values() if not path.proven and path is not self._now_path)
+            leaves = next(idle, None)
+        if leaves is None:
+            return []
+        del self._paths[leaves.route]
+        return [PathForgotten(leaves.route)]
 
 
 def _microseconds(now: float) -> int:

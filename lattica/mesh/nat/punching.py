@@ -1,0 +1,597 @@
+"""Two peers whose session is relayed become direct: who does what when.
+
+    L -> H  Introduce(attempt, introduction)         H -> L  Introduced(attempt, introduction)
+    L -> H  Prepare(attempt, round, method)          H -> L  Ready(attempt, round, readiness, took)
+    L -> H  Go(attempt, round, method, readiness)    both shoot; H when it hears this, L half a round trip later
+
+L has the lower PeerId, and leads. Prepare and Ready only for rounds with fresh sockets. A round is a list of shots
+(`salvos`); what the shots open is found by the peer's path table, for they are probes with its keys: the shell tells
+`proven` with each direct route that the table has proven, and that ends the attempt. Fresh sockets on which the table
+has no path are closed; the others are the shell's (`PathForgotten`).
+
+    punch()              become direct: the shell calls it when a session is relayed, or something has changed
+    said(message)        of the other side, over the session
+    proven(route)        by the path table
+    opened · received    fresh sockets, and how witnesses see them
+    connected · accepted · refused     TCP connections, as asked with `ConnectTcp`
+
+Who punches in vain pauses, longer each time (PAUSES_S). `situation` is set by the shell whenever it knows better.
+Each round leaves an `Attempted`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from random import Random
+from typing import assert_never
+
+import msgspec
+
+from lattica.mesh.nat import datagrams, salvos
+from lattica.mesh.nat.behaviour import Behaviour
+from lattica.mesh.nat.candidates import Candidate, observed_of, targets
+from lattica.mesh.nat.datagrams import Keys, Kind, Probe
+from lattica.mesh.nat.measuring import Witness
+from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_open, is_symmetric
+from lattica.mesh.nat.routes import MAIN, CloseSocket, ConnectTcp, Direct, Endpoint, OpenSocket, Route, SendOver
+from lattica.mesh.nat.salvos import Shot
+
+FRESH_ROUND = 3  # of simultaneous sending: an early packet may have spoilt the ports of the first
+ANSWER_S = 4.0  # for the other side's next message
+OBSERVE_S = (0.0, 0.15, 0.4, 0.8)
+OBSERVED_S = 1.2  # then a fresh socket does without
+TCP_S = 3.0  # a round of TCP: the second SYN comes after one second
+TCP_AGAIN_S = 0.2  # after a refusal
+TCP_TARGETS_MAX = 3
+TCP_TRIES_MAX = 12
+PAUSES_S = (30.0, 120.0, 600.0, 3600.0)
+BIRTHDAYS_AN_HOUR = 10
+TEXT_MAX = 80
+
+
+class Introduction(msgspec.Struct, frozen=True):
+    """What one side tells of itself. tcp: where its listening port is seen over TCP."""
+
+    behaviour: Behaviour
+    candidates: tuple[Candidate, ...]
+    tcp: tuple[Endpoint, ...] = ()
+    birthday: bool = True
+
+
+class Situation(msgspec.Struct, frozen=True):
+    """What we know of ourselves. tcp_port: on which we listen."""
+
+    introduction: Introduction
+    witnesses: tuple[Witness, ...] = ()
+    tcp_port: int = 0
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """endpoint: where our fresh socket is seen. ports: those that its next mappings will probably get."""
+
+    endpoint: Endpoint | None = None
+    ports: tuple[int, ...] = ()
+
+
+class Introduce(msgspec.Struct, frozen=True, tag=1):
+    attempt: int
+    introduction: Introduction
+
+
+class Introduced(msgspec.Struct, frozen=True, tag=2):
+    attempt: int
+    introduction: Introduction
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=3):
+    attempt: int
+    round: int
+    method: Method
+
+
+class Ready(msgspec.Struct, frozen=True, tag=4):
+    """took_s: how long it took to become ready, which is no part of the round trip."""
+
+    attempt: int
+    round: int
+    readiness: Readiness
+    took_s: float
+
+
+class Go(msgspec.Struct, frozen=True, tag=5):
+    attempt: int
+    round: int
+    method: Method
+    readiness: Readiness
+
+
+Message = Introduce | Introduced | Prepare | Ready | Go
+
+
+class Tell(msgspec.Struct, frozen=True):
+    """Say this to the peer, over the session (`nat.punch`)."""
+
+    message: Message
+
+
+class Attempted(msgspec.Struct, frozen=True):
+    """A round is over. reason: why it came to nothing; shots: datagrams sent; took_s: since its beginning."""
+
+    method: Method | None
+    round: int
+    direct: bool
+    took_s: float
+    shots: int
+    reason: str = ""
+
+
+class BecameDirect(msgspec.Struct, frozen=True):
+    """over: the route, or the remote end of a TCP connection; took_s: since `punch`, or the other side's Introduce."""
+
+    method: Method
+    over: Direct | Endpoint
+    took_s: float
+
+
+class StaysRelayed(msgspec.Struct, frozen=True):
+    """Every method was tried, or there is none. again_s: until the next attempt by ourselves."""
+
+    reason: str
+    again_s: float
+
+
+Effect = Tell | SendOver | OpenSocket | CloseSocket | ConnectTcp | Attempted | BecameDirect | StaysRelayed
+
+
+class Budget:
+    """Of birthday rounds, which send by the thousand: of all punchers of a node together."""
+
+    def __init__(self, an_hour: int = BIRTHDAYS_AN_HOUR) -> None:
+        self._times: deque[float] = deque(maxlen=max(an_hour, 1))
+        self._an_hour = an_hour
+
+    def take(self, now: float) -> bool:
+        full = len(self._times) == self._times.maxlen and now - self._times[0] < 3600.0
+        if full or not self._an_hour:
+            return False
+        self._times.append(now)
+        return True
+
+
+class _Round(msgspec.Struct):
+    """One round, from its preparation to its end."""
+
+    number: int
+    method: Method
+    since: float
+    sockets: tuple[int, ...] = ()  # fresh ones
+    opening: set[int] = set()
+    observing: dict[bytes, int] = {}  # transaction -> which witness
+    questions: list[tuple[float, bytes]] = []
+    seen: dict[int, Endpoint] = {}
+    prepared_at: float = float("inf")  # at the latest
+    ready: bool = False
+    asked_at: float = 0.0  # when Prepare came, on the higher side
+    shots: Sequence[Shot] = ()
+    begins: float = float("inf")
+    ends: float = float("inf")
+    shot: int = 0  # how many are sent
+    connects: list[tuple[float, Endpoint]] = []
+    connected: int = 0
+
+
+class Puncher:
+    """Of one peer. See the module.
+
+    lower: our PeerId is the lower, so we lead. sockets: numbers nobody else uses. in_use: whether the path table has a
+    path on this socket; the other side may have chosen one that we have not.
+    """
+
+    def __init__(
+        self,
+        keys: Keys,
+        rng: Random,
+        sockets: Iterator[int],
+        budget: Budget,
+        in_use: Callable[[int], bool],
+        *,
+        lower: bool,
+    ) -> None:
+        self.lower, self._in_use = lower, in_use
+        self.situation: Situation | None = None
+        self._keys, self._rng, self._sockets, self._budget = keys, rng, sockets, budget
+        self._attempt = 0
+        self._theirs: Introduction | None = None
+        self._plan: list[tuple[Method, int]] = []  # rounds to come
+        self._round: _Round | None = None
+        self._other: Readiness | None = None  # what the other side told of its fresh socket, before ours was ready
+        self._since = 0.0
+        self._rtt_s = 0.2
+        self._asked_at = 0.0
+        self._waits_until = float("inf")
+        self._again_at = float("inf")
+        self._failures = 0
+        self._wanted: tuple[Method, ...] | None = None
+        self._connecting: dict[int, Endpoint] = {}
+
+    def __repr__(self) -> str:
+        what = f"round {self._round.number} of {self._round.method.value}" if self._round else "idle"
+        return f"<Puncher: {what}, {self._failures} failures>"
+
+    @property
+    def busy(self) -> bool:
+        return self._round is not None or self._waits_until < float("inf")
+
+    # ---- verbs --------------------------------------------------------------------------------------------------
+
+    def punch(self, now: float, methods: tuple[Method, ...] | None = None) -> list[Effect]:
+        """Begin an attempt, if we lead and know ourselves. methods: these in place of those that were chosen; TCP for
+        bulk after UDP went through."""
+        if not self.lower or self.situation is None or self.busy:
+            return []
+        self._attempt += 1
+        self._since = self._asked_at = now
+        self._again_at, self._waits_until, self._wanted = float("inf"), now + ANSWER_S, methods
+        return [Tell(Introduce(self._attempt, self.situation.introduction))]
+
+    def said(self, message: Message, now: float) -> list[Effect]:
+        """What is not of this attempt, or not to be said by the other side, changes nothing."""
+        if self.situation is None or isinstance(message, Introduced | Ready) != self.lower:
+            return []
+        if not isinstance(message, Introduce) and message.attempt != self._attempt:
+            return []
+        match message:
+            case Introduce():
+                return self._introduced_to(message, now)
+            case Introduced():
+                return self._introduced(message, now)
+            case Prepare():
+                return self._asked_to_prepare(message, now)
+            case Ready():
+                return self._other_is_ready(message, now)
+            case Go():
+                return self._told_to_go(message, now)
+            case _:
+                assert_never(message)
+
+    def proven(self, route: Route, now: float) -> list[Effect]:
+        """The path table has an answer by this route."""
+        round_ = self._round
+        if not isinstance(route, Direct) or self._tcp_round() or self._wanted is not None:
+            return []
+        self._plan.clear()
+        self._failures, self._again_at, self._waits_until = 0, float("inf"), float("inf")
+        return self._succeed(route, now) if round_ is not None else []
+
+    def awaits(self, socket: int) -> bool:
+        """Whether `opened` for this socket is for us."""
+        return self._round is not None and socket in self._round.opening
+
+    def opened(self, socket: int, local: Endpoint, now: float) -> list[Effect]:
+        round_ = self._round
+        if round_ is None or socket not in round_.opening:
+            return [CloseSocket(socket)]
+        round_.opening.discard(socket)
+        if not round_.opening:
+            self._observe(round_, now)
+        return self.tick(now)
+
+    def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
+        """An ANSWER of a witness to an OBSERVE."""
+        round_ = self._round
+        if round_ is None or self.situation is None or not round_.observing:
+            return []
+        for witness in self.situation.witnesses:
+            answer = datagrams.read_answer(witness.keys.receiving, data)
+            if answer is not None and answer.transaction in round_.observing:
+                round_.seen[round_.observing.pop(answer.transaction)] = answer.seen
+                round_.questions = [each for each in round_.questions if each[1] in round_.observing]
+                return self.tick(now)
+        return []
+
+    def connected(self, attempt: int, remote: Endpoint, now: float) -> list[Effect]:
+        """A TCP connection that we asked for is there."""
+        if self._connecting.pop(attempt, None) is None:
+            return []
+        return self._succeed(remote, now) if self._tcp_round() else []
+
+    def accepted(self, port: int, remote: Endpoint, now: float) -> list[Effect]:
+        """A TCP connection came in from one of the addresses that this peer told of."""
+        theirs = {each.host for each in self._theirs.tcp} if self._theirs else set()
+        return self._succeed(remote, now) if self._tcp_round() and remote.host in theirs else []
+
+    def refused(self, attempt: int, now: float) -> list[Effect]:
+        """The other gateway rejects what comes too early."""
+        target = self._connecting.pop(attempt, None)
+        if target is not None and (round_ := self._tcp_round()):
+            round_.connects.append((now + TCP_AGAIN_S, target))
+        return []
+
+    def tick(self, now: float) -> list[Effect]:
+        if now >= self._again_at:
+            self._again_at = float("inf")
+            return self.punch(now)
+        if now >= self._waits_until:
+            return self._give_up("the other side does not answer", now)
+        round_ = self._round
+        if round_ is None:
+            return []
+        effects = self._ask_witnesses(round_, now)
+        if not round_.ready and self._is_ready(round_, now):
+            round_.ready = True
+            effects += self._ready(round_, now)
+        effects += self._shoot(round_, now)
+        if now >= round_.ends and self._round is round_:
+            effects += self._end_round(round_, "nothing came through", now)
+        return effects
+
+    def next_deadline(self) -> float | None:
+        times = [self._again_at, self._waits_until]
+        if round_ := self._round:
+            times += [round_.ends, *(at for at, _ in round_.questions[:1]), *(at for at, _ in round_.connects)]
+            if not round_.ready:
+                times.append(round_.prepared_at)
+            if round_.shot < len(round_.shots):
+                times.append(round_.begins + round_.shots[round_.shot].at_s)
+        due = min(times)
+        return None if due == float("inf") else due
+
+    def validate(self) -> None:
+        round_ = self._round
+        assert round_ is None or len(round_.shots) <= salvos.GUESSES, f"{len(round_.shots)} shots"
+
+    # ---- the exchange -------------------------------------------------------------------------------------------
+
+    def _introduced_to(self, message: Introduce, now: float) -> list[Effect]:
+        """The other side leads a new attempt."""
+        assert self.situation is not None
+        effects = self._drop_round(now, "a new attempt") if self._round else []
+        self._attempt, self._theirs, self._since = message.attempt, message.introduction, now
+        self._wanted = None
+        return [*effects, Tell(Introduced(message.attempt, self.situation.introduction))]
+
+    def _introduced(self, message: Introduced, now: float) -> list[Effect]:
+        assert self.situation is not None
+        if self._waits_until == float("inf") or self._round is not None:
+            return []
+        self._rtt_s, self._theirs = max(now - self._asked_at, 0.001), message.introduction
+        ours, theirs = self.situation.introduction, message.introduction
+        both = ours.birthday and theirs.birthday
+        methods = self._wanted or choose(
+            ours.behaviour, theirs.behaviour, ours.candidates, theirs.candidates, birthday=both
+        )
+        self._plan = [(method, number) for method in methods for number in range(1, ROUNDS[method] + 1)]
+        if not self._plan:
+            words = f"{ours.behaviour.words} here, {theirs.behaviour.words} there: no method goes through"
+            return self._give_up(words, now)
+        return self._next_round(now)
+
+    def _next_round(self, now: float) -> list[Effect]:
+        """The next round of the plan; we lead."""
+        self._waits_until = float("inf")
+        if not self._plan:
+            return self._give_up("every method was tried", now)
+        method, number = self._plan.pop(0)
+        if method is Method.BIRTHDAY and not self._budget.take(now):
+            return [Attempted(method, number, False, 0.0, 0, "too many in this hour"), *self._next_round(now)]
+        effects = self._prepare(method, number, now)
+        if self._needs_preparation(method, number):
+            self._asked_at, self._waits_until = now, now + ANSWER_S
+            return [Tell(Prepare(self._attempt, number, method)), *effects]
+        return [*effects, *self._go(Readiness(), now)]
+
+    @staticmethod
+    def _needs_preparation(method: Method, number: int) -> bool:
+        return method in (Method.PREDICTION, Method.BIRTHDAY) or (
+            method is Method.SIMULTANEOUS and number >= FRESH_ROUND
+        )
+
+    def _asked_to_prepare(self, message: Prepare, now: float) -> list[Effect]:
+        effects = self._drop_round(now, "the other side went on") if self._round else []
+        if message.method is Method.BIRTHDAY and not self._may_be_birthday(now):
+            return effects
+        effects += self._prepare(message.method, message.round, now)
+        if self._round is not None:
+            self._round.asked_at = now
+        return effects + self.tick(now)
+
+    def _may_be_birthday(self, now: float) -> bool:
+        """On the side that follows: what it told of itself, and the hour's bound, hold here too."""
+        return self.situation is not None and self.situation.introduction.birthday and self._budget.take(now)
+
+    def _ready(self, round_: _Round, now: float) -> list[Effect]:
+        """Our sockets are open and observed, or it took too long."""
+        if not self._needs_preparation(round_.method, round_.number):
+            return []
+        if not self.lower:
+            round_.ends = now + ANSWER_S
+            readiness = self._readiness(round_)
+            return [Tell(Ready(self._attempt, round_.number, readiness, now - round_.asked_at))]
+        return self._go(self._other, now) if self._other is not None else []
+
+    def _other_is_ready(self, message: Ready, now: float) -> list[Effect]:
+        round_ = self._round
+        if round_ is None or round_.number != message.round or round_.begins < float("inf"):
+            return []
+        self._rtt_s = max(now - self._asked_at - min(max(message.took_s, 0.0), now - self._asked_at), 0.001)
+        self._waits_until = float("inf")
+        self._other = message.readiness
+        return self._go(message.readiness, now) if round_.ready else []
+
+    def _go(self, other: Readiness, now: float) -> list[Effect]:
+        """We lead: both begin when the other side hears it."""
+        round_ = self._round
+        assert round_ is not None
+        self._other = None
+        effects: list[Effect] = [Tell(Go(self._attempt, round_.number, round_.method, self._readiness(round_)))]
+        self._begin(round_, other, now + self._rtt_s / 2)
+        return effects
+
+    def _told_to_go(self, message: Go, now: float) -> list[Effect]:
+        if self._theirs is None:
+            return []
+        effects: list[Effect] = []
+        round_ = self._round
+        if round_ is None or (round_.method, round_.number) != (message.method, message.round):
+            effects = self._drop_round(now, "the other side went on") if round_ else []
+            if message.method is Method.BIRTHDAY:
+                return effects  # we were not asked to prepare, or have refused
+            effects += self._prepare(message.method, message.round, now, fresh=False)
+            round_ = self._round
+        assert round_ is not None
+        self._begin(round_, message.readiness, now)
+        return effects + self.tick(now)
+
+    # ---- a round ------------------------------------------------------------------------------------------------
+
+    def _prepare(self, method: Method, number: int, now: float, *, fresh: bool = True) -> list[Effect]:
+        """Open the sockets that this round takes on our side."""
+        assert self.situation is not None
+        count, symmetric = 0, is_symmetric(self.situation.introduction.behaviour)
+        if fresh and self._needs_preparation(method, number):
+            count = {Method.BIRTHDAY: salvos.FAN if symmetric else 0, Method.PREDICTION: int(symmetric)}.get(method, 1)
+        sockets = tuple(next(self._sockets) for _ in range(count))
+        self._other = None
+        round_ = self._round = _Round(number, method, now, sockets, set(sockets), {}, [], {}, connects=[])
+        round_.prepared_at = now + OBSERVED_S + 1.0 if sockets else now
+        round_.ends = now + OBSERVED_S + ANSWER_S + 1.0
+        round_.ready = not sockets and self.lower
+        return [OpenSocket(socket) for socket in sockets]
+
+    def _observe(self, round_: _Round, now: float) -> None:
+        """Ask two witnesses how the fresh socket is seen, one after the other: the second's port is the latest."""
+        assert self.situation is not None
+        if round_.method is Method.BIRTHDAY:
+            round_.prepared_at = now
+            return
+        wanted = 2 if round_.method is Method.PREDICTION else 1
+        for index in range(min(wanted, len(self.situation.witnesses))):
+            transaction = self._rng.randbytes(8)
+            round_.observing[transaction] = index
+            round_.questions += [(now + after, transaction) for after in OBSERVE_S]
+        round_.questions.sort(key=lambda question: question[0])
+        round_.prepared_at = now + OBSERVED_S
+
+    def _ask_witnesses(self, round_: _Round, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while round_.questions and round_.questions[0][0] <= now:
+            _, transaction = round_.questions.pop(0)
+            witness = self._witness(round_.observing[transaction])
+            probe = Probe(transaction, Kind.OBSERVE, max(int(now * 1e6), 0))
+            data = datagrams.write_probe(witness.keys.sending, probe)
+            effects.append(SendOver(Direct(witness.endpoint, round_.sockets[0]), data))
+        return effects
+
+    def _witness(self, index: int) -> Witness:
+        assert self.situation is not None
+        return self.situation.witnesses[index % len(self.situation.witnesses)]
+
+    @staticmethod
+    def _is_ready(round_: _Round, now: float) -> bool:
+        return now >= round_.prepared_at or (not round_.opening and bool(round_.seen) and not round_.observing)
+
+    def _readiness(self, round_: _Round) -> Readiness:
+        """What the other side must know of our fresh socket."""
+        if not round_.seen or self.situation is None:
+            return Readiness()
+        if round_.method is not Method.PREDICTION:
+            return Readiness(next(iter(round_.seen.values())))
+        ports = [endpoint.port for endpoint in round_.seen.values()]
+        step = self.situation.introduction.behaviour.step
+        return Readiness(next(iter(round_.seen.values())), salvos.next_ports(ports, step))
+
+    def _begin(self, round_: _Round, other: Readiness, begins: float) -> None:
+        """The round's shots, from `begins` on."""
+        assert self.situation is not None and self._theirs is not None
+        round_.ready, round_.begins = True, begins
+        round_.questions.clear()
+        if round_.method is Method.TCP:
+            round_.connects = [(begins, target) for target in self._theirs.tcp[:TCP_TARGETS_MAX]]
+            round_.ends = begins + TCP_S
+            return
+        round_.shots = self._salvo(round_, other)
+        birthday = round_.method is Method.BIRTHDAY
+        round_.ends = begins + (salvos.BIRTHDAY_S if birthday else salvos.ROUND_S) + self._rtt_s
+
+    def _salvo(self, round_: _Round, other: Readiness) -> Sequence[Shot]:
+        assert self.situation is not None and self._theirs is not None
+        ours, theirs = self.situation.introduction, self._theirs
+        socket = round_.sockets[0] if len(round_.sockets) == 1 else MAIN
+        places = targets(ours.candidates, theirs.candidates)
+        seen = observed_of(theirs.candidates)
+        match round_.method:
+            case Method.SIMULTANEOUS:
+                fresh = (other.endpoint,) if other.endpoint is not None else ()
+                return salvos.simultaneous((*fresh, *places)[: len(places) or 1], socket)
+            case Method.DIAL:
+                return salvos.dial(places, socket) if is_open(theirs.behaviour, theirs.candidates) else ()
+            case Method.PREDICTION if other.ports and other.endpoint is not None:
+                return salvos.predicted(other.endpoint.host, other.ports, socket)
+            case Method.PREDICTION if seen is not None:
+                return salvos.predicted(seen.host, (seen.port,), socket)
+            case Method.BIRTHDAY if seen is not None:
+                if round_.sockets:
+                    return salvos.fan(round_.sockets, seen)
+                return salvos.spray(seen.host, socket, self._rng)
+        return ()
+
+    def _shoot(self, round_: _Round, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        while round_.shot < len(round_.shots) and round_.begins + round_.shots[round_.shot].at_s <= now:
+            shot = round_.shots[round_.shot]
+            round_.shot += 1
+            if shot.ttl:
+                data = datagrams.write_punch(self._rng.randbytes(8))
+            else:
+                probe = Probe(self._rng.randbytes(8), Kind.PATH, max(int(now * 1e6), 0))
+                data = datagrams.write_probe(self._keys.sending, probe)
+            effects.append(SendOver(shot.route, data, shot.ttl))
+        due = [target for at, target in round_.connects if at <= now]
+        round_.connects = [each for each in round_.connects if each[0] > now]
+        for target in due:
+            if round_.connected < TCP_TRIES_MAX and self.situation is not None:
+                round_.connected += 1
+                number = self._rng.getrandbits(48)
+                self._connecting[number] = target
+                effects.append(ConnectTcp(number, self.situation.tcp_port, target))
+        return effects
+
+    def _tcp_round(self) -> _Round | None:
+        return self._round if self._round is not None and self._round.method is Method.TCP else None
+
+    # ---- ends ---------------------------------------------------------------------------------------------------
+
+    def _succeed(self, over: Direct | Endpoint, now: float) -> list[Effect]:
+        round_ = self._round
+        assert round_ is not None
+        self._plan.clear()
+        self._failures, self._waits_until = 0, float("inf")
+        record = Attempted(round_.method, round_.number, True, now - round_.since, round_.shot + round_.connected)
+        return [*self._close(round_), record, BecameDirect(round_.method, over, now - self._since)]
+
+    def _end_round(self, round_: _Round, reason: str, now: float) -> list[Effect]:
+        effects = self._drop_round(now, reason)
+        return [*effects, *(self._next_round(now) if self.lower else ())]
+
+    def _drop_round(self, now: float, reason: str) -> list[Effect]:
+        round_ = self._round
+        assert round_ is not None
+        shots = round_.shot + round_.connected
+        record = Attempted(round_.method, round_.number, False, now - round_.since, shots, reason[:TEXT_MAX])
+        return [*self._close(round_), record]
+
+    def _close(self, round_: _Round) -> list[Effect]:
+        self._round = None
+        self._connecting.clear()
+        return [CloseSocket(socket) for socket in round_.sockets if not self._in_use(socket)]
+
+    def _give_up(self, reason: str, now: float) -> list[Effect]:
+        """Stay relayed, and try again some day."""
+        effects = self._drop_round(now, reason) if self._round is not None else []
+        self._plan.clear()
+        self._waits_until = float("inf")
+        again_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)] * self._rng.uniform(0.8, 1.2)
+        self._failures += 1
+        self._again_at = now + again_s
+        return [*effects, StaysRelayed(reason, again_s)]
