@@ -142,12 +142,14 @@ class WorkerOver(msgspec.Struct, array_like=True, tag=10, frozen=True):
 
 
 class ToWorker(msgspec.Struct, array_like=True, tag=11, frozen=True):
-    """Give this to the worker: one encoded message of the node's to it. proxy: by what number I know the worker."""
+    """Give this to the worker: one encoded message of the node's to it. proxy: by what number I know the worker. key:
+    what callers of the actor that it shall be must show, if any."""
 
     worker: int  # the host's number
     proxy: int
     message: bytes
     life: Life | None = None  # of the detached actor that the worker shall be
+    key: Id = b""
 
 
 class FromWorker(msgspec.Struct, array_like=True, tag=12, frozen=True):
@@ -191,7 +193,8 @@ class Begins(msgspec.Struct, array_like=True, tag=16, frozen=True):
 class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     """Connect `caller`, a process of mine, with that worker. carrier: even from the lower PeerId, else odd.
     actor, incarnation: what the worker must be; empty for one that I lease. job: of the process. life: of a detached
-    actor, the latest that I know. by, by_life: the detached actor that the process is, and in which life."""
+    actor, the latest that I know. by, by_life: the detached actor that the process is, and in which life. key: as
+    `ActorAt` said it."""
 
     carrier: int
     worker: int  # the host's number
@@ -203,6 +206,7 @@ class Open(msgspec.Struct, array_like=True, tag=20, frozen=True):
     life: Life | None = None
     by: Id = b""
     by_life: Life | None = None
+    key: Id = b""
 
 
 class Opened(msgspec.Struct, array_like=True, tag=21, frozen=True):
@@ -262,7 +266,8 @@ class Want(msgspec.Struct, array_like=True, tag=32, frozen=True):
 class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
     """It has `size` bytes. data: they, if they are few; else ask me for blocks, and `holders`. contains: what it refers
     to; you hold each from now on, until `Returned`. cid: its name by content in binary form, if I know it.
-    away: I do not have it, and say nothing of it; those in `holders` do, or know who does: say `Want` to them."""
+    away: I do not have it, and say nothing of it; those in `holders` do, or know who does: say `Want` to them.
+    attempt: by which run of its task it was made: who knows of a later one does not take this."""
 
     object: Id
     size: int
@@ -272,6 +277,7 @@ class Here(msgspec.Struct, array_like=True, tag=33, frozen=True):
     holders: Annotated[list[Id], msgspec.Meta(max_length=LIST_MAX)] = []
     cid: Id = b""
     away: bool = False
+    attempt: int = 0
 
 
 class Nowhere(msgspec.Struct, array_like=True, tag=34, frozen=True):
@@ -357,9 +363,10 @@ class KeptWanted(msgspec.Struct, array_like=True, tag=56, frozen=True):
 
 
 class NotKept(msgspec.Struct, array_like=True, tag=57, frozen=True):
-    """I do not have it."""
+    """I do not have it. reason: why I do not keep what you have sent."""
 
     content: Id
+    reason: Text = ""
 
 
 class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
@@ -369,13 +376,14 @@ class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
 
 
 class ActorAt(msgspec.Struct, array_like=True, tag=41, frozen=True):
-    """Incarnation `incarnation` is `worker` at `host` (empty: you)."""
+    """Incarnation `incarnation` is `worker` at `host` (empty: you). key: shows to the host that you have a handle."""
 
     actor: Id
     incarnation: int
     host: Id
     worker: int  # the host's number
     life: Life | None = None  # of a detached actor
+    key: Id = b""
 
 
 class ActorIsDown(msgspec.Struct, array_like=True, tag=42, frozen=True):

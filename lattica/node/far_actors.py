@@ -10,7 +10,10 @@ and hears of it as of a restart; on a smaller side of the mesh, that it is unava
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -36,6 +39,7 @@ LOOK_S = 0.5  # between looks for a roving actor that is wanted
 ASK_AGAIN_S = 2.0  # where its row says that it is
 """A process may ask for an actor before its node has read from another process that this one was given it."""
 NODE_DEAD = "its node is dead, and it has no restarts left"
+KEY_BYTES = 16
 _down = msgspec.msgpack.Decoder(m.ActorDown)
 
 
@@ -56,6 +60,7 @@ class FarActors:
     def __init__(self, desk: FarDesk) -> None:
         self._desk, self._node = desk, desk.node
         self._foreign: dict[bytes, Foreign] = {}
+        self._secret = os.urandom(32)
         self._looking: Timer | None = None
 
     def __repr__(self) -> str:
@@ -101,7 +106,7 @@ class FarActors:
                 how = "it is said to run on a node that nobody knows"
                 self._node.tell(number, m.ActorDown(message.actor, message.incarnation, False, how))
             return
-        found.at = far.ActorAt(message.actor, message.incarnation, host, message.worker)
+        found.at = far.ActorAt(message.actor, message.incarnation, host, message.worker, key=message.key)
         for number in list(found.callers):
             client = self._node.clients.get(number)
             if client is None:
@@ -112,7 +117,7 @@ class FarActors:
     def _join(self, client: Client, found: Foreign, at: far.ActorAt) -> None:
         desk = self._desk
         if client.kind == NODE:
-            self.tell_where(client, at.actor, at.incarnation, at.host, at.worker)
+            self.tell_where(client, at.actor, at.incarnation, at.host, at.worker, at.key)
             return
         if at.host == desk.me:
             worker = desk.node.clients.get(at.worker)
@@ -122,7 +127,7 @@ class FarActors:
             client.send(m.ActorConnected(at.actor, at.incarnation, at.worker, worker.pid), fd)
             return
         away = desk.workers.away(desk.neighbour(PeerId(at.host)), at.worker)
-        fd = desk.workers.connect(client, away.client.number, at.actor, at.incarnation)
+        fd = desk.workers.connect(client, away.client.number, at.actor, at.incarnation, at.key)
         host = away.neighbour.client.number
         client.send(m.ActorConnected(at.actor, at.incarnation, away.client.number, away.pid, True, host), fd)
 
@@ -298,13 +303,29 @@ class FarActors:
             return
         self._node.actor_desk.connect(neighbour.client, m.ActorConnect(message.actor))
 
-    def tell_where(self, client: Client, actor: bytes, incarnation: int, host: bytes, worker: int) -> None:
-        """Tell another node where an incarnation lives."""
+    def key_of(self, actor: bytes, incarnation: int) -> bytes:
+        """What this node gives to those with a handle of an actor of ours, and to the node where it lives: who was not
+        given it cannot guess it."""
+        what = actor + b"%d" % incarnation
+        return hashlib.blake2b(what, key=self._secret, digest_size=KEY_BYTES).digest()
+
+    def may_call(self, neighbour: Neighbour, message: far.Open, hosted: Hosted | None) -> bool:
+        """Whether one of their processes has a handle, or knows who has shown one."""
+        if hosted is not None:
+            return hmac.compare_digest(message.key, hosted.key)
+        ours = self.key_of(message.actor, message.incarnation)
+        return hmac.compare_digest(message.key, ours) or self._may_reach(neighbour, message.actor)
+
+    def tell_where(
+        self, client: Client, actor: bytes, incarnation: int, host: bytes, worker: int, key: bytes = b""
+    ) -> None:
+        """Tell another node where an incarnation lives. key: of one that is not ours."""
         neighbour = next((n for n in self._desk.neighbours.values() if n.client is client), None)
         if neighbour is not None:
             there = b"" if host == neighbour.peer else host
             life = self._desk.deciding.life_of(actor)
-            neighbour.link.send(far.ActorAt(actor, incarnation, there, worker, life))
+            key = key or self.key_of(actor, incarnation)
+            neighbour.link.send(far.ActorAt(actor, incarnation, there, worker, life, key))
 
     def place_of(self, worker: int) -> tuple[bytes, int]:
         """(host, its number for the worker) of a worker that is an actor of ours."""

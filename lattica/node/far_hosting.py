@@ -71,6 +71,7 @@ class Hosted(msgspec.Struct, eq=False):
     actor: bytes = b""
     incarnation: int = 0
     life: far.Life | None = None  # of a detached one
+    key: bytes = b""  # which its callers show
 
 
 class FarHosting:
@@ -221,6 +222,7 @@ class FarHosting:
                 self._node.end_worker(message.worker, why)
                 return
             hosted.actor, hosted.incarnation, hosted.life = told.actor, told.incarnation, message.life
+            hosted.key = message.key
             via = self._giver(neighbour, message.worker, message.proxy)
             told = msgspec.structs.replace(told, via=via)
             self._node.pool.became_actor(message.worker, self._node.now())
@@ -321,6 +323,8 @@ class FarHosting:
         elif message.actor:
             if not self._desk.actors.lives_in(message.worker, message.actor, message.incarnation, hosted):
                 reason = "it is not that incarnation of that actor"
+            elif not self._desk.actors.may_call(neighbour, message, hosted):
+                reason = "you were given no handle of this actor"
             else:
                 reason = reason or self._desk.deciding.admit(message.actor, message.life)
                 reason = reason or self._desk.deciding.admit(message.by, message.by_life)

@@ -168,13 +168,19 @@ class FarWorkers:
                     self._forget_unopened(away, client)
             case m.BecomeActor() | m.ActorRelease() | m.Exit() | m.CheckpointWanted():
                 data = frames.encode_one(message)
-                life = self._desk.deciding.life_of(message.actor) if isinstance(message, m.BecomeActor) else None
-                away.neighbour.link.send(far.ToWorker(away.theirs, number, data, life), len(data))
+                life, key = None, b""
+                if isinstance(message, m.BecomeActor):
+                    life = self._desk.deciding.life_of(message.actor)
+                    key = self._desk.actors.key_of(message.actor, message.incarnation)
+                away.neighbour.link.send(far.ToWorker(away.theirs, number, data, life, key), len(data))
 
     # -- connections
 
-    def connect(self, caller: Client, worker: int, actor: bytes = b"", incarnation: int = 0) -> list[int]:
-        """Connect a process of ours with a worker elsewhere: its end, as a list of one descriptor."""
+    def connect(
+        self, caller: Client, worker: int, actor: bytes = b"", incarnation: int = 0, key: bytes = b""
+    ) -> list[int]:
+        """Connect a process of ours with a worker elsewhere: its end, as a list of one descriptor. key: of an actor
+        that is not ours, as its owner said it."""
         away = self.aways[worker]
         link = away.neighbour.link
         job = self._desk.jobs.introduce(away.neighbour, caller.job) or b""
@@ -192,9 +198,13 @@ class FarWorkers:
         carrier = away.carriers[caller.number] = link.carrier(ours, ended)
         life = self._desk.deciding.life_of(actor) if actor else None
         by, by_life = self._desk.deciding.token_of(caller.number)
+        if actor and not key:
+            key = self._desk.actors.key_of(actor, incarnation)
         link.send(
-            far.Open(carrier.number, away.theirs, worker, job, caller.number, actor, incarnation, life, by, by_life)
-        )
+            far.Open(
+                carrier.number, away.theirs, worker, job, caller.number, actor, incarnation, life, by, by_life, key
+            )
+        )  # fmt: skip
         caller.peers.add(worker)
         caller.callees.add(worker)
         away.client.peers.add(caller.number)

@@ -215,6 +215,32 @@ async def test_who_may_not_submit_gets_no_worker_ends_no_actor_and_reads_no_chec
     assert lattica.get(actor.add.remote()) == 2
 
 
+async def test_a_member_without_a_handle_calls_no_actor_though_it_knows_id_and_incarnation(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    """It tries all workers that there may be, with a job of its own, and whatever key."""
+    actor = Counter.remote()
+    assert lattica.get(actor.add.remote()) == 1
+    async with intruder(mesh, tmp_path, "submit,execute") as one:
+        paper = one.job()
+        await one.say(paper, far.ActorWanted(actor._actor_id))
+        assert await one.hears(far.ActorIsDown) is not None
+        first = 1 if one.node < one.peer.id else 2
+        for number in range(300):
+            key = os.urandom(16) if number % 2 else b""
+            for attempt in (0, 1):
+                carrier = first + 2 * (2 * number + attempt)
+                open = far.Open(carrier, number // 2, 1, paper.job, 1, actor._actor_id, 1, key=key)
+                data = far.encode([open])
+                assert one.pipe is not None
+                one.pipe.send((data,), len(data))
+        await asyncio.sleep(1.0)
+        reasons = [message.reason for message in one.ear.said if isinstance(message, far.Closed)]
+        assert len(reasons) == 600 and not any(isinstance(message, far.Opened) for message in one.ear.said)
+        assert "you were given no handle of this actor" in reasons, "the right worker was among them"
+    assert lattica.get(actor.add.remote()) == 2
+
+
 async def test_a_member_that_submits_takes_over_no_job_of_others_and_ends_none(mesh: Mesh, tmp_path: Path) -> None:
     async with intruder(mesh, tmp_path, "submit") as victim:
         theirs = victim.job()

@@ -136,6 +136,33 @@ def test_who_may_not_submit_and_who_sends_too_much_fills_no_disk(tmp_path: Path,
     run(story)
 
 
+def test_a_member_fills_its_share_and_is_told_so_and_others_have_theirs(
+    tmp_path: Path, monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(module, "EACH_MAX_BYTES", 20)
+    monkeypatch.setattr(module, "EACH_MAX", 3)
+
+    async def story(town: dict[PeerId, Desk]) -> None:
+        keeper, greedy, other = (Desk(name, town, tmp_path) for name in "abc")
+
+        async def gives(giver: Desk, data: bytes) -> bool:
+            content = giver.kept.put(data)
+            await giver.kept.spread(content, [keeper.me])
+            return bool(keeper.kept.size(content))
+
+        assert await gives(greedy, b"12345678901") and not await gives(greedy, b"1234567890")
+        assert "keeps 0 MiB in 1 contents for you already" in caplog.text, "and the one who sent it says so in its log"
+        assert await gives(greedy, b"2") and await gives(greedy, b"3") and not await gives(greedy, b"4")
+        assert await gives(other, b"1234567890"), "its share is its own"
+        assert await keeper.kept.get(greedy.kept.put(b"12345678901"), []), "what is kept stays"
+        keeper.kept.sweep([])
+        await asyncio.sleep(FORGET_S + 1)
+        keeper.kept.sweep([])
+        assert not keeper.kept._counts and not keeper.kept._for and await gives(greedy, b"1234567890")
+
+    run(story)
+
+
 def test_what_no_row_names_is_forgotten_after_a_while(tmp_path: Path) -> None:
     async def story(town: dict[PeerId, Desk]) -> None:
         a = Desk("a", town, tmp_path)
