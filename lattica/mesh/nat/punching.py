@@ -145,13 +145,19 @@ Effect = Tell | SendOver | OpenSocket | CloseSocket | ConnectTcp | Attempted | B
 
 
 class Budget:
-    """Of birthday rounds, which send by the thousand: of all punchers of a node together."""
+    """Of birthday rounds, which send by the thousand: of all punchers of a node together, one at a time."""
 
     def __init__(self, an_hour: int = BIRTHDAYS_AN_HOUR) -> None:
         self._times: deque[float] = deque(maxlen=max(an_hour, 1))
         self._an_hour = an_hour
 
+    def is_busy(self, now: float) -> bool:
+        """Whether a round is under way."""
+        return bool(self._times) and now - self._times[-1] < salvos.BIRTHDAY_S
+
     def take(self, now: float) -> bool:
+        if self.is_busy(now):
+            return False
         full = len(self._times) == self._times.maxlen and now - self._times[0] < 3600.0
         if full or not self._an_hour:
             return False
@@ -373,6 +379,8 @@ class Puncher:
         if not self._plan:
             return self._give_up("every method was tried", now)
         method, number = self._plan.pop(0)
+        if method is Method.BIRTHDAY and self._budget.is_busy(now):
+            return self._stay("another birthday is under way", salvos.BIRTHDAY_S * self._rng.uniform(1.0, 2.0), now)
         if method is Method.BIRTHDAY and not self._budget.take(now):
             return [Attempted(method, number, False, 0.0, 0, "too many in this hour"), *self._next_round(now)]
         effects = self._prepare(method, number, now)
@@ -532,7 +540,7 @@ class Puncher:
                 return salvos.predicted(seen.host, (seen.port,), socket)
             case Method.BIRTHDAY if seen is not None:
                 if round_.sockets:
-                    return salvos.fan(round_.sockets, seen)
+                    return salvos.fan(round_.sockets, seen, double=bool(ours.behaviour.double))
                 return salvos.spray(seen.host, socket, self._rng)
         return ()
 
@@ -588,10 +596,12 @@ class Puncher:
 
     def _give_up(self, reason: str, now: float) -> list[Effect]:
         """Stay relayed, and try again some day."""
-        effects = self._drop_round(now, reason) if self._round is not None else []
-        self._plan.clear()
-        self._waits_until = float("inf")
         again_s = PAUSES_S[min(self._failures, len(PAUSES_S) - 1)] * self._rng.uniform(0.8, 1.2)
         self._failures += 1
-        self._again_at = now + again_s
+        return self._stay(reason, again_s, now)
+
+    def _stay(self, reason: str, again_s: float, now: float) -> list[Effect]:
+        effects = self._drop_round(now, reason) if self._round is not None else []
+        self._plan.clear()
+        self._waits_until, self._again_at = float("inf"), now + again_s
         return [*effects, StaysRelayed(reason, again_s)]

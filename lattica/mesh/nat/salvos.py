@@ -20,12 +20,12 @@ QUICK_S = 0.5  # so long with SPACING_S between shots, then with SLOW_S
 SLOW_S = 0.1
 DIAL_S = (0.0, 0.05, 0.15, 0.3, 0.6, 1.0)
 WINDOW = 24  # ports beyond the last that was seen
-PASSES_S = (0.0, 0.1, 0.25, 0.5, 0.9)  # over the window
+PASSES_S = (0.0, 0.1, 0.25, 0.5, 0.9)  # over the window, the first with TTL
 FAN = 256  # sockets of the side that maps per destination
 GUESSES = 1_400  # ports; 1 - (1 - 256/64512)^1400 = 99.6 %
 RATE = 400  # shots a second, of both
-FAN_PASSES = 2
-BIRTHDAY_S = GUESSES / RATE + 1.0
+FAN_AGAIN_S = GUESSES / RATE  # all is guessed by then
+BIRTHDAY_S = FAN_AGAIN_S + FAN / RATE + 0.3
 PORTS = range(1024, 65536)
 
 
@@ -51,7 +51,8 @@ def dial(targets: Sequence[Endpoint], socket: int) -> list[Shot]:
 
 def predicted(host: str, ports: Sequence[int], socket: int) -> list[Shot]:
     """In the order of the ports: if our own mappings follow each other too, each meets its counterpart."""
-    return [Shot(at_s, Direct(Endpoint(host, port), socket)) for at_s in PASSES_S for port in ports[:WINDOW]]
+    routes = [Direct(Endpoint(host, port), socket) for port in ports[:WINDOW]]
+    return [Shot(at_s, route, 0 if at_s else TTL) for at_s in PASSES_S for route in routes]
 
 
 def next_ports(seen: Sequence[int], step: int) -> tuple[int, ...]:
@@ -67,7 +68,13 @@ def spray(host: str, socket: int, rng: Random) -> list[Shot]:
     return [Shot(number / RATE, Direct(Endpoint(host, port), socket)) for number, port in enumerate(ports)]
 
 
-def fan(sockets: Sequence[int], target: Endpoint) -> list[Shot]:
-    """From each of many sockets to one endpoint."""
-    order = [*sockets] * FAN_PASSES
-    return [Shot(number / RATE, Direct(target, socket)) for number, socket in enumerate(order)]
+def fan(sockets: Sequence[int], target: Endpoint, *, double: bool) -> list[Shot]:
+    """From each of many sockets to one endpoint.
+
+    First with TTL: what arrived there before it is guessed would spoil a gateway without a firewall. Then, when all is
+    guessed, as usual: what is mapped by a second gateway of ours is let in by what the other side has sent. double: we
+    know of a second gateway, to which the TTL does not reach.
+    """
+    routes = [Direct(target, socket) for socket in sockets]
+    first = [Shot(number / RATE, route, 0 if double else TTL) for number, route in enumerate(routes)]
+    return first + [Shot(FAN_AGAIN_S + number / RATE, route) for number, route in enumerate(routes)]
