@@ -15,6 +15,7 @@ Exit code: 0 if the target was reached (or there was none), 1 if not, 2 if an op
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from contextlib import closing
@@ -86,7 +87,9 @@ def main() -> int:
     if not solved:
         print(f"The target of {target:g} was not reached. Try a longer --time-limit, more --steps or another --seed.")
     plot(progress.curve, target, f"PPO on {options.env}, seed {options.seed}", options.out)
-    print(options.out)
+    print(options.out.resolve())
+    if job := os.environ.get("LATTICA_JOB_ID"):  # of `lattica submit`: it runs in a copy of this folder, on some node
+        print(f"copy it here by: lattica job fetch {job[:8]} {options.out}")
     return 0 if solved else 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,18 +11,19 @@ from typing import Any
 import click
 
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
-from lattica.cli.sizes import duration_text, table
+from lattica.cli.sizes import duration_text, size_text, table
 
 SHORT = 8  # characters of an id for people
 ROWS_MAX = 50  # for people; `--json` has all
 
 
-@click.group("job", short_help="List jobs, stop one, read what it prints.")
+@click.group("job", short_help="List jobs, stop one, read what it prints, fetch what it wrote.")
 def command() -> None:
     """\b
     lattica job list
     lattica job stop 3fa9c1d2
     lattica job logs 3fa9c1d2          the same as lattica logs
+    lattica job fetch 3fa9c1d2 curve.png
 
     Each of them asks this machine's node, which knows of all jobs of the mesh, and returns at once.
     """
@@ -71,6 +73,32 @@ def job_logs(job: str, follow: bool, data_dir: str | None) -> None:
     from lattica.cli.logs import show_job
 
     show_job(job, follow=follow, data_dir=data_dir)
+
+
+@command.command("fetch", short_help="Copy a file that a job has written.")
+@click.argument("job")
+@click.argument("file")
+@click.argument("to", required=False, type=click.Path())
+@data_dir_option
+def fetch(job: str, file: str, to: str | None, data_dir: str | None) -> None:
+    """\b
+    lattica job fetch 3fa9c1d2 learning-curve.png
+    lattica job fetch train.py out/model.pt /tmp/model.pt
+
+    Copies a file out of the folder in which a job's script runs, from the node where that is, to here or to the path
+    behind it. The folder is a copy of what was submitted, and stays until its node ends or has run many other jobs.
+    """
+    place = to or os.path.basename(file)
+    place = os.path.join(place, os.path.basename(file)) if os.path.isdir(place) else place
+    with NodeConnection(node_of(data_dir)) as connection:
+        read = connection.mesh("job_file", job=job, path=file, offset=0)
+        with open(place, "wb") as out:
+            out.write(read["data"])
+            while read["data"] and out.tell() < read["size"]:
+                read = connection.mesh("job_file", job=job, path=file, offset=out.tell())
+                out.write(read["data"])
+            size = out.tell()
+    click.echo(f"{place}: {size_text(size)} from node {read['node'][:SHORT]}")
 
 
 def page(jobs: Sequence[Mapping[str, Any]], unix_s: float) -> list[str]:

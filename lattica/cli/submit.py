@@ -50,8 +50,9 @@ def command(
     lattica submit --no-wait train.py; lattica logs -f train.py
 
     Runs a Python script on the mesh, whose lattica.init() finds the node that runs it. The job goes on when this
-    command, this terminal or this machine ends: its files are kept by other nodes too, and when the node that runs it
-    is lost, another starts the script again, from its beginning. Options of lattica stand before the script.
+    command, this terminal or this machine ends: its files are kept by other nodes too (it says so if by none), and when
+    the node that runs it is lost, another starts the script again, from its beginning. Options of lattica stand before
+    the script. What it writes into its folder is had by `lattica job fetch JOB FILE`.
 
     Shows what it prints and returns with its exit code; Ctrl-C asks whether to stop the job or to leave it running.
     """
@@ -75,6 +76,10 @@ def command(
     packages.Shelf(os.path.join(paths.data_dir(data_dir), "packages")).put(packed)
     with NodeConnection(node) as connection:
         begun = connection.mesh("job_submit", spec=spec, on=on)
+        if not begun.get("keepers", 1):
+            click.echo(
+                "note: no other node keeps the job's files: if the node that runs it is lost, so is the job", err=True
+            )
         if no_wait:
             click.echo(
                 json.dumps(begun, indent=2) if as_json else f"job {begun['job']} runs at {begun['node'][:SHORT]}"

@@ -18,8 +18,11 @@ meet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import os
+import stat
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from time import time
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ID_BYTES = 8
 KEEPERS = 2  # beside the host: two machines may die before it runs elsewhere
+KEPT_S = 5.0  # for another node to keep the files of a job, before whoever submits it is told that it runs
 RANK_S = 2.0  # a run's row is everywhere within half a second
 BACK_S = 3.0  # after our own start, for the table to say whether others went on with what we ran
 CALL_S = 30.0  # for a node to do what a command wants
@@ -109,6 +113,11 @@ class JobService:
         """What it printed here, from there on: {data, offset, over}."""
         return await self._runs.read_here(job, run, offset, wait_s)
 
+    @method(role=Role.SUBMIT | Role.ADMIN, idempotent=True)
+    async def file(self, job: str, run: int, path: str, offset: int) -> dict[str, Any]:
+        """Of a file in its folder here: {data, size}."""
+        return await asyncio.to_thread(self._runs.file_here, job, run, path, offset)
+
 
 class _Live:
     """A run whose script runs here, or is about to."""
@@ -118,6 +127,7 @@ class _Live:
         self.process: JobProcess | None = None
         self.stopped = ""  # why it was told to end
         self.folder = ""  # of the packages
+        self.kept = asyncio.Event()  # by another node, or by none that could
 
 
 class JobRuns:
@@ -206,13 +216,16 @@ class JobRuns:
         await self.packages.bring(run.package, [submitter])
         job = os.urandom(ID_BYTES)
         self._write(_key(job, 0), run)
-        self._start(job, 0, run)
+        live = self._start(job, 0, run)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(live.kept.wait(), KEPT_S)
         return job.hex()
 
-    def _start(self, job: bytes, number: int, run: Run) -> None:
+    def _start(self, job: bytes, number: int, run: Run) -> _Live:
         key = _key(job, number)
         live = self._live[key] = _Live(key, run)
         self._do(self._run(live, job, number))
+        return live
 
     async def _run(self, live: _Live, job: bytes, number: int) -> None:
         from lattica.node.job_process import JOB_VARIABLE, JobProcess, words_for  # which few nodes need
@@ -272,14 +285,21 @@ class JobRuns:
                 log.info("%s does not keep the files of job %s: %s", short_peer(heir), job.hex(), error)
                 continue
             held.append(heir)
+            self._hold(live, held)
+        self._hold(live, held)
+
+    def _hold(self, live: _Live, held: list[PeerId]) -> None:
+        """These keep its files."""
         if live.key in self._live and not self._closing:
             self._change(live, holders=[bytes(one) for one in held])
+        live.kept.set()
 
     def _change(self, live: _Live, **changes: Any) -> None:
         live.run = msgspec.structs.replace(live.run, **changes)
         self._write(live.key, live.run)
 
     def _over(self, live: _Live, state: str, code: int, how: str) -> None:
+        live.kept.set()
         if self._live.pop(live.key, None) is None or self._closing:
             return
         if live.folder:
@@ -433,6 +453,7 @@ class JobRuns:
             "job_list": self._list,
             "job_stop": self._stop,
             "job_logs": self._logs,
+            "job_file": self._file,
         }
 
     async def _submit(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -443,7 +464,11 @@ class JobRuns:
             job = await self.begin(spec, self.me)
         else:
             job = await self.peer.call(host, "jobs.run", spec, timeout_s=CALL_S)
-        return {"job": job, "node": peer_text(host)}
+        known = self.runs().get(bytes.fromhex(job))
+        keepers = (
+            {PeerId(one) for one in known[1].holders} if known is not None else {self.me}
+        )  # its row comes by gossip
+        return {"job": job, "node": peer_text(host), "keepers": len(keepers - {host})}
 
     async def _list(self, data: Mapping[str, Any]) -> list[dict[str, Any]]:
         """All jobs that the table knows, the latest last; data: {"job": id or its beginning} for one."""
@@ -541,6 +566,54 @@ class JobRuns:
             "data": bytes(read["data"]), "offset": int(read["offset"]), "of_run": number, "over": bool(read["over"]),
             "trouble": trouble,
         }  # fmt: skip
+
+    async def _file(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"job": ..., "path": of the file, in the job's folder, "offset": ...}. {data, size, node}."""
+        job = self.job_of(str(data.get("job", "")))
+        number, run = self.runs()[job]
+        host, path, offset = PeerId(run.host), str(data.get("path", "")), int(data.get("offset", 0))
+        if host == self.me:
+            read: Mapping[str, Any] = await asyncio.to_thread(self.file_here, job.hex(), number, path, offset)
+        else:
+            read = await self.peer.call(
+                host, "jobs.file", job.hex(), number, path, offset, timeout_s=CALL_S, idempotent=True
+            )
+        return {"data": bytes(read["data"]), "size": int(read["size"]), "node": peer_text(host)}
+
+    def file_here(self, job: str, number: int, path: str, offset: int) -> dict[str, Any]:
+        """As `JobService.file`. Raises ConfigError."""
+        place = self.packages.place_of(f"job-{job}-{number}")
+        words = path.split("/")
+        if not place or path.startswith("/") or ".." in words:
+            raise ConfigError(
+                f"the job has no folder here with {path!r:.80}",
+                do_next="name a file as it lies in the job's folder; that stays until its node ends",
+            )
+        try:
+            fd = _open_inside(place, words)
+        except OSError as error:
+            raise ConfigError(f"{path!r:.80} cannot be read: {error.strerror}") from error
+        try:
+            return {"data": os.pread(fd, READ_BYTES, max(offset, 0)), "size": os.fstat(fd).st_size}
+        finally:
+            os.close(fd)
+
+
+def _open_inside(folder: str, words: list[str]) -> int:
+    """A regular file, by no link: the script may have put one there to what it does not see itself."""
+    at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for word in words[:-1]:
+            below = os.open(word, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=at)
+            os.close(at)
+            at = below
+        fd = os.open(words[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    finally:
+        os.close(at)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file")
+    return fd
 
 
 def _key(job: bytes, number: int) -> bytes:

@@ -149,6 +149,10 @@ class PackageDesk:
         self._unpacked[name] = self._unpacked.get(name, 0) + 1
         return place
 
+    def place_of(self, name: str) -> str:
+        """The folder of this name; "" if it is not there, or not any more."""
+        return os.path.join(self._folder(), name) if name in self._unpacked else ""
+
     def release(self, name: str) -> None:
         """One job less uses it."""
         if name not in self._unpacked or self._session is None:

@@ -30,6 +30,10 @@ print("identity", os.listdir(secret) if os.path.isdir(secret) else "hidden", flu
 lattica.shutdown()
 lattica.init()  # a job may have several sessions, one after another
 print("again", lattica.get(doubled.remote(4)), flush=True)
+os.makedirs("out", exist_ok=True)
+with open("out/model.bin", "wb") as file:
+    file.write(bytes(range(256)) * 2000)
+os.symlink("/etc/passwd", "out/link")
 if len(sys.argv) > 2:
     time.sleep(float(sys.argv[2]))
 sys.exit(int(sys.argv[1]))
@@ -64,6 +68,12 @@ def test_a_job_runs_with_its_modules_sees_no_key_and_ends_with_its_exit_code(
     [job] = jobs(one)
     assert (job["state"], job["exit_code"], job["restarts"]) == ("failed", 3, 0)
     assert one.run("logs", "train.py").stdout == done.stdout
+    assert "no other node keeps the job's files" in done.stderr
+    one.ok("job", "fetch", "train.py", "out/model.bin", str(tmp_path))
+    assert (tmp_path / "model.bin").read_bytes() == bytes(range(256)) * 2000
+    for path in ("out/link", "../job_runs", "/etc/passwd", "out", "none"):
+        refused = one.run("job", "fetch", "train.py", path, str(tmp_path / "other"))
+        assert refused.returncode == 1 and not (tmp_path / "other").exists(), path
 
 
 def test_a_job_is_stopped(machine: Callable[[str], Machine], tmp_path: Path) -> None:
@@ -113,3 +123,38 @@ def test_a_job_goes_on_elsewhere_when_its_node_is_stopped(machine: Callable[[str
     two.ok("stop")
     assert one.run("logs", "-f", job).returncode == 0
     assert (jobs(one)[0]["node_name"], jobs(one)[0]["restarts"]) == ("one", 1)
+
+
+def test_a_job_goes_on_when_the_machine_of_whoever_submitted_it_is_lost(
+    machine: Callable[[str], Machine], tmp_path: Path
+) -> None:
+    one, two, laptop = machine("one"), machine("two"), machine("laptop")
+    one.start()
+    ticket = one.ticket()
+    two.start("join", ticket)
+    laptop.start("join", ticket)
+    see((laptop, ["one", "two"]), (one, ["laptop", "two"]))
+    script = write_project(tmp_path / "project")
+    submitted = laptop.run("submit", "--no-wait", "--json", "--on", "two", str(script), "0", "8")
+    job = json.loads(submitted.stdout)["job"]
+    assert "no other node" not in submitted.stderr
+    os.kill(laptop.pid, signal.SIGKILL)
+    done = one.run("logs", "-f", job)
+    assert done.returncode == 0 and "again 8" in done.stdout, done.stderr
+    [row] = jobs(one)
+    assert (row["node_name"], row["state"], row["restarts"]) == ("two", "succeeded", 0)
+
+
+def test_submit_returns_when_another_node_keeps_the_files(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+    """The machine may be lost in the same moment."""
+    one, two = machine("one"), machine("two")
+    one.start()
+    two.start("join", one.ticket())
+    see((one, ["two"]), (two, ["one"]))
+    script = write_project(tmp_path / "project")
+    job = json.loads(one.ok("submit", "--no-wait", "--json", str(script), "0", "1"))["job"]
+    os.kill(one.pid, signal.SIGKILL)
+    done = two.run("logs", "-f", job)
+    assert done.returncode == 0 and "again 8" in done.stdout, done.stderr
+    [row] = jobs(two)
+    assert (row["node_name"], row["state"], row["restarts"]) == ("two", "succeeded", 1)
