@@ -54,6 +54,7 @@ from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.topics import Subscription
 from lattica.mesh.transport import ways
 from lattica.mesh.transport.interface import Owner, Transport
+from lattica.mesh.transport.quic import RELAY
 from lattica.mesh.transport.ways import Ways
 from lattica.mesh.wire import BULK, Hello, Received
 
@@ -398,7 +399,7 @@ class Peer:
                     "state": "alive" if number is not None else "reconnecting",
                     "addresses": hello.addresses if hello else list(self._addresses.get(peer, ())),
                     "transport": transport,
-                    "path": f"direct {path}" if path else "",
+                    "path": path if not path or path.startswith(RELAY) else f"direct {path}",
                     "rtt_ms": None if rtt_s is None else round(rtt_s * 1e3, 2),
                     "roles": roles_text(talk.roles),
                     "version": hello.version if hello else "",

@@ -44,7 +44,6 @@ LOCAL_BYTES = 8192
 """Within this machine. Sixteen of them, which QUIC sends in a burst, fit into the buffer of one who is not root."""
 SEGMENTS_MAX = 64  # linux/udp.h, UDP_MAX_SEGMENTS
 SEGMENTED_MAX_BYTES = 65_000  # of one piece: an IP packet, less its heads
-BATCH_MAX_BYTES = 32 << 10  # of joined datagrams, after which others have their turn
 _IP_MTU, _IPV6_MTU = 14, 24  # linux/in.h, linux/in6.h: not in `socket`
 _UDP_SEGMENT, _UDP_GRO = 103, 104  # linux/udp.h
 _EXTRA_BYTES = socket.CMSG_SPACE(4)
@@ -203,7 +202,9 @@ class PathSocket:
         batch: dict[Connected, tuple[Route, list[bytes]]] = {}
         space, routes = self._space, self._routes
         spaces = [space]
-        for _ in range(BATCH_MAX):
+        left = BATCH_MAX
+        while left > 0:
+            left -= 1
             try:
                 size, extra, _, where = sock.recvmsg_into(spaces, _EXTRA_BYTES)
             except (BlockingIOError, InterruptedError):
@@ -223,8 +224,7 @@ class PathSocket:
                 each = int.from_bytes(extra[0][2], sys.byteorder)
                 for start in range(0, size, each):
                     self._sort(route, bytes(space[start : min(start + each, size)]), batch)
-                if size > BATCH_MAX_BYTES:
-                    break
+                    left -= 1
             else:
                 self._sort(route, bytes(space[:size]), batch)
         self._hand_on(batch)

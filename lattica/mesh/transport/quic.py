@@ -23,7 +23,7 @@ from lattica.mesh.addresses import resolve, split_host
 from lattica.mesh.effects import Dial
 from lattica.mesh.identity import PeerId, parse_peer, short_peer
 from lattica.mesh.links import Member
-from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, Route
+from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, Route, ViaRelay
 from lattica.mesh.transport.interface import Owner
 from lattica.mesh.transport.path_socket import Connected, PathSocket, datagram_bytes
 from lattica.mesh.transport.quic_packets import Initial
@@ -51,6 +51,7 @@ SILENT_S = 1.0
 not somebody on the way who was quicker."""
 SOON_S = 0.0005  # half of what uvloop's timers resolve: how early or late they are
 STREAMS_EVER_MAX = 4096  # of one side; then it dials again
+FASTER = "another way was faster"  # says who dialed several at once; nobody was refused
 RELAY = "relay/"  # an address by way of another peer: "relay/PEER"
 FAREWELLS_MAX = 3  # answers to what still comes after the end
 
@@ -333,7 +334,7 @@ class QuicLink:
         if not self.up.done():
             self.up.set_exception(ConnectionError(reason))
             self.up.exception()
-            if not self.dialed:
+            if not self.dialed and reason != FASTER:
                 self._quic.owner.refused(str(self.route), reason)
         for stream in list(self.streams.values()):
             self._quic.ended(stream, reason)
@@ -424,7 +425,10 @@ class Quic:
 
     def path(self, number: int) -> tuple[str, str]:
         stream = self.streams.get(number)
-        return ("quic", str(stream.link.route)) if stream is not None else ("", "")
+        if stream is None:
+            return "", ""
+        route = stream.link.route
+        return "quic", f"{RELAY}{short_peer(route.relay)}" if isinstance(route, ViaRelay) else str(route)
 
     async def close(self) -> None:
         self._closed = True
@@ -544,7 +548,7 @@ class Quic:
             return None
         finally:
             for link in waiting.values():
-                link.end("another way was faster")
+                link.end(FASTER)
 
     def _begin(self, route: Route) -> QuicLink:
         from lattica.mesh.transport import quic_engine

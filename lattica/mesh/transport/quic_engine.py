@@ -13,6 +13,8 @@ What aioquic does not do by itself, and a test pins with its version (`PINNED`):
 - It moves to whatever address a packet came from, and lets a server name another one. It is told one address that
   never changes and is none, so it never does: paths are chosen outside, and a switch is told by `path_changed`.
 - Its windows double without end. Here they slide: WINDOW_BYTES beyond what was read, streams of one direction none.
+- Its congestion window grows while nothing fills it, so that in the end nothing limits the sender. Here it does not
+  (RFC 9002 §7.8).
 - Acknowledgements ride on data wherever there is some.
 - There are no session tickets, so there is neither resumption nor early data: a resumed session would be accepted
   after its chain has expired.
@@ -31,7 +33,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.congestion.base import create_congestion_control
+from aioquic.quic.congestion.base import create_congestion_control, register_congestion_control
+from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
     MAX_STREAM_DATA_FRAME_CAPACITY,
     Limit,
@@ -51,7 +54,7 @@ from lattica.mesh.certificates import Member, verify_chain
 from lattica.mesh.transport.quic_packets import CID_BYTES
 
 if TYPE_CHECKING:
-    from aioquic.quic.packet_builder import QuicPacketBuilder
+    from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
     from aioquic.quic.recovery import QuicPacketSpace
     from aioquic.quic.stream import QuicStream
 
@@ -61,6 +64,9 @@ PINNED = "1.7"
 ALPN = "lattica/1"
 IDLE_S = 30.0
 """Of silence, after which a connection is over. Sessions ping after 15 s of silence, and give up 5 s later."""
+RTT_GROWS_S = (0.008, 0.032)
+"""What ends slow start, at least and at most; between them a quarter of the round trip. HyStart's 4 and 16 ms (RFC 9406
+§4.2), doubled: acknowledgements wait for 2 ms, and for Python."""
 ACK_DELAY_S = 0.002
 """Packets of so long share an acknowledgement that nothing else carries: a packet of Python's costs 100 us."""
 STREAMS_MAX = 16  # of one direction, open at once: two planes, each with a successor, and some that are ending
@@ -148,10 +154,42 @@ def _configuration(is_client: bool, leaf: Any, above: list[Any], key: Any) -> Qu
         private_key=key,
         connection_id_length=CID_BYTES,
         idle_timeout=IDLE_S,
+        congestion_control_algorithm=_CONGESTION,
         max_data=UNBOUNDED,
         max_stream_data=WINDOW_BYTES,
         max_datagram_size=HANDSHAKE_DATAGRAM_BYTES,
     )
+
+
+class _Reno(RenoCongestionControl):
+    """aioquic's, but that a window which is not used does not grow, and that a growing round trip ends slow start only
+    if it grows by more than Python is late anyway."""
+
+    def __init__(self, *, max_datagram_size: int) -> None:
+        super().__init__(max_datagram_size=max_datagram_size)
+        self._used = False  # half of the window or more, when the last packet was sent
+        self._least_rtt_s = float("inf")
+
+    def on_packet_sent(self, *, packet: QuicSentPacket) -> None:
+        super().on_packet_sent(packet=packet)
+        self._used = 2 * self.bytes_in_flight >= self.congestion_window
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        window = self.congestion_window
+        super().on_packet_acked(now=now, packet=packet)
+        if not self._used:
+            self.congestion_window = window
+
+    def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
+        self._least_rtt_s = min(self._least_rtt_s, rtt)
+        if self.ssthresh is not None or not self._rtt_monitor.is_rtt_increasing(now=now, rtt=rtt):
+            return
+        if rtt - self._least_rtt_s >= min(max(self._least_rtt_s / 4, RTT_GROWS_S[0]), RTT_GROWS_S[1]):
+            self.ssthresh = self.congestion_window
+
+
+_CONGESTION = "lattica-reno"
+register_congestion_control(_CONGESTION, _Reno)
 
 
 class _Connection(QuicConnection):

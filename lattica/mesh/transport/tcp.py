@@ -54,6 +54,7 @@ class Tcp:
         self._dirty: set[TlsConnection] = set()
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted: set[socket.socket] = set()  # whose task has not begun
         self._pending = 0
         self._closed = False
 
@@ -117,6 +118,9 @@ class Tcp:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for sock in self._accepted:
+            sock.close()
+        self._accepted.clear()
         self.flush()
         for connection in list(self._connections.values()):
             connection.finish()
@@ -220,6 +224,7 @@ class Tcp:
         if self._pending >= PENDING_MAX:
             sock.close()
             return
+        self._accepted.add(sock)
         self._spawn(self._accept(sock, host_text(*where[:2])))
 
     def _listen_again(self, listener: socket.socket) -> None:
@@ -228,6 +233,7 @@ class Tcp:
 
     async def _accept(self, sock: socket.socket, remote: str) -> None:
         self._pending += 1
+        self._accepted.discard(sock)
         connection: TlsConnection | None = None
         try:
             async with asyncio.timeout(ACCEPT_S):

@@ -198,6 +198,20 @@ def test_a_new_path_begins_with_what_is_known_of_it_nothing() -> None:
     assert pair.run(lambda w: engine.sent(0)) and max(size for _, side, size in pair.sent) == 1350
 
 
+def test_a_window_that_is_not_used_does_not_grow() -> None:
+    """A word now and then for a long time, and then much at once: the path has never shown that it carries that."""
+    pair = connected()
+    engine = pair.client.engine
+    stream = engine.open()
+    for _ in range(300):
+        engine.write(stream, bytes(500))
+        pair.run(lambda w: not engine.unacked(stream), 5.0)
+    assert engine._connection._loss.congestion_window <= 15_000
+    engine.write(stream, bytes(400_000))
+    pair.run(lambda w: not engine.unacked(stream), 30.0)
+    assert engine._connection._loss.congestion_window > 40_000, "when it is used it does"
+
+
 def test_a_connection_that_is_closed_tells_the_other_side_and_says_nothing_more() -> None:
     pair = connected()
     pair.client.engine.close("that was all")
