@@ -319,7 +319,12 @@ class ActorHost:
         finally:
             if mine:
                 guard.on = True
-        return self.worker.marshal.results(result, call.returns, call.object, client, call.method, call.data)
+        return self._results(client, call, result)
+
+    def _results(self, client: int, call: m.Call, result: Any) -> list[m.Value]:
+        return self.worker.marshal.results(
+            result, call.returns, call.object, client, call.method, call.data, call.attempt
+        )
 
     def _exited(self, call: m.Call) -> m.Failed:
         self._ending = "it called exit_actor()"
@@ -437,7 +442,7 @@ class ActorHost:
                 result = method(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
-                out = self.worker.marshal.results(result, call.returns, call.object, client, call.method, call.data)
+                out = self._results(client, call, result)
         except ExitActor:
             out = [self._exited(call)]
         except self._coroutine_canceled:

@@ -50,14 +50,14 @@ class Marshal:
         return args, kwargs
 
     def results(
-        self, result: Any, returns: int, object: bytes, to: int, name: str, data: bool = False
+        self, result: Any, returns: int, object: bytes, to: int, name: str, data: bool = False, attempt: int = 0
     ) -> list[m.Value]:
         """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it. data: it takes
-        data alone."""
+        data alone. attempt: which run of the task this was."""
         if returns == 1:
             if result is None and not data:
                 return [values.NONE]
-            return [self._result(result, object, to, f"the result of {name}", data)]
+            return [self._result(result, object, to, f"the result of {name}", data, attempt)]
         if returns == 0:
             return [self._result(None, object, to, name, data)]
         if not isinstance(result, tuple | list) or len(result) != returns:
@@ -66,11 +66,11 @@ class Marshal:
         first = int.from_bytes(object[8:], "big")
         ids = [object[:8] + (first + k).to_bytes(8, "big") for k in range(returns)]
         return [
-            self._result(each, id, to, f"result {k} of {name}", data)
+            self._result(each, id, to, f"result {k} of {name}", data, attempt)
             for k, (each, id) in enumerate(zip(result, ids, strict=True))
         ]
 
-    def _result(self, result: Any, object: bytes, to: int, name: str, only_data: bool) -> m.Value:
+    def _result(self, result: Any, object: bytes, to: int, name: str, only_data: bool, attempt: int = 0) -> m.Value:
         data = values.dumps_data(result, name) if only_data else values.dumps(result, name)
         runtime = self.runtime
         if data.size <= INLINE_MAX:
@@ -84,7 +84,7 @@ class Marshal:
             runtime.objects.prepare(ref)
         hold = runtime.objects.store(data, object)
         with runtime.lock:
-            return runtime.objects.hand_over(hold, to, [ref.id for ref in data.refs])
+            return runtime.objects.hand_over(hold, to, [ref.id for ref in data.refs], attempt)
 
     def failed(self, error: BaseException, name: str, data: bool = False) -> m.Failed:
         """What user code raised, as it travels. data: its caller takes data alone, and so the words."""

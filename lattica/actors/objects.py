@@ -258,12 +258,12 @@ class Objects:
         self._sealed[hold.id] = hold.offset
         self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, failed=failed, contains=contains or []))
 
-    def hand_over(self, hold: Hold, to: int, contains: list[bytes]) -> m.InArena:
+    def hand_over(self, hold: Hold, to: int, contains: list[bytes], attempt: int = 0) -> m.InArena:
         """Seal a fresh region for client `to`, who holds it from now on; we keep nothing but its bytes until
         `Freed`."""
         self._sealed[hold.id] = hold.offset
         hold.sealed = True  # with count 0: the end of this hold says nothing
-        self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, to=to, contains=contains))
+        self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, to, False, contains, attempt))
         return m.InArena(hold.id, hold.offset, hold.size)
 
     def give(self, thing: Any, to: int) -> bytes:
@@ -291,9 +291,11 @@ class Objects:
 
     # -- receiving
 
-    def from_wire(self, value: m.Value, via: int = 0, data: bool = False) -> bytes | Nested | InPlace | m.Failed:
+    def from_wire(
+        self, value: m.Value, via: int = 0, data: bool = False, attempt: int = 0
+    ) -> bytes | Nested | InPlace | m.Failed:
         """A value that came with a message; the sender gave us what is inside. via: it is on another machine, and this
-        is its number. data: we take it as data or not at all."""
+        is its number. data: we take it as data or not at all. attempt: which run of our task has made it."""
         if type(value) is bytes:
             return value
         if isinstance(value, m.WithRefs):
@@ -302,7 +304,7 @@ class Objects:
             return Nested(value.data, [self._adopt_data(id) if data else self.adopt(id) for id in value.refs])
         if isinstance(value, m.InArena):
             if via:
-                self._runtime.tell_node(m.FromAfar(value.object, via, True))
+                self._runtime.tell_node(m.FromAfar(value.object, via, True, attempt))
                 hold = Hold(self.releases, value.object, -1, value.size, 1, data=data or value.data)
                 hold.at = self.hosts.get(via, 0)
                 return InPlace(hold)

@@ -117,10 +117,12 @@ def finish(
         for ref in record.refs:
             objects.settle(ref, first)
     elif record.returns == 1:
-        objects.settle(record.refs[0], first if type(first) is bytes else objects.from_wire(first, via, data))
+        objects.settle(
+            record.refs[0], first if type(first) is bytes else objects.from_wire(first, via, data, record.attempt)
+        )
     else:
         for ref, value in zip(record.refs, values, strict=True):
-            objects.settle(ref, objects.from_wire(value, via, data))
+            objects.settle(ref, objects.from_wire(value, via, data, record.attempt))
     if via or record.attempt:
         objects.lineage.keep(record)
     record.refs, record.args, record.deps = [], b"", []

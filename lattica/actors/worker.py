@@ -339,7 +339,9 @@ class Worker:
             result = function(*args, **kwargs)
         finally:
             guard.on = True
-        return self.marshal.results(result, task.returns, task.object, caller.client, task.name, task.data)
+        return self.marshal.results(
+            result, task.returns, task.object, caller.client, task.name, task.data, task.attempt
+        )
 
     def _load_function(self, key: bytes) -> Any:
         value, via = self.exports[key]

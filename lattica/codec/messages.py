@@ -73,7 +73,8 @@ class Hello(msgspec.Struct, array_like=True, tag=1):
 class Seal(msgspec.Struct, array_like=True, tag=2):
     """An object of mine now lies in the arena and may be shared. Adds one hold for client `to` (0: for the sender).
 
-    `contains`: ids of the refs inside it; the node holds them as long as this object lives.
+    `contains`: ids of the refs inside it; the node holds them as long as this object lives. `attempt`: by which run of
+    its task it was made, from 0.
     """
 
     object: bytes
@@ -82,6 +83,7 @@ class Seal(msgspec.Struct, array_like=True, tag=2):
     to: int = 0
     failed: bool = False  # the value is a serialized exception
     contains: list[bytes] = []
+    attempt: int = 0
 
 
 class Give(msgspec.Struct, array_like=True, tag=3):
@@ -308,11 +310,12 @@ class Unheard(msgspec.Struct, array_like=True, tag=28):
 
 class FromAfar(msgspec.Struct, array_like=True, tag=29):
     """`via`, a process of another machine that I am connected with, gave me one hold on this object or actor.
-    value: its bytes lie there."""
+    value: its bytes lie there. attempt: as of `Seal`, if I own it."""
 
     object: bytes
     via: int
     value: bool = False
+    attempt: int = 0
 
 
 class ActorCheckpoint(msgspec.Struct, array_like=True, tag=33):

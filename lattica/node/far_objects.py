@@ -143,7 +143,7 @@ class FarObjects:
         if (names := self._desk.far_names.get(message.via)) is not None:  # a worker: it gave to our process by number
             theirs = names.get(client.number, 0)
         effects, keep = self._node.store.ledger.borrow(
-            client.number, message.object, neighbour.client.number, value=message.value
+            client.number, message.object, neighbour.client.number, value=message.value, attempt=message.attempt
         )
         self._perform(effects)
         neighbour.link.send(far.Took(theirs, message.object, 1, keep))
@@ -281,7 +281,8 @@ class FarObjects:
         return [peer for peer in known if peer not in (neighbour.peer, self._desk.me)][:HOLDERS_MAX]
 
     def _send_on(self, neighbour: Neighbour, object_: bytes, holders: list[bytes]) -> None:
-        neighbour.link.send(far.Here(object_, 0, holders=holders, cid=self._holders.cid(object_), away=True))
+        cid, attempt = self._holders.cid(object_), self._node.store.ledger.attempt(object_)
+        neighbour.link.send(far.Here(object_, 0, holders=holders, cid=cid, away=True, attempt=attempt))
 
     def _send_waiters_on(self, object_: bytes) -> None:
         """It is known now who has it: other nodes ask there."""
@@ -309,7 +310,8 @@ class FarObjects:
             self._offer(message.object, offset, size, failed)
             holders = [peer for peer in self._served.get(message.object, ()) if peer != neighbour.peer]
             cid = self.blocks.cid_of(message.object)
-        here = far.Here(message.object, size, failed, list(contains), data, holders[-HOLDERS_MAX:], cid)
+        named, attempt = holders[-HOLDERS_MAX:], ledger.attempt(message.object)
+        here = far.Here(message.object, size, failed, list(contains), data, named, cid, attempt=attempt)
         neighbour.link.send(here, len(data))
         self._has(neighbour, message.object)
 
@@ -342,6 +344,10 @@ class FarObjects:
         if message.away:
             self._sent_on(neighbour, message)
             return
+        if self._is_earlier(neighbour, message):
+            self._give_back(neighbour, message.contains)
+            self.nowhere(neighbour, far.Nowhere(message.object, "it was made again since"))
+            return
         if self._wanted.get(message.object) == neighbour.peer:
             del self._wanted[message.object]
         elif not self._found(neighbour, message.object):
@@ -359,6 +365,12 @@ class FarObjects:
             del self._fetching[message.object], self._sources[message.object]
 
         task.add_done_callback(done)
+
+    def _is_earlier(self, neighbour: Neighbour, message: far.Here) -> bool:
+        """Whether what they have was made by an earlier run than what we are to have. A lender's word counts."""
+        ledger = self._node.store.ledger
+        lends = ledger.lender(message.object) == neighbour.client.number
+        return not lends and message.attempt < ledger.attempt(message.object)
 
     def nowhere(self, neighbour: Neighbour, message: far.Nowhere) -> None:
         """It will never come."""
@@ -378,11 +390,14 @@ class FarObjects:
             del self._wanted[object_]
             lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
             asked = [self._desk.me, neighbour.peer, *([lender.peer] if lender is not None else [])]
+            if lender is neighbour:
+                self._node.store.ledger.later(object_, message.attempt)
             self._holders.hinted(object_, holders, message.cid, asked)
             self._ask_on(object_, "nobody has it who is said to")
         elif (seeking := self._seeking.get(object_)) is not None and neighbour.peer in seeking.asked:
-            self._holders.learned(object_, message.cid, vouched=False)
-            self._ask_all(object_, seeking, holders)
+            if not self._is_earlier(neighbour, message):
+                self._holders.learned(object_, message.cid, vouched=False)
+                self._ask_all(object_, seeking, holders)
             self._not_at(object_, seeking, neighbour)
 
     def _ask_on(self, object_: bytes, how: str) -> None:
@@ -517,9 +532,11 @@ class FarObjects:
             else:
                 if self._node.store.ledger.place(message.object) is None:
                     self.blocks.withdraw(message.object)  # it was here once, made by a process whose span that was
-                named = [PeerId(peer) for peer in message.holders[:HOLDERS_MAX]] + self._holders.of(message.object)
-                sources = [neighbour.peer, *(peer for peer in dict.fromkeys(named) if self._desk.lives(peer))]
                 cid = message.cid or self._holders.cid(message.object, vouched=True) or None
+                named = [PeerId(peer) for peer in message.holders[:HOLDERS_MAX]] + self._holders.of(message.object)
+                if message.attempt and cid is None:
+                    named = []  # they may have what an earlier run made, and nothing else tells the two apart
+                sources = [neighbour.peer, *(peer for peer in dict.fromkeys(named) if self._desk.lives(peer))]
                 found = await self.blocks.fetch(message.object, sources, message.size, self._room, cid=cid)
                 offset = found.offset
                 if found.size != message.size:  # or what lies behind it would be read as a part of it, and served
@@ -572,7 +589,11 @@ class FarObjects:
             self._offer(message.object, offset, message.size, message.failed)
         self._holders.forget(message.object)
         self._missing.pop(message.object, None)
-        store.perform(ledger.seal(mine, message.object, offset, message.size, 0, message.failed, message.contains))
+        store.perform(
+            ledger.seal(
+                mine, message.object, offset, message.size, 0, message.failed, message.contains, message.attempt
+            )
+        )
         if lender is not None and lender is not neighbour:
             lender.link.send(far.Has(message.object, self.blocks.cid_of(message.object)))
         for inner in message.contains:

@@ -91,6 +91,7 @@ class StoreDesk:
                 message.to,
                 message.failed,
                 message.contains,
+                message.attempt,
             )
         )
         self.perform(self.ledger.made_here(message.object))

@@ -80,12 +80,15 @@ Effect = Tell | FreeRegion | Adopt | Unreferenced | Unborrowed
 
 class _Sealed:
     """The object lies here. `maker`: client whose span it is, NODE once that is gone; `author`: who that was; `to`: who
-    was given a hold."""
+    was given a hold; `attempt`: by which run of its task it was made."""
 
-    __slots__ = ("author", "contains", "earlier", "failed", "maker", "offset", "size", "to")
+    __slots__ = ("attempt", "author", "contains", "earlier", "failed", "maker", "offset", "size", "to")
 
-    def __init__(self, maker: int, offset: int, size: int, to: int, failed: bool, contains: Sequence[bytes]) -> None:
+    def __init__(
+        self, maker: int, offset: int, size: int, to: int, failed: bool, contains: Sequence[bytes], attempt: int = 0
+    ) -> None:
         self.maker = self.author = maker
+        self.attempt = attempt
         self.offset, self.size, self.to = offset, size, to
         self.failed, self.contains = failed, contains
         self.earlier: _Sealed | None = None  # by an earlier attempt at the same task: somebody may be reading it
@@ -100,6 +103,7 @@ class _Sealed:
 class _Promised(msgspec.Struct, frozen=True):
     owner: int
     made_at: str
+    attempt: int = 0  # what comes is of this one or a later one
 
 
 class _Lost(msgspec.Struct, frozen=True):
@@ -227,6 +231,7 @@ class Ledger:
         to: int = 0,
         failed: bool = False,
         contains: Sequence[bytes] = (),
+        attempt: int = 0,
     ) -> list[Effect]:
         """`object` lies in a span of `client`: adds a hold for `to` (0: for `client`), and its own on what it contains.
 
@@ -238,10 +243,12 @@ class Ledger:
             return []
         entry = self._entry(object)
         earlier = entry.state if isinstance(entry.state, _Sealed) else None
+        made_anew = object in self._doubted and client == self.owner(object)
+        attempt = max(attempt, self.attempt(object) + made_anew)
         self._settle(object, entry)
         inside = tuple(inner for inner in contains if inner != object)
         to = to or client
-        entry.state = _Sealed(client, offset, size, to, failed, inside)
+        entry.state = _Sealed(client, offset, size, to, failed, inside, attempt)
         entry.state.earlier = earlier
         maker.made[object] = None
         for inner in inside:
@@ -256,26 +263,31 @@ class Ledger:
             self._fall(object, entry, effects)
         return effects
 
-    def borrow(self, client: int, object: bytes, lender: int, *, value: bool) -> tuple[list[Effect], bool]:
+    def borrow(
+        self, client: int, object: bytes, lender: int, *, value: bool, attempt: int = 0
+    ) -> tuple[list[Effect], bool]:
         """`lender`, another machine's node, gave `client` a hold. Effects, and whether we borrow it from there by now.
 
-        value: its bytes lie there; else it may be promised. One of ours that nobody here held any more may come back:
-        its owner does not make it again. (If its first hold is merely untold, `promise` or `seal` give it back.)
+        value: its bytes lie there; else it may be promised. attempt: of those, as far as `client` knows. One of ours
+        that nobody here held any more may come back: its owner does not make it again. (If its first hold is merely
+        untold, `promise` or `seal` give it back.)
         """
         holder, owner = self._clients.get(client), self._clients.get(lender)
         if holder is None or owner is None:
             return [], False
         entry = self._entry(object)
         before = self._borrowed.get(object)
-        anew = value and object in self._doubted and client == self.owner(object) and before != lender
+        later = object in self._doubted or attempt > self.attempt(object)
+        anew = value and later and client == self.owner(object) and before != lender
         known = isinstance(entry.state, _Sealed | _Actor) or (before is not None and not anew)
         keep = not known and (value or entry.state is None or isinstance(entry.state, _Lost))
         effects: list[Effect] = []
         if keep:
             if before is not None:  # else never: two that lend each other what a third one has would both wait
                 effects.append(Unborrowed(before, object))
+            attempt = max(attempt, self.attempt(object))
             self._settle(object, entry)
-            entry.state = _Promised(lender, "")
+            entry.state = _Promised(lender, "", attempt)
             owner.answers_for[object] = None
             self._borrowed[object] = lender
             self._doubted.discard(object)
@@ -317,6 +329,17 @@ class Ledger:
             return []
         del self._borrowed[object]
         return [Unborrowed(lender, object)] if lender in self._clients else []
+
+    def attempt(self, object: bytes) -> int:
+        """By which run of its task it was made, or at least will be, as far as is known here; from 0."""
+        entry = self._entries.get(object)
+        return entry.state.attempt if entry is not None and isinstance(entry.state, _Sealed | _Promised) else 0
+
+    def later(self, object: bytes, attempt: int) -> None:
+        """Who lends it to us knows that it was made by this run: what an earlier one has made is not it."""
+        entry = self._entries.get(object)
+        if entry is not None and isinstance(entry.state, _Promised) and attempt > entry.state.attempt:
+            entry.state = msgspec.structs.replace(entry.state, attempt=attempt)
 
     def lender(self, object: bytes) -> int | None:
         """Who lends it to us; None if nobody does."""
@@ -391,7 +414,7 @@ class Ledger:
         entry = self._entries.get(object)
         if entry is not None and isinstance(entry.state, _Promised) and object in self._borrowed:
             self._settle(object, entry)
-            entry.state = _Promised(lender, entry.state.made_at)
+            entry.state = msgspec.structs.replace(entry.state, owner=lender)
             self._clients[lender].answers_for[object] = None
             self._borrowed[object] = lender
 
@@ -409,7 +432,7 @@ class Ledger:
         self._settle(object, entry)
         self._borrowed.pop(object, None)
         self._doubted.discard(object)
-        entry.state = _Promised(owner, made_at or entry.state.made_at)
+        entry.state = _Promised(owner, made_at or entry.state.made_at, entry.state.attempt + 1)
         self._clients[owner].answers_for[object] = None
         if owner in entry.waiters:
             entry.waiters.remove(owner)

@@ -548,7 +548,9 @@ class SimWorker(SimProcess):
         caller, task = self.running
         self.body = None
         try:
-            out = self.marshal.results(body.end(), task.returns, task.object, caller.client, "a task")
+            out = self.marshal.results(
+                body.end(), task.returns, task.object, caller.client, "a task", attempt=task.attempt
+            )
         except Exception as error:
             out = [self.marshal.failed(error, "a task")]
         self._reply(out)

@@ -272,15 +272,16 @@ class Process:
         self.tell(self.machine.store.ledger.promise, object_)
         return object_
 
-    def make(self, object_: bytes, to: Process) -> None:
+    def make(self, object_: bytes, to: Process, attempt: int = 0) -> None:
         """An object of that process elsewhere, which hears that it lies here."""
+        self.machine.world.attempts[object_] = attempt
         if to not in self.numbers:
             self._connect(to)
         offset, here = self.machine.store.room(REGION_BYTES), self.numbers[to][0]
         self.machine.store.memory[offset] = object_
         self.machine.store.made.add(offset)
         seal, there = self.machine.store.ledger.seal, self.numbers[to][1]
-        self.tell(lambda me, *_: seal(me, object_, offset, REGION_BYTES, here))
+        self.tell(lambda me, *_: seal(me, object_, offset, REGION_BYTES, here, False, (), attempt))
         self._wire(to).send((object_, -there))
 
     def send(self, object_: bytes, to: Process) -> None:
@@ -342,7 +343,8 @@ class Process:
         self.counts[object_] += 1
         if via:
             value = via < 0 or (self.machine.world.rng.random() < 0.5 and object_[:8] != self.token)
-            word = m.FromAfar(object_, abs(via), value)
+            attempt = self.machine.world.attempts[object_] if via < 0 else 0
+            word = m.FromAfar(object_, abs(via), value, attempt)
             self._out.send(lambda: self.machine.objects.imported(self, word))  # type: ignore[arg-type]
 
     def read(self, object_: bytes) -> None:
@@ -425,6 +427,7 @@ class World:
         self.cut = [{PeerId(bytes([each + 1]) * 32) for each in pair} for pair in cut]
         self.heard: Counter[str] = Counter()  # messages between nodes, by kind
         self.seed, self.rng, self.loop = seed, Random(seed), asyncio.get_running_loop()
+        self.attempts: Counter[bytes] = Counter()  # object -> by which run it was made last
         self._partings: Counter[frozenset[PeerId]] = Counter()
         self.reads = self.losses = self.deaths = self.silences = self.doubts = 0
         self.machines = [Machine(self, bytes([number]) * 32) for number in range(1, machines + 1)]

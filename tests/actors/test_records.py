@@ -31,7 +31,7 @@ class FakeRuntime:
     def settle(self, ref: Any, value: Any) -> None:
         self.settled.append((ref, value))
 
-    def from_wire(self, value: Any, via: int, data: bool) -> Any:
+    def from_wire(self, value: Any, via: int, data: bool, attempt: int) -> Any:
         return "from wire", value
 
     def load_failure(self, failed: m.Failed) -> BaseException:

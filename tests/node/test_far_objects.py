@@ -304,6 +304,42 @@ def test_a_result_that_nobody_else_has_is_made_again_at_once(read: bool) -> None
         run_virtually(act(seed))
 
 
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_what_an_earlier_run_made_is_not_given_for_what_a_later_one_has(attempt: int) -> None:
+    """c has read the result, and is silent when its maker dies: a has it made again, on d. c is back, and d dies. Had
+    nobody made it again (attempt 0), c's copy would be the one."""
+
+    async def act(seed: int) -> None:
+        world = World(seed, 4, processes=1)
+        a, b, c, d = world.processes
+        object_ = a.promise()
+        a.send(object_, b)
+        a.send(object_, d)
+        await past()
+        b.make(object_, a)
+        b.drop(object_)
+        await past()
+        a.send(object_, c)
+        await past()
+        await is_read(c, object_)
+        world.silence(c.machine, [a.machine, b.machine, d.machine], 6.0)
+        world.kill(b.machine)
+        await past(2.0)
+        assert world.doubts >= 1
+        if attempt:
+            d.make(object_, a, attempt)
+        await past(6.0)
+        world.kill(d.machine)
+        await past(2.0)
+        a.read(object_)
+        await past(10.0)
+        assert (world.losses, bool(a.machine.store.memory)) == ((1, True) if attempt else (0, True))
+        await is_read(c, object_)
+
+    for seed in range(SEEDS_OF_STORIES):
+        run_virtually(act(seed))
+
+
 def test_a_copy_that_is_found_while_its_lender_is_dying_is_taken_once() -> None:
     """The verdict on b comes between a's question and c's answer."""
 

@@ -422,3 +422,28 @@ def test_what_another_node_lends_stays_although_somebody_gone_has_given_it_too(l
     assert ledger.inherit(B, foreign, LONG_GONE) == []
     assert ledger.lender(foreign) == C and ledger.resolve(B, [foreign]) == []
     ledger.validate()
+
+
+def test_what_is_made_again_is_of_a_later_attempt_however_it_comes(ledger: Ledger) -> None:
+    """A owns a result that another node lends; it is lost, and comes from there, is made here, or is a small value."""
+    ledger.client_joined(90)
+    owned = next(token for token, number in ledger._owners.items() if number == A) + bytes(8)
+    ledger.promise(A, owned)
+    ledger.borrow(A, owned, 90, value=True, attempt=1)
+    assert ledger.attempt(owned) == 1
+    ledger.doubted(owned, "it cannot be reached")
+    assert ledger.attempt(owned) == 1, "its owner may have no retry left"
+    ledger.seal(A, owned, 0, 64)
+    assert ledger.attempt(owned) == 2
+
+
+def test_a_lender_says_of_which_attempt_its_value_is(ledger: Ledger) -> None:
+    ledger.client_joined(90)
+    strange = b"strange!" + bytes(8)
+    ledger.borrow(A, strange, 90, value=True)
+    ledger.later(strange, 3)
+    ledger.later(strange, 2)
+    ledger.relend(strange, B)
+    assert ledger.attempt(strange) == 3
+    ledger.seal(B, strange, 0, 64, attempt=4)
+    assert ledger.attempt(strange) == 4
