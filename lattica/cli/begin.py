@@ -75,6 +75,12 @@ def node_options(command: Command) -> Command:
                 help="Shared memory for objects, like 4GiB. [default: 30 % of RAM]",
             ),
             click.option(
+                "--memory",
+                type=parse_size,
+                metavar="BYTES",
+                help="What tasks may ask for as `memory`. [default: RAM without the shared memory]",
+            ),
+            click.option(
                 "--grace",
                 type=parse_duration,
                 metavar="TIME",
@@ -120,6 +126,7 @@ def begin(
     num_gpus: float | None,
     resources: dict[str, float] | None,
     object_store_memory: int | None,
+    memory: int | None,
     grace: float | None,
     metrics_port: str | None,
     as_json: bool,
@@ -144,6 +151,7 @@ def begin(
         num_gpus=num_gpus,
         resources=json.dumps(resources) if resources else None,
         object_store_memory=object_store_memory,
+        memory=memory,
         listen=listen or None,
         name=name,
         labels=json.dumps(labels) if labels else None,

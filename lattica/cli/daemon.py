@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from lattica.errors import ConfigError, LatticaError, NodeDiedError
+from lattica.node.node_log import LOG_BYTES_MAX
 from lattica.node.paths import NodeFile, process_birth
 from lattica.node.spawn import NODE_BOOT, ROOT, SECRET_VARIABLES
 
@@ -26,8 +27,6 @@ KILL_WAIT_S = 5.0
 """How long the kernel may take to end a killed process: many GiB of memory, or a disk that hangs."""
 TOLD_BY = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOG_FILE = "node.log"
-LOG_BYTES_MAX = 16 << 20
-"""A longer log becomes `node.log.1` at the next start."""
 LOG_TAIL_BYTES = 2048  # of the log, in the error of a node that died while it started
 
 

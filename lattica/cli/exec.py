@@ -36,7 +36,10 @@ def command(file: str, only: tuple[str, ...], parallel: int, words: tuple[str, .
         def show(host: str, line: str, err: bool) -> None:
             click.echo(line if len(only) == 1 else f"{host:<{width}} | {line}", err=err)
 
-        code = await execute(hosts, crew, words, show)
+        code, codes = await execute(hosts, crew, words, show)
+        for host, ended in codes.items() if len(only) != 1 else ():
+            if ended:
+                click.echo(f"{host:<{width}} | exit code {ended}", err=True)
         for host, error in crew.failed.items():
             click.echo(clusters.failure(host, error), err=True)
         return code

@@ -85,8 +85,9 @@ def command(what: str, as_json: bool, data_dir: str | None) -> None:
     lattica list tasks --json | jq -r '.rows[] | select(.state == "waiting") | .why'
 
     Asks all nodes of the mesh, and returns when they have answered, or after five seconds; who did not is named.
-    Tasks are what workers run and what waits for one; objects are counted by who holds them; drivers are programs that
-    are attached to a node, jobs are scripts that were submitted.
+    Of tasks a row is a worker that is lent to a program, with what it runs first, or a request for one that waits; a
+    program's own queue is not shown. Of objects a row is a process: how many it holds and has made, not each of them.
+    Drivers are programs that are attached to a node, jobs are scripts that were submitted.
     """
     with NodeConnection(node_of(data_dir)) as connection:
         if what == "jobs":

@@ -29,7 +29,7 @@ VERBS = {
     "issuer": "List the nodes that admit others; make one.",
     "leave": "Forget the mesh.",
     "submit": "Run a script on the mesh.",
-    "job": "List jobs, stop one, read what it prints.",
+    "job": "List jobs, stop one, read what it prints, fetch what it wrote.",
     "list": "List tasks, actors, workers, objects, nodes or jobs of the mesh.",
     "logs": "Show what a job, an actor or a worker prints.",
     "doctor": "Look for what is wrong, and say what to do.",

@@ -14,6 +14,7 @@ from lattica.cli import daemon, protection
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, size_text, table
 from lattica.node.logs import FILE_BACKUPS, FILE_BYTES_MAX
+from lattica.node.node_log import LOG_BYTES_MAX
 
 ROWS_MAX = 50
 """Rows of one table for people; `--json` has all."""
@@ -42,6 +43,8 @@ def command(file: str | None, as_json: bool, data_dir: str | None) -> None:
         return clusters.show_status(file, as_json=as_json)
     with NodeConnection(node_of(data_dir)) as connection:
         state = connection.state("status")
+        if state.get("node", {}).get("peer_id"):
+            state["mesh"] = connection.mesh("summary")
     if as_json:
         click.echo(json.dumps(state, indent=2, default=_plain))
     else:
@@ -63,12 +66,36 @@ def page(state: Mapping[str, Any], unix_s: float) -> list[str]:
     ]
     if missing := protection.warning(state.get("key_protection", {})):
         lines.append(f"warning: {missing}")
+    lines += _mesh(state.get("mesh") or {})
     lines += ["", "resources", *_resources(state.get("resources", {}))]
     lines += _section("jobs", _jobs(state.get("jobs", []), unix_s))
     lines += _section("workers", _workers(state.get("workers", [])))
     lines += _section("actors", _actors(state.get("actors", [])))
     lines += ["", "memory", *_memory(state.get("memory", {}), state.get("workers", []))]
     return [*lines, *_logs(node)]
+
+
+def _mesh(mesh: Mapping[str, Any]) -> list[str]:
+    """Which one, who lives, on which side this node is, who admits others, and where it is reached."""
+    if not mesh:
+        return []
+    members, side = mesh.get("members", {}), mesh.get("side", {})
+    others = "".join(f", {members[state]} {state}" for state in sorted(members) if state != "alive")
+    issuers = [str(one.get("peer_id", "?"))[:8] for one in mesh.get("issuers", ())]
+    rows = {
+        "id": f"{str(mesh.get('mesh', '?'))[:8]}, this node is {mesh.get('name', '?')} ({mesh.get('roles', '?')})",
+        "members": f"{members.get('alive', 0)} alive{others} (lattica peers)",
+        "issuers": ", ".join(issuers) + (": with it lost, nobody can join" if len(issuers) == 1 else "") or "none",
+        "listens": ", ".join(mesh.get("addresses", ())) or "nowhere: it only dials",
+        "metrics": mesh.get("metrics", ""),
+    }
+    lines = ["", "mesh", *(f"  {name:<8}  {text}" for name, text in rows.items() if text)]
+    if side.get("island"):
+        lines.append(
+            f"  warning   cut off with {side.get('here', '?')} of {side.get('members', '?')} members; "
+            f"missing: {', '.join(side.get('missing', ()))}"
+        )
+    return lines
 
 
 def _logs(node: Mapping[str, Any]) -> list[str]:
@@ -81,7 +108,7 @@ def _logs(node: Mapping[str, Any]) -> list[str]:
     return [
         "",
         "logs",
-        f"  node      {path} ({size}); beyond {size_text(daemon.LOG_BYTES_MAX)} the next start begins a new one",
+        f"  node      {path} ({size}); beyond {size_text(LOG_BYTES_MAX)} a new one begins, and this is kept",
         f"  workers   {os.path.join(node.get('session_dir', '?'), 'logs')}; at most {files}",
         f"  jobs      {os.path.join(node['data_dir'], 'jobs')}; read them by `lattica logs JOB`",
     ]

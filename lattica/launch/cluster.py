@@ -46,6 +46,7 @@ class Start:
     labels: Mapping[str, str] = field(default_factory=dict)
     object_store_memory: str | None = None
     listen: str | None = None
+    memory: int | None = None  # bytes; what the launcher tells nodes that share a machine
 
     def over(self, common: Start) -> Start:
         """This, and what `common` says where this says nothing; names of resources and labels add up."""

@@ -134,6 +134,7 @@ def start_words(start: Start, cluster: str, host: str) -> list[str]:
         ("--resources", json.dumps(dict(start.resources)) if start.resources else None),
         ("--object-store-memory", start.object_store_memory),
         ("--listen", start.listen),
+        ("--memory", None if start.memory is None else str(start.memory)),
     ):
         words += [] if value is None else [option, value]
     return words

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -26,8 +27,9 @@ from dataclasses import asdict, dataclass, replace
 
 from lattica.errors import ConfigError
 from lattica.files import remove, write_private
-from lattica.launch.cluster import Cluster, Host
+from lattica.launch.cluster import Cluster, Host, Start
 from lattica.node import paths
+from lattica.node.memory_readings import STORE_SHARE
 
 MARK_FILE = "cluster.json"
 MARK_BYTES_MAX = 4096
@@ -123,6 +125,21 @@ def claim(cluster: str, host: Host, environ: Mapping[str, str] = os.environ) -> 
     write_private(os.path.join(host.data_dir, MARK_FILE), json.dumps(asdict(mark), indent=2).encode() + b"\n")
     _link(os.path.join(folder_of(cluster, environ), host.name), host.data_dir)
     return replace(host, start=replace(host.start, listen=f"{LISTEN_HOST}:{mark.port}"))
+
+
+def size_bytes(text: str) -> int:
+    """Of `4GiB`, `4g`, `500MB`, `1048576`, as a cluster's file has passed it (`cluster.SIZE`)."""
+    found = re.fullmatch(r"(?i)([\d.]+)\s*([kmgt]?)(i?)(b?)", text.strip())
+    assert found is not None, "a size that the file's reader let through"
+    base = 1000 if found[2] and found[4] and not found[3] else 1024
+    return int(float(found[1]) * base ** " kmgt".index(found[2].lower() or " "))
+
+
+def share(start: Start, nodes: int, total_bytes: int) -> Start:
+    """What one of several nodes of this machine offers as `memory`: all of them together have what there is."""
+    given = start.object_store_memory
+    store_bytes = size_bytes(given) if given else int(total_bytes * STORE_SHARE)
+    return start if nodes == 1 else replace(start, memory=max(total_bytes // nodes - store_bytes, 0))
 
 
 def _link(path: str, data_dir: str) -> None:

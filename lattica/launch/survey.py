@@ -58,8 +58,11 @@ def _why_not_up(word: str, facts: Facts) -> LatticaError:
 
 async def execute(
     hosts: Sequence[Host], crew: Crew, words: Sequence[str], show: Callable[[str, str, bool], None]
-) -> int:
-    """Run a command on every host; the worst of the exit codes. show: is given host, line, and whether of stderr."""
+) -> tuple[int, dict[str, int]]:
+    """Run a command on every host; the worst of the exit codes, and that of each where it came to run.
+
+    show: is given host, line, and whether of stderr.
+    """
 
     async def run(host: Host) -> int:
         shell = shell_of(host)
@@ -76,4 +79,4 @@ async def execute(
 
     codes = await crew.each(hosts, "runs", run)
     failed = [UNREACHED_CODE if host.login else NOT_FOUND_CODE for host in hosts if host.name in crew.failed]
-    return max([*codes.values(), *failed], default=0)
+    return max([*codes.values(), *failed], default=0), codes

@@ -20,6 +20,7 @@ from lattica.launch.nodes import Facts
 from lattica.launch.plan import Plan, Seen, plan_up, surplus
 from lattica.launch.report import Report, report_of
 from lattica.node import paths
+from lattica.node.memory_readings import MemoryReader
 
 SHORT = 8  # characters of an id for people
 SEEN_WITHIN_S = 20.0
@@ -124,6 +125,7 @@ class _Up:
         async def start(host: Host) -> dict[str, Any]:
             if self.cluster.provider == "local":
                 host = places.claim(self.cluster.name, host)
+                host = replace(host, start=places.share(host.start, len(self.hosts), MemoryReader().total))
             said = await nodes.start(host, self.cluster.name, ticket)
             self.crew.good(host.name, f"started (node {str(said.get('node'))[:SHORT]})")
             return said

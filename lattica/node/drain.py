@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lattica.codec import far
-from lattica.errors import ConfigError
+from lattica.errors import ConfigError, PermissionDeniedError
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
@@ -171,5 +171,11 @@ class Drain:
                 raise ConfigError("this node drains already", do_next="wait, or end it now with `lattica stop`")
             self.begin(grace_s, "a command said so")
         else:
-            await self._mesh.peer.call(peer, "drain.begin", grace_s, timeout_s=CALL_S)
+            try:
+                await self._mesh.peer.call(peer, "drain.begin", grace_s, timeout_s=CALL_S)
+            except PermissionDeniedError as error:
+                error.do_next = (
+                    "run `lattica drain` on that machine, or this on an issuer (`lattica issuer` lists them)"
+                )
+                raise
         return {"peer_id": peer_text(peer), "this_node": peer == self._desk.me}

@@ -14,6 +14,7 @@ import asyncio
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,7 @@ class Look:
         }
         self._peer.serve(LookService(self), offered=False)
         mesh.answers("list", self._list)
+        mesh.answers("summary", self._summary)
         mesh.answers("logs_find", self._find)
         mesh.answers("logs_read", self._read)
 
@@ -146,6 +148,20 @@ class Look:
                 }
             )
         return [row for row in found if row["held"] or row["made"] or row["waiting"]]
+
+    async def _summary(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """The mesh in short, as this node knows it; addresses: where this node listens."""
+        state, far = self._peer.steward.state(), self._node.far
+        return {
+            "mesh": state.get("mesh", ""),
+            "name": state.get("name", ""),
+            "roles": state.get("roles", ""),
+            "addresses": state.get("addresses", []),
+            "members": dict(Counter(str(row.get("state")) for row in roster.members(self._peer))),
+            "issuers": list(self._peer.steward.issuers()),
+            "side": far.deciding.side() if far is not None else {},
+            "metrics": self._node.metrics_at,
+        }
 
     # -- everywhere
 

@@ -12,6 +12,8 @@ from lattica.node.memory_monitor import Reading, fullest
 
 NO_LIMIT_BYTES = 1 << 60  # cgroup v1 says "no limit" as the largest multiple of a page
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+STORE_SHARE = 0.30
+"""Part of the memory that objects may take by default; Ray's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ import msgspec
 from lattica._version import __version__
 from lattica.codec.messages import PROTOCOL
 from lattica.errors import ConfigError, LatticaError
-from lattica.node import gpus, paths
+from lattica.node import gpus, node_log, paths
 from lattica.node.last_words import NODE_LOG, last_words
 from lattica.node.loop import EpollLoop, Loop
 from lattica.node.memory_monitor import THRESHOLD
-from lattica.node.memory_readings import MemoryReader
+from lattica.node.memory_readings import STORE_SHARE, MemoryReader
 from lattica.node.server import Node, Settings
 from lattica.node.spawn import NOTHING_HIDDEN, ROOT, SECRET_VARIABLES, fork_zygote, spawn_zygote
 from lattica.objectstore.arena import Arena
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from lattica.node.mesh_desk import MeshDesk
 
 log = logging.getLogger(__name__)
-STORE_SHARE = 0.30
-"""Part of the memory that objects may take by default; Ray's."""
 MEMORY_SHARE_KEPT = 0.05
 """Part of the machine's memory that the object store never touches: below it Linux begins to thrash or to kill."""
 THRESHOLD_VARIABLE = "LATTICA_MEMORY_THRESHOLD"
@@ -62,6 +60,7 @@ class Options(msgspec.Struct, frozen=True):
     num_gpus: float | None
     resources: Mapping[str, float]
     object_store_memory: int | None
+    memory: int | None  # bytes that tasks may ask for
     preload: list[str]
     hide: list[str]
     listen: str = ""  # as of `mesh_desk.Wish`
@@ -76,7 +75,7 @@ def parse_options(argv: list[str]) -> Options:
     """Pairs of option and value. Raises ConfigError for one that cannot be."""
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
-        "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
+        "--memory", "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -101,6 +100,7 @@ def parse_options(argv: list[str]) -> Options:
             object_store_memory=int(float(given["--object-store-memory"]))
             if "--object-store-memory" in given
             else None,
+            memory=int(float(given["--memory"])) if "--memory" in given else None,
             preload=[name for name in given.get("--preload", "").split(",") if name],
             hide=hide,
             listen=given.get("--listen", os.environ.get(LISTEN_VARIABLE, "")),
@@ -265,9 +265,12 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     if options.metrics:
         from lattica.node.metrics import serve_metrics
 
-        loop.run_until_complete(serve_metrics(node, options.metrics))
+        server = loop.run_until_complete(serve_metrics(node, options.metrics))
+        host, port, *_ = server.sockets[0].getsockname()
+        node.metrics_at = f"http://{host}:{port}/metrics"
     listener = _listen(where)
     loop.add_reader(listener.fileno(), _accept, node, listener)
+    _bound_log(loop, os.path.join(options.data_dir, NODE_LOG))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain.begin, options.grace_s, "it was told to end by a signal")
     loop.call_soon(signal.pthread_sigmask, signal.SIG_UNBLOCK, [signal.SIGTERM])  # a loop that rests hears nothing
@@ -405,7 +408,7 @@ def _compose(
     settings = Settings(
         node=node_id,
         session_dir=session_dir,
-        resources=_resources(options, memory.total - store_bytes),
+        resources=_resources(options, memory.total - store_bytes if options.memory is None else options.memory),
         embedded=embedded,
         paths=import_paths,
         data_dir=data_dir if embedded else options.data_dir,
@@ -460,12 +463,19 @@ def _accept(node: Node, listener: socket.socket) -> None:
 
 def _log_to(path: str) -> None:
     """From now on stdout and stderr of this process, and its log, are this file."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(fd, 1)
-    os.dup2(fd, 2)
-    os.close(fd)
+    node_log.write_to(path)
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _bound_log(loop: AbstractEventLoop, path: str) -> None:
+    """Begin it anew whenever it is full."""
+    try:
+        if node_log.rotate(path):
+            log.info("goes on from %s.1", path)
+    except OSError as error:
+        log.warning("%s cannot be begun anew: %s", path, error.strerror)
+    loop.call_later(node_log.LOOK_S, _bound_log, loop, path)
 
 
 class _Starter:

@@ -114,6 +114,7 @@ class Node:
         self.jobs: dict[int, Job] = {}
         self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
         self.far: FarDesk | None = None  # likewise
+        self.metrics_at = ""  # their URL, if they are served
         self.group_desk: GroupDesk | None = None  # once somebody has asked for a place
         self.runs: JobRuns | None = None  # likewise
         self.drain: Drain | None = None  # likewise

@@ -71,10 +71,32 @@ memory
   workers   350.0 MiB resident, shared pages counted in each
 
 logs
-  node      /data/node.log (not there); beyond 16.0 MiB the next start begins a new one
+  node      /data/node.log (not there); beyond 16.0 MiB a new one begins, and this is kept
   workers   ?/logs; at most 4 files of 16.0 MiB for each stream
   jobs      /data/jobs; read them by `lattica logs JOB`"""
     )
+
+
+MESH = {
+    "mesh": "7abc" * 4, "name": "box", "roles": "execute,submit", "addresses": ["127.0.0.1:7411"],
+    "members": {"alive": 3, "dead": 1}, "issuers": [{"peer_id": "k3f9a2bc" * 4}], "metrics": "http://127.0.0.1:9/metrics",
+    "side": {"island": True, "members": 4, "here": 1, "missing": ["aaaa", "bbbb"]},
+}  # fmt: skip
+
+
+def test_the_page_says_which_mesh_the_node_is_in_and_how_that_is() -> None:
+    page = status.page({**STATE, "mesh": MESH}, NOW)
+    begin = page.index("mesh")
+    assert page[begin : begin + 7] == [
+        "mesh",
+        "  id        7abc7abc, this node is box (execute,submit)",
+        "  members   3 alive, 1 dead (lattica peers)",
+        "  issuers   k3f9a2bc: with it lost, nobody can join",
+        "  listens   127.0.0.1:7411",
+        "  metrics   http://127.0.0.1:9/metrics",
+        "  warning   cut off with 1 of 4 members; missing: aaaa, bbbb",
+    ]
+    assert "mesh" not in status.page(STATE, NOW), "a node without one"
 
 
 def test_a_node_that_does_nothing_has_a_short_page() -> None:

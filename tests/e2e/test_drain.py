@@ -92,3 +92,10 @@ def test_stop_hands_over_what_others_hold(pair: tuple[Machine, Machine, Any]) ->
     two.ok("stop")
     assert int(lattica.get(ref, timeout=5).sum()) == 5 << 20
     lattica.shutdown()
+
+
+def test_who_may_not_drain_another_node_is_told_who_may(pair: tuple[Machine, Machine, Any]) -> None:
+    one, two, _ = pair
+    refused = two.run("drain", "one", "--no-wait")
+    assert refused.returncode == 1 and "lacks the role admin" in refused.stderr
+    assert "run `lattica drain` on that machine, or this on an issuer" in refused.stderr and one.pid

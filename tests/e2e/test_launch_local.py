@@ -14,6 +14,7 @@ import pytest
 
 import lattica
 from lattica.node import paths
+from lattica.node.memory_readings import MemoryReader
 from tests.e2e.conftest import Sessions, eventually
 from tests.e2e.machines import COMMAND, LIGHT
 
@@ -101,6 +102,12 @@ def test_a_cluster_comes_up_is_repaired_and_goes_down(file: Path, tmp_path: Path
         json.loads(ok("exec", str(file), "--host", "node-2", "--", "lattica", "whoami", "--json"))["name"] == "node-2"
     )
     assert run("exec", str(file), "--", "no-such-command").returncode == 127
+    failed = run("exec", str(file), "--", "sh", "-c", 'case "$LATTICA_DATA_DIR" in *node-1) exit 4; esac')
+    assert (failed.returncode, failed.stderr.strip()) == (4, "node-1 | exit code 4")
+    offers = [row["node"]["resources"]["total"].get("memory", 0) for row in after.values()]
+    assert sum(offers) <= MemoryReader().total, "they share the machine's memory"
+    words = ("exec", str(file), "--host", "node-0", "--", "lattica", "status")
+    assert "3 alive" in ok(*words) and "issuers" in ok(*words)
 
     assert "3 nodes stopped" in ok("down", str(file))
     assert {row["state"] for row in status(file).values()} == {"down"}

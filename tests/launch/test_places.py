@@ -104,3 +104,12 @@ def test_the_first_node_is_found_whatever_the_variable_says_later(tmp_path: Path
 def test_a_damaged_mark_is_none(tmp_path: Path, mark: str) -> None:
     (tmp_path / "cluster.json").write_text(mark)
     assert places.read_mark(str(tmp_path)) is None
+
+
+def test_nodes_of_one_machine_share_its_memory() -> None:
+    """Each of four offered all of it, and tasks that had asked for as much as they need met on it."""
+    assert places.share(Start(object_store_memory="1GiB"), 4, 16 << 30).memory == 3 << 30
+    assert [places.size_bytes(text) for text in ("7", "7b", "4g", "1.5 K", "2MB")] == [7, 7, 4 << 30, 1536, 2_000_000]
+    assert places.share(Start(), 2, 1000).memory == 200, "the store of each takes what it does by itself"
+    assert places.share(Start(), 8, 1000).memory == 0
+    assert places.share(Start(), 1, 1000) == Start(), "alone it looks by itself"
