@@ -26,6 +26,7 @@ SEEDS_OF = {  # where more is at stake; of years, and of many peers, fewer
     "deciding": range(1, 11),
     "execution": range(1, 4),
     "dht": range(1, 2),
+    "nats": range(1, 4),
     "pubsub": range(1, 16),
 }
 FAILED_ONCE: dict[str, tuple[int, ...]] = {  # seeds that ever found a bug, kept

@@ -12,8 +12,8 @@ measured LIFETIME_AFTER_S later, in passing: for each of LIFETIMES_S a socket or
     opened(socket, local)                 as asked by `OpenSocket`
     received(route, data)                 an ANSWER of one of KINDS, or any datagram whose key id is `hairpin_id`
 
-and `Measured` tells what was found, a second time when the lifetime is known too. See `behaviour` for what follows
-from what.
+and `Measured` tells what was found, again when the lifetime is known too, and when the main socket is seen elsewhere:
+every WATCH_S a witness is asked, which also keeps its mapping alive. See `behaviour` for what follows from what.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ HAIRPINNED_S = 0.6
 WITNESSES_MAX = 3
 ALLOCATED = 5  # sockets that are seen by the first witness: enough ports to tell whether they follow each other
 SETTLE_S = 1.0  # after the network changed: more changes come together
+WATCH_S = 20.0  # between questions how the main socket is seen: less than the shortest mapping we have met
+WATCHED_S = 2.6
+WATCHES_LOST = 3  # unanswered in a row: then everything is measured again
 LIFETIME_AFTER_S = 30.0
 LIFETIMES_S = (10, 20, 30, 45, 60, 90, 120)  # keep-alives more than a minute apart save nothing
 LIFETIME_SOCKETS = 2  # of each: a lost datagram would say that the mapping died
@@ -111,6 +114,9 @@ class Measurement:
         self._filtering: list[int] = []
         self._hairpinned = False
         self._observed: tuple[Endpoint, ...] = ()
+        self._watch_at = float("inf")
+        self._watch: bytes | None = None  # the transaction of the question
+        self._watches = self._watches_lost = 0
 
     def __repr__(self) -> str:
         return f"<Measurement: {self.behaviour.words}, {self._phase or 'idle'}, {len(self._questions)} questions>"
@@ -172,7 +178,8 @@ class Measurement:
                 continue
             if isinstance(route, Direct) and route.socket == question.socket and question.seen is None:
                 question.seen, question.times = answer.seen, ()
-                return self.tick(now)
+                watched = self._watched(answer.seen, now) if answer.transaction == self._watch else []
+                return watched + self.tick(now)
         return []
 
     def tick(self, now: float) -> list[Effect]:
@@ -187,11 +194,13 @@ class Measurement:
         if now >= self._lifetimes_at:
             self._lifetimes_at = float("inf")
             effects += self._begin_lifetimes(now)
+        if now >= self._watch_at:
+            effects += self._look_again(now)
         return effects + self._advance(now)
 
     def next_deadline(self) -> float | None:
         times = [question.times[0] for question in self._questions.values() if question.times]
-        due = min([*times, self._again_at, self._lifetimes_at, self._phase_ends])
+        due = min([*times, self._again_at, self._lifetimes_at, self._phase_ends, self._watch_at])
         return None if due == float("inf") else due
 
     def validate(self) -> None:
@@ -209,7 +218,8 @@ class Measurement:
         self._questions.clear()
         self._local.clear()
         self._roles.clear()
-        self._lifetimes_at = float("inf")
+        self._lifetimes_at = self._watch_at = float("inf")
+        self._watch = None
         self._begin("", float("inf"))
         return [CloseSocket(socket) for socket in sockets]
 
@@ -274,6 +284,8 @@ class Measurement:
         effects = self._stop()
         if self.behaviour.filtering is not Dependence.INDEPENDENT and self.behaviour.udp:
             self._lifetimes_at = now + LIFETIME_AFTER_S
+        if self.behaviour.udp:
+            self._watch_at, self._watches_lost = now + WATCH_S, 0
         return [*effects, Measured(self.behaviour, self._observed)]
 
     def _begin_lifetimes(self, now: float) -> list[Effect]:
@@ -286,6 +298,7 @@ class Measurement:
         return [OpenSocket(socket) for socket in self._roles]
 
     def _conclude_lifetimes(self) -> list[Effect]:
+        watch_at = self._watch_at
         lived: dict[int, bool] = {}
         for question in self._questions.values():
             if question.kind is Kind.LATER:
@@ -296,7 +309,40 @@ class Measurement:
                 break
             longest = float(after_s)
         self.behaviour = msgspec.structs.replace(self.behaviour, lifetime_s=longest)
-        return [*self._stop(), Measured(self.behaviour, self._observed)]
+        effects = self._stop()
+        self._watch_at = watch_at
+        return [*effects, Measured(self.behaviour, self._observed)]
+
+    # ---- in between ---------------------------------------------------------------------------------------------
+
+    def _look_again(self, now: float) -> list[Effect]:
+        """Ask one witness after the other how the main socket is seen; or the last one did not answer."""
+        if self._watch is not None:
+            self._questions.pop(self._watch, None)
+            self._watch, self._watches_lost = None, self._watches_lost + 1
+            if self._watches_lost >= WATCHES_LOST:
+                self._watch_at = float("inf")
+                return self.network_changed(now)
+            self._watch_at = now + WATCH_S / 4
+            return []
+        self._watches += 1
+        witness = self._witnesses[self._watches % len(self._witnesses)]
+        self._watch = self._ask(MAIN, witness.endpoint, Kind.OBSERVE, witness.keys, now)
+        self._watch_at = now + WATCHED_S
+        question = self._questions[self._watch]
+        question.times = question.times[1:]
+        return [self._asked(self._watch, question, now)]
+
+    def _watched(self, seen: Endpoint, now: float) -> list[Effect]:
+        assert self._watch is not None
+        del self._questions[self._watch]
+        self._watch, self._watches_lost, self._watch_at = None, 0, now + WATCH_S
+        if self._observed and seen.host not in {each.host for each in self._observed}:
+            return self.network_changed(now)
+        if seen in self._observed or self.behaviour.mapping is not Dependence.INDEPENDENT:
+            return []
+        self._observed = (seen, *(each for each in self._observed if each.is_ipv6))
+        return [Measured(self.behaviour, self._observed)]
 
     # ---- questions ----------------------------------------------------------------------------------------------
 
@@ -337,9 +383,12 @@ class Measurement:
         *,
         times: tuple[float, ...] = ASKS_S,
         argument: int = 0,
-    ) -> None:
-        question = _Question(socket, to, kind, keys, tuple(now + after for after in times), argument)
-        self._questions[self._rng.randbytes(8)] = question
+    ) -> bytes:
+        """The transaction."""
+        transaction = self._rng.randbytes(8)
+        moments = tuple(now + after for after in times)
+        self._questions[transaction] = _Question(socket, to, kind, keys, moments, argument)
+        return transaction
 
     def _asked(self, transaction: bytes, question: _Question, now: float) -> Effect:
         probe = Probe(transaction, question.kind, max(int(now * 1e6), 0), question.argument)

@@ -1,7 +1,7 @@
 """Two peers whose session is relayed become direct: who does what when.
 
     L -> H  Introduce(attempt, introduction)         H -> L  Introduced(attempt, introduction)
-    L -> H  Prepare(attempt, round, method)          H -> L  Ready(attempt, round, readiness, took)
+    L -> H  Prepare(attempt, round, method)          H -> L  Ready(attempt, round, readiness, took), or Later
     L -> H  Go(attempt, round, method, readiness)    both shoot; H when it hears this, L half a round trip later
 
 L has the lower PeerId, and leads. Prepare and Ready only for rounds with fresh sockets. A round is a list of shots
@@ -106,7 +106,14 @@ class Go(msgspec.Struct, frozen=True, tag=5):
     readiness: Readiness
 
 
-Message = Introduce | Introduced | Prepare | Ready | Go
+class Later(msgspec.Struct, frozen=True, tag=6):
+    """Instead of Ready: not now, but again in so many seconds."""
+
+    attempt: int
+    again_s: float
+
+
+Message = Introduce | Introduced | Prepare | Ready | Go | Later
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -243,7 +250,7 @@ class Puncher:
 
     def said(self, message: Message, now: float) -> list[Effect]:
         """What is not of this attempt, or not to be said by the other side, changes nothing."""
-        if self.situation is None or isinstance(message, Introduced | Ready) != self.lower:
+        if self.situation is None or isinstance(message, Introduced | Ready | Later) != self.lower:
             return []
         if not isinstance(message, Introduce) and message.attempt != self._attempt:
             return []
@@ -258,6 +265,8 @@ class Puncher:
                 return self._other_is_ready(message, now)
             case Go():
                 return self._told_to_go(message, now)
+            case Later(_, again_s):
+                return self._stay("the other side is busy", min(max(again_s, 1.0), PAUSES_S[-1]), now)
             case _:
                 assert_never(message)
 
@@ -397,8 +406,11 @@ class Puncher:
 
     def _asked_to_prepare(self, message: Prepare, now: float) -> list[Effect]:
         effects = self._drop_round(now, "the other side went on") if self._round else []
+        if message.method is Method.BIRTHDAY and self._budget.is_busy(now):
+            again_s = salvos.BIRTHDAY_S * self._rng.uniform(1.0, 2.0)
+            return [*effects, Tell(Later(self._attempt, again_s))]
         if message.method is Method.BIRTHDAY and not self._may_be_birthday(now):
-            return effects
+            return [*effects, Tell(Later(self._attempt, PAUSES_S[-1]))]
         effects += self._prepare(message.method, message.round, now)
         if self._round is not None:
             self._round.asked_at = now

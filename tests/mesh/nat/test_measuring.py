@@ -128,6 +128,40 @@ def test_a_change_of_the_network_is_measured_again() -> None:
     assert same_class(lab.measured()[-1].behaviour, "symmetric")
 
 
+def test_another_port_of_the_main_socket_is_noticed_and_told() -> None:
+    """The gateway forgets its mappings while nothing is sent: the next one is another port."""
+    lab = Measuring(1, "port-restricted-random")
+    lab.measure()
+    before = lab.measured()[-1].observed
+    lab.nats.flush("a")
+    lab.world.run(lab.world.now + 25.0)
+    assert lab.measured()[-1].observed != before and len(lab.measured()) == 2
+    assert lab.measured()[-1].behaviour == lab.measured()[0].behaviour
+
+
+def test_another_address_is_noticed_and_measured_anew() -> None:
+    lab = Measuring(1, "symmetric")
+    lab.measure()
+    lab.nats.roam("a")
+    lab.world.run(lab.world.now + 30.0)
+    assert {each.host for each in lab.measured()[-1].observed} == {lab.nats.sites["a"].gateway.outer}
+
+
+def test_a_mapping_of_the_main_socket_lives_for_hours_without_traffic() -> None:
+    lab = Measuring(1, "port-restricted-random", loss=0.02)
+    lab.measure()
+    lab.world.run(4000.0)
+    assert {each.observed for each in lab.measured()} == {lab.measured()[0].observed}
+
+
+def test_udp_that_becomes_blocked_is_noticed_in_a_minute() -> None:
+    lab = Measuring(1, "port-restricted")
+    lab.measure()
+    lab.nats.change("a", udp=False)
+    lab.world.run(lab.world.now + 60.0)
+    assert lab.measured()[-1].behaviour.udp is False
+
+
 def test_a_measurement_sends_less_than_a_hundred_datagrams() -> None:
     lab = Measuring(1, "symmetric", loss=0.05)
     lab.measure()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from itertools import combinations_with_replacement, count
 from random import Random
 
+import msgspec
 import pytest
 
 from lattica.mesh.nat import salvos
-from lattica.mesh.nat.behaviour import Behaviour
+from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.candidates import Source
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
@@ -22,6 +23,7 @@ from lattica.mesh.nat.punching import (
     Introduce,
     Introduced,
     Introduction,
+    Later,
     Prepare,
     Puncher,
     Readiness,
@@ -329,6 +331,20 @@ def test_a_leader_whose_words_are_not_answered_gives_up_for_a_while() -> None:
     again = leader.next_deadline()
     assert again is not None and again - due == pytest.approx(stays.again_s)
     assert tells(leader.tick(again)) == [Introduce(2, INTRODUCTION)]
+
+
+def test_a_side_that_is_busy_with_a_birthday_says_when_to_come_again() -> None:
+    follower, leader = puncher(), puncher(lower=True)
+    symmetric = msgspec.structs.replace(INTRODUCTION.behaviour, mapping=Dependence.ADDRESS_AND_PORT)
+    leader.situation = Situation(msgspec.structs.replace(INTRODUCTION, behaviour=symmetric))
+    follower._budget.take(0.0)
+    said = tells(leader.punch(0.1))
+    while said:  # each hears what the other says, at once
+        said = tells([effect for each in said for effect in follower.said(each, 0.1)])  # type: ignore[arg-type]
+        words, said = said, tells([effect for each in said for effect in leader.said(each, 0.1)])  # type: ignore[arg-type]
+    (later,) = words
+    assert isinstance(later, Later) and 0 < later.again_s <= 2 * salvos.BIRTHDAY_S
+    assert leader.next_deadline() == pytest.approx(0.1 + later.again_s), "which is no failure, and no longer pause"
 
 
 def test_nobody_is_punched_before_it_is_known_what_we_are_behind() -> None:
