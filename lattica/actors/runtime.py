@@ -20,6 +20,7 @@ from lattica.actors.calls import Calls
 from lattica.actors.context import Place
 from lattica.actors.objects import INLINE_MAX, Objects
 from lattica.actors.refs import BORROWED, Hold, InPlace, Nested, ObjectRef, Releases
+from lattica.actors.serials import serials
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.codec import messages as m
 from lattica.errors import (
@@ -49,7 +50,7 @@ class Runtime:
 
     def __init__(self, node: socket.socket) -> None:
         self.token = b""  # the first 8 bytes of every id made here; the node's first message brings it
-        self._count = itertools.count(1).__next__
+        self._count = serials()
         self.next_request = itertools.count(1).__next__
         self.next_seq = itertools.count(1).__next__
         self.pid = os.getpid()

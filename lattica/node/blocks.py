@@ -78,6 +78,7 @@ class Blocks:
         self._providing: asyncio.Task[None] | None = None
         self.stopping = False
         self._context = copy_context()  # no caller's deadline: others may share what one began
+        self.may_know: Callable[[PeerId, bytes], bool] | None = None  # who has guessed too many ids may not
         peer.serve(self, offered=False)
 
     def __repr__(self) -> str:
@@ -231,6 +232,8 @@ class Blocks:
     def _find(self, what: Any) -> Held:
         if not isinstance(what, bytes) or not OBJECT_ID_BYTES <= len(what) <= CID_BYTES_MAX:
             raise RemoteProtocolError("it asked for an object by a name that is none")
+        if len(what) == OBJECT_ID_BYTES and self.may_know is not None and not self.may_know(caller.get().peer, what):
+            raise self._not_here(what)
         held = self._objects.get(what) if len(what) == OBJECT_ID_BYTES else next(iter(self._named.get(what, ())), None)
         if held is None:
             raise self._not_here(what)

@@ -39,6 +39,7 @@ from lattica.node.far_neighbours import Neighbour, NodeService, Silence
 from lattica.node.far_objects import FarObjects
 from lattica.node.far_placing import FarPlacing
 from lattica.node.far_workers import FarWorkers
+from lattica.node.guesses import Guesses
 from lattica.node.kept import Kept
 from lattica.node.links import Link
 from lattica.node.names_desk import NamesDesk
@@ -79,7 +80,8 @@ class FarDesk:
         self.silenced: set[int] = set()  # processes elsewhere that have ended, and whose last word has been heard
         self.jobs, self.environments = FarJobs(self), FarEnvironments(self)
         self.placing, self.workers, self.hosting = FarPlacing(self), FarWorkers(self), FarHosting(self)
-        self.objects = FarObjects(self)
+        self.objects, self.guesses = FarObjects(self), Guesses()
+        self.objects.blocks.may_know = self.may_know
         self.actors = FarActors(self)
         self.kept = Kept(self, os.path.join(node.settings.data_dir, "kept"))
         self.names, self.detached = NamesDesk(self), DetachedDesk(self)
@@ -111,7 +113,7 @@ class FarDesk:
             far.AskLease: hosting.ask_lease, far.DropAsk: hosting.drop_ask, far.GiveBack: hosting.give_back,
             far.KillWorker: hosting.kill_worker, far.ToWorker: hosting.to_worker, far.EndWorker: hosting.end_worker,
             far.Open: hosting.open, far.Carry: hosting.carry, far.Taken: hosting.taken, far.Closed: hosting.closed,
-            far.Took: self.objects.took, far.Returned: self.objects.returned, far.Want: self.objects.want,
+            far.Took: self._took, far.Returned: self.objects.returned, far.Want: self._want,
             far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
             far.Has: self.objects.has,
             far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
@@ -290,6 +292,30 @@ class FarDesk:
         self.far_names.pop(client.number, None)
         if not self.node.closing:
             self.node.store.gone(client, f"{client.name} is gone")
+
+    def may_know(self, peer: PeerId, object_: bytes) -> bool:
+        """Whether that node is answered for this object: it was lent it, or has not guessed too often."""
+        now, ledger = self.node.now(), self.node.store.ledger
+        if not ledger.held(object_) and ledger.place(object_) is None:
+            self.guesses.missed(peer, now)
+        neighbour = self.neighbours.get(peer)
+        lent = neighbour is not None and ledger.holds(neighbour.client.number, object_)
+        return (
+            lent
+            or self.guesses.may_guess(peer, now)
+            or (neighbour is not None and self.objects.is_given(neighbour, object_))
+        )
+
+    def _took(self, neighbour: Neighbour, message: far.Took) -> None:
+        """Nobody comes by a guess by saying that it was given it."""
+        if not message.keep or self.may_know(neighbour.peer, message.object):
+            self.objects.took(neighbour, message)
+
+    def _want(self, neighbour: Neighbour, message: far.Want) -> None:
+        if self.may_know(neighbour.peer, message.object):
+            self.objects.want(neighbour, message)
+        else:
+            neighbour.link.send(far.Nowhere(message.object, "it is not here"))
 
     def _of_groups(self, neighbour: Neighbour, message: Any) -> None:
         self.node.groups.hear(neighbour, message)

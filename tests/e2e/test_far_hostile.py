@@ -241,6 +241,32 @@ async def test_a_member_without_a_handle_calls_no_actor_though_it_knows_id_and_i
     assert lattica.get(actor.add.remote()) == 2
 
 
+async def test_a_member_that_guesses_ids_is_soon_answered_as_if_there_were_none(mesh: Mesh, tmp_path: Path) -> None:
+    """It was told the id of one object, and tries those that follow; then even a known one is nowhere for it."""
+    known = lattica.put(b"x" * 300_000)
+    id = bytes.fromhex(known.hex())
+    node = await asyncio.to_thread(lambda: lattica.get(lattica.remote(len).remote(known), timeout=20))
+    assert node == 300_000
+    number = int.from_bytes(id[8:], "big") >> 16
+    async with intruder(mesh, tmp_path, "store") as one:
+        await one.say(far.Want(id, now=True))
+        before = await one.hears(far.Here | far.Nowhere)  # type: ignore[arg-type]
+        for start in range(1, 20_001, 1000):
+            guesses = [id[:8] + ((number + k) << 16).to_bytes(8, "big") for k in range(start, start + 1000)]
+            ways = [
+                far.Took(0, guess, 1, True) if k % 2 else far.Want(guess, now=True) for k, guess in enumerate(guesses)
+            ]
+            await one.say(far.encode(ways))
+        await asyncio.sleep(0.5)
+        one.ear.said.clear()
+        more = [far.Want(id[:8] + bytes([k]) * 8, now=True) for k in range(1, 200)]  # what has come back meanwhile
+        await one.say(far.encode([*more, far.Took(0, id, 1, True), far.Want(id, now=True)]))
+        await asyncio.sleep(0.5)
+        after = {type(message) for message in one.ear.said if getattr(message, "object", b"") == id}
+    assert after == {far.Nowhere} and before is not None
+    assert lattica.get(seven.remote(), timeout=20) == 7
+
+
 async def test_a_member_that_submits_takes_over_no_job_of_others_and_ends_none(mesh: Mesh, tmp_path: Path) -> None:
     async with intruder(mesh, tmp_path, "submit") as victim:
         theirs = victim.job()
