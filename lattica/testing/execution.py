@@ -402,7 +402,7 @@ class NodeLoop(asyncio.BaseEventLoop):
         self._calls: deque[_Call] = deque()  # that are ready
         self._timers: list[tuple[float, int, _Call]] = []
         self._ends: dict[int, End] = {}
-        self.stopped = False
+        self.on_stop: Callable[[], object] = lambda: None
         self.set_debug(False)
 
     def time(self) -> float:
@@ -511,7 +511,8 @@ class NodeLoop(asyncio.BaseEventLoop):
             self.universe.troubles.append(f"{self.unit.name}: {context.get('message')}: {_words(error)}")
 
     def stop(self) -> None:
-        self.stopped = True
+        on_stop, self.on_stop = self.on_stop, lambda: None  # once
+        on_stop()
 
     def add_signal_handler(self, sig: int, callback: Callable[[*Ts], object], *args: *Ts) -> None: ...
 

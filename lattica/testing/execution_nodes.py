@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, cast
 
-from lattica.codec import frames
+from lattica.codec import far, frames
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.certificates import Member
@@ -26,6 +26,7 @@ from lattica.mesh.trust import Trust
 from lattica.node.clients import Client
 from lattica.node.contacts import Contacts
 from lattica.node.dial_back import DialBack
+from lattica.node.drain import Drain
 from lattica.node.far_desk import FarDesk
 from lattica.node.mesh_desk import PYTHON, MeshDesk, Wish
 from lattica.node.placer import Placer
@@ -150,8 +151,18 @@ class Land:
         node.mesh = mesh
         node.far = FarDesk(node, mesh, Placer(mesh, node.resources, node.book, unit.loop, rng))
         node.far.objects._map = cast(Any, node.memory_bytes)
+        node.drain = Drain(node, mesh, node.far)
+        node.far.answers(far.Going, node.drain.going)
+        node.far.answers(far.MayGo, node.drain.may_go)
+        unit.loop.on_stop = lambda: unit.loop.begin(self._stop(unit, peer))
         mesh.offer(settings.resources.to_dict(), node.load)
         unit.node = node
+
+    async def _stop(self, unit: NodeUnit, peer: Peer) -> None:
+        """As of a node whose loop has stopped."""
+        await peer.stop("its node ends")
+        self.universe.note(unit.name, "has left")
+        unit.end()
 
     def _ended(self, name: str) -> Callable[[Any], None]:
         def ended(error: Any) -> None:
@@ -388,6 +399,9 @@ class SimWorkers:
 
     def protection(self) -> dict[str, Any]:
         return {}
+
+    def close(self, then: Callable[[], object]) -> None:
+        then()
 
     # -- as workers
 

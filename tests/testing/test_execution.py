@@ -11,6 +11,7 @@ import pytest
 
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.node import far_desk
+from lattica.node.drain import Drain
 from lattica.testing.execution import PIPE_BYTES, NodeLoop, Unit, Universe
 from lattica.testing.scenarios import execution
 
@@ -122,3 +123,18 @@ def test_a_task_that_begins_although_it_was_withdrawn_is_seen(monkeypatch: pytes
     monkeypatch.setattr(Tasks, "cancel", cancel_and_submit_again)
     with pytest.raises(AssertionError, match="begins, and was cancelled before it was handed out"):
         execution.play(SEED)
+
+
+def test_a_node_that_goes_without_handing_over_what_others_hold_of_it_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: object) -> None: ...
+
+    monkeypatch.setattr(Drain, "_hand_over", nothing)
+    with pytest.raises(AssertionError, match="ObjectLostError>, and nothing was broken"):
+        execution.play(2, happens="drains")
+
+
+def test_a_node_that_never_goes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Drain, "_works_for_others", lambda _: True)
+    monkeypatch.setattr(Drain, "_hand_over", lambda *_: asyncio.sleep(1000))
+    with pytest.raises(AssertionError, match="was told to go.*, and is still here"):
+        execution.play(2, happens="drains")

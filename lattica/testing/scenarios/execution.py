@@ -4,12 +4,12 @@ Everything above I/O is the product's: peers, table and membership, desks, lease
 way: a call without retries and a task with `max_retries=0` begin at most once, calls of one caller begin in order and
 never in an incarnation older than one that it has heard of, and every value is read as it was made. In the end: every
 wait is over, with a value or an error of ours, and when the refs are dropped nothing is held, leased, carried or asked
-for anywhere. Where nothing is broken there is no error at all.
+for anywhere. Where nothing is broken there is no error at all, but for what was cancelled; where nodes only go on
+purpose, actors that may not restart are all that is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -23,8 +23,10 @@ from lattica.actors.refs import ACTOR_ID_BYTES, ObjectRef
 from lattica.actors.tasks import TaskRecord
 from lattica.codec import messages as m
 from lattica.errors import LatticaError
+from lattica.node.far_objects import LEASE_S
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
 from lattica.testing.execution import End, Unit, Universe
+from lattica.testing.execution_faults import Faults
 from lattica.testing.execution_nodes import Land, NodeUnit, SimNode
 from lattica.testing.execution_processes import SPAN_BYTES, Body, Caller, SimDriver, SimProcess, SimWorker
 
@@ -35,9 +37,12 @@ DRIVERS = ("n0", "n3", "n5")
 ACT_S = (0.25, 0.25, 0.25, 0.08)  # between two acts of one driver, on average
 SIZES = (10, 10, 3_000, 120_000, 300_000)  # inside a message, in an arena, with `Here`, in blocks
 ENDED_S = 90.0  # for every wait to end, after the last fault
-EMPTY_S = 60.0  # for every hold to be let go
+EMPTY_S = LEASE_S + 30.0  # for every hold to be let go: what a node that seemed gone had borrowed is kept for a while
 ACTS = {"submit": 10, "call": 12, "create": 1.5, "drop": 6, "look": 3, "drop_handle": 0.7, "kill": 0.2, "find": 0.3}
 ACTS |= {"cancel": 1.0}
+OF_ACTORS_GONE = {"ActorDiedError", "ActorUnavailableError"}
+OF_ACTORS_GONE |= {"TaskError", *(f"TaskError({kind})" for kind in OF_ACTORS_GONE)}
+"""What a node that goes on purpose may cost: actors that live there and may not restart, or do so now."""
 SHARES = tuple(ACTS.values())
 SPREAD = encode(DemandGiven(strategy=StrategyGiven(spread=True)))
 META = Meta("Model", {})
@@ -262,7 +267,7 @@ class Script:
             del self.handles[self.play.universe.rng.choice(list(self.handles))]
 
     def kill(self) -> None:
-        if self.handles:
+        if self.handles and self.play.rough:
             handle, rng = self.play.universe.rng.choice(list(self.handles)), self.play.universe.rng
             self.play.calm = False
             handle._peer.kill(rng.random() < 0.5)
@@ -295,7 +300,10 @@ class Play:
         self.plans: dict[int, Plan] = {}
         self.actors: dict[bytes, Actor] = {}
         self.calm = True  # nothing was broken
+        self.drained = False  # nodes were told to go
+        self.rough = False  # drivers kill actors, and cancel by force
         self.breaking = True
+        self.faults = Faults(self, NAMES, DRIVERS)
         self.act_s = universe.rng.choice(ACT_S)
         self.named = 0
         self._units = 0
@@ -417,7 +425,8 @@ class Play:
         self.universe.count(kind)
         canceled = "TaskCancelledError" in kind
         self.hold(not canceled or plan.may_be_canceled, f"{plan}, and nobody had cancelled it: {words}")
-        self.hold(canceled or not self.calm, f"{plan}, and nothing was broken: {words}")
+        gone = self.drained and kind in OF_ACTORS_GONE
+        self.hold(canceled or gone or not self.calm, f"{plan}, and nothing was broken: {words}")
 
     def cancel(self, process: SimProcess, plan: Plan, ref: ObjectRef) -> None:
         """Stop what makes this ref."""
@@ -425,7 +434,7 @@ class Play:
         if record is None:
             return
         kind, is_task = "cancels", plan.actor is None
-        force = is_task and rng.random() < 0.2
+        force = self.rough and is_task and rng.random() < 0.2
         unheard = plan.starts == 0 and record.retries_left == plan.retries
         unheard = unheard and (record.lease is None if is_task else not record.seq)
         if force:
@@ -514,105 +523,6 @@ class Play:
         if not true:
             self.universe.troubles.append(words)
 
-    # -- faults
-
-    def break_things(self, until: float) -> None:
-        rng, universe = self.universe.rng, self.universe
-        faults: list[tuple[Callable[[], None], int]] = [
-            (self._crash, 2), (self._sever, 5), (self._cut, 3), (self._stall, 2), (self._kill_worker, 6),
-            (self._slow, 2), (self._kill_driver, 1),
-        ]  # fmt: skip
-        self.calm = False
-        scale = max(1, round((until - universe.now) / BUSY_S)) * rng.choice((1, 1, 1, 3))  # a storm, now and then
-        for fault, most in faults:
-            for _ in range(rng.randint(0, most * scale)):
-                universe.at(rng.uniform(universe.now, until), None, fault)
-
-    def _crash(self) -> None:
-        name = self.universe.rng.choice(NAMES)
-        if name in self.land.living and len(self.land.living) > 5:
-            self.universe.count("crashes")
-            self.land.crash(name, power=self.universe.rng.random() < 0.4)
-            self.universe.after(self.universe.rng.choice((1.0, 6.0, 20.0)), self._restart, name)
-
-    def _restart(self, name: str) -> None:
-        if name not in self.land.living:
-            self.land.start(name)
-            if name in DRIVERS:
-                self.drive(name)
-
-    def _two(self) -> tuple[str, str]:
-        one, other = self.universe.rng.sample(NAMES, 2)
-        return one, other
-
-    def _sever(self) -> None:
-        if self.land.wires.sever(*self._two()):
-            self.universe.count("severed")
-
-    def _cut(self) -> None:
-        rng, wires = self.universe.rng, self.land.wires
-        left = rng.sample(NAMES, rng.choice((1, 1, 2, 3)))
-        both = rng.random() < 0.7
-        cut = [(one, other) for one in left for other in NAMES if other not in left]
-        if rng.random() < 0.4:
-            cut = cut[:1]  # one pair
-        if both:
-            cut += [(other, one) for one, other in cut]
-        elif rng.random() < 0.5:
-            cut = [(other, one) for one, other in cut]
-        self.universe.count("cuts")
-        self.universe.note(",".join(left), f"is cut off: {cut}")
-        wires.cut.update(dict.fromkeys(cut))
-        self.universe.after(rng.choice((0.5, 2.0, 5.0, 12.0, 25.0)), self._mend, cut)
-
-    def _mend(self, cut: list[tuple[str, str]]) -> None:
-        for ends in cut:
-            self.land.wires.cut.pop(ends, None)
-        self.land.wires.mended()
-
-    def _slow(self) -> None:
-        ends = self._two()
-        self.land.wires.slow[ends] = None
-        self.universe.after(10.0, self.land.wires.slow.pop, ends, None)
-
-    def _stall(self) -> None:
-        rng = self.universe.rng
-        name = rng.choice(NAMES)
-        if name in self.land.living:
-            self.universe.count("stalls")
-            self.land.units[name].stall(rng.choice((0.3, 2.0, 5.0, 5.0, 15.0)))
-
-    def _kill_worker(self) -> None:
-        workers = [
-            unit
-            for name in self.land.living
-            for unit in self.land.units[name].processes
-            if ".w" in unit.name and unit.alive and not unit.stalled
-        ]
-        if workers:
-            self.universe.count("killed")
-            unit = self.universe.rng.choice(workers)
-            self.universe.note(unit.name, "is killed")
-            unit.end()
-
-    def _kill_driver(self) -> None:
-        name = self.universe.rng.choice(DRIVERS)
-        script = self.scripts.get(name)
-        if script is not None and script.driver.unit.alive and not script.driver.unit.stalled:
-            self.universe.count("killed drivers")
-            self.universe.note(script.driver.unit.name, "is killed")
-            script.driver.unit.end()
-            self.drive(name)
-
-    def heal(self) -> None:
-        """The last fault is over."""
-        self.breaking = False
-        self.land.wires.cut.clear()
-        self.land.wires.slow.clear()
-        self.land.wires.mended()
-        for name in NAMES:
-            self._restart(name)
-
     # -- the end
 
     def open_waits(self) -> list[str]:
@@ -629,6 +539,9 @@ class Play:
                 found.append(f"{name} is down")
                 continue
             far, ledger = node.far, node.store.ledger
+            found += (
+                [f"{name} was told to go, and is still here"] if node.drain is not None and node.drain.draining else []
+            )
             found += [f"{name} keeps {self._about(node, object)}" for object in ledger._entries]
             if node.resources.taken:
                 found.append(f"{name}: {node.resources.taken} taken")
@@ -675,14 +588,17 @@ class Play:
                 lane.core.validate()
 
 
-def play(seed: int, long: bool = False) -> Universe:
-    """Busy for BUSY_S, for LONG_S if `long`; then all is healed, let go and ended."""
+def play(seed: int, long: bool = False, happens: str = "") -> Universe:
+    """Busy for BUSY_S, for LONG_S if `long`; then all is healed, let go and ended.
+
+    happens: "faults", "drains" (nodes go on purpose) or "nothing"; empty: one of them.
+    """
     with Universe(seed) as universe:
-        _play(universe, long)
+        _play(universe, long, happens)
         return universe
 
 
-def _play(universe: Universe, long: bool) -> None:
+def _play(universe: Universe, long: bool, happens: str = "") -> None:
     act = Play(universe, long)
     universe.invariants.append(act.validate)
     for name in NAMES:
@@ -691,11 +607,13 @@ def _play(universe: Universe, long: bool) -> None:
     for name in DRIVERS:
         act.drive(name)
     until = universe.now + (LONG_S if long else BUSY_S)
-    if universe.rng.random() < 0.9:
+    happens = happens or universe.rng.choices(("faults", "drains", "nothing"), (8, 1, 1))[0]
+    act.rough = happens == "faults"
+    if happens != "nothing":
         universe.run(until=universe.now + 3.0)
-        act.break_things(until)
+        (act.faults.break_things if act.rough else act.faults.drain_some)(until)
     universe.run(until=until)
-    act.heal()
+    act.faults.heal()
     for script in act.scripts.values():
         script.acting = False
     universe.run(until=universe.now + 10.0)
