@@ -47,7 +47,7 @@ class ActorDiedError(ActorError):
     """It is gone for good: its restarts are spent, it was killed, or its constructor raised."""
 
     summary = "died"
-    advice = "make a new actor, or give it max_restarts=3 to have it restarted"
+    advice = "make a new actor; one with max_restarts=3 begins again when its process or machine is lost"
 
 
 class ActorUnavailableError(ActorError):

@@ -328,3 +328,21 @@ def test_a_node_that_comes_back_has_its_detached_actors_and_no_other_names(
             lattica.get_actor("gone", SPACE)
         (row,) = mesh.nodes["c"].ask("actors")
         assert row["epoch"] == 2 and row["host"] == node.ask("whoami")["peer_id"]
+
+
+def test_a_detached_actor_of_one_node_only_waits_for_it_and_goes_on_when_it_is_back(
+    sessions: Sessions, tmp_path: Path
+) -> None:
+    """Its supervisor lives; the only node where it may run is dead. It was ended, with restarts left."""
+    with far_mesh(tmp_path, a=1, b=1) as mesh:
+        there = mesh.on("b")
+        made = Counter.options(lifetime="detached", name="bound", max_restarts=-1, scheduling_strategy=there).remote(5)
+        assert lattica.get(made.add.remote(), timeout=20) == 6
+        node = mesh.nodes["b"]
+        mesh.kill("b")
+        assert eventually(lambda: mesh.nodes["a"].states()["b"] == "dead", 30.0)
+        waits = made.where.options(max_task_retries=-1).remote()
+        assert lattica.wait([waits], timeout=4)[0] == [], "it is neither dead nor elsewhere"
+        node.start()
+        assert lattica.get(waits, timeout=30) == mesh.ids["b"]
+        lattica.kill(made)
