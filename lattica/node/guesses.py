@@ -5,8 +5,8 @@ an object knows the former, so it could try numbers. Each question for something
 MISSES_MAX, of which MISSES_PER_S come back. Who has none left is answered for what this node has lent it, and hears of
 everything else what it would hear of an unknown object.
 
-To say that one was given it (`Took`) is such a question, too. It slows guessing down and does not prove that somebody was
-lent what it asks for: a borrower is sent on to others by the id alone, and seeks it everywhere when its lender is gone.
+To say that one was given it (`Took`) is such a question, too. It slows guessing down and does not prove that somebody
+was lent what it asks for: a borrower is sent on to others by the id alone, and seeks it everywhere if its lender dies.
 
 Rules of this file: no IO; the caller says what is known, and the time.
 """
