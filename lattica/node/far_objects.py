@@ -494,8 +494,9 @@ class FarObjects:
         if seeking.doubted and (lender is None or not lender.doubtful):
             self.resolve([object_])  # it is back
         elif seeking.doubted or (missing is not None and not ledger.awaited(object_)):
-            log.info("object %s: %s; its owner, if it is here, may make it again", object_.hex()[:8], how)
-            self._perform(ledger.doubted(object_, how))
+            if effects := ledger.doubted(object_, how):
+                log.info("object %s: %s; its owner is told, and may make it again", object_.hex()[:8], how)
+                self._perform(effects)
         else:
             self._missing.pop(object_, None)
             self._perform(ledger.lost(object_, how, seeking.made_at))
