@@ -42,6 +42,11 @@ def peer_of(name: str) -> PeerId:
 _Core = Measurement | Answering | PathTable | Puncher
 
 
+def _due(core: _Core) -> float:
+    due = core.next_deadline()
+    return float("inf") if due is None else due
+
+
 class NatLab:
     """See the module. birthday: whether nodes may use that method."""
 
@@ -124,6 +129,8 @@ class NatNode:
         self._every_s: dict[str, float] = {}
         self._send_at: dict[str, float] = {}
         self._outer = ""
+        self._dues: dict[str, float] = {}  # by peer, when one of its cores is to be ticked
+        self._touched: dict[str, None] = {}  # peers whose cores were called since
         self._observed: tuple[Endpoint, ...] = ()
         self.mapped: tuple[Endpoint, ...] = ()
 
@@ -221,22 +228,25 @@ class NatNode:
                 effects += self._data(peer, DATA, now)
         effects += self._done(self.measurement.tick(now), "", now)
         effects += self._done(self.answering.tick(now), "", now)
-        for cores in (self.tables, self.punchers):
-            for peer, core in cores.items():
-                due = core.next_deadline()
-                if due is not None and due <= now:
-                    effects += self._done(core.tick(now), peer, now)
+        for peer in [peer for peer, due in self._dues.items() if due <= now]:
+            effects += self._done(self.tables[peer].tick(now), peer, now)
+            effects += self._done(self.punchers[peer].tick(now), peer, now)
         return effects
 
     def next_deadline(self) -> float | None:
-        cores: list[_Core] = [self.measurement, self.answering, *self.tables.values(), *self.punchers.values()]
-        times = [due for core in cores if (due := core.next_deadline()) is not None]
-        return min([*times, *self._send_at.values()], default=None)
+        for peer in self._touched:
+            self._dues[peer] = min(_due(self.tables[peer]), _due(self.punchers[peer]))
+        self._touched.clear()
+        times = [_due(self.measurement), _due(self.answering), *self._dues.values(), *self._send_at.values()]
+        due = min(times)
+        return None if due == float("inf") else due
 
     def validate(self) -> None:
-        cores: list[_Core] = [self.measurement, self.answering, *self.tables.values(), *self.punchers.values()]
-        for core in cores:
-            core.validate()
+        self.measurement.validate()
+        self.answering.validate()
+        for peer in self._touched:
+            self.tables[peer].validate()
+            self.punchers[peer].validate()
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -263,6 +273,7 @@ class NatNode:
         if table.current is None:
             return []
         table.sent(now)
+        self._touched[peer] = None
         return [SendOver(table.current, kind + self.name.encode())]
 
     def _tcp(self, verb: str, *args: object) -> list[object]:
@@ -290,6 +301,7 @@ class NatNode:
         effects: list[object] = []
         for peer, puncher in self.punchers.items():
             self._situate(peer)
+            self._touched[peer] = None
             if measured.behaviour.lifetime_s:
                 self.tables[peer].keep_alive(measured.behaviour.lifetime_s)
             if not isinstance(self.tables[peer].current, Direct) and peer not in self.tcp:
@@ -299,6 +311,8 @@ class NatNode:
     def _done(self, effects: Sequence[object], peer: str, now: float) -> list[object]:
         """What the shell does with the cores' effects; those that the world carries out or records are left."""
         left: list[object] = []
+        if peer in self.tables:
+            self._touched[peer] = None
         for effect in effects:
             match effect:
                 case Tell(message):
