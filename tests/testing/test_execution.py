@@ -136,5 +136,5 @@ def test_a_node_that_goes_without_handing_over_what_others_hold_of_it_is_seen(mo
 def test_a_node_that_never_goes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Drain, "_works_for_others", lambda _: True)
     monkeypatch.setattr(Drain, "_hand_over", lambda *_: asyncio.sleep(1000))
-    with pytest.raises(AssertionError, match="was told to go.*, and is still here"):
+    with pytest.raises(AssertionError, match=r"was told to go.*, and is still here"):
         execution.play(2, happens="drains")
