@@ -56,7 +56,7 @@ def test_a_drained_node_finishes_tasks_hands_over_objects_and_leaves(pair: tuple
     one, two, there = pair
     ref = large.options(scheduling_strategy=there).remote(7)
     lattica.wait([ref], timeout=10, fetch_local=False)
-    running = slow.options(scheduling_strategy=there).remote(1.5)
+    running = slow.options(scheduling_strategy=there).remote(4)  # two commands take a second, on a busy machine more
     time.sleep(0.5)
     one.ok("drain", "--no-wait", "two")
     assert "drains already" in two.run("drain").stderr
