@@ -339,6 +339,41 @@ async def test_what_comes_from_elsewhere_moves_nothing_while_the_route_is_alive_
     await closed(one, two)
 
 
+@virtual
+async def test_a_path_table_hears_of_packets_and_says_which_route_they_take() -> None:
+    class Table:
+        def __init__(self) -> None:
+            self.came: list[Any] = []
+            self.went = 0
+
+        def heard(self, link: Any, route: Any) -> None:
+            self.came.append(route)
+
+        def sent(self, link: Any) -> None:
+            self.went += 1
+
+    net = Net()
+    one, two = net.node(), net.node()
+    table = Table()
+    two.quic.guide_of = lambda peer: table if peer == one.keys.peer else None
+    here, there = await net.connected(one, two)
+    went = table.went
+    assert went and table.came[-1] == ViaRelay(one.keys.peer, 1)
+    await asyncio.sleep(5)
+    one.channel = 2
+    one.data(here, b"from elsewhere")
+    await until(lambda: bool(payloads(two, there)))
+    link = two.quic.streams[there].link
+    assert table.came[-1] == ViaRelay(one.keys.peer, 2)
+    assert link.route == ViaRelay(one.keys.peer, 1), "until the table says so"
+    link.take(ViaRelay(one.keys.peer, 2))
+    assert link.engine.rtt_s is None, "nothing is known of the new path"
+    two.data(there, b"heard")
+    await until(lambda: payloads(one, here) == [b"heard"])
+    assert table.went > went
+    await closed(one, two)
+
+
 # -- strangers ---------------------------------------------------------------------------------------------------------
 
 
