@@ -30,11 +30,21 @@ import msgspec
 
 from lattica.mesh.nat import datagrams, salvos
 from lattica.mesh.nat.behaviour import Behaviour
-from lattica.mesh.nat.candidates import Candidate, observed_of, targets
+from lattica.mesh.nat.candidates import CANDIDATES_MAX, Candidate, observed_of, targets
 from lattica.mesh.nat.datagrams import Keys, Kind, Probe
 from lattica.mesh.nat.measuring import Witness
 from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_open, is_symmetric
-from lattica.mesh.nat.routes import MAIN, CloseSocket, ConnectTcp, Direct, Endpoint, OpenSocket, Route, SendOver
+from lattica.mesh.nat.routes import (
+    MAIN,
+    CloseSocket,
+    ConnectTcp,
+    Direct,
+    Endpoint,
+    OpenSocket,
+    Route,
+    SendOver,
+    is_sendable,
+)
 from lattica.mesh.nat.salvos import Shot
 
 FRESH_ROUND = 3  # of simultaneous sending: an early packet may have spoilt the ports of the first
@@ -266,7 +276,8 @@ class Puncher:
             case Go():
                 return self._told_to_go(message, now)
             case Later(_, again_s):
-                return self._stay("the other side is busy", min(max(again_s, 1.0), PAUSES_S[-1]), now)
+                soon = 1.0 <= again_s <= PAUSES_S[-1]  # also false for what is no number
+                return self._stay("the other side is busy", again_s if soon else PAUSES_S[-1], now)
             case _:
                 assert_never(message)
 
@@ -362,7 +373,7 @@ class Puncher:
         """The other side leads a new attempt."""
         assert self.situation is not None
         effects = self._drop_round(now, "a new attempt") if self._round else []
-        self._attempt, self._theirs, self._since = message.attempt, message.introduction, now
+        self._attempt, self._theirs, self._since = message.attempt, _sound(message.introduction), now
         self._wanted = None
         return [*effects, Tell(Introduced(message.attempt, self.situation.introduction))]
 
@@ -370,8 +381,8 @@ class Puncher:
         assert self.situation is not None
         if self._waits_until == float("inf") or self._round is not None:
             return []
-        self._rtt_s, self._theirs = max(now - self._asked_at, 0.001), message.introduction
-        ours, theirs = self.situation.introduction, message.introduction
+        self._rtt_s, self._theirs = max(now - self._asked_at, 0.001), _sound(message.introduction)
+        ours, theirs = self.situation.introduction, self._theirs
         both = ours.birthday and theirs.birthday
         methods = self._wanted or choose(
             ours.behaviour, theirs.behaviour, ours.candidates, theirs.candidates, birthday=both
@@ -434,7 +445,9 @@ class Puncher:
         round_ = self._round
         if round_ is None or round_.number != message.round or round_.begins < float("inf"):
             return []
-        self._rtt_s = max(now - self._asked_at - min(max(message.took_s, 0.0), now - self._asked_at), 0.001)
+        elapsed_s = now - self._asked_at
+        took_s = message.took_s if 0.0 <= message.took_s <= elapsed_s else 0.0  # also what is no number
+        self._rtt_s = max(elapsed_s - took_s, 0.001)
         self._waits_until = float("inf")
         self._other = message.readiness
         return self._go(message.readiness, now) if round_.ready else []
@@ -525,6 +538,9 @@ class Puncher:
         """The round's shots, from `begins` on."""
         assert self.situation is not None and self._theirs is not None
         round_.ready, round_.begins = True, begins
+        if other.endpoint is not None and not is_sendable(other.endpoint):
+            other = Readiness()
+        other = Readiness(other.endpoint, tuple(port for port in other.ports[: salvos.WINDOW] if 0 < port < 65536))
         round_.questions.clear()
         if round_.method is Method.TCP:
             round_.connects = [(begins, target) for target in self._theirs.tcp[:TCP_TARGETS_MAX]]
@@ -617,3 +633,10 @@ class Puncher:
         self._plan.clear()
         self._waits_until, self._again_at = float("inf"), now + again_s
         return [*effects, StaysRelayed(reason, again_s)]
+
+
+def _sound(introduction: Introduction) -> Introduction:
+    """Without the endpoints that are none."""
+    candidates = tuple(each for each in introduction.candidates[:CANDIDATES_MAX] if is_sendable(each.endpoint))
+    tcp = tuple(each for each in introduction.tcp[:TCP_TARGETS_MAX] if is_sendable(each))
+    return msgspec.structs.replace(introduction, candidates=candidates, tcp=tcp)

@@ -107,6 +107,16 @@ def unpack(data: bytes) -> Endpoint:
     return Endpoint(str(ipaddress.ip_address(host)), int.from_bytes(data[16:18], "big"))
 
 
+def is_sendable(endpoint: Endpoint) -> bool:
+    """Whether a datagram of one peer to another may go there: what others tell may be anything."""
+    try:
+        address = ipaddress.ip_address(endpoint.host)
+    except ValueError:
+        return False
+    is_one = not (address.is_multicast or address.is_unspecified or address.is_loopback or address.is_reserved)
+    return is_one and endpoint.host != "255.255.255.255" and "%" not in endpoint.host and 0 < endpoint.port < 65536
+
+
 def is_private(host: str) -> bool:
     """Whether this address means something only behind some NAT, or on some link: RFC 1918, 6598, 4193, 3927.
 

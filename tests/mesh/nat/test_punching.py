@@ -8,10 +8,12 @@ from random import Random
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lattica.mesh.nat import salvos
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
-from lattica.mesh.nat.candidates import Source
+from lattica.mesh.nat.candidates import Candidate, Source
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
 from lattica.mesh.nat.punching import (
@@ -24,6 +26,7 @@ from lattica.mesh.nat.punching import (
     Introduced,
     Introduction,
     Later,
+    Message,
     Prepare,
     Puncher,
     Readiness,
@@ -32,7 +35,7 @@ from lattica.mesh.nat.punching import (
     StaysRelayed,
     Tell,
 )
-from lattica.mesh.nat.routes import MAIN, Direct, Endpoint
+from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, OpenSocket, SendOver, is_sendable
 from lattica.testing.nat_nodes import NatLab
 from lattica.testing.world import World
 
@@ -345,6 +348,48 @@ def test_a_side_that_is_busy_with_a_birthday_says_when_to_come_again() -> None:
     (later,) = words
     assert isinstance(later, Later) and 0 < later.again_s <= 2 * salvos.BIRTHDAY_S
     assert leader.next_deadline() == pytest.approx(0.1 + later.again_s), "which is no failure, and no longer pause"
+
+
+hosts = st.one_of(st.ip_addresses().map(str), st.sampled_from(["gpu.example.org", "", "224.0.0.1", "127.0.0.1", "::"]))
+endpoints = st.builds(Endpoint, hosts, st.integers(-5, 70_000))
+candidates = st.lists(st.builds(Candidate, st.sampled_from(Source), endpoints), max_size=40).map(tuple)
+introductions = st.builds(
+    Introduction,
+    st.builds(Behaviour, st.sampled_from([None, True, False]), st.booleans(), st.sampled_from(Dependence)),
+    candidates,
+    st.lists(endpoints, max_size=9).map(tuple),
+)
+readinesses = st.builds(Readiness, st.none() | endpoints, st.lists(st.integers(-9, 1 << 70), max_size=40).map(tuple))
+numbers, methods, seconds = st.integers(0, 4), st.sampled_from(Method), st.floats()
+messages = st.one_of(
+    st.builds(Introduce, st.just(1), introductions),
+    st.builds(Introduced, st.just(1), introductions),
+    st.builds(Prepare, st.just(1), numbers, methods),
+    st.builds(Ready, st.just(1), numbers, readinesses, seconds),
+    st.builds(Go, st.just(1), numbers, methods, readinesses),
+    st.builds(Later, st.just(1), seconds),
+)
+
+
+@given(st.booleans(), st.lists(messages, min_size=1, max_size=12))
+def test_whatever_the_other_side_says_is_survived_and_nothing_is_sent_where_nothing_can_be(
+    lower: bool, said: list[Message]
+) -> None:
+    one, now, effects = puncher(lower=lower), 0.0, list[object]()
+    effects += one.punch(now)
+    for message in said:
+        effects += one.said(message, now)
+        for socket in [effect.socket for effect in effects if isinstance(effect, OpenSocket)]:
+            if one.awaits(socket):
+                effects += one.opened(socket, Endpoint("10.0.0.2", 5000), now)
+        one.validate()
+        due = one.next_deadline()
+        assert due is None or due < 10_000, "and it never waits for ever"
+        now = max(now, due) if due is not None else now + 0.1
+        effects += one.tick(now)
+    for effect in effects:
+        if isinstance(effect, SendOver):
+            assert isinstance(effect.route, Direct) and is_sendable(effect.route.endpoint)
 
 
 def test_nobody_is_punched_before_it_is_known_what_we_are_behind() -> None:
