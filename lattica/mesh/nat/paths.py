@@ -54,9 +54,9 @@ BUSY_S = 1.0  # between probes of the current path while packets flow
 BUSY_FOR_S = 2.0  # after the last packet they still do
 KEEP_ALIVE_S = 15.0  # the shortest NAT mapping we have met lives 30 s
 KEEP_ALIVE_S_RANGE = (4.0, 60.0)  # whatever lifetime was measured
-SUSPECT_S = 0.15  # and two round trips of silence: then probes say whether it is the path or the peer
+SUSPECT_S = 0.05  # of silence beyond what an answer may take: then probes say whether it is the path or the peer
 HASTE_S = 0.14  # between those probes; SLOW_S after SILENT_LONG of them
-SILENT_S = 0.6  # and two round trips
+SILENT_S = 0.6  # and a round trip
 SILENT_PROBES = 3  # unanswered in a row, each for longer than its answer may take
 MARGIN_S = 0.1  # that an answer may take beyond the round trip and four mean deviations
 SILENT_LONG = 20
@@ -158,6 +158,11 @@ class Path:
     def patience_s(self) -> float:
         """How long an answer may take before the probe counts as lost."""
         return self.rtt_s + 4 * self.rtt_var_s + MARGIN_S if self.rtt_s else 1.0
+
+    @property
+    def suspect_s(self) -> float:
+        """How long the current path may be silent after something was sent on it."""
+        return self.patience_s + SUSPECT_S
 
     def answered(self, sent_at: float, now: float) -> None:
         """A probe sent then came back. RFC 6298 §2 for the round trip."""
@@ -280,7 +285,7 @@ class PathTable:
         if self._waiting_since is not None or self._now_path is None:
             return False
         self._waiting_since = now
-        return now + SUSPECT_S + 2 * self._now_path.rtt_s < self._told
+        return now + self._now_path.suspect_s < self._told
 
     def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
         """A datagram that claims to be this peer's. What is forged or replayed changes nothing."""
@@ -349,14 +354,14 @@ class PathTable:
         """When it is to be probed next."""
         if path is self._now_path:
             if self._waiting_since is not None:
-                suspect_at = self._waiting_since + SUSPECT_S + 2 * path.rtt_s
+                suspect_at = self._waiting_since + path.suspect_s
                 return min(path.probe_at, max(suspect_at, path.probed_at + self._haste_s()))
             busy_at = max(path.answered_at, path.probed_at) + BUSY_S
             if self._sent_at + BUSY_FOR_S > busy_at:
                 return min(path.probe_at, busy_at)
         elif path.proven and self._waiting_since is not None and self._now_path is not None:
             # the current one is suspect: who else lives?
-            suspect_at = self._waiting_since + SUSPECT_S + 2 * self._now_path.rtt_s
+            suspect_at = self._waiting_since + self._now_path.suspect_s
             return min(path.probe_at, max(suspect_at, path.probed_at + 2 * self._haste_s()))
         if path.proven and path.is_direct and self._now_path is not None and not self._now_path.is_direct:
             return min(path.probe_at, path.probed_at + RESTLESS_S)  # it may still earn its place
@@ -501,7 +506,7 @@ class PathTable:
     @staticmethod
     def _silent_at(path: Path, since: float) -> float:
         """When the current path, on which something was sent then and nothing has come, is silent."""
-        return since + SILENT_S + 2 * path.rtt_s
+        return since + SILENT_S + path.rtt_s
 
     def _notice_silence(self, now: float) -> list[Effect]:
         path, since = self._now_path, self._waiting_since
