@@ -228,15 +228,14 @@ class NatNode:
                 effects += self._data(peer, DATA, now)
         effects += self._done(self.measurement.tick(now), "", now)
         effects += self._done(self.answering.tick(now), "", now)
+        self._look_at_touched()
         for peer in [peer for peer, due in self._dues.items() if due <= now]:
             effects += self._done(self.tables[peer].tick(now), peer, now)
             effects += self._done(self.punchers[peer].tick(now), peer, now)
         return effects
 
     def next_deadline(self) -> float | None:
-        for peer in self._touched:
-            self._dues[peer] = min(_due(self.tables[peer]), _due(self.punchers[peer]))
-        self._touched.clear()
+        self._look_at_touched()
         times = [_due(self.measurement), _due(self.answering), *self._dues.values(), *self._send_at.values()]
         due = min(times)
         return None if due == float("inf") else due
@@ -247,6 +246,12 @@ class NatNode:
         for peer in self._touched:
             self.tables[peer].validate()
             self.punchers[peer].validate()
+
+    def _look_at_touched(self) -> None:
+        """When those whose cores were called are due now."""
+        for peer in self._touched:
+            self._dues[peer] = min(_due(self.tables[peer]), _due(self.punchers[peer]))
+        self._touched.clear()
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
