@@ -181,7 +181,7 @@ class FarPlacing:
 
     def _queue_here(self, wish: Wish) -> None:
         if not wish.local:
-            wish.local = True
+            wish.local, wish.moved_at = True, self._node.now() + ELSEWHERE_S
             self._node.lease_desk.perform(
                 self._node.book.request(
                     wish.client, wish.request, wish.job, wish.demand.resources, self._node.now(),
@@ -301,13 +301,28 @@ class FarPlacing:
         now = self._node.now()
         self._leave_queues(now)
         for wish in list(self.wishes.values()):
-            if wish.where is None and wish.again_at <= now and (wish.client, wish.request) in self.wishes:
+            due = wish.where is None and wish.again_at <= now and (wish.client, wish.request) in self.wishes
+            if due and not self._leave_here(wish, now):
                 self._try(wish)
         waiting = [wish.again_at for wish in self.wishes.values() if wish.where is None]
         if waiting:
             self._look_at(max(min(waiting), now + SHORT_S))
         elif self.wishes:
             self._look_at(now + ELSEWHERE_S)
+
+    def _leave_here(self, wish: Wish, now: float) -> bool:
+        """What waits in our own book, and would begin at once at another node, is asked of that one: what fills us may
+        last, like actors and bundles, and then no estimate of ours comes true."""
+        if not wish.local or wish.moved_at > now:
+            return False
+        wish.moved_at = now + ELSEWHERE_S
+        choice = self._desk.placer.idle_for(wish.demand, self._desk.me, now - wish.since)
+        if choice is None or choice.peer == self._desk.me:
+            return False
+        self._leave_book(wish)
+        wish.tried.clear()
+        self._ask(wish, self._desk.neighbour(choice.peer), choice.limit_s)
+        return True
 
     def _leave_queues(self, now: float) -> None:
         """What waits at another node, and would begin at once at a third, is asked of that one."""

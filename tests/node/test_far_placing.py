@@ -11,7 +11,7 @@ from lattica.codec import messages as m
 from lattica.mesh.identity import PeerId
 from lattica.node.far_placing import FarPlacing, Wish
 from lattica.scheduler.demand import Affinity, Demand
-from lattica.scheduler.placement import Infeasible
+from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
 
 THERE = PeerId(b"t" * 32)
@@ -56,3 +56,26 @@ def test_a_detached_actor_that_may_live_on_one_node_only_waits_for_that_and_says
 def test_what_is_new_or_needs_a_node_that_has_left_fails_and_says_why(house: House) -> None:
     house.wish()
     assert house.denied == [DEAD.reason] and not house.placing.wishes
+
+
+def test_what_waits_in_our_own_book_is_asked_of_a_node_that_is_idle_when_it_has_waited_for_long() -> None:
+    """Ours is full of actors and bundles, which last: whoever waits for them to end waits for ever."""
+    me, asked, left = PeerId(b"m" * 32), list[PeerId](), list[int]()
+    house = House(restarts=False)
+    desk: Any = house.placing._desk
+    desk.placer.choose = lambda *_: Choice(me, 0.02)
+    desk.placer.idle_for = lambda demand, waits_at, waited_s: Choice(THERE, 0.02)
+    desk.neighbour = lambda peer: peer
+    desk.node.book = SimpleNamespace(
+        request=lambda *_, **__: [], cancel=lambda client, number, now: left.append(number)
+    )
+    desk.node.lease_desk = SimpleNamespace(perform=lambda _: None)
+    desk.node.resources = SimpleNamespace(missing=lambda _: "")
+    house.placing._ask = lambda wish, neighbour, limit_s: asked.append(neighbour)  # type: ignore[method-assign]
+    house.placing.place(Wish(2, 7, 1, Demand(ResourceSet.of({"CPU": 1})), True, "a task", False, 0.0))
+    house.now = 0.6
+    house.placing._look()
+    assert not asked, "what is queued here may begin soon"
+    house.now = 1.2
+    house.placing._look()
+    assert asked == [THERE] and left == [7]
