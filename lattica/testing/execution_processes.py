@@ -254,6 +254,7 @@ class Body(Protocol):
     """What a worker runs in place of user code: made by the scenario from the arguments of a task or call."""
 
     run_s: float
+    room: int  # bytes that its result may take in a span of the store; without it, it waits for one
 
     def begin(self, worker: SimWorker) -> list[ObjectRef]:
         """It starts; refs whose values it waits for before it ends."""
@@ -541,8 +542,8 @@ class SimWorker(SimProcess):
         self.wait(lambda: all(self.is_here(ref) for ref in refs), functools.partial(self._finish, body))
 
     def _finish(self, body: Body) -> None:
-        if not self.runtime.has_room(SPAN_BYTES):
-            self.wait(lambda: self.runtime.has_room(SPAN_BYTES), functools.partial(self._finish, body))
+        if body.room and not self.runtime.has_room(body.room):
+            self.wait(lambda: self.runtime.has_room(body.room), functools.partial(self._finish, body))
             return
         assert self.running is not None
         caller, task = self.running

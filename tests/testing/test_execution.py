@@ -12,6 +12,8 @@ import pytest
 from lattica.actors.tasks import TaskRecord, Tasks
 from lattica.node import far_desk
 from lattica.node.drain import Drain
+from lattica.node.group_desk import GroupDesk
+from lattica.scheduler.resources import Allocation, ResourcePool, in_bundle
 from lattica.testing.execution import PIPE_BYTES, NodeLoop, Unit, Universe
 from lattica.testing.scenarios import execution
 
@@ -130,7 +132,7 @@ def test_a_node_that_goes_without_handing_over_what_others_hold_of_it_is_seen(mo
 
     monkeypatch.setattr(Drain, "_hand_over", nothing)
     with pytest.raises(AssertionError, match="ObjectLostError>, and nothing was broken"):
-        execution.play(2, happens="drains")
+        execution.play(3, happens="drains")
 
 
 def test_a_node_that_never_goes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +140,22 @@ def test_a_node_that_never_goes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(Drain, "_hand_over", lambda *_: asyncio.sleep(1000))
     with pytest.raises(AssertionError, match=r"was told to go.*, and is still here"):
         execution.play(2, happens="drains")
+
+
+def test_a_bundle_that_holds_more_than_it_has_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    grow = ResourcePool.grow
+
+    def grow_too_much(self: ResourcePool, bundle: int, allocation: Allocation) -> None:
+        grow(self, bundle, allocation)
+        name = in_bundle(bundle, "CPU")
+        self._sizes[name] = self._free[name] = 2 * self._sizes[name]
+
+    monkeypatch.setattr(ResourcePool, "grow", grow_too_much)
+    with pytest.raises(AssertionError, match=r"begins in bundle \d of one CPU, where .* runs"):
+        execution.play(3)
+
+
+def test_a_group_that_is_removed_and_keeps_its_bundles_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GroupDesk, "remove", lambda *_: None)
+    with pytest.raises(AssertionError, match="keeps bundle 1 of a group"):
+        execution.play(3)

@@ -27,6 +27,7 @@ from lattica.node.far_objects import LEASE_S
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
 from lattica.testing.execution import End, Unit, Universe
 from lattica.testing.execution_faults import Faults
+from lattica.testing.execution_groups import Group, Groups
 from lattica.testing.execution_nodes import Land, NodeUnit, SimNode
 from lattica.testing.execution_processes import SPAN_BYTES, Body, Caller, SimDriver, SimProcess, SimWorker
 
@@ -39,7 +40,7 @@ SIZES = (10, 10, 3_000, 120_000, 300_000)  # inside a message, in an arena, with
 ENDED_S = 90.0  # for every wait to end, after the last fault
 EMPTY_S = LEASE_S + 30.0  # for every hold to be let go: what a node that seemed gone had borrowed is kept for a while
 ACTS = {"submit": 10, "call": 12, "create": 1.5, "drop": 6, "look": 3, "drop_handle": 0.7, "kill": 0.2, "find": 0.3}
-ACTS |= {"cancel": 1.0}
+ACTS |= {"cancel": 1.0, "make_group": 2.0, "remove_group": 0.2}
 OF_ACTORS_GONE = {"ActorDiedError", "ActorUnavailableError"}
 OF_ACTORS_GONE |= {"TaskError", *(f"TaskError({kind})" for kind in OF_ACTORS_GONE)}
 """What a node that goes on purpose may cost: actors that live there and may not restart, or do so now."""
@@ -69,6 +70,7 @@ class Plan:
     order: int = 0
     starts: int = 0
     made: list[Plan] = field(default_factory=list)  # by its body
+    group: Group | None = None
     canceled: bool = False
     withdrawn: bool = False  # cancelled before anybody had heard of it
     outcome: str = ""
@@ -79,9 +81,19 @@ class Plan:
         return f"<{kind} {self.number}: {self.starts} starts, {self.retries} retries, {self.outcome or 'open'}>"
 
     @property
+    def needed(self) -> tuple[Plan, ...]:
+        """What it fails without."""
+        return *self.deps, *self.nested, *self.made
+
+    def groups(self) -> list[Group]:
+        """Placement groups that it runs in, or what it needs."""
+        mine = [self.group] if self.group is not None else []
+        return mine + [group for plan in self.needed for group in plan.groups()]
+
+    @property
     def may_be_canceled(self) -> bool:
         """Whether somebody has cancelled it, or what it needs."""
-        return self.canceled or any(plan.may_be_canceled for plan in (*self.deps, *self.nested, *self.made))
+        return self.canceled or any(plan.may_be_canceled for plan in self.needed)
 
     def value(self) -> tuple[str, int, bytes]:
         return "value", self.number, _pad(self.number % len(LETTERS), self.size)
@@ -113,6 +125,7 @@ class TaskBody:
 
     def __init__(self, play: Play, plan: Plan, args: Any, deps: list[Any]) -> None:
         self.play, self.plan, self.run_s = play, plan, plan.run_s
+        self.room = SPAN_BYTES if plan.group is None else 0
         self.nested: list[ObjectRef] = args[1]
         self.handle: ActorHandle | None = args[2]
         self.deps = deps
@@ -169,7 +182,7 @@ class ActorBody:
     """What a constructor does: it takes its time."""
 
     def __init__(self, run_s: float) -> None:
-        self.run_s = run_s
+        self.run_s, self.room = run_s, 0
 
     def begin(self, worker: SimWorker) -> list[ObjectRef]:
         return []
@@ -190,6 +203,7 @@ class Script:
         self.play, self.driver = play, driver
         self.refs: dict[Plan, ObjectRef] = {}
         self.handles: dict[ActorHandle, None] = {}
+        self.groups: list[Group] = []
         self.settled: set[Plan] = set()  # in the end: what need not be looked at again
         self.acting = True
         self.doing = [getattr(self, act) for act in ACTS]
@@ -212,7 +226,11 @@ class Script:
         nested = rng.sample(known, min(len(known), rng.choice((0, 0, 0, 1, 2))))
         handle = rng.choice(list(self.handles)) if self.handles and rng.random() < 0.25 else None
         children = rng.choice((0, 0, 0, 0, 1, 3))
-        made = play.submit(self.driver, deps, nested, handle, children=children)
+        placed = play.groups.any_of(self.groups)
+        if placed is None:
+            made = play.submit(self.driver, deps, nested, handle, children=children)
+        else:
+            made = play.submit(self.driver, children=0, placed=placed)
         self._keep(made)
         if made is not None and rng.random() < 0.06:  # somebody thinks better of it at once
             play.cancel(self.driver, *made)
@@ -279,6 +297,14 @@ class Script:
             plan = self.play.universe.rng.choice(under_way)
             self.play.cancel(self.driver, plan, self.refs[plan])
 
+    def make_group(self) -> None:
+        if len(self.groups) < 1:
+            self.groups.append(self.play.groups.make(self.driver))
+
+    def remove_group(self) -> None:
+        if self.groups:
+            self.play.groups.remove(self.driver, self.groups.pop())
+
     def find(self) -> None:
         """An actor by its name."""
         self.play.find(self)
@@ -304,6 +330,7 @@ class Play:
         self.rough = False  # drivers kill actors, and cancel by force
         self.breaking = True
         self.faults = Faults(self, NAMES, DRIVERS)
+        self.groups = Groups(self)
         self.act_s = universe.rng.choice(ACT_S)
         self.named = 0
         self._units = 0
@@ -362,6 +389,7 @@ class Play:
         handle: ActorHandle | None = None,
         *,
         children: int,
+        placed: tuple[Group, bytes] | None = None,
     ) -> tuple[Plan, ObjectRef] | None:
         runtime, rng = process.runtime, self.universe.rng
         if not runtime.has_room(SPAN_BYTES // 4):
@@ -375,6 +403,9 @@ class Play:
         body, dep_refs, at = encode_arguments(runtime, args, {}, "a task")
         runtime.tasks.exports.setdefault(FUNCTION, CODE)
         given = SPREAD if rng.random() < 0.4 else b""
+        if placed is not None:
+            plan.group, given = placed
+            plan.size, plan.boxed = SIZES[0], None  # it never waits: see `execution_groups`
         lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, given)
         refs = runtime.new_refs(1)
         record = TaskRecord(lane, FUNCTION, "a task", body, dep_refs, at, refs, plan.retries, False)
@@ -425,7 +456,8 @@ class Play:
         self.universe.count(kind)
         canceled = "TaskCancelledError" in kind
         self.hold(not canceled or plan.may_be_canceled, f"{plan}, and nobody had cancelled it: {words}")
-        gone = self.drained and kind in OF_ACTORS_GONE
+        groups = plan.groups()
+        gone = (self.drained and (kind in OF_ACTORS_GONE or bool(groups))) or any(group.removed for group in groups)
         self.hold(canceled or gone or not self.calm, f"{plan}, and nothing was broken: {words}")
 
     def cancel(self, process: SimProcess, plan: Plan, ref: ObjectRef) -> None:
@@ -516,6 +548,8 @@ class Play:
             last = plan.actor.last.get((worker.unit, plan.who), 0)
             self.hold(plan.order > last, f"{plan} begins after call {last} of its caller, in one incarnation")
             plan.actor.last[worker.unit, plan.who] = plan.order
+        if plan.group is not None:
+            self.groups.begins(worker, plan)
         return TaskBody(self, plan, args[0], deps)
 
     def hold(self, true: bool, words: str) -> None:
@@ -543,6 +577,7 @@ class Play:
                 [f"{name} was told to go, and is still here"] if node.drain is not None and node.drain.draining else []
             )
             found += [f"{name} keeps {self._about(node, object)}" for object in ledger._entries]
+            found += self.groups.left(name, node)
             if node.resources.taken:
                 found.append(f"{name}: {node.resources.taken} taken")
             found += [f"{name} lends {lease}" for lease in node.book.leases.values()]
@@ -580,6 +615,7 @@ class Play:
             node = self.land.node(name)
             if node is not None:
                 node.book.validate()
+                self.groups.validate(node, self.land.cpus[name])
                 node.pool.validate()
                 node.store.ledger.validate()
                 node.actor_desk.supervisor.validate()
@@ -623,6 +659,8 @@ def _play(universe: Universe, long: bool, happens: str = "") -> None:
     for script in act.living():
         script.refs.clear()
         script.handles.clear()
+        while script.groups:
+            script.remove_group()
     universe.run_until(
         lambda: not act.left(drivers=True),
         within_s=EMPTY_S,
