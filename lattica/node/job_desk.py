@@ -152,7 +152,9 @@ class JobDesk:
     def forget(self, job: Job) -> None:
         """Forget it if nothing is left: neither its driver, nor a worker, nor an actor that may need one again."""
         node = self._node
-        gone = job.ended and job.driver not in node.clients and not node.pool.of_job(job.number)
+        driver = node.clients.get(job.driver)  # of a detached actor's own job it is the driver of another one
+        is_there = driver is not None and driver.job == job.number
+        gone = job.ended and not is_there and not node.pool.of_job(job.number)
         if gone and not node.actor_desk.supervisor.living_in(job.number):
             node.jobs.pop(job.number, None)
             folder = self._folders.pop(job.number, None)
