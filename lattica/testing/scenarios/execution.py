@@ -5,13 +5,14 @@ way: a call without retries and a task with `max_retries=0` begin at most once, 
 never in an incarnation older than one that it has heard of, and every value is read as it was made. In the end: every
 wait is over, with a value or an error of ours, and when the refs are dropped nothing is held, leased, carried or asked
 for anywhere. Where nothing is broken there is no error at all, but for what was cancelled; where nodes only go on
-purpose, actors that may not restart are all that is lost.
+purpose, actors that may not restart are all that is lost. Detached actors are found by their names in the end, and no
+two workers are one incarnation; what runs in placement groups: `execution_groups`; what breaks: `execution_faults`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import msgspec
@@ -111,6 +112,12 @@ class Actor:
     restarts: int
     retries: int
     latest: int = 0
+    name: str = ""
+    detached: bool = False
+    accepted: bool = False
+    ended: bool = False  # somebody has killed it for good
+    found: bool = False  # in the end, by its name
+    lives: dict[int, Unit] = field(default_factory=dict)  # incarnation -> the worker that took its calls
     last: dict[tuple[Unit, Unit], int] = field(default_factory=dict)  # (worker, caller) -> order of its last call
     heard: dict[Unit, int] = field(default_factory=dict)  # caller -> incarnation
 
@@ -288,7 +295,9 @@ class Script:
         if self.handles and self.play.rough:
             handle, rng = self.play.universe.rng.choice(list(self.handles)), self.play.universe.rng
             self.play.calm = False
-            handle._peer.kill(rng.random() < 0.5)
+            for_good = rng.random() < 0.5
+            self.play.actors[handle._actor_id].ended |= for_good
+            handle._peer.kill(for_good)
 
     def cancel(self) -> None:
         """One of what is under way."""
@@ -487,16 +496,19 @@ class Play:
         peer, hold = runtime.calls.created(id, "Model", -1)
         request = runtime.next_request()
         name = ""
-        if rng.random() < 0.3:
+        if rng.random() < 0.5:
             self.named += 1
             name = f"name {self.named}"
+            actor.name, actor.detached = name, rng.random() < 0.7
+            self.universe.count("detached actors", actor.detached)
         given = SPREAD if rng.random() < 0.6 else b""
         mine = [ActorHandle(runtime, peer, hold, META)]
         if not name:  # else `remote` waits for the answer
             script.handles[mine.pop()] = None
 
         def answered(answer: Any) -> None:
-            if mine and script.acting and isinstance(answer, m.ActorAccepted):
+            actor.accepted = isinstance(answer, m.ActorAccepted)
+            if mine and script.acting and actor.accepted:
                 script.handles[mine[0]] = None
             if isinstance(answer, m.ActorRefused):
                 self.hold(not self.calm, f"actor {actor.number} is refused: {answer.reason}")
@@ -509,7 +521,7 @@ class Play:
         runtime.tell_node(
             m.ActorCreate(
                 request, id, msgspec.msgpack.encode(actor.number), {"CPU": rng.choice((0.0, 0.5))}, "Model", name,
-                "space", False, False, actor.restarts, [], msgspec.msgpack.encode(META), False, given,
+                "space", actor.detached, False, actor.restarts, [], msgspec.msgpack.encode(META), False, given,
             )
         )  # fmt: skip
         self.universe.count("actors")
@@ -546,6 +558,8 @@ class Play:
             mine = worker.actor.incarnation
             self.hold(mine >= plan.floor, f"{plan} begins in incarnation {mine}, and its caller knows {plan.floor}")
             last = plan.actor.last.get((worker.unit, plan.who), 0)
+            life = plan.actor.lives.setdefault(mine, worker.unit)
+            self.hold(life is worker.unit, f"{plan} begins in {worker.unit}, and {life} was incarnation {mine} before")
             self.hold(plan.order > last, f"{plan} begins after call {last} of its caller, in one incarnation")
             plan.actor.last[worker.unit, plan.who] = plan.order
         if plan.group is not None:
@@ -558,6 +572,33 @@ class Play:
             self.universe.troubles.append(words)
 
     # -- the end
+
+    def end_detached(self) -> None:
+        """Look each up by its name, and kill it."""
+        scripts = self.living()
+        if not scripts:
+            return
+        runtime = scripts[0].driver.runtime
+
+        def ended(actor: Actor, answer: Any) -> None:
+            if isinstance(answer, m.ActorFound):
+                actor.found = True
+                runtime.tell_node(m.ActorKill(answer.actor))
+                runtime.tell_node(m.Drop(answer.actor))
+
+        for actor in self.actors.values():
+            if actor.detached:
+                request = runtime.next_request()
+                runtime.expect(request, partial(ended, actor))
+                runtime.tell_node(m.ActorLookup(request, actor.name, "space"))
+
+    def lost_detached(self) -> list[str]:
+        """Detached actors that must live and were not found. Nodes that crash may take one that is only just made."""
+        lasting = [
+            actor for actor in self.actors.values() if actor.detached and actor.accepted and actor.restarts == -1
+        ]
+        self.universe.count("detached actors found", sum(actor.found for actor in lasting))
+        return [] if self.rough else [f"{actor.name} is not found" for actor in lasting if not actor.found]
 
     def open_waits(self) -> list[str]:
         found = [wait for script in self.living() for wait in script.ended()]
@@ -661,11 +702,15 @@ def _play(universe: Universe, long: bool, happens: str = "") -> None:
         script.handles.clear()
         while script.groups:
             script.remove_group()
+    for wait_s in range(0, 40, 5):
+        universe.after(wait_s, act.end_detached)
     universe.run_until(
         lambda: not act.left(drivers=True),
         within_s=EMPTY_S,
         missing=lambda: "\n".join(act.left(drivers=True)[:12]),
     )
+    if lost := act.lost_detached():
+        universe.fail("; ".join(lost))
     for script in act.living():
         script.driver.unit.end()
     universe.run_until(
