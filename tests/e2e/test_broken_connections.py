@@ -198,8 +198,7 @@ def test_calls_run_once_in_order_however_often_their_connection_is_cut(
         results = lattica.get([actor.add.remote(n, size) for n in numbers], timeout=30)
         assert [int(each[-1]) if size else each for each in results] == [n + 1 for n in numbers]
         had += at_once
-        if time.monotonic() - began < had / count:  # over a second, so that several cuts meet it
-            time.sleep(had / count - (time.monotonic() - began))
+        time.sleep(max(0.0, had / count - (time.monotonic() - began)))  # over a second, so that several cuts meet it
     del results
     times = lattica.get(actor.stop_cutting.remote(), timeout=20) or len(done)
     assert lattica.get(actor.ran.remote(), timeout=20) == list(range(count))
