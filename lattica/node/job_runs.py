@@ -1,7 +1,7 @@
 """Jobs that were submitted: scripts that run as drivers at some node, and go on at another when that one dies.
 
     command ─ submit ─► a node ─ jobs.run ─► the host: its script runs there; a row of the table says so
-                                                │ packages.keep
+                                                │ jobs.keep
                                                 ▼
                         the next two in rendezvous order of the job's id: one of them is its next host
 
@@ -37,7 +37,7 @@ from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.mesh.services import caller, method, service
 from lattica.mesh.table.kinds import JOB, STATEMENT
-from lattica.mesh.table.rows import Row
+from lattica.mesh.table.rows import Row, read_row
 from lattica.node import paths
 from lattica.node.environment import JOB_VARIABLE as ENVIRONMENT_VARIABLE
 from lattica.node.environment import Submitted
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 ID_BYTES = 8
 KEEPERS = 2  # beside the host: two machines may die before it runs elsewhere
+KEEPS_AT_ONCE = 4
 KEPT_S = 5.0  # for another node to keep the files of a job, before whoever submits it is told that it runs
 RANK_S = 2.0  # a run's row is everywhere within half a second
 BACK_S = 3.0  # after our own start, for the table to say whether others went on with what we ran
@@ -117,6 +118,13 @@ class JobService:
     async def file(self, job: str, run: int, path: str, offset: int) -> dict[str, Any]:
         """Of a file in its folder here: {data, size}."""
         return await asyncio.to_thread(self._runs.file_here, job, run, path, offset)
+
+    @method(role=Role.SUBMIT, idempotent=True, limit=KEEPS_AT_ONCE)
+    async def keep(self, row: bytes) -> None:
+        """Be one of those who can go on with the job of this row: know it, and keep its files."""
+        if Role.EXECUTE not in self._runs.peer.credentials.member.roles:
+            raise PermissionDeniedError("this node has not the role `execute`, and goes on with nobody's job")
+        await self._runs.keep_here(read_row(row), caller.get().peer)
 
 
 class _Live:
@@ -280,7 +288,9 @@ class JobRuns:
             if heir == self.me:
                 continue
             try:
-                await self.peer.call(heir, "packages.keep", live.run.package, timeout_s=CALL_S, idempotent=True)
+                row = self.peer.gossip.community.replica.get(JOB, live.key)
+                assert row is not None, "it was written before its script began"
+                await self.peer.call(heir, "jobs.keep", row.data, timeout_s=CALL_S, idempotent=True)
             except (LatticaError, TimeoutError) as error:
                 log.info("%s does not keep the files of job %s: %s", short_peer(heir), job.hex(), error)
                 continue
@@ -422,6 +432,16 @@ class JobRuns:
                     live.process.end(kindly=False)
 
     # -- what is asked
+
+    async def keep_here(self, row: Row, host: PeerId) -> None:
+        """As `JobService.keep`. Its host may be lost before gossip brings the row. Raises RemoteProtocolError,
+        ObjectLostError."""
+        self.peer.gossip.take(host, row)
+        known = self.peer.gossip.community.replica.get(JOB, row.key)
+        read = _read(known) if known is not None else None
+        if read is None:
+            raise LatticaError("the table here does not take the job's row", do_next="ask another node")
+        await self.packages.bring(read[2].package, [host])
 
     def stop_here(self, job: str) -> None:
         """End its script, if it runs here."""

@@ -1,7 +1,6 @@
 """Packages between nodes: whoever runs a job fetches what its script needs from whoever keeps it.
 
     packages.read(cid, offset)     a piece of a package that this node keeps
-    packages.keep(cid)             fetch it from me, and keep it: you may have to go on with my job
 
 Files are unpacked in a folder of the node's own among the sessions of embedded nodes, which tasks see, and which is
 deleted at the node's end, or by the next session when it was killed. Of what no job uses any more the latest stay.
@@ -17,10 +16,10 @@ from contextlib import suppress
 from time import time_ns
 from typing import TYPE_CHECKING
 
-from lattica.errors import ConfigError, LatticaError, ObjectLostError, PermissionDeniedError, RemoteProtocolError
+from lattica.errors import ConfigError, LatticaError, ObjectLostError, RemoteProtocolError
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.roles import Role
-from lattica.mesh.services import caller, method, service
+from lattica.mesh.services import method, service
 from lattica.node import paths
 from lattica.node.packages import PACKED_MAX_BYTES, Packed, Shelf, unpack
 from lattica.objectstore.cid import cid_of
@@ -32,7 +31,6 @@ log = logging.getLogger(__name__)
 PIECE_BYTES = 2 << 20
 PIECE_S = 20.0  # for a piece: at 1 Mbit/s
 READERS = Role.EXECUTE | Role.SUBMIT
-KEEPS_AT_ONCE = 4
 FETCHES_AT_ONCE = 4  # each has up to 120 MiB in memory until its bytes are compared with its name
 UNUSED_MAX = 8
 """Folders of jobs that are over: the next run of a script often needs the same, and each may have 100 MiB."""
@@ -49,13 +47,6 @@ class PackageService:
     async def read(self, cid: str, offset: int) -> bytes:
         """At most PIECE_BYTES from there on; nothing at its end. Raises ObjectLostError."""
         return await self._desk.piece(cid, offset)
-
-    @method(role=Role.SUBMIT, idempotent=True, limit=KEEPS_AT_ONCE)
-    async def keep(self, cid: str) -> None:
-        """Be one of those who keep it."""
-        if Role.EXECUTE not in self._desk.peer.credentials.member.roles:
-            raise PermissionDeniedError("this node has not the role `execute`, and goes on with nobody's job")
-        await self._desk.bring(cid, [caller.get().peer])
 
 
 class PackageDesk:

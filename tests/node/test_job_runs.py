@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from lattica.errors import ConfigError, LatticaError, PermissionDeniedError
+from lattica.mesh import community
 from lattica.mesh.identity import peer_text
 from lattica.mesh.table.kinds import JOB
 from lattica.node import job_process, package_desk
@@ -104,6 +105,19 @@ async def test_a_script_runs_where_it_was_submitted_and_its_files_are_kept_elsew
     assert (told["job"], told["exit_code"], told["restarts"]) == (begun["job"], 3, 0)
     read = await ask(two, "job_logs", job="train")
     assert (read["data"], read["over"], read["trouble"]) == (b"hello\n", True, "")
+
+
+@story
+async def test_who_keeps_the_files_of_a_job_knows_of_it_before_gossip_tells(machines: Machines) -> None:
+    """Its host may be lost right after it has said that it runs."""
+    one = await machines.start("one")
+    two = await joined(machines, "two", one)
+    mine, other = await runs_of(machines, one), await runs_of(machines, two)
+    await until(lambda: len(one.peer.gossip.community.states()) == 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(community, "FLOOD_S", 1000.0)
+        begun = await ask(one, "job_submit", spec=spec(machines, mine))
+    assert [key.hex() for key in other.runs()] == [begun["job"]] and other.packages.shelf.cids()
 
 
 @story
