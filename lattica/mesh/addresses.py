@@ -52,18 +52,20 @@ async def resolve(
     return [(family, where) for family, _, _, _, where in found]
 
 
-def own_addresses(port: int, hosts: list[str]) -> list[str]:
-    """What to tell others of ourselves, from the addresses of this machine's interfaces: global ones first, loopback
-    last, since another process of this machine may ask."""
+def ranked(addresses: Sequence[str]) -> list[str]:
+    """What to tell others of ourselves, each once: global addresses first, those by way of others after our own,
+    loopback last, since another process of this machine may ask."""
 
-    def rank(host: str) -> int:
+    def rank(text: str) -> int:
+        if "/" in text:
+            return 2  # by way of a relay
         try:
-            address = ipaddress.ip_address(host.partition("%")[0])
+            address = ipaddress.ip_address(split_host(text)[0].partition("%")[0])
         except ValueError:
             return 0  # a name: somebody chose it
-        return 3 if address.is_loopback else 2 if address.is_link_local else 1 if address.is_private else 0
+        return 4 if address.is_loopback else 3 if address.is_link_local else 1 if address.is_private else 0
 
-    return [host_text(host, port) for host in sorted(dict.fromkeys(hosts), key=rank)]
+    return sorted(dict.fromkeys(addresses), key=rank)
 
 
 def reachable(bound: Sequence[str]) -> list[str]:
@@ -76,7 +78,7 @@ def reachable(bound: Sequence[str]) -> list[str]:
             hosts += _interface_hosts(6 if host == "::" else 4)
         else:
             hosts.append(host)
-    return own_addresses(port, hosts)
+    return ranked([host_text(host, port) for host in hosts])
 
 
 def _interface_hosts(version: int) -> list[str]:

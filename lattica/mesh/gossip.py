@@ -208,6 +208,12 @@ class Gossip:
         if info != self.community.info:
             self._carry_out(self.community.describe(info, self._loop.time()))
 
+    def moved(self, addresses: Sequence[str]) -> None:
+        """Others reach this node at these addresses from now on."""
+        self.describe(addresses=list(addresses))
+        if not self.community.info.ephemeral:
+            self.directory.reachable(addresses)
+
     def say(self, data: bytes) -> None:
         """Soft state: what this node says of itself until it says something else."""
         self.community.soft.say(data, self._loop.time())

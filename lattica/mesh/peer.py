@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lattica._version import __version__
 from lattica.errors import ConfigError, GetTimeoutError, PeerUnreachableError, RemoteProtocolError
 from lattica.mesh import credentials, values
-from lattica.mesh.addresses import reachable
+from lattica.mesh.addresses import ranked, reachable
 from lattica.mesh.authority import INVITE_S
 from lattica.mesh.calls import Pipe, Stream, Talk
 from lattica.mesh.compression import Packer
@@ -102,12 +102,14 @@ class Peer:
         self.credentials = membership
         self.id = membership.identity.peer
         self.name = name or platform.node()
-        self.listening: list[str] = []
+        self.listening: list[str] = []  # where others reach us, best first
         self.refusals: list[tuple[float, str, str]] = []  # (unix time, from where, why), the latest last
         self.resolver: Resolver | None = None
         self.stopped_by: str | None = None  # why it stopped by itself
         self.on_stop: Callable[[str], None] | None = None
         self.on_falter: list[Callable[[PeerId, str], None]] = []  # hear of sessions that cannot get a connection
+        self._bound: list[str] = []
+        self._advertised: dict[str, tuple[str, ...]] = {}  # by who says so
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
         self._transports = transports
         self.rng = rng or Random(os.urandom(16))
@@ -200,7 +202,7 @@ class Peer:
             except BaseException:
                 await self._transport.close()
                 raise
-            self.listening = reachable(bound)
+            self._bound = self.listening = reachable(bound)
             self._say_hello_with(addresses=self.listening)
         self.serve(self.steward.service(), offered=False)
         self.gossip = self._gossip_of(self)
@@ -411,6 +413,16 @@ class Peer:
         """Remember where a peer can be reached."""
         if addresses and peer != self.id:
             self._addresses[peer] = tuple(addresses)
+
+    def advertise(self, source: str, addresses: Sequence[str]) -> None:
+        """Tell others that we are at these addresses as well. source: who has found them; what it found before is
+        forgotten."""
+        if self._advertised.get(source, ()) == tuple(addresses):
+            return
+        self._advertised[source] = tuple(addresses)
+        self.listening = ranked([*self._bound, *(each for found in self._advertised.values() for each in found)])
+        self._say_hello_with(addresses=self.listening)
+        self.gossip.moved(self.listening)
 
     def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
         """Where it can be reached, as far as is known."""

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError
-from lattica.mesh.addresses import TEXT_MAX_CHARS, host_text, own_addresses, resolve, split_host
+from lattica.mesh.addresses import TEXT_MAX_CHARS, host_text, ranked, resolve, split_host
 
 
 @pytest.mark.parametrize(
@@ -55,9 +55,9 @@ def test_the_address_of_every_interface_can_be_written_and_read(host: str, port:
 
 
 def test_global_addresses_are_told_first_and_loopback_last() -> None:
-    hosts = ["127.0.0.1", "fe80::1%eth0", "10.0.0.7", "8.8.8.8", "box.example.org", "10.0.0.7"]
-    assert own_addresses(7, hosts) == [
-        "8.8.8.8:7", "box.example.org:7", "10.0.0.7:7", "[fe80::1%eth0]:7", "127.0.0.1:7",
+    addresses = ["127.0.0.1:7", "[fe80::1%eth0]:7", "relay/3ab7", "10.0.0.7:7", "8.8.8.8:7", "box.example.org:7"]
+    assert ranked([*addresses, "10.0.0.7:7"]) == [
+        "8.8.8.8:7", "box.example.org:7", "10.0.0.7:7", "relay/3ab7", "[fe80::1%eth0]:7", "127.0.0.1:7",
     ]  # fmt: skip
 
 

@@ -289,6 +289,22 @@ async def test_a_peer_nobody_answers_for_is_unreachable_in_bounded_time(network:
 
 
 @virtual
+async def test_what_is_found_out_of_a_peer_s_addresses_is_told_with_them(network: Networks) -> None:
+    """Each source speaks for itself: the gateway may map another port, or none, while a relay stays."""
+    net = network()
+    one, two = await net.peer(), await net.peer()
+    bound = list(one.listening)
+    one.advertise("mapped", ["192.0.2.7:7411"])
+    one.advertise("relayed", ["relay/3ab7"])
+    assert set(one.listening) == {*bound, "192.0.2.7:7411", "relay/3ab7"}
+    one.advertise("mapped", [])
+    assert set(one.listening) == {*bound, "relay/3ab7"}
+    await one.connect(two.id, two.listening)
+    assert set(two.addresses_of(one.id)) == {*bound, "relay/3ab7"}
+    await one.stop(), await two.stop()
+
+
+@virtual
 async def test_a_restarted_peer_begins_a_new_session(network: Networks) -> None:
     net = network()
     one, two = await net.pair(Shop())
