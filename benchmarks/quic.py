@@ -21,7 +21,7 @@ import uvloop
 
 from lattica.mesh.peer import Peer
 from lattica.mesh.services import method, service
-from lattica.mesh.transport import quic
+from lattica.mesh.transport import quic_link
 
 NOISE = os.urandom(1 << 20)  # that nobody compresses
 WAYS = {"tcp": ("tcp", 0), "quic, 1350 B": ("quic", 1350), "quic, 8192 B": ("quic", 8192)}
@@ -51,7 +51,7 @@ class Bench:
 
 def use_datagrams_of(size: int) -> None:
     if size:
-        quic.datagram_bytes = lambda route: size
+        quic_link.datagram_bytes = lambda route: size
 
 
 async def serve(way: str, size: int) -> None:

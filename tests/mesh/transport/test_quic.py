@@ -16,7 +16,8 @@ from lattica.mesh.certificates import DAY_S
 from lattica.mesh.effects import Dial
 from lattica.mesh.nat.routes import ViaRelay
 from lattica.mesh.transport import quic, quic_engine
-from lattica.mesh.transport.quic import BUFFERED_MAX_BYTES, BULK_UNSENT_MAX_BYTES, Quic
+from lattica.mesh.transport.quic import Quic
+from lattica.mesh.transport.quic_link import BUFFERED_MAX_BYTES, BULK_UNSENT_MAX_BYTES
 from lattica.mesh.wire import BULK, CONTROL, Bye
 from lattica.testing.loop import run_virtually
 from tests.mesh.transport.quic_net import Net, Node, mesh_of_today, until
@@ -344,13 +345,16 @@ async def test_a_path_table_hears_of_packets_and_says_which_route_they_take() ->
     class Table:
         def __init__(self) -> None:
             self.came: list[Any] = []
-            self.went = 0
+            self.went = self.over = 0
 
         def heard(self, link: Any, route: Any) -> None:
             self.came.append(route)
 
         def sent(self, link: Any) -> None:
             self.went += 1
+
+        def gone(self, link: Any) -> None:
+            self.over += 1
 
     net = Net()
     one, two = net.node(), net.node()
