@@ -163,9 +163,31 @@ class PathSocket:
         except OSError as error:  # no route, no buffer: whoever waits for an answer tries again, or gives up
             log.debug("a datagram to %s was not sent: %s", route, error)
 
-    def _send_many(self, sock: socket.socket, where: tuple[Any, ...], datagrams: Sequence[bytes]) -> None:
+    def offer(self, route: Direct, datagrams: Sequence[bytes]) -> int:
+        """Send as many of them as the kernel has room for; how many. What it refuses for good is lost, as in `send`."""
+        try:
+            return self._send_many(self._socket_for(route), tuple(route.endpoint), datagrams)
+        except OSError as error:
+            log.debug("datagrams to %s were not sent: %s", route, error)
+            return len(datagrams)
+
+    def when_writable(self, route: Direct, call: Callable[[], None]) -> None:
+        """Call this once, when the kernel has room for what is sent by this route."""
+        try:
+            fd = self._socket_for(route).fileno()
+        except OSError:
+            self._loop.call_soon(call)
+            return
+
+        def writable() -> None:
+            self._loop.remove_writer(fd)
+            call()
+
+        self._loop.add_writer(fd, writable)
+
+    def _send_many(self, sock: socket.socket, where: tuple[Any, ...], datagrams: Sequence[bytes]) -> int:
         """Hand runs of equally long datagrams to the kernel in one piece, which it cuts (UDP_SEGMENT): a call for each
-        costs a third of what making it does. Raises OSError."""
+        costs a third of what making it does. How many it had room for. Raises OSError."""
         start = 0
         while start < len(datagrams):
             size = len(datagrams[start])
@@ -173,20 +195,21 @@ class PathSocket:
             most = min(start + SEGMENTS_MAX, start + SEGMENTED_MAX_BYTES // size, len(datagrams))
             while self._segments and end < most and len(datagrams[end - 1]) == size >= len(datagrams[end]):
                 end += 1  # the last of a run may be shorter
-            if end == start + 1:
-                sock.sendto(datagrams[start], where)
-            else:
-                try:
+            try:
+                if end == start + 1:
+                    sock.sendto(datagrams[start], where)
+                else:
                     cut = [(socket.SOL_UDP, _UDP_SEGMENT, size.to_bytes(2, sys.byteorder))]
                     sock.sendmsg(datagrams[start:end], cut, 0, where)
-                except BlockingIOError:
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if end == start + 1 or error.errno not in (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT):
                     raise
-                except OSError as error:
-                    if error.errno not in (errno.EIO, errno.EINVAL, errno.ENOPROTOOPT):
-                        raise
-                    self._segments = False  # this machine, or its interface, does not cut
-                    continue
+                self._segments = False  # this machine, or its interface, does not cut
+                continue
             start = end
+        return start
 
     # -- receiving
 
@@ -196,6 +219,14 @@ class PathSocket:
             return
         batch: dict[Connected, tuple[Route, list[bytes]]] = {}
         self._sort(route, datagram, batch)
+        self._hand_on(batch)
+
+    def arrived_together(self, route: Route, datagrams: Sequence[bytes]) -> None:
+        """Several datagrams that came by one route."""
+        batch: dict[Connected, tuple[Route, list[bytes]]] = {}
+        for datagram in datagrams:
+            if datagram:
+                self._sort(route, datagram, batch)
         self._hand_on(batch)
 
     def _readable(self, number: int, sock: socket.socket) -> None:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 DIAL_S = 6.0  # as over TCP
 NEXT_ROUTE_S = 0.25  # RFC 8305 §8: the pause between attempts at different addresses
 ROUTES_MAX = 8  # tried in one dial: each costs a handshake's beginning, 2 ms
+RELAYS_MAX = 2  # of a peer, asked for a channel at once
 PENDING_MAX = 128
 """Handshakes at once: each costs 5 ms of CPU, and is made with somebody who has proved no more than an address."""
 RELAY = "relay/"  # an address by way of another peer: "relay/PEER"
@@ -55,6 +56,7 @@ class Quic:
         self.pending: set[QuicLink] = set()  # accepted, and not proved
         self.streams: dict[int, QuicStream] = {}
         self.guide_of: Callable[[PeerId], Guide | None] = lambda peer: None
+        self.route_of: Callable[[PeerId], Route | None] = lambda peer: None  # by which it answered lately
         self.relayed: Callable[[PeerId, PeerId], Awaitable[Route]] = _no_relay  # (peer, relay): a channel to it
         self._keys = keys
         self._configurations: Configurations | None = None
@@ -218,18 +220,26 @@ class Quic:
             self.owner.dial_failed(dial.attempt, "; ".join(failed.reasons) or "no address is known", failed.final)
 
     async def _race(self, dial: Dial, failed: _Failures) -> QuicLink | None:
-        """A connection to that peer, by whichever route proves to be its."""
+        """A connection to that peer, by whichever route proves to be its. Channels of relays are opened meanwhile."""
         waiting: dict[asyncio.Future[Member], QuicLink] = {}
-        routes = await self._routes(dial, failed)
+        relays = [address for address in dial.addresses if address.startswith(RELAY)][:RELAYS_MAX]
+        opening = {self.loop.create_task(self._opened(dial.peer, address, failed)) for address in relays}
         try:
-            while routes or waiting:
+            routes = await self._routes(dial, failed)
+            while routes or waiting or opening:
                 if routes:
                     link = self._begin(routes.popleft())
                     waiting[link.up] = link
                 done, _ = await asyncio.wait(
-                    waiting, timeout=NEXT_ROUTE_S if routes else None, return_when=asyncio.FIRST_COMPLETED
+                    {*waiting, *opening},
+                    timeout=NEXT_ROUTE_S if routes else None,
+                    return_when=asyncio.FIRST_COMPLETED,
                 )
-                for future in done:
+                for task in opening & done:
+                    opening.discard(task)
+                    if (route := task.result()) is not None:
+                        routes.appendleft(route)
+                for future in waiting.keys() & done:
                     link = waiting.pop(future)
                     if future.exception() is not None:
                         failed.reasons.append(f"{link.route}: {future.exception()}")
@@ -242,8 +252,18 @@ class Quic:
                         return link
             return None
         finally:
+            for task in opening:
+                task.cancel()
             for link in waiting.values():
                 link.end(FASTER)
+
+    async def _opened(self, peer: PeerId, address: str, failed: _Failures) -> Route | None:
+        """A channel to the peer, by way of the relay of this address; None if there is none to be had."""
+        try:
+            return await self.relayed(peer, parse_peer(address.removeprefix(RELAY)))
+        except (OSError, LatticaError) as error:
+            failed.reasons.append(f"{address}: {tls.words(error)}")
+        return None
 
     def _begin(self, route: Route) -> QuicLink:
         from lattica.mesh.transport import quic_engine
@@ -255,11 +275,12 @@ class Quic:
 
     async def _routes(self, dial: Dial, failed: _Failures) -> deque[Route]:
         found: dict[Route, None] = {}
+        if (known := self.route_of(dial.peer)) is not None:
+            found[known] = None
         for address in dial.addresses:
+            if address.startswith(RELAY):
+                continue
             try:
-                if address.startswith(RELAY):
-                    found[await self.relayed(dial.peer, parse_peer(address.removeprefix(RELAY)))] = None
-                    continue
                 host, port = split_host(address)
                 for _, where in await resolve(self.loop, host, port):
                     found[Direct(Endpoint(where[0], where[1]))] = None
