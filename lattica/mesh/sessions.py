@@ -160,12 +160,16 @@ class Sessions:
         return effects
 
     def reconnect(self, reason: str, now: float) -> list[Effect]:
-        """Let every session go on over new connections, which show new certificates."""
+        """Let every session go on over new connections, which show new certificates. One that we dialed carries on
+        until the next one does: right after a join, much is under way."""
         effects: list[Effect] = []
         self._us.generation += 1
         for connection in list(self._connections.values()):
             if connection.number in self._connections:
                 peering = self._peerings[connection.peer]
+                if connection is peering.control and connection.dialed and (again := peering.upgrade(())):
+                    effects += self._settle(peering, again)
+                    continue
                 effects += peering.hang_up(connection, wire.STALE, reason)
                 effects += self._settle(peering, peering.lost(connection, now))
         return effects

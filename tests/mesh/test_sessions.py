@@ -462,6 +462,20 @@ def test_new_certificates_move_every_session_to_new_connections() -> None:
     assert not any(end.open for end in old) and bob.got == [b"bulk", b"more"] and not ann.seen(SessionDown)
 
 
+def test_what_is_sent_while_certificates_are_renewed_does_not_wait_for_the_new_connection() -> None:
+    ring, ann, bob = pair()
+    old = ring.carrier(ann, bob)
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.reconnect("renewed", ring.now))
+    ring.say(ann, bob, b"meanwhile")
+    assert bob.got == [b"meanwhile"] and old.open and len(ring.dials) == 1
+    ring.hold_dials = False
+    ring.advance(1)
+    assert not old.open and ring.carrier(ann, bob) is not old
+    ring.say(bob, ann, b"after")
+    assert ann.got == [b"after"]
+
+
 # -- bulk
 
 
