@@ -6,6 +6,7 @@
              3, pub/sub      see `pubsub`
              4, DHT          see `dht`
              5, views        see `scheduler/views`
+             6, NAT          see `nat_shell/exchange`
 
 Numbers are only ever appended. A protocol that is not known is ignored, so that releases may differ; a message that is
 not known within one is not, so what a release adds to a protocol has a number of its own here.
@@ -24,7 +25,7 @@ from lattica.mesh.soft_state import SAYINGS_MAX, Saying
 from lattica.mesh.table import reconcile
 from lattica.mesh.table.rows import read_row
 
-COMMUNITY, COMPARISON, PUBSUB, DHT, VIEWS = 1, 2, 3, 4, 5
+COMMUNITY, COMPARISON, PUBSUB, DHT, VIEWS, NAT = 1, 2, 3, 4, 5, 6
 ROWS_MAX = 2048
 """In one message: what fits into a notice, if each has the least that a row has."""
 ROOT_MAX_BYTES = 32

@@ -61,6 +61,8 @@ from lattica.mesh.wire import BULK, Hello, Received
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
+    from lattica.mesh.nat_shell.traversal import Traversal
+
 log = logging.getLogger(__name__)
 SUMMONED_S = 10.0  # for a member that cannot be dialed to dial us
 TIMER_SLACK_S = 0.005
@@ -125,6 +127,7 @@ class Peer:
         self._temporary: TemporaryDirectory[str] | None = None
         self._first: Sequence[tuple[PeerId, Sequence[str]]] = ()  # whom to have a session with from the start
         self._stopping = self._is_up = False
+        self.traversal: Traversal | None = None  # of NATs, where there is UDP
         self._offers: set[str] = set()
         self.steward = steward(self)
 
@@ -211,6 +214,8 @@ class Peer:
         self._is_up = True
         self.steward.start()
         self.gossip.start()
+        if self.traversal is not None:
+            self.traversal.start()
         for other, addresses in self._first:
             if other != self.id and addresses:
                 self.know(other, addresses)
@@ -220,7 +225,12 @@ class Peer:
 
     def _ways(self, owner: Owner) -> Transport:
         steward = self.steward
-        return Ways(owner, steward.contexts, self.credentials, steward.serve_renewal, only=self._transports)
+        made = Ways(owner, steward.contexts, self.credentials, steward.serve_renewal, only=self._transports)
+        if made.quic is not None:
+            from lattica.mesh.nat_shell.traversal import Traversal
+
+            self.traversal = Traversal(self, made.quic)
+        return made
 
     async def stop(self, reason: str = "it was stopped", *, leaves: bool = True) -> None:
         """End every session, politely, and close every socket. leaves: all members are told that it has left."""
@@ -235,6 +245,8 @@ class Peer:
         for talk in list(self._talks.values()):
             talk.end(reason)
         self._talks.clear()
+        if self.traversal is not None:
+            self.traversal.stop()
         for timer in (self._timer, self._arming):
             if timer is not None:
                 timer.cancel()
@@ -608,6 +620,8 @@ class Peer:
                     self._dirty.pop(talk, None)
                     self.gossip.disconnected(peer)
                     self.steward.parted(peer)
+                    if self.traversal is not None:
+                        self.traversal.disconnected(peer)
             case Unreachable(peer, reason, final):
                 self._unreachable(peer, reason, final)
             case Faltering(peer, reason):
@@ -637,6 +651,8 @@ class Peer:
             if not waiter.done():
                 waiter.set_result(talk)
         self.gossip.connected(peer)
+        if self.traversal is not None:
+            self.traversal.connected(peer)
 
     def _unreachable(self, peer: PeerId, reason: str, final: bool) -> None:
         error = PeerUnreachableError(f"peer {peer_text(peer)[:8]} cannot be reached: {reason}", peer=peer_text(peer))

@@ -246,6 +246,11 @@ class Puncher:
     def busy(self) -> bool:
         return self._round is not None or self._waits_until < float("inf")
 
+    @property
+    def sockets(self) -> tuple[int, ...]:
+        """Fresh ones of the round that is under way."""
+        return self._round.sockets if self._round is not None else ()
+
     # ---- verbs --------------------------------------------------------------------------------------------------
 
     def punch(self, now: float, methods: tuple[Method, ...] | None = None) -> list[Effect]:

@@ -57,6 +57,7 @@ class Quic:
         self.streams: dict[int, QuicStream] = {}
         self.guide_of: Callable[[PeerId], Guide | None] = lambda peer: None
         self.route_of: Callable[[PeerId], Route | None] = lambda peer: None  # by which it answered lately
+        self.route_of: Callable[[PeerId], Route | None] = lambda peer: None  # by which it answered lately
         self.relayed: Callable[[PeerId, PeerId], Awaitable[Route]] = _no_relay  # (peer, relay): a channel to it
         self._keys = keys
         self._configurations: Configurations | None = None
@@ -275,6 +276,8 @@ class Quic:
 
     async def _routes(self, dial: Dial, failed: _Failures) -> deque[Route]:
         found: dict[Route, None] = {}
+        if (known := self.route_of(dial.peer)) is not None:
+            found[known] = None
         if (known := self.route_of(dial.peer)) is not None:
             found[known] = None
         for address in dial.addresses:

@@ -1,0 +1,232 @@
+"""The ways to one peer to which there is a QUIC connection: its path table, its puncher, and their one timer.
+
+It lives from the moment both have keys until the session or the last QUIC connection is over. It is the `Guide` of
+those connections: they tell it what comes and goes, and it tells them which route to take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+from time import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.nat.datagrams import Keys
+from lattica.mesh.nat.methods import Method
+from lattica.mesh.nat.paths import PathForgotten, PathLost, PathProven, PathTable, SeenAs, Switched, route_text
+from lattica.mesh.nat.punching import Attempted, BecameDirect, Budget, Message, Puncher, Situation, StaysRelayed, Tell
+from lattica.mesh.nat.routes import (
+    CloseSocket,
+    ConnectTcp,
+    Direct,
+    Endpoint,
+    OpenSocket,
+    Route,
+    SendOver,
+    ViaRelay,
+)
+from lattica.mesh.nat_shell.records import Record, Records
+from lattica.mesh.nat_shell.sockets import Sockets, fresh_of
+
+if TYPE_CHECKING:
+    from lattica.mesh.transport.quic_link import QuicLink
+
+log = logging.getLogger(__name__)
+UNUSED_S = 10.0
+"""After the last connection is over: the next one, for a certificate that was renewed, say, takes the path that there
+is. Longer: mappings and sockets are kept alive for nothing."""
+LEAST_S = 0.001
+"""A core that says it is due now, and then again, shall not keep the loop from everything else."""
+
+
+class Shell(Protocol):
+    """Whoever keeps all of these."""
+
+    sockets: Sockets
+    budget: Budget
+    records: Records
+
+    def links_of(self, peer: PeerId) -> Sequence[QuicLink]: ...
+    def unused(self, paths: PeerPaths) -> None: ...
+    def tell(self, peer: PeerId, message: Message) -> None: ...
+    def seen_as(self, route: Direct, endpoint: Endpoint) -> None: ...
+    def connect_tcp(self, paths: PeerPaths, effect: ConnectTcp) -> None: ...
+    def became_direct(self, paths: PeerPaths, effect: BecameDirect) -> None: ...
+
+
+class PeerPaths:
+    """See the module."""
+
+    def __init__(self, shell: Shell, peer: PeerId, keys: Keys, rng: Random, *, lower: bool) -> None:
+        """lower: our PeerId is the lower one."""
+        self.peer = peer
+        self.table = PathTable(keys, rng)
+        self.puncher = Puncher(keys, rng, shell.sockets.numbers, shell.budget, self.table.uses, lower=lower)
+        self.method: Method | None = None  # by which it became direct; None: it was to be reached as it is, or is not
+        self.relayed_s: float | None = None  # the last round trip by way of a relay
+        self.stays: str = ""  # why it is relayed, as far as was tried
+        self._shell = shell
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed_for = 0.0
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<PeerPaths of {short_peer(self.peer)}: {self.table!r}, {self.puncher!r}>"
+
+    # -- what connections tell
+
+    def heard(self, link: QuicLink, route: Route) -> None:
+        effects = self.table.heard(route, self._loop.time())
+        if effects:
+            self.perform(effects)
+        current = self.table.current
+        if current is not None and link.route is not current:
+            link.take(current)  # a connection that is younger than our choice
+
+    def sent(self, link: QuicLink) -> None:
+        if self.table.sent(self._loop.time()):
+            self._arm()
+
+    def gone(self, link: QuicLink) -> None:
+        if not self._over:
+            self._loop.call_later(UNUSED_S, self._look_whether_used)
+
+    def _look_whether_used(self) -> None:
+        if not self._over and not self._shell.links_of(self.peer):
+            self._shell.unused(self)
+
+    # -- what the shell tells
+
+    @property
+    def is_relayed(self) -> bool:
+        """Whether its packets go by way of a relay, as far as we send them."""
+        if self.table.current is not None:
+            return isinstance(self.table.current, ViaRelay)
+        return any(isinstance(link.route, ViaRelay) for link in self._shell.links_of(self.peer))
+
+    def step(self, verb: Callable[..., Sequence[Any]], *args: Any) -> None:
+        """A verb of the table or of the puncher."""
+        if not self._over:
+            self.perform(verb(*args, self._loop.time()))
+
+    def add(self, routes: Iterable[Route]) -> None:
+        """By these it may be reached."""
+        for route in routes:
+            self.step(self.table.add, route)
+
+    def situate(self, situation: Situation) -> None:
+        """We know more of ourselves: become direct, if we are not."""
+        self.puncher.situation = situation
+        if self.is_relayed:
+            self.step(self.puncher.punch)
+
+    def close(self) -> None:
+        """It is over; fresh sockets that lead there are closed."""
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for path in self.table.paths:
+            if (number := fresh_of(path.route)) is not None:
+                self._shell.sockets.close(number)
+        for number in self.puncher.sockets:
+            self._shell.sockets.close(number)
+
+    # -- time
+
+    def _arm(self) -> None:
+        """A timer that comes too early asks again; setting one for each packet would cost more."""
+        if self._over:
+            return
+        found = [at for at in (self.table.next_deadline(), self.puncher.next_deadline()) if at is not None]
+        due = min(found, default=None)
+        if self._timer is not None:
+            if due is not None and self._armed_for <= due:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._armed_for = max(due, self._loop.time() + LEAST_S)
+            self._timer = self._loop.call_at(self._armed_for, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        self.perform([*self.table.tick(now), *self.puncher.tick(now)])
+
+    # -- effects
+
+    def perform(self, effects: Sequence[Any]) -> None:
+        """Carry out what the cores ask for."""
+        for effect in effects:
+            match effect:
+                case SendOver():
+                    self._shell.sockets.send(effect)
+                case OpenSocket(number):
+                    self._open(number)
+                case CloseSocket(number):
+                    self._shell.sockets.close(number)
+                case Tell(message):
+                    self._shell.tell(self.peer, message)
+                case ConnectTcp():
+                    self._shell.connect_tcp(self, effect)
+                case _:
+                    self._event(effect)
+        self._arm()
+
+    def _event(self, effect: Any) -> None:
+        match effect:
+            case Switched(route, was, reason):
+                self._switched(route, was, reason)
+            case PathProven(route, rtt_s):
+                if isinstance(route, ViaRelay):
+                    self.relayed_s = rtt_s
+                self.step(self.puncher.proven, route)
+            case PathLost(route, reason):
+                log.info("the path to %s by %s is lost: %s", short_peer(self.peer), route, reason)
+            case PathForgotten(route):
+                number = fresh_of(route)
+                if number is not None and not self.table.uses(number) and number not in self.puncher.sockets:
+                    self._shell.sockets.close(number)
+            case SeenAs(route, endpoint):
+                self._shell.seen_as(route, endpoint)
+            case Attempted(method, number, direct, took_s, shots, reason):
+                name = method.value if method is not None else ""
+                self._record(Record(self.peer, time(), name, direct, reason, number, took_s, shots))
+            case BecameDirect(method):
+                self.method, self.stays = method, ""
+                self._shell.became_direct(self, effect)
+            case StaysRelayed(reason, again_s):
+                log.info("%s stays relayed: %s; again in %.0f s", short_peer(self.peer), reason, again_s)
+                self.stays = reason
+                self._record(Record(self.peer, time(), "", False, reason))
+            case _:
+                raise AssertionError(f"{effect!r} is not carried out here")
+
+    def _record(self, record: Record) -> None:
+        self._shell.records.add(record)
+
+    def _switched(self, route: Route | None, was: Route | None, reason: str) -> None:
+        log.info("%s: %s in place of %s: %s", short_peer(self.peer), route_text(route), route_text(was), reason)
+        if route is not None:
+            for link in self._shell.links_of(self.peer):
+                link.take(route)
+        if not isinstance(route, Direct):
+            self.method = None
+        if isinstance(route, ViaRelay):
+            self.step(self.puncher.punch)
+
+    def _open(self, number: int) -> None:
+        where = self._shell.sockets.open(number)
+        if where is not None:  # else what waits for it gives up in time
+            self._loop.call_soon(self._opened, number, where)
+
+    def _opened(self, number: int, where: Endpoint) -> None:
+        if self._over:
+            self._shell.sockets.close(number)
+        else:
+            self.step(self.puncher.opened, number, where)
