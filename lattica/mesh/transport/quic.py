@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lattica.errors import LatticaError
 from lattica.mesh import tls
@@ -56,7 +56,6 @@ class Quic:
         self.pending: set[QuicLink] = set()  # accepted, and not proved
         self.streams: dict[int, QuicStream] = {}
         self.guide_of: Callable[[PeerId], Guide | None] = lambda peer: None
-        self.route_of: Callable[[PeerId], Route | None] = lambda peer: None  # by which it answered lately
         self.route_of: Callable[[PeerId], Route | None] = lambda peer: None  # by which it answered lately
         self.relayed: Callable[[PeerId, PeerId], Awaitable[Route]] = _no_relay  # (peer, relay): a channel to it
         self._keys = keys
@@ -231,10 +230,9 @@ class Quic:
                 if routes:
                     link = self._begin(routes.popleft())
                     waiting[link.up] = link
+                both: set[asyncio.Future[Any]] = {*waiting, *opening}
                 done, _ = await asyncio.wait(
-                    {*waiting, *opening},
-                    timeout=NEXT_ROUTE_S if routes else None,
-                    return_when=asyncio.FIRST_COMPLETED,
+                    both, timeout=NEXT_ROUTE_S if routes else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in opening & done:
                     opening.discard(task)
@@ -276,8 +274,6 @@ class Quic:
 
     async def _routes(self, dial: Dial, failed: _Failures) -> deque[Route]:
         found: dict[Route, None] = {}
-        if (known := self.route_of(dial.peer)) is not None:
-            found[known] = None
         if (known := self.route_of(dial.peer)) is not None:
             found[known] = None
         for address in dial.addresses:

@@ -12,6 +12,7 @@ import errno
 import logging
 import socket
 import ssl
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
 from typing import Any
@@ -33,6 +34,7 @@ ACCEPT_S = 10.0  # from the first byte to a verified chain
 BACKLOG = 256
 PENDING_MAX = 128
 """Handshakes at once: each costs 2 ms of CPU, and is made with somebody who has proved nothing yet."""
+NEXT_ADDRESS_S = 0.25
 HAPPY_EYEBALLS_S = 0.25  # RFC 8305 §8: the pause between attempts at different addresses
 
 
@@ -48,6 +50,7 @@ class Tcp:
         """contexts: of our own certificates, asked for at each handshake, since they are renewed.
         renew: serves a connection that was made under the name `renew`."""
         self._owner, self._contexts, self._renew = owner, contexts, renew
+        self.doors: dict[str, Callable[[TlsConnection, Member], None]] = {}  # by application protocol
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, TlsConnection] = {}
         self._numbers = count(1)
@@ -152,35 +155,59 @@ class Tcp:
     # -- dialing
 
     async def _dial(self, dial: Dial) -> None:
-        reasons: list[str] = []
-        final = False
+        failed = _Failures()
         try:
             async with asyncio.timeout(DIAL_S):
-                for address in dial.addresses:
-                    try:
-                        connection, member = await self._connect(address)
-                    except (OSError, LatticaError, ssl.SSLError) as error:
-                        reasons.append(f"{address}: {tls.words(error)}")
-                        final = final or tls.is_refusal(error)
-                        continue
-                    if member.peer != dial.peer:
-                        reasons.append(f"{address}: it is {short_peer(member.peer)}, not {short_peer(dial.peer)}")
-                        connection.abort()
-                        continue
-                    self._tell(connection)
-                    self._owner.dialed(dial.attempt, connection.number, member)
-                    connection.decoder.trust()  # behind its hello may come what we lack
-                    connection.release()
-                    return
+                connection, member = await self._race(dial, failed)
+            if connection is not None and member is not None:
+                self._tell(connection)
+                self._owner.dialed(dial.attempt, connection.number, member)
+                connection.decoder.trust()  # behind its hello may come what we lack
+                connection.release()
+                return
         except TimeoutError:
-            reasons.append(f"no answer within {DIAL_S:g} s")
+            failed.reasons.append(f"no answer within {DIAL_S:g} s")
         except Exception as error:  # a bug of ours: the owner must hear that this dial is over all the same
             log.exception("dialing %s", ", ".join(dial.addresses))
-            reasons.append(repr(error))
+            failed.reasons.append(repr(error))
         if not self._closed:
-            self._owner.dial_failed(dial.attempt, "; ".join(reasons) or "no address is known", final)
+            reason = "; ".join(failed.reasons) or "no address is known"
+            self._owner.dial_failed(dial.attempt, reason, failed.final)
 
-    async def _connect(self, address: str) -> tuple[TlsConnection, Member]:
+    async def _race(self, dial: Dial, failed: _Failures) -> tuple[TlsConnection | None, Member | None]:
+        """A connection to that peer, by the first of its addresses where it is. The next is tried when the one before
+        has failed, or was silent for NEXT_ADDRESS_S: a firewall that drops what is sent must not cost the dial."""
+        addresses = deque(dial.addresses)
+        trying: dict[asyncio.Task[tuple[TlsConnection, Member]], str] = {}
+        try:
+            while addresses or trying:
+                if addresses:
+                    address = addresses.popleft()
+                    trying[self._loop.create_task(self.connect(address, self._contexts.client()))] = address
+                done, _ = await asyncio.wait(
+                    trying, timeout=NEXT_ADDRESS_S if addresses else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    address = trying.pop(task)
+                    try:
+                        connection, member = task.result()
+                    except (OSError, LatticaError, ssl.SSLError) as error:
+                        failed.reasons.append(f"{address}: {tls.words(error)}")
+                        failed.final = failed.final or tls.is_refusal(error)
+                        continue
+                    if member.peer == dial.peer:
+                        return connection, member
+                    failed.reasons.append(f"{address}: it is {short_peer(member.peer)}, not {short_peer(dial.peer)}")
+                    connection.abort()
+            return None, None
+        finally:
+            for task in trying:
+                task.add_done_callback(_not_needed)
+                task.cancel()
+
+    async def connect(self, address: str, context: ssl.SSLContext) -> tuple[TlsConnection, Member]:
+        """A connection with this context of a client, and who is at its other end; whoever asked owns it. Raises
+        OSError, LatticaError or ssl.SSLError."""
         from aiohappyeyeballs import start_connection
 
         host, port = split_host(address)
@@ -189,7 +216,7 @@ class Tcp:
             for family, where in await resolve(self._loop, host, port)
         ]
         sock = await start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_S, loop=self._loop)
-        connection = self._connection(self._contexts.client())
+        connection = self._connection(context)
         try:
             await self._loop.create_connection(lambda: connection, sock=sock)
         except BaseException:
@@ -242,6 +269,9 @@ class Tcp:
                 if await self._is_renewal(connection):
                     return
                 member = await self._proved(connection)
+                if connection.alpn:
+                    self._other_protocol(connection, member)
+                    return
                 self._tell(connection)
                 self._owner.accepted(connection.number, member)
                 connection.release()
@@ -272,6 +302,15 @@ class Tcp:
             connection.finish()
         return True
 
+    def _other_protocol(self, connection: TlsConnection, member: Member) -> None:
+        """It is no session's: hand it to whoever speaks that."""
+        serve = self.doors.get(connection.alpn)
+        if serve is None:
+            connection.finish()
+        else:
+            serve(connection, member)
+            connection.release()
+
     def _tell(self, connection: TlsConnection) -> None:
         """The owner hears of it in this same turn: what it sends must not come before."""
         self._connections[connection.number] = connection
@@ -285,6 +324,20 @@ class Tcp:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a handshake failed in an unforeseen way", exc_info=task.exception())
+
+
+class _Failures:
+    """What went wrong in one dial. final: one side does not accept the other's certificates."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.final = False
+
+
+def _not_needed(task: asyncio.Task[tuple[TlsConnection, Member]]) -> None:
+    """Another address was faster."""
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].abort()
 
 
 def _listener(family: int, where: tuple[Any, ...]) -> socket.socket:

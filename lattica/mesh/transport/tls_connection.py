@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh import tls
@@ -20,6 +20,7 @@ from lattica.mesh.addresses import host_text
 from lattica.mesh.wire import Buffer, Decoder, Frame, Received
 
 READ_BYTES = 256 << 10  # of ciphertext at once
+RECORD_BYTES = 16 << 10  # of TLS, at most
 TURN_BYTES = 1 << 20
 """Of ciphertext in one turn of the event loop: uvloop would read 32 buffers before whoever waits for what is in the
 first of them, or for another connection, has a turn."""
@@ -30,6 +31,13 @@ QUEUE_MAX_BYTES = 34 << 20
 """Of frames that the other side does not read: twice what a session may have unacknowledged. More has only one who
 acknowledges what it did not read, or asks for answers and does not take them."""
 CLOSED = "the other side closed it"
+
+
+class Reader(Protocol):
+    """Who gets decrypted bytes in place of the decoder; `asyncio.StreamReader` is one."""
+
+    def feed_data(self, data: bytes) -> None: ...
+    def feed_eof(self) -> None: ...
 
 
 class TlsConnection(asyncio.BufferedProtocol):
@@ -50,7 +58,8 @@ class TlsConnection(asyncio.BufferedProtocol):
         self.server_name = ""
         self._loop = asyncio.get_running_loop()
         self.up: asyncio.Future[ssl.SSLObject] = self._loop.create_future()
-        self.reader: asyncio.StreamReader | None = None  # where bytes go instead of the decoder
+        self.reader: Reader | None = None  # where bytes go instead of the decoder
+        self.drained: Callable[[], None] = lambda: None  # what waited for the other side to read is gone
         self.held = True  # decrypted bytes wait until the owner knows this connection
         self._context, self._received, self._broken, self._lost = context, received, broken, lost
         self._transport: asyncio.Transport | None = None
@@ -107,8 +116,31 @@ class TlsConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         self._paused = False
         self._send()
+        if not self._paused:
+            self.drained()
 
     # -- what the owner says
+
+    @property
+    def alpn(self) -> str:
+        """The application protocol that both sides named in the handshake; "" if none."""
+        return self._tls.selected_alpn_protocol() or "" if self._tls is not None else ""
+
+    @property
+    def paused(self) -> bool:
+        """The other side does not read, and what is written waits; `drained` tells when that is over."""
+        return self._paused
+
+    @property
+    def backlog(self) -> int:
+        """Bytes that the kernel has not taken."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._queued + unsent
+
+    def write_ahead(self, most: int) -> None:
+        """Pause when so many encrypted bytes wait for the kernel."""
+        if self._transport is not None:
+            self._transport.set_write_buffer_limits(high=most)
 
     def write(self, frame: Frame) -> None:
         """Queue a frame; `flush` sends."""
@@ -165,7 +197,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         try:
             while more:
                 if self.reader is not None:
-                    window = memoryview(bytearray(4096))
+                    window = memoryview(bytearray(RECORD_BYTES))
                     count, more = self._read(window, 1)
                     self.reader.feed_data(bytes(window[:count]))
                 else:
