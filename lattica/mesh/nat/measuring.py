@@ -12,8 +12,12 @@ measured LIFETIME_AFTER_S later, in passing: for each of LIFETIMES_S a socket or
     opened(socket, local)                 as asked by `OpenSocket`
     received(route, data)                 an ANSWER of one of KINDS, or any datagram whose key id is `hairpin_id`
 
+    use(witnesses)                        others are asked from now on; what is known stays
+
 and `Measured` tells what was found, again when the lifetime is known too, and when the main socket is seen elsewhere:
-every WATCH_S a witness is asked, which also keeps its mapping alive. See `behaviour` for what follows from what.
+every WATCH_S a witness is asked, which also keeps its mapping alive. `Glimpsed` tells a round trip after the beginning
+what needs no silence to be known: all but the filtering, so that punching may begin. See `behaviour` for what follows
+from what.
 """
 
 from __future__ import annotations
@@ -77,7 +81,14 @@ class Measured(msgspec.Struct, frozen=True):
     observed: tuple[Endpoint, ...]
 
 
-Effect = SendOver | OpenSocket | CloseSocket | Measured
+class Glimpsed(msgspec.Struct, frozen=True):
+    """What is known so far; whether a filter lets answers through shows by silence, which takes longer."""
+
+    behaviour: Behaviour
+    observed: tuple[Endpoint, ...]
+
+
+Effect = SendOver | OpenSocket | CloseSocket | Measured | Glimpsed
 
 
 class _Question(msgspec.Struct):
@@ -112,7 +123,7 @@ class Measurement:
         self._phase_ends = float("inf")
         self._allocating: list[int] = []
         self._filtering: list[int] = []
-        self._hairpinned = False
+        self._hairpinned = self._glimpsed = False
         self._observed: tuple[Endpoint, ...] = ()
         self._watch_at = float("inf")
         self._watch: bytes | None = None  # the transaction of the question
@@ -126,14 +137,11 @@ class Measurement:
     def measure(self, witnesses: Sequence[Witness], own: Sequence[str], now: float) -> list[Effect]:
         """own: addresses of this machine's interfaces. Raises nothing: with too few witnesses less is known."""
         effects = self._stop()
-        hosts: dict[str, Witness] = {}
-        for witness in witnesses:
-            hosts.setdefault(witness.endpoint.host, witness)
-        self._witnesses, self._own = tuple(list(hosts.values())[:WITNESSES_MAX]), tuple(own)
+        self._witnesses, self._own = _apart(witnesses), tuple(own)
         if not self._witnesses:
             return effects
         self._begin("asking", now + OPENED_S)
-        self._hairpinned = False
+        self._hairpinned = self._glimpsed = False
         self._allocating = [next(self._sockets) for _ in range(ALLOCATED)]
         self._filtering = [next(self._sockets) for _ in self._witnesses[:2]]
         self._roles[self._allocating[0]] = self._ask_everybody
@@ -147,6 +155,21 @@ class Measurement:
             if witness.six is not None:
                 self._ask(MAIN, witness.six, Kind.OBSERVE, witness.keys, now)
         return [*effects, *(OpenSocket(socket) for socket in self._roles), *self.tick(now)]
+
+    def use(self, witnesses: Sequence[Witness], now: float) -> list[Effect]:
+        """Some witnesses are gone, or others are better. What is under way begins anew."""
+        if self._phase:
+            return self.measure(witnesses, self._own, now)
+        if self._watch is not None:
+            self._questions.pop(self._watch, None)
+            self._watch, self._watch_at = None, now + WATCH_S / 4
+        self._witnesses = _apart(witnesses)
+        self._watches_lost = 0
+        if not self._witnesses:
+            self._watch_at = self._lifetimes_at = float("inf")
+        elif self.behaviour.udp and self._watch_at == float("inf"):
+            self._watch_at = now + WATCH_S / 4
+        return []
 
     def network_changed(self, now: float) -> list[Effect]:
         """An address of ours, or how others see us, has changed."""
@@ -224,6 +247,10 @@ class Measurement:
         return [CloseSocket(socket) for socket in sockets]
 
     def _advance(self, now: float) -> list[Effect]:
+        if self._phase == "asking" and not self._glimpsed and self._all_seen():
+            self._glimpsed = True
+            behaviour, observed = self._found(None)
+            return [Glimpsed(behaviour, observed), *self._advance(now)]
         match self._phase:
             case "asking" if now >= self._phase_ends or self._all_known():
                 return self._begin_hairpins(now)
@@ -245,6 +272,12 @@ class Measurement:
             and not strangers
         )
 
+    def _all_seen(self) -> bool:
+        """Whether every question was answered that any NAT lets through."""
+        asked = [question for question in self._questions.values() if question.kind is Kind.OBSERVE]
+        four = [question for question in asked if not question.to.is_ipv6]
+        return not self._roles and bool(four) and all(question.seen for question in four)
+
     def _begin_hairpins(self, now: float) -> list[Effect]:
         """Two of our sockets, each to where the other is seen."""
         self._begin("hairpins", now + HAIRPINNED_S)
@@ -258,7 +291,8 @@ class Measurement:
             self._questions[self._rng.randbytes(8)] = _Question(socket, to, Kind.HAIRPIN, keys, times)
         return self.tick(now)
 
-    def _conclude(self, now: float) -> list[Effect]:
+    def _found(self, filtering: Dependence | None) -> tuple[Behaviour, tuple[Endpoint, ...]]:
+        """What follows from the answers; and where the main socket is seen."""
         sightings = [each for each in self._sightings(Kind.OBSERVE) if not each.seen.is_ipv6]
         first = [sighting for sighting in sightings if sighting.socket == self._allocating[0]]
         fresh = [
@@ -267,12 +301,11 @@ class Measurement:
         mapping, translated = mapping_of(first), self._translated()
         allocation, step = allocation_of(fresh if mapping is Dependence.INDEPENDENT else first)
         main = [sighting for sighting in self._sightings(Kind.OBSERVE) if sighting.socket == MAIN]
-        self._observed = tuple(dict.fromkeys(sighting.seen for sighting in main))
-        self.behaviour = Behaviour(
+        behaviour = Behaviour(
             udp=bool(self._sightings(Kind.OBSERVE)),
             translated=translated,
             mapping=mapping,
-            filtering=self._filtering_found(),
+            filtering=filtering,
             allocation=allocation if translated else None,
             step=step if translated else 0,
             lifetime_s=self.behaviour.lifetime_s,
@@ -281,6 +314,10 @@ class Measurement:
             mapped=self.mapped,
             ipv6=any(sighting.seen.is_ipv6 for sighting in main),
         )
+        return behaviour, tuple(dict.fromkeys(sighting.seen for sighting in main))
+
+    def _conclude(self, now: float) -> list[Effect]:
+        self.behaviour, self._observed = self._found(self._filtering_found())
         effects = self._stop()
         if self.behaviour.filtering is not Dependence.INDEPENDENT and self.behaviour.udp:
             self._lifetimes_at = now + LIFETIME_AFTER_S
@@ -413,3 +450,11 @@ class Measurement:
                  for kind in (Kind.OTHER_PEER, Kind.OTHER_PORT)}  # fmt: skip
         found = {kind: any(each.seen for each in questions) if questions else None for kind, questions in asked.items()}
         return filtering_of(other_peer=found[Kind.OTHER_PEER], other_port=found[Kind.OTHER_PORT])
+
+
+def _apart(witnesses: Sequence[Witness]) -> tuple[Witness, ...]:
+    """One at each address, as many as are asked."""
+    hosts: dict[str, Witness] = {}
+    for witness in witnesses:
+        hosts.setdefault(witness.endpoint.host, witness)
+    return tuple(list(hosts.values())[:WITNESSES_MAX])

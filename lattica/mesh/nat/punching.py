@@ -3,13 +3,15 @@
     L -> H  Introduce(attempt, introduction)         H -> L  Introduced(attempt, introduction)
     L -> H  Prepare(attempt, round, method)          H -> L  Ready(attempt, round, readiness, took), or Later
     L -> H  Go(attempt, round, method, readiness)    both shoot; H when it hears this, L half a round trip later
+    H -> L  Again(attempt)                           H knows more of itself now, or wants another attempt
 
 L has the lower PeerId, and leads. Prepare and Ready only for rounds with fresh sockets. A round is a list of shots
 (`salvos`); what the shots open is found by the peer's path table, for they are probes with its keys: the shell tells
 `proven` with each direct route that the table has proven, and that ends the attempt. Fresh sockets on which the table
 has no path are closed; the others are the shell's (`PathForgotten`).
 
-    punch()              become direct: the shell calls it when a session is relayed, or something has changed
+    punch()              become direct: the shell calls it when a session is relayed
+    again()              something has changed: the same, on either side
     said(message)        of the other side, over the session
     proven(route)        by the path table
     opened · received    fresh sockets, and how witnesses see them
@@ -57,6 +59,9 @@ TCP_TARGETS_MAX = 3
 TCP_TRIES_MAX = 12
 PAUSES_S = (30.0, 120.0, 600.0, 3600.0)
 BIRTHDAYS_AN_HOUR = 10
+AGAINS_S = 60.0  # by the other side's wish there is another attempt so often, the first AGAINS_FREE at once
+AGAINS_FREE = 4
+ANEW_S = 0.2
 TEXT_MAX = 80
 
 
@@ -123,7 +128,13 @@ class Later(msgspec.Struct, frozen=True, tag=6):
     again_s: float
 
 
-Message = Introduce | Introduced | Prepare | Ready | Go | Later
+class Again(msgspec.Struct, frozen=True, tag=7):
+    """Of the side that follows: it has found out more, so another attempt is worth it. attempt: the latest it knows."""
+
+    attempt: int
+
+
+Message = Introduce | Introduced | Prepare | Ready | Go | Later | Again
 
 
 class Tell(msgspec.Struct, frozen=True):
@@ -236,6 +247,8 @@ class Puncher:
         self._again_at = float("inf")
         self._failures = 0
         self._wanted: tuple[Method, ...] | None = None
+        self._agains: list[float] = []  # when the other side wished for another attempt
+        self._anew = False  # ... while one was under way
         self._connecting: dict[int, Endpoint] = {}
 
     def __repr__(self) -> str:
@@ -263,11 +276,19 @@ class Puncher:
         self._again_at, self._waits_until, self._wanted = float("inf"), now + ANSWER_S, methods
         return [Tell(Introduce(self._attempt, self.situation.introduction))]
 
+    def again(self, now: float) -> list[Effect]:
+        """We know more of ourselves, so another attempt is worth it, whoever leads."""
+        if self.lower and self.busy:
+            self._anew = True
+        if self.lower or self.situation is None:
+            return self.punch(now)
+        return [Tell(Again(self._attempt))]
+
     def said(self, message: Message, now: float) -> list[Effect]:
         """What is not of this attempt, or not to be said by the other side, changes nothing."""
-        if self.situation is None or isinstance(message, Introduced | Ready | Later) != self.lower:
+        if self.situation is None or isinstance(message, Introduced | Ready | Later | Again) != self.lower:
             return []
-        if not isinstance(message, Introduce) and message.attempt != self._attempt:
+        if not isinstance(message, Introduce | Again) and message.attempt != self._attempt:
             return []
         match message:
             case Introduce():
@@ -283,6 +304,8 @@ class Puncher:
             case Later(_, again_s):
                 soon = 1.0 <= again_s <= PAUSES_S[-1]  # also false for what is no number
                 return self._stay("the other side is busy", again_s if soon else PAUSES_S[-1], now)
+            case Again():
+                return self._asked_again(now)
             case _:
                 assert_never(message)
 
@@ -373,6 +396,17 @@ class Puncher:
         assert round_ is None or len(round_.shots) <= salvos.GUESSES, f"{len(round_.shots)} shots"
 
     # ---- the exchange -------------------------------------------------------------------------------------------
+
+    def _asked_again(self, now: float) -> list[Effect]:
+        """The other side knows more. Not without bounds: it may say so as often as it likes."""
+        self._agains = [at for at in self._agains if at > now - AGAINS_S]
+        if len(self._agains) >= AGAINS_FREE:
+            return []
+        self._agains.append(now)
+        if self.busy:
+            self._anew = True
+            return []
+        return self.punch(now)
 
     def _introduced_to(self, message: Introduce, now: float) -> list[Effect]:
         """The other side leads a new attempt."""
@@ -607,7 +641,7 @@ class Puncher:
         round_ = self._round
         assert round_ is not None
         self._plan.clear()
-        self._failures, self._waits_until = 0, float("inf")
+        self._failures, self._waits_until, self._anew = 0, float("inf"), False
         record = Attempted(round_.method, round_.number, True, now - round_.since, round_.shot + round_.connected)
         return [*self._close(round_), record, BecameDirect(round_.method, over, now - self._since)]
 
@@ -636,6 +670,11 @@ class Puncher:
     def _stay(self, reason: str, again_s: float, now: float) -> list[Effect]:
         effects = self._drop_round(now, reason) if self._round is not None else []
         self._plan.clear()
+        if self._anew:
+            again_s = min(again_s, ANEW_S)
+        elif self._wanted is not None:
+            again_s = float("inf")  # that was something beside, and is not tried for ever
+        self._anew = False
         self._waits_until, self._again_at = float("inf"), now + again_s
         return [*effects, StaysRelayed(reason, again_s)]
 

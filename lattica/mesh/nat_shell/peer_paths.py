@@ -201,8 +201,8 @@ class PeerPaths:
                 self.method, self.stays = method, ""
                 self._shell.became_direct(self, effect)
             case StaysRelayed(reason, again_s):
-                log.info("%s stays relayed: %s; again in %.0f s", short_peer(self.peer), reason, again_s)
-                self.stays = reason
+                log.info("%s stays as it is: %s; again in %.0f s", short_peer(self.peer), reason, again_s)
+                self.stays = reason if self.is_relayed else ""
                 self._record(Record(self.peer, time(), "", False, reason))
             case _:
                 raise AssertionError(f"{effect!r} is not carried out here")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import count
 from random import Random
 
+import msgspec
 import pytest
 
 from lattica.mesh.identity import PeerId
@@ -12,7 +13,7 @@ from lattica.mesh.nat import datagrams
 from lattica.mesh.nat.answering import FOR_OTHERS_MAX, LATER_OF_PEER_MAX, Answering, HaveSent
 from lattica.mesh.nat.behaviour import Allocation, Behaviour, Dependence, Sighting, allocation_of, is_double, mapping_of
 from lattica.mesh.nat.datagrams import Answer, Keys, Kind, Probe
-from lattica.mesh.nat.measuring import Measurement
+from lattica.mesh.nat.measuring import Glimpsed, Measurement
 from lattica.mesh.nat.routes import Direct, Endpoint, OpenSocket, SendOver
 from tests.mesh.nat.measurers import Measuring
 
@@ -93,6 +94,32 @@ def test_a_full_cone_is_recognised_in_a_fraction_of_a_second() -> None:
     lab.begin()
     lab.world.run_until(lab.measured, within_s=1.0, missing=lambda: "no verdict")
     assert lab.world.now - started < 0.5
+
+
+@pytest.mark.parametrize("nat", ["port-restricted", "symmetric", "symmetric-seq", "firewall"])
+def test_all_but_the_filtering_is_known_a_round_trip_after_the_beginning(nat: str) -> None:
+    lab = Measuring(1, nat)
+    began = lab.world.now
+    whole = lab.measure()
+    ((at, glimpsed),) = [(at, event) for at, _, event in lab.world.events if isinstance(event, Glimpsed)]
+    assert at - began < 0.3 and glimpsed.observed == lab.measured()[-1].observed
+    assert glimpsed.behaviour == msgspec.structs.replace(whole, filtering=None, hairpin=glimpsed.behaviour.hairpin)
+
+
+def test_other_witnesses_are_asked_when_the_first_are_gone_and_what_is_known_stays() -> None:
+    lab = Measuring(1, "port-restricted", witnesses=3)
+    behaviour = lab.measure()
+    lab.world.crash("w0")
+    lab.world.crash("w1")
+    lab.world.tell("a1", "does", "use", [lab.witness("w2")])
+    lab.world.run(lab.world.now + 200.0)
+    assert {each.behaviour.udp for each in lab.measured()} == {True}, "nobody takes their silence for a blocked port"
+    assert lab.measured()[-1].behaviour.mapping == behaviour.mapping
+    lab.world.tell("a1", "does", "use", [])
+    lab.world.run(lab.world.now + 1.0)
+    before = len(lab.measured())
+    lab.world.run(lab.world.now + 200.0)
+    assert len(lab.measured()) == before
 
 
 def test_ipv6_is_seen_where_it_works() -> None:

@@ -17,8 +17,12 @@ from lattica.mesh.nat.candidates import Candidate, Source
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
 from lattica.mesh.nat.punching import (
+    AGAINS_FREE,
+    AGAINS_S,
+    ANEW_S,
     BIRTHDAYS_AN_HOUR,
     PAUSES_S,
+    Again,
     Attempted,
     BecameDirect,
     Budget,
@@ -401,3 +405,26 @@ def test_nobody_is_punched_before_it_is_known_what_we_are_behind() -> None:
 
 def test_sources_are_told_in_the_order_of_their_worth() -> None:
     assert list(Source) == [Source.CONFIGURED, Source.MAPPED, Source.HOST, Source.OBSERVED, Source.LAN]
+
+
+def test_a_follower_that_knows_more_has_the_leader_try_again_at_once_but_not_without_bounds() -> None:
+    leader, follower = puncher(lower=True), puncher()
+    assert tells(leader.again(0.0)) == [Introduce(1, INTRODUCTION)], "the leader needs to ask nobody"
+    assert tells(follower.again(0.0)) == [Again(0)]
+    follower.situation = None
+    assert follower.again(0.0) == [], "who knows nothing of itself has nothing to say"
+    leader = puncher(lower=True)
+    for attempt in range(1, AGAINS_FREE + 1):
+        assert tells(leader.said(Again(attempt - 1), 5.0 * attempt)) == [Introduce(attempt, INTRODUCTION)]
+        leader.tick(5.0 * attempt + 4.5)  # nobody answers
+    assert leader.said(Again(9), 30.0) == []
+    assert tells(leader.said(Again(9), 30.0 + AGAINS_S)) == [Introduce(AGAINS_FREE + 1, INTRODUCTION)]
+
+
+def test_an_attempt_that_was_overtaken_by_news_is_followed_by_another_soon() -> None:
+    leader = puncher(lower=True)
+    leader.punch(0.0)
+    assert leader.said(Again(1), 1.0) == [], "one is under way"
+    stays = leader.tick(4.5)[-1]
+    assert isinstance(stays, StaysRelayed) and stays.again_s <= ANEW_S
+    assert tells(leader.tick(4.5 + ANEW_S)) == [Introduce(2, INTRODUCTION)]

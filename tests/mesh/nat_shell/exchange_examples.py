@@ -11,7 +11,18 @@ from pathlib import Path
 from lattica.mesh.nat.behaviour import Allocation, Behaviour, Dependence
 from lattica.mesh.nat.candidates import Candidate, Source
 from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.punching import Go, Introduce, Introduced, Introduction, Later, Message, Prepare, Readiness, Ready
+from lattica.mesh.nat.punching import (
+    Again,
+    Go,
+    Introduce,
+    Introduced,
+    Introduction,
+    Later,
+    Message,
+    Prepare,
+    Readiness,
+    Ready,
+)
 from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.nat_shell.exchange import Card, write_card, write_message
 
@@ -38,6 +49,7 @@ MESSAGES: list[Message] = [
     Ready(1, 3, READINESS, 0.25),
     Go(1, 3, Method.PREDICTION, READINESS),
     Later(1, 30.0),
+    Again(1),
 ]
 
 
