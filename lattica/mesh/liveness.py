@@ -10,7 +10,9 @@ from lattica.mesh.wire import BULK, CONTROL
 
 HELLO_S = 10.0  # for the first frame of a connection: a slow link needs seconds, a silent one holds a descriptor
 PING_AFTER_S = 15.0  # of silence: half of the shortest NAT mapping we have met
-WAIT_S = 1.0  # of silence while an acknowledgement is due
+WAIT_S = 0.6
+"""Of silence while an acknowledgement is due, until we ask whether there is anybody, and dial beside a TCP connection:
+twice the longest round trip on Earth. Less asks busy processes in vain, more is a longer gap where the way is gone."""
 DEAD_AFTER_S = 5.0  # without a sound although something is due: 20 round trips of the longest path on Earth
 PROBE_S = 1.5  # for an answer from the old connection when a second one turns up
 MEASURE_S = 30.0
@@ -63,6 +65,11 @@ def verdict(connection: Connection, by: Due, now: float) -> tuple[str, str] | No
     if connection.pinged_at is not None:
         return wire.STALE, f"silent for {now - connection.heard_at:.1f} s"
     return None
+
+
+def is_silent(control: Connection | None, bulk: Connection) -> bool:
+    """Whether nothing came over bulk since the control plane's connection was asked, in vain, whether it lives."""
+    return control is not None and control.pinged_at is not None and bulk.heard_at <= control.pinged_at
 
 
 def _idle_at(connection: Connection, by: Due) -> float:

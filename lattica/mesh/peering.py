@@ -21,6 +21,7 @@ from lattica.mesh.dialing import UNREACHABLE_S, Dialing
 from lattica.mesh.effects import Dial, Hangup, Transmit
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.links import (
+    STREAM_RANK,
     Attached,
     ClockSample,
     Connection,
@@ -35,7 +36,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, Due, due, measure_at, round_trip, verdict
+from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, WAIT_S, Due, due, is_silent, measure_at, round_trip, verdict
 from lattica.mesh.session import Session
 from lattica.mesh.twins import Inquiry, Process, is_later_twin, statement
 from lattica.mesh.us import Effect, Us, farewell
@@ -253,11 +254,17 @@ class Peering:
         farewell = verdict(connection, by, now)
         if farewell is None:
             connection.pinged_at = connection.asked_at = connection.measured_at = now
-            return [Transmit(connection.number, wire.encode(wire.Ping(0)))]
+            return [Transmit(connection.number, wire.encode(wire.Ping(0))), *self._doubt(connection, by)]
         effects = self._close(connection, *farewell, now)
         if farewell[0] == wire.IDLE:
             self.dialing.not_needed(BULK)
         return effects
+
+    def _doubt(self, connection: Connection, by: Due) -> list[Effect]:
+        """Something is due and nothing is heard: the way may be gone, as where a router has a new address. Dial beside
+        it, for TCP says so after minutes and the verdict takes seconds; QUIC looks for another way by itself."""
+        is_tcp = connection is self.control and connection.rank == STREAM_RANK
+        return self.upgrade(()) if is_tcp and connection.dialed and by.waits_since is not None else []
 
     def _measure(self, connection: Connection) -> Due:
         plane = connection.plane
@@ -413,6 +420,10 @@ class Peering:
             for bulk in self.of_plane(BULK):
                 if bulk.rank < connection.rank:  # it goes on by the better way
                     effects += self.hang_up(bulk, wire.STALE, "there is a better way")
+                elif bulk.pinged_at is not None or is_silent(other, bulk):
+                    in_use = self.bulk_used_at + WAIT_S > bulk.heard_at  # till it fell silent
+                    self.dialing.bulk_asked = connection.dialed and in_use
+                    effects += self.hang_up(bulk, wire.STALE, "it fell silent, as what carried control did")
             self.dialing.not_needed(BULK)  # what was asked over the former connection may not have arrived
             effects.append(Attached(self.peer, connection.member, hello, resumed))
             connection.asked_at = connection.measured_at = now

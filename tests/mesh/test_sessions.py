@@ -23,7 +23,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.liveness import MEASURE_S, round_trip
+from lattica.mesh.liveness import MEASURE_S, WAIT_S, round_trip
 from lattica.mesh.sessions import (
     BACKOFF_S,
     BULK_IDLE_S,
@@ -260,6 +260,31 @@ def test_a_connection_that_is_dead_without_a_sound_is_noticed_and_replaced() -> 
     ring.advance(DEAD_AFTER_S + 3)
     assert bob.got == [b"is anybody there"] and not old.open
     assert session_of(ann, bob) == session_of(bob, ann) and not ann.seen(SessionDown)
+
+
+def test_a_way_that_is_gone_is_replaced_before_it_is_given_up() -> None:
+    """The router of ann has another address: what she has sent is never answered, and her kernel tries for minutes."""
+    ring, ann, bob = pair()
+    ring.say(bob, ann, b"bulk", BULK)
+    ring.silence(ring.carrier(ann, bob)), ring.silence(ring.carrier(ann, bob, BULK))
+    ring.send(ann, bob, b"call")
+    ring.send(bob, ann, b"more bulk", BULK)
+    ring.advance(WAIT_S + 0.01)
+    assert bob.got == [b"call"] and ann.got == [b"bulk", b"more bulk"] and len(ann.seen(SessionUp)) == 1
+
+
+def test_a_peer_that_is_only_slow_keeps_the_bulk_that_flows() -> None:
+    ring, ann, bob = pair()
+    ring.say(bob, ann, b"bulk", BULK)
+    bulk = ring.carrier(ann, bob, BULK)
+    ring.silence(ring.carrier(ann, bob))
+    ring.send(ann, bob, b"call")
+    ring.hold_dials = True
+    ring.advance(WAIT_S + 0.01)
+    ring.say(bob, ann, b"more", BULK)
+    ring.hold_dials = False
+    ring.advance(0.1)
+    assert bob.got == [b"call"] and ring.carrier(ann, bob, BULK) is bulk
 
 
 def test_when_nothing_is_due_silence_is_broken_by_pings() -> None:
