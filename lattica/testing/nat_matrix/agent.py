@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from lattica.errors import LatticaError
-from lattica.mesh.identity import parse_peer
+from lattica.mesh.identity import peer_text
 from lattica.mesh.peer import Peer
 from lattica.mesh.services import method, service
 
@@ -103,7 +103,7 @@ class Agent:
         self.peer = peer
         if ticket and not await _until(lambda: bool(peer.peers()), JOIN_S):
             raise LatticaError(f"nobody of the ticket has answered within {JOIN_S:g} s")
-        return {"peer": _text(peer), "listening": peer.listening, "at": time.monotonic(), "began": began}
+        return {"peer": peer_text(peer.id), "listening": peer.listening, "at": time.monotonic(), "began": began}
 
     async def end(self) -> Answer:
         """Stop being a peer."""
@@ -165,6 +165,21 @@ class Agent:
         await load.finished()
         ran, twice = await self._peer.call(peer, "far.tally", run, timeout_s=CALL_S)
         return {**load.result(), "ran": ran, "twice": twice}
+
+    async def flight(self, peer: str, in_flight: int, seconds: float) -> Answer:
+        """As many calls as are answered while so many are under way."""
+        end = time.monotonic() + seconds
+        answered = 0
+
+        async def one() -> None:
+            nonlocal answered
+            while time.monotonic() < end:
+                await self._peer.call(peer, "far.echo", 1, timeout_s=CALL_S)
+                answered += 1
+
+        began = time.monotonic()
+        await asyncio.gather(*(one() for _ in range(in_flight)))
+        return {"answered": answered, "took_s": time.monotonic() - began}
 
     async def pull(self, peer: str, mib: float, seconds: float = 0.0) -> Answer:
         """A stream of that peer's: (MiB) long, or as long as lasts these seconds. Items must come in order."""
@@ -257,35 +272,24 @@ async def _until(fact: Callable[[], Any], within_s: float) -> Any:
     return said
 
 
-def _text(peer: Peer) -> str:
-    from lattica.mesh.identity import peer_text
-
-    return peer_text(peer.id)
-
-
 def _is_direct(row: Mapping[str, Any]) -> bool:
     return str(row.get("path", "")).startswith("direct")
 
 
 def _behaviour(peer: Peer) -> str:
-    nat = getattr(peer, "nat", None)
-    return nat.behaviour.words if nat is not None else "not measured"
+    return peer.traversal.behaviour.words if peer.traversal is not None else "not measured"
 
 
-def _records(peer: Peer, other: str) -> list[Any]:
-    nat = getattr(peer, "nat", None)
-    wanted = parse_peer(other)
-    return [repr(record) for record in nat.records if record.peer == wanted] if nat is not None else []
+def _records(peer: Peer, other: str) -> list[dict[str, Any]]:
+    """What was tried to become direct with that peer, the oldest first."""
+    records = peer.traversal.records if peer.traversal is not None else ()
+    return [record.plain() for record in records if peer_text(record.peer) == other]
 
 
 def _method(peer: Peer, other: str) -> str:
     """By which method the two became direct, as the last record that went well says."""
-    nat = getattr(peer, "nat", None)
-    if nat is None:
-        return ""
-    wanted = parse_peer(other)
-    worked = [record for record in nat.records if record.peer == wanted and record.outcome == "direct"]
-    return str(worked[-1].method) if worked else ""
+    worked = [record["method"] for record in _records(peer, other) if record["direct"]]
+    return worked[-1] if worked else ""
 
 
 # -- the line to who tells it what to do

@@ -30,7 +30,7 @@ class Attempt:
     failed: tuple[str, ...] = ()  # what the calls before the first answer raised
     error: str = ""
     behind: tuple[str, str] = ("", "")
-    records: tuple[str, ...] = ()
+    records: tuple[dict[str, Any], ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -64,7 +64,7 @@ def _attempt(fleet: Fleet, pair: Pair, hosts: tuple[str, str], direct_within_s: 
     rows = [future.result(direct_within_s + 20) for future in watched]
     behind = [fleet.ask(host, "behaviour")["words"] for host in hosts]
     records = [
-        text for one, other in directions for text in fleet.ask(one, "records", peer=fleet.ids[other])["records"]
+        each for one, other in directions for each in fleet.ask(one, "records", peer=fleet.ids[other])["records"]
     ]
     direct = all(row["direct"] for row in rows)
     return Attempt(

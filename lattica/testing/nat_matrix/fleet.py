@@ -170,6 +170,12 @@ class Fleet:
             last = max(last, said["at"])
         return last
 
+    def kill(self, host: str) -> None:
+        """Its process is gone, without a word; the next order there starts a new one."""
+        process = self._processes.pop(host)
+        process.kill()
+        process.end()
+
     def finish(self, *hosts: str) -> None:
         """These are no peers any more."""
         for future in [self.tell(host, "end") for host in hosts]:
