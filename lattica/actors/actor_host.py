@@ -51,8 +51,10 @@ def exit_actor() -> None:
 class ActorHost:
     """One incarnation of one actor."""
 
-    def __init__(self, worker: Worker, message: m.BecomeActor) -> None:
+    def __init__(self, worker: Worker, message: m.BecomeActor, state_fd: int = -1) -> None:
+        """state_fd: to read a large checkpoint from."""
         self.worker, self.runtime, self.message = worker, worker.runtime, message
+        self._state_fd = state_fd
         self.spec = spec_decoder.decode(message.spec)
         worker.place.meta = self.spec.meta
         self.runtime.data = self.spec.data
@@ -118,7 +120,7 @@ class ActorHost:
             token = context.running.set(now)
             try:
                 self.instance = cls(*args, **kwargs)
-                self.checkpoints.begin(self.instance, self.message.state)
+                self.checkpoints.begin(self.instance, self.message.state, self._state_fd)
             finally:
                 context.running.reset(token)
 

@@ -5,7 +5,8 @@
         def __lattica_restore__(self, state): self.weights = state  # after the constructor has run
 
 Taken after a call, at most every `checkpoint_every` seconds, and once more when calls have ceased; never while a method
-of a sync actor runs, between awaits of an async one, and beside other threads' calls of a threaded one.
+of a sync actor runs, between awaits of an async one, and beside other threads' calls of a threaded one. A small one
+goes in a message; a large one through the arena, from which the node copies it (`node.checkpoint_desk`).
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors import values
+from lattica.actors.objects import INLINE_MAX
 from lattica.codec import messages as m
 
 if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
 
 EVERY_S = 10.0
-"""Shorter: an actor of 8 MiB writes its nodes' disks all the time; longer: more is lost."""
-STATE_MAX_BYTES = 8 << 20  # it travels in one message, and lies on the disks of several nodes
+"""Shorter: an actor of 256 MiB writes its nodes' disks all the time; longer: more is lost."""
+STATE_MAX_BYTES = 256 << 20  # it lies on the disks of several nodes
 
 
 class Checkpoints:
@@ -39,10 +41,15 @@ class Checkpoints:
         self._said = ""
         self.wanted = False  # by the node, which goes
 
-    def begin(self, instance: Any, state: bytes) -> None:
-        """The constructor has run. state: of the incarnation before; empty if there is none."""
+    def begin(self, instance: Any, state: bytes, fd: int = -1) -> None:
+        """The constructor has run. state: of the incarnation before; empty if there is none. fd: to read it from, which
+        is closed."""
         if hasattr(instance, "__lattica_checkpoint__"):
             self._instance = instance
+        if fd >= 0:
+            with open(fd, "rb") as file:
+                file.seek(0)
+                state = file.read()
         if state and hasattr(instance, "__lattica_restore__"):
             instance.__lattica_restore__(values.loads(state, self._runtime))
         self._taken_at = time.monotonic()
@@ -83,14 +90,29 @@ class Checkpoints:
                 self._say("it holds refs or handles, which nobody could count")
             elif data.size > STATE_MAX_BYTES:
                 self._say(f"it has {data.size >> 20} MiB, and may have {STATE_MAX_BYTES >> 20}")
+            elif data.size <= INLINE_MAX:
+                self._tell(m.ActorCheckpoint(self._actor, data.join()))
             else:
-                with self._runtime.lock:
-                    self._runtime.tell_node(m.ActorCheckpoint(self._actor, data.join()))
-                    self._runtime.reactor.flush()
+                self._through_the_arena(data)
         except Exception as error:
             self._say(f"{type(error).__name__}: {error}")
         finally:
             self._taking.release()
+
+    def _tell(self, message: m.ActorCheckpoint) -> None:
+        with self._runtime.lock:
+            self._runtime.tell_node(message)
+            self._runtime.reactor.flush()
+
+    def _through_the_arena(self, data: values.Serialized) -> None:
+        """The node is given a hold on the bytes, which it lets go once it has copied them. Raises
+        ObjectStoreFullError."""
+        objects = self._runtime.objects
+        hold = objects.store(data, self._runtime.new_id())
+        with self._runtime.lock:
+            object_ = objects.give(hold, m.NODE)
+            self._runtime.tell_node(m.ActorCheckpoint(self._actor, b"", object_, b"", data.size))
+            self._runtime.reactor.flush()
 
     def _say(self, what: str) -> None:
         if what != self._said:  # once, not every ten seconds

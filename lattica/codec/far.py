@@ -11,7 +11,7 @@ It ends with the session, and with it everything that it speaks of: both sides t
                         ActorWanted, ActorAt, ActorIsDown, ActorEnd    actors, as `node.far_actors` tells
                         Group...                         placement groups, as `node.group_desk` tells
                         Claiming, WhoHas, NameRow, HoldActor, ActorHeld      names, as `node.names_desk` tells
-                        Keep, KeptWanted, NotKept        what restarts need, as `node.kept` tells
+                        Keep, KeptWanted, Kept, NotKept, Unkeep      what restarts need, as `node.kept` tells
 
 Rules of this file. As in `codec.messages`: arrays, the tag first, tags only appended, fields only added at the end with
 a default. Numbers of workers, leases, carriers and proxies are the sender's own unless a comment says otherwise; what
@@ -348,7 +348,8 @@ class ActorHeld(msgspec.Struct, array_like=True, tag=54, frozen=True):
 
 
 class Keep(msgspec.Struct, array_like=True, tag=55, frozen=True):
-    """A piece of what a restart will need: keep it on your disk, under the name of its content."""
+    """A piece of what a restart will need. The first, unasked: keep all of it on your disk, under the name of its
+    content, and ask me for the rest; answered by `Kept` or `NotKept`."""
 
     content: Id
     size: int  # of all of it
@@ -357,9 +358,10 @@ class Keep(msgspec.Struct, array_like=True, tag=55, frozen=True):
 
 
 class KeptWanted(msgspec.Struct, array_like=True, tag=56, frozen=True):
-    """Send me this: answered by `Keep`, in pieces, or by `NotKept`."""
+    """Send me a window of this from there on: answered by `Keep`, in pieces, or by `NotKept`."""
 
     content: Id
+    offset: int = 0
 
 
 class NotKept(msgspec.Struct, array_like=True, tag=57, frozen=True):
@@ -367,6 +369,18 @@ class NotKept(msgspec.Struct, array_like=True, tag=57, frozen=True):
 
     content: Id
     reason: Text = ""
+
+
+class Kept(msgspec.Struct, array_like=True, tag=58, frozen=True):
+    """What you wanted kept lies on my disk, whole and verified."""
+
+    content: Id
+
+
+class Unkeep(msgspec.Struct, array_like=True, tag=59, frozen=True):
+    """I need it no more: there is a newer one, or its actor is over."""
+
+    content: Id
 
 
 class ActorWanted(msgspec.Struct, array_like=True, tag=40, frozen=True):
@@ -499,7 +513,7 @@ FarMessage = (
     | Nowhere | Has | Stop | Going | MayGo | ActorWanted | ActorAt | ActorIsDown | ActorEnd | GroupReserve | GroupCommit
     | GroupAbort | GroupReserved | GroupDenied | GroupCommitted | GroupExpired | GroupWatch | GroupIs | GroupEnd
     | GroupNamed | GroupFound
-    | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept
+    | Claiming | WhoHas | NameRow | HoldActor | ActorHeld | Keep | KeptWanted | NotKept | Kept | Unkeep
 )  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()

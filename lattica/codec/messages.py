@@ -319,10 +319,14 @@ class FromAfar(msgspec.Struct, array_like=True, tag=29):
 
 
 class ActorCheckpoint(msgspec.Struct, array_like=True, tag=33):
-    """I, an actor, have taken a checkpoint: give it to my next incarnation (`BecomeActor.state`)."""
+    """I, an actor, have taken a checkpoint: give it to my next incarnation (`BecomeActor.state`). A large one is
+    `object`, on which I have given the node a hold; between nodes it is `size` bytes with the CID `content`."""
 
     actor: bytes
     state: bytes
+    object: bytes = b""
+    content: bytes = b""
+    size: int = 0
 
 
 class GroupCreate(msgspec.Struct, array_like=True, tag=30):
@@ -548,6 +552,8 @@ class BecomeActor(msgspec.Struct, array_like=True, tag=59):
     namespace: str = ""
     via: int = 0  # of another machine: what `spec` holds is to be imported
     state: bytes = b""  # of the incarnation before, as it was in `ActorCheckpoint`
+    content: bytes = b""  # of a large one, between nodes: its CID
+    size: int = 0  # of a large one, whose descriptor comes with this
 
 
 class NewCaller(msgspec.Struct, array_like=True, tag=60):

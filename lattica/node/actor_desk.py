@@ -24,6 +24,7 @@ from lattica.actors.supervision import (
 )  # fmt: skip
 from lattica.codec import messages as m
 from lattica.errors import ConfigError
+from lattica.node.checkpoint_desk import CheckpointDesk
 from lattica.node.clients import NODE as ANOTHER
 from lattica.node.clients import Client
 from lattica.node.loop import Timer
@@ -33,9 +34,6 @@ from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
     from lattica.node.server import Node
-
-STATE_MAX_BYTES = 8 << 20
-"""Of a checkpoint, as in the worker."""
 
 
 class ActorDesk:
@@ -47,7 +45,7 @@ class ActorDesk:
         self._numbers = count(1)  # lease requests of ours
         self._needs: dict[int, tuple[bytes, int]] = {}  # request -> (actor, incarnation) that waits for a worker
         self._pauses: dict[bytes, Timer] = {}
-        self.states: dict[bytes, bytes] = {}  # actor -> its last checkpoint
+        self.checkpoints = CheckpointDesk(node)
 
     # -- told by clients
 
@@ -135,40 +133,27 @@ class ActorDesk:
         self._perform(self.supervisor.kill(message.actor, message.no_restart))
 
     def ready(self, client: Client, message: m.ActorReady) -> None:
-        if self._forwarded(client, message):
+        if self.forwarded(client, message):
             return
         self._perform(self.supervisor.ready(client.number, message.actor))
 
     def failed(self, client: Client, message: m.ActorFailed) -> None:
-        if self._forwarded(client, message):
+        if self.forwarded(client, message):
             return
         self._perform(self.supervisor.failed(client.number, message.actor, message.error))
 
     def leaving(self, client: Client, message: m.ActorExit) -> None:
-        if self._forwarded(client, message):
+        if self.forwarded(client, message):
             return
         self._perform(self.supervisor.leaving(client.number, message.actor, message.reason))
         self._let_name_go(message.actor)
-
-    def checkpoint(self, client: Client, message: m.ActorCheckpoint) -> None:
-        if not self._forwarded(client, message):
-            self._keep(client.number, message.actor, message.state)
-
-    def _keep(self, worker: int, actor_id: bytes, state: bytes) -> None:
-        """For the next incarnation."""
-        actor = self.supervisor.actor_of(worker)
-        if actor is None or actor.plan.actor != actor_id or actor.end is not None or len(state) > STATE_MAX_BYTES:
-            return
-        self.states[actor_id] = state
-        if actor.plan.detached and self._node.far is not None:
-            self._node.far.detached.checkpoint(actor_id, state)
 
     def _let_name_go(self, actor: bytes) -> None:
         """Others may have its name, if it does not bear it any more."""
         if self._node.far is not None and not self.supervisor.bears_name(actor):
             self._node.far.names.over(actor)
 
-    def _forwarded(
+    def forwarded(
         self, client: Client, message: m.ActorReady | m.ActorFailed | m.ActorExit | m.ActorCheckpoint
     ) -> bool:
         """Whether this worker is an actor of another node's, which is told."""
@@ -205,8 +190,8 @@ class ActorDesk:
             case m.ActorExit(actor, reason):
                 self._perform(self.supervisor.leaving(client.number, actor, reason))
                 self._let_name_go(actor)
-            case m.ActorCheckpoint(actor, state):
-                self._keep(client.number, actor, state)
+            case m.ActorCheckpoint():
+                self.checkpoints.far_said(client.number, message)
 
     def away_died(self, worker: int, how: str, stderr: str, out_of_memory: bool) -> None:
         """A worker of another node is dead, or lost."""
@@ -242,6 +227,7 @@ class ActorDesk:
     def died(self, worker: int, death: Death) -> None:
         end = End(death.how, death.stderr, out_of_memory=death.out_of_memory)
         self._perform(self.supervisor.worker_gone(worker, end, self._node.now()))
+        self.checkpoints.worker_gone(worker)
 
     def outlives_its_job(self, worker: int) -> bool:
         """Whether this worker is a detached actor."""
@@ -289,7 +275,7 @@ class ActorDesk:
                     node.tell(worker, m.ActorRelease(actor))
                     self._let_name_go(actor)
                 case Forget(actor, holds, detached, elsewhere):
-                    self.states.pop(actor, None)
+                    self.checkpoints.forget(actor)
                     if not elsewhere:
                         self._over(actor, detached=detached)
                     node.store.let_go([*holds, actor] if detached else holds)
@@ -357,13 +343,11 @@ class ActorDesk:
         gpus = list(lease.allocation.gpus) if lease is not None else away.gpus if away is not None else []
         for hold in plan.holds:
             self._node.store.give(hold, worker)
-        self._node.tell(
+        via = far.detached.via(actor_id) if far is not None else 0
+        self.checkpoints.become(
             worker,
-            m.BecomeActor(
-                actor_id, incarnation, plan.spec, dict(plan.resources), gpus, plan.name, plan.namespace,
-                far.detached.via(actor_id) if far is not None else 0, self.states.get(actor_id, b""),
-            ),
-        )  # fmt: skip
+            m.BecomeActor(actor_id, incarnation, plan.spec, dict(plan.resources), gpus, plan.name, plan.namespace, via),
+        )
 
     def _connect(self, client: int, actor: bytes, incarnation: int, worker: int) -> None:
         """Give the caller its end of a connection of its own with this actor."""

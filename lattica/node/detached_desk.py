@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +27,13 @@ from lattica.ids import ActorId, short
 from lattica.mesh.identity import PeerId, peer_text, short_peer
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
+from lattica.node.checkpoint_desk import State
 from lattica.node.clients import Job
 from lattica.node.far_objects import ACTOR_ID_BYTES
 from lattica.node.fenced import Fenced, Offer
-from lattica.node.kept import CONTENT_MAX_BYTES
 from lattica.node.names_desk import name_key
 from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed, write
+from lattica.objectstore.cid import cid_text
 from lattica.scheduler import restarts
 from lattica.scheduler.fencing import Life
 from lattica.scheduler.resources import ResourceSet
@@ -45,7 +47,9 @@ KEEPERS = 2
 SMALL_BYTES = 64 << 10
 KEEPERS_MAX = 16
 """Of a seed of SMALL_BYTES: so many that with the owner they are more than half, so that any larger side has one."""
+SEED_MAX_BYTES = 8 << 20  # of what a constructor is given: it travels in the memory of nodes
 CHECKPOINT_S = 2.0  # for actors that move to take one more
+SAVED_S = 10.0  # for those to be kept by another node
 MOVE_S = 5.0  # for a node that goes to tell where its actors go on
 GATHER_S = 10.0  # for what the arguments refer to, to come here from other nodes
 LOOK_S = 0.2
@@ -64,10 +68,12 @@ class DetachedDesk:
         self.tasks: set[asyncio.Task[None]] = set()
         self._seeds: dict[bytes, bytes] = {}  # actor of ours -> its content
         self._told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep it
+        self._states_told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep its checkpoint
         self._growing: set[bytes] = set()  # actors that are being restarted here
         self._adopted: set[bytes] = set()  # actors of ours that began elsewhere
         self._giver = desk.new_number()
         self.superseded_states = Fenced(desk.kept.folder, desk.jobs.unix)
+        desk.kept.named = self.named
 
     def __repr__(self) -> str:
         return f"<DetachedDesk: {len(self._seeds)} here, {len(self._growing)} being restarted>"
@@ -77,7 +83,8 @@ class DetachedDesk:
         for task in list(self.tasks):
             task.cancel()
 
-    def _begin(self, work: Any) -> None:
+    def begin(self, work: Any) -> None:
+        """Work that ends with the node."""
         task = self._loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -114,7 +121,7 @@ class DetachedDesk:
         record = deciding.restarts.running.get(actor)
         if record is None and plan.actor not in self._seeds:
             self._seeds[plan.actor] = b""
-            self._begin(self._announce(plan))
+            self.begin(self._announce(plan))
         elif record is not None:
             paper = read_paper(record.spec)
             if paper is None or paper.incarnation >= incarnation:
@@ -144,7 +151,7 @@ class DetachedDesk:
             list(plan.holds), objects,
         )  # fmt: skip
         data, content = write(seed), b""
-        if len(data) > CONTENT_MAX_BYTES:
+        if len(data) > SEED_MAX_BYTES:
             words = f"{plan.class_name}: what its constructor is given has {len(data) >> 20} MiB: {NOT_KEPT}"
             log.warning("%s", words)
             node.tell(job.driver, m.LogLines("lattica", os.getpid(), 2, [words]))
@@ -164,13 +171,14 @@ class DetachedDesk:
                 ActorId(actor), write(paper), deciding.now(), available=plan.available, restarts=plan.max_restarts
             )
         )
+        node.actor_desk.checkpoints.save(actor)  # if it has taken one before it had a row
 
     def _gather(self, holds: tuple[bytes, ...], into: list[Held]) -> list[bytes]:
         """What the arguments refer to, and what that refers to; those that are not here yet, and are asked for."""
         into.clear()
         objects, left, missing, size = self._desk.objects, list(holds), list[bytes](), 0
         seen: set[bytes] = set()
-        while left and size <= CONTENT_MAX_BYTES:
+        while left and size <= SEED_MAX_BYTES:
             object_ = left.pop()
             if object_ in seen or len(object_) == ACTOR_ID_BYTES:
                 continue  # a handle holds its actor by itself
@@ -201,38 +209,62 @@ class DetachedDesk:
             self._told[actor] = keepers
             await self._desk.kept.spread(content, new)
 
-    def checkpoint(self, actor: bytes, state: bytes) -> None:
-        """One of ours has taken one."""
-        self._begin(self._keep_state(actor, state))
+    def _spread_state(self, actor: bytes) -> None:
+        """Its last checkpoint has other keepers now, perhaps."""
+        state = self._node.actor_desk.checkpoints.states.get(actor)
+        if state is None or not state.content or actor not in self._states_told:
+            return
+        keepers, told = self._keepers(actor, state.content), self._states_told[actor]
+        self._states_told[actor] = keepers
+        record = self._desk.deciding.records.get(actor)
+        paper = read_paper(record.spec) if record is not None else None
+        if paper is not None and paper.state != state.content:
+            self._node.actor_desk.checkpoints.save(actor)  # nobody would have it, then
+        elif new := [peer for peer in keepers if peer not in told]:
+            self.begin(self._desk.kept.spread(state.content, new))
 
-    async def _keep_state(self, actor: bytes, state: bytes) -> None:
-        """On this node and its keepers, then in its row."""
+    async def keep_state(self, actor: bytes, state: State) -> None:
+        """Have its keepers keep it, then name it in its row: not before one of them says that it has it on its disk, so
+        that what the row names outlives this machine. Until then the row names the one before."""
         desk, deciding = self._desk, self._desk.deciding
-        content = desk.kept.put(state)
-        await desk.kept.spread(content, self._keepers(actor, content))
+        keepers = self._states_told[actor] = self._keepers(actor, state.content)
+        if not await desk.kept.spread(state.content, keepers, enough=1) and keepers:
+            log.warning(
+                "no other node has kept the last checkpoint of actor %s yet: the one before counts", short(actor)
+            )
+            return
         record = deciding.restarts.running.get(ActorId(actor))
         paper = read_paper(record.spec) if record is not None else None
-        if record is None or paper is None or self._node.actor_desk.states.get(actor) is not state:
-            return  # it has ended, or there is a newer one
-        spec = write(msgspec.structs.replace(paper, state=content))
+        if record is None or paper is None or paper.state == state.content:
+            return
+        spec = write(msgspec.structs.replace(paper, state=state.content, before=paper.state))
         deciding.do([restarts.Write(ActorId(actor), msgspec.structs.replace(record, spec=spec))])
 
     def superseded(self, before: restarts.Record, now: restarts.Record | None) -> None:
-        """A row names another checkpoint than it did."""
+        """A row names other checkpoints than it did."""
         old, new = read_paper(before.spec), read_paper(now.spec) if now is not None else None
-        if old is None or old.state in self.superseded_states.contents():
-            return
-        if old.state and (new is None or new.state != old.state):
-            self._desk.kept.forget_soon(old.state)
+        named = {new.state, new.before} if new is not None else set()
+        for content in {old.state, old.before} - named - {b""} if old is not None else ():
+            if content not in self.superseded_states.contents():
+                self._desk.kept.forget_soon(content)
+
+    def named(self) -> Iterable[bytes]:
+        """Contents that this node must not delete."""
+        papers = [read_paper(record.spec) for record in self._desk.deciding.records.values()]
+        for paper in papers:
+            if paper is not None:
+                yield from filter(None, (paper.content, paper.state, paper.before))
+        yield from filter(None, self._seeds.values())
+        yield from self.superseded_states.contents()
+        yield from self._node.actor_desk.checkpoints.contents()
 
     def members_changed(self) -> None:
         """Others may be the ones to keep what ours need; and what no row names any more may go."""
         for actor in list(self._seeds):
-            self._begin(self._spread(actor))
-        papers = [read_paper(record.spec) for record in self._desk.deciding.records.values()]
-        named = [cid for paper in papers if paper is not None for cid in (paper.content, paper.state) if cid]
-        offered = self.superseded_states.contents()
-        self._desk.kept.sweep([*named, *filter(None, self._seeds.values()), *offered])
+            self.begin(self._spread(actor))
+            self._spread_state(actor)
+        self._node.actor_desk.checkpoints.members_changed()
+        self._desk.kept.sweep()
 
     # -- restarted here
 
@@ -241,7 +273,7 @@ class DetachedDesk:
         vain, and the next in order may be luckier."""
         if actor not in self._growing:
             self._growing.add(actor)
-            self._begin(self._grow(actor, record))
+            self.begin(self._grow(actor, record))
 
     async def _grow(self, actor: bytes, record: restarts.Record) -> None:
         desk, deciding, paper = self._desk, self._desk.deciding, read_paper(record.spec)
@@ -254,11 +286,13 @@ class DetachedDesk:
                 log.warning("actor %s cannot be restarted: %s", short(actor), why)
                 deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
                 return
-            state = await desk.kept.get(paper.state, deciding.in_order(actor)) if paper.state else None
+            state = await self._state(actor, paper)
             if state is not None:
-                self._node.actor_desk.states[actor] = state
+                self._node.actor_desk.checkpoints.states[actor] = state
             elif paper.state:
                 log.warning("actor %s begins anew: no node that answers has its checkpoint", short(actor))
+            if state is not None and state.content != paper.state:
+                paper = msgspec.structs.replace(paper, state=state.content, before=b"")
             seed, running = read_seed(data), deciding.restarts.running.get(ActorId(actor))
             if running is None or running.life != record.life:
                 return  # somebody else was first
@@ -273,6 +307,17 @@ class DetachedDesk:
             deciding.do(deciding.restarts.failed(ActorId(actor), deciding.now()))
         finally:
             self._growing.discard(actor)
+
+    async def _state(self, actor: bytes, paper: Paper) -> State | None:
+        """What it goes on from: the last checkpoint that is to be had."""
+        kept, others = self._desk.kept, self._desk.deciding.in_order(actor)
+        for content in filter(None, (paper.state, paper.before)):
+            if await kept.bring(content, others):
+                size = kept.size(content)
+                data = await kept.get(content, ()) if size <= SMALL_BYTES else b""
+                return State(data or b"", content, size)
+            log.warning("actor %s: no node that answers has checkpoint %s", short(actor), cid_text(content))
+        return None
 
     async def _supervise(self, actor: bytes, record: restarts.Record, paper: Paper, seed: Seed) -> None:
         node, desk, deciding = self._node, self._desk, self._desk.deciding
@@ -343,9 +388,10 @@ class DetachedDesk:
 
     def offer_state(self, actor: bytes, life: Life, how: str) -> None:
         """A life of an actor ends here though it could go on: what it knew is kept, if its class has checkpoints."""
-        state, plan = self._node.actor_desk.states.get(actor), self._node.actor_desk.supervisor.living(actor)
+        state = self._node.actor_desk.checkpoints.states.get(actor)
+        plan = self._node.actor_desk.supervisor.living(actor)
         if state is not None and plan is not None:
-            content, now = self._desk.kept.put(state), self._desk.jobs.unix()
+            content, now = state.content or self._desk.kept.put(state.data), self._desk.jobs.unix()
             self._desk.kept.stays(content)  # its row names another one by now
             numbers = life.epoch, life.incarnation, life.minority
             self.superseded_states.add(
@@ -384,22 +430,25 @@ class DetachedDesk:
 
     async def _last_checkpoints(self) -> None:
         """Of those whose classes offer any: they have taken one before."""
-        desk = self._node.actor_desk
-        before = {actor: state for actor in self._seeds if (state := desk.states.get(actor)) is not None}
+        desk, checkpoints = self._node.actor_desk, self._node.actor_desk.checkpoints
+        states = checkpoints.states
+        before = {actor: state for actor in self._seeds if (state := states.get(actor)) is not None}
         for actor in before:
             entry = desk.supervisor.actors.get(actor)
             if entry is not None and entry.worker is not None:
                 self._node.tell(entry.worker, m.CheckpointWanted(actor))
         until = self._loop.time() + CHECKPOINT_S
-        while self._loop.time() < until and any(desk.states.get(actor) is state for actor, state in before.items()):
+        while self._loop.time() < until and any(states.get(actor) is state for actor, state in before.items()):
             await asyncio.sleep(LOOK_S / 4)
-        if before:
-            await asyncio.sleep(LOOK_S)  # until they are on their way
+        until = self._loop.time() + SAVED_S
+        while self._loop.time() < until and any(map(checkpoints.is_saving, before)):
+            await asyncio.sleep(LOOK_S / 4)
 
     def _forget(self, actor: bytes) -> None:
         """It is not this node's any more."""
         self._seeds.pop(actor, None)
         self._told.pop(actor, None)
+        self._states_told.pop(actor, None)
         self._adopted.discard(actor)
 
     # -- for people

@@ -121,6 +121,7 @@ class FarDesk:
             far.Claiming: self.deciding.claiming, far.WhoHas: self.deciding.who_has,
             far.NameRow: self.names.answered, far.HoldActor: self.names.hold, far.ActorHeld: self.names.answered,
             far.Keep: self.kept.keep, far.KeptWanted: self.kept.wanted, far.NotKept: self.kept.not_kept,
+            far.Kept: self.kept.kept, far.Unkeep: self.kept.unkeep_here,
             **dict.fromkeys(_OF_GROUPS, self._of_groups),
         }  # fmt: skip
 
@@ -128,7 +129,7 @@ class FarDesk:
         """The node ends."""
         self.closing = True
         self.environments.close()
-        for desk in (self.silence, self.placing, self.deciding, self.names, self.detached, self.actors):
+        for desk in (self.silence, self.placing, self.deciding, self.names, self.kept, self.detached, self.actors):
             desk.close()
         for neighbour in list(self.neighbours.values()):
             neighbour.link.end("this node ends")

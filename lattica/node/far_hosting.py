@@ -226,6 +226,9 @@ class FarHosting:
             via = self._giver(neighbour, message.worker, message.proxy)
             told = msgspec.structs.replace(told, via=via)
             self._node.pool.became_actor(message.worker, self._node.now())
+            if told.size:
+                self._node.actor_desk.checkpoints.become_anothers(message.worker, told, neighbour.peer)
+                return
         self._node.tell(message.worker, told)
 
     def _giver(self, neighbour: Neighbour, worker: int, theirs: int) -> int:

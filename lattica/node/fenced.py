@@ -20,7 +20,8 @@ from lattica.objectstore.cid import cid_text
 
 log = logging.getLogger(__name__)
 OFFER_S = 7 * 24 * 3600.0  # as long as the table remembers what has ended
-OFFERS_MAX = 64  # the oldest is forgotten first; each has up to 8 MiB on disk
+OFFERS_MAX = 64  # the oldest is forgotten first
+OFFERS_MAX_BYTES = 1 << 30  # of them on disk, beside the last; each has up to 256 MiB
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -62,6 +63,8 @@ class Fenced:
         """A life was ended here, and its last checkpoint has this content."""
         self._drop_old()
         self._offers = [*self._offers, offer][-OFFERS_MAX:]
+        while len(self._offers) > 1 and sum(map(self._size, self._offers)) > OFFERS_MAX_BYTES:
+            del self._offers[0]
         try:
             write_private(self._path, _encode(self._offers))
         except OSError as error:
@@ -96,6 +99,12 @@ class Fenced:
             }
             for offer in self._offers
         ]
+
+    def _size(self, offer: Offer) -> int:
+        try:
+            return os.stat(os.path.join(self._folder, cid_text(offer.content))).st_size
+        except OSError:
+            return 0
 
     def _drop_old(self) -> None:
         oldest = self._unix() - OFFER_S

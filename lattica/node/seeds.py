@@ -19,7 +19,8 @@ class Paper(msgspec.Struct, array_like=True, frozen=True):
     namespace: str
     claim: bytes  # by which it has its name
     incarnation: int  # the last that its row tells of
-    state: bytes = b""  # the CID of its last checkpoint
+    state: bytes = b""  # the CID of its last checkpoint that another node keeps, if there is another
+    before: bytes = b""  # of the one before it: a machine that is lost midway may have taken the last one along
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True):

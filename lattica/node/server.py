@@ -156,7 +156,7 @@ class Node:
             m.ActorReady: (WORKERS, actors.ready),
             m.ActorFailed: (WORKERS, actors.failed),
             m.ActorExit: (WORKERS, actors.leaving),
-            m.ActorCheckpoint: (WORKERS, actors.checkpoint),
+            m.ActorCheckpoint: (WORKERS, actors.checkpoints.taken),
             m.GroupCreate: (RUNNERS, lambda client, message: self.groups.create(client, message)),
             m.GroupRemove: (RUNNERS, lambda client, message: self.groups.remove(client, message)),
             m.GroupWanted: (RUNNERS, lambda client, message: self.groups.want(client, message)),
@@ -455,6 +455,7 @@ class Node:
         if self.far is not None:
             self.far.close()
         self.memory.close()
+        self.actor_desk.checkpoints.close()
         for client in self.clients.values():
             if client.kind == DRIVER and last_signal == signal.SIGTERM:
                 client.send(m.Refused("it was told to end, by `lattica stop` or SIGTERM"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from lattica.actors import checkpoints as module
 from lattica.actors import values
 from lattica.actors.checkpoints import EVERY_S, Checkpoints
+from lattica.actors.objects import INLINE_MAX
 from lattica.codec import messages as m
 
 ACTOR = b"a" * 12
@@ -20,6 +23,18 @@ class Runtime:
 
     def __init__(self) -> None:
         self.lock, self.reactor, self.told = threading.RLock(), self, list[Any]()
+        self.objects, self.stored = self, list[bytes]()
+
+    def new_id(self) -> bytes:
+        return b"o" * 16
+
+    def store(self, value: values.Serialized, id: bytes) -> bytes:
+        self.stored.append(value.join())
+        return id
+
+    def give(self, hold: bytes, to: int) -> bytes:
+        self.told.append(m.Give(hold, to))
+        return hold
 
     def tell_node(self, message: Any) -> None:
         self.told.append(message)
@@ -90,12 +105,28 @@ def test_a_class_that_offers_none_costs_nothing(clock: list[float]) -> None:
     assert not made.on and not made.note() and made.left_s() is None and not runtime.told
 
 
-@pytest.mark.parametrize(
-    ("state", "words"), [(threading.Lock(), "pickle"), (bytes(module.STATE_MAX_BYTES + 1), "8 MiB, and may have 8")]
-)
+def test_a_large_one_goes_through_the_arena_and_is_read_from_a_descriptor(clock: list[float], tmp_path: Path) -> None:
+    state = bytes(range(256)) * (INLINE_MAX // 128)
+    made, runtime = of(Counter(state), every_s=0)
+    made.ran()
+    give, told = runtime.told
+    assert give == m.Give(b"o" * 16, m.NODE), "the node holds it before it hears of it"
+    assert told == m.ActorCheckpoint(ACTOR, b"", b"o" * 16, b"", len(runtime.stored[0]))
+    (tmp_path / "state").write_bytes(runtime.stored[0])
+    fd = os.open(tmp_path / "state", os.O_RDONLY)
+    os.lseek(fd, 3, os.SEEK_SET)  # its copies share the place: another has read from it
+    other = Counter()
+    Checkpoints(Runtime(), ACTOR, "Counter", 0).begin(other, b"", fd)  # type: ignore[arg-type]
+    assert other.n == state
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+@pytest.mark.parametrize(("state", "words"), [(threading.Lock(), "pickle"), (bytes(2 << 20), "2 MiB, and may have 1")])
 def test_what_cannot_be_kept_is_said_once(
-    clock: list[float], capsys: pytest.CaptureFixture[str], state: Any, words: str
+    clock: list[float], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, state: Any, words: str
 ) -> None:
+    monkeypatch.setattr(module, "STATE_MAX_BYTES", 1 << 20)
     made, runtime = of(Counter(state), every_s=0)
     made.ran()
     made.ran()

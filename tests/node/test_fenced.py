@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from lattica.node.checkpoint_desk import State
 from lattica.node.detached_desk import DetachedDesk
 from lattica.node.fenced import OFFER_S, OFFERS_MAX, Fenced, Offer
 from lattica.node.kept import FORGET_S, SOON_S
@@ -35,6 +36,16 @@ def test_offers_are_there_after_a_restart_for_a_week_and_the_oldest_goes_first(t
     assert not again.view() and not again.contents()
 
 
+def test_offers_fill_no_disk(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lattica.node.fenced.OFFERS_MAX_BYTES", 25)
+    fenced = Fenced(str(tmp_path), lambda: 0.0)
+    for number in range(3):
+        content = bytes([number]) * 36
+        (tmp_path / cid_text(content)).write_bytes(bytes(10))
+        fenced.add(Offer(ACTOR, "Counter", "c", "space", (1, 100, False), "superseded", 0.0, content))
+    assert fenced.contents() == [bytes([1]) * 36, bytes([2]) * 36]
+
+
 def test_a_damaged_list_of_offers_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "kept-offers").write_bytes(b"\xc1")
     assert Fenced(str(tmp_path / "kept"), lambda: 0.0).view() == []
@@ -48,7 +59,9 @@ def test_the_loser_of_a_split_leaves_its_last_checkpoint_under_its_content_id(tm
         plan = SimpleNamespace(class_name="Counter", name="c", namespace="space", job=1)
         ended: list[tuple[str, bool]] = []
         actors = SimpleNamespace(
-            states={ACTOR: b"seen so far"},
+            checkpoints=SimpleNamespace(
+                states={ACTOR: State(b"seen so far")}, contents=tuple, members_changed=lambda: None
+            ),
             supervisor=SimpleNamespace(living=lambda _: plan),
             fence=lambda _, how, goes_on: ended.append((how, goes_on)),
         )

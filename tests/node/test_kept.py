@@ -13,13 +13,13 @@ from lattica.codec import far
 from lattica.mesh.identity import PeerId
 from lattica.mesh.roles import MEMBER, Role
 from lattica.node import kept as module
-from lattica.node.kept import CONTENT_MAX_BYTES, FORGET_S, PIECE_BYTES, Kept
+from lattica.node.kept import ASK_S, CONTENT_MAX_BYTES, FORGET_S, PIECE_BYTES, SOON_S, SWEEP_S, WINDOW_BYTES, Kept
 from lattica.objectstore.cid import cid_named, manifest_of
 from lattica.testing.loop import VirtualClockLoop
 
 
 class Desk:
-    """Nodes that answer each other's messages at once, as bytes."""
+    """Nodes that answer each other's messages in the next turn of the loop, as bytes."""
 
     def __init__(self, name: str, town: dict[PeerId, Desk], folder: Path, roles: Role = MEMBER) -> None:
         self.me = PeerId(name.encode() * 32)
@@ -50,8 +50,11 @@ class Line:
             return
         (message,) = far.decode(far.encode([message]))
         back, kept = Line(self.theirs, self.ours), self.theirs.kept
-        answer = {far.Keep: kept.keep, far.KeptWanted: kept.wanted, far.NotKept: kept.not_kept}[type(message)]
-        answer(back, message)  # type: ignore[operator]
+        answer = {
+            far.Keep: kept.keep, far.KeptWanted: kept.wanted, far.NotKept: kept.not_kept, far.Kept: kept.kept,
+            far.Unkeep: kept.unkeep_here,
+        }[type(message)]  # fmt: skip
+        asyncio.get_running_loop().call_soon(answer, back, message)  # type: ignore[arg-type]
 
 
 def run(story: Callable[[dict[PeerId, Desk]], Awaitable[None]]) -> None:
@@ -68,7 +71,7 @@ def test_what_was_spread_is_got_from_whoever_has_it(tmp_path: Path) -> None:
     async def story(town: dict[PeerId, Desk]) -> None:
         a, b, c, d = (Desk(name, town, tmp_path) for name in "abcd")
         content = a.kept.put(data)
-        await a.kept.spread(content, [b.me])
+        assert await a.kept.spread(content, [b.me], enough=1) == 1
         town.pop(a.me)
         assert await d.kept.get(content, [c.me, b.me]) == data
         assert await d.kept.get(content, []) == data, "and it has it itself by now"
@@ -81,7 +84,7 @@ def test_a_keeper_that_does_not_answer_is_passed_over(tmp_path: Path) -> None:
     async def story(town: dict[PeerId, Desk]) -> None:
         a, b, c = (Desk(name, town, tmp_path) for name in "abc")
         content = a.kept.put(b"seed")
-        await a.kept.spread(content, [b.me])
+        await a.kept.spread(content, [b.me], enough=1)
         a.silent = True
         assert await c.kept.get(content, [a.me, b.me]) == b"seed"
 
@@ -111,7 +114,9 @@ def test_something_else_than_its_name_says_is_not_kept(tmp_path: Path, size: int
         for offset in range(0, size, PIECE_BYTES):
             piece = bytes(min(PIECE_BYTES, size - offset))
             a.neighbour(b.me).send(far.Keep(content, size, offset, piece))
-        assert await b.kept.get(content, []) is None
+        await asyncio.sleep(1.0)
+        assert await b.kept.get(content, []) is None and not b.kept._coming
+        assert not list((tmp_path / "b").iterdir()), "nothing of it is left"
 
     run(story)
 
@@ -122,15 +127,16 @@ def test_who_may_not_submit_and_who_sends_too_much_fills_no_disk(tmp_path: Path,
     async def story(town: dict[PeerId, Desk]) -> None:
         a, b = Desk("a", town, tmp_path, Role.EXECUTE), Desk("b", town, tmp_path)
         content = a.kept.put(b"seed")
-        await a.kept.spread(content, [b.me])
+        assert not await a.kept.spread(content, [b.me], enough=1)
         assert await b.kept.get(content, []) is None, "it may not submit"
         a.roles = MEMBER
-        await a.kept.spread(content, [b.me])
+        assert await a.kept.spread(content, [b.me], enough=1)
         assert await b.kept.get(content, []) == b"seed"
         more = a.kept.put(b"12345678")
-        await a.kept.spread(more, [b.me])
+        assert not await a.kept.spread(more, [b.me], enough=1)
         assert await b.kept.get(more, []) is None, "there is no room"
         a.neighbour(b.me).send(far.Keep(more, CONTENT_MAX_BYTES + 1, 0, b""))
+        await asyncio.sleep(1.0)
         assert not b.kept._coming
 
     run(story)
@@ -147,17 +153,16 @@ def test_a_member_fills_its_share_and_is_told_so_and_others_have_theirs(
 
         async def gives(giver: Desk, data: bytes) -> bool:
             content = giver.kept.put(data)
-            await giver.kept.spread(content, [keeper.me])
-            return bool(keeper.kept.size(content))
+            told = await giver.kept.spread(content, [keeper.me], enough=1)
+            assert told == bool(keeper.kept.size(content))
+            return bool(told)
 
         assert await gives(greedy, b"12345678901") and not await gives(greedy, b"1234567890")
         assert "keeps 0 MiB in 1 contents for you already" in caplog.text, "and the one who sent it says so in its log"
         assert await gives(greedy, b"2") and await gives(greedy, b"3") and not await gives(greedy, b"4")
         assert await gives(other, b"1234567890"), "its share is its own"
         assert await keeper.kept.get(greedy.kept.put(b"12345678901"), []), "what is kept stays"
-        keeper.kept.sweep([])
-        await asyncio.sleep(FORGET_S + 1)
-        keeper.kept.sweep([])
+        await asyncio.sleep(FORGET_S + SWEEP_S + 1)
         assert not keeper.kept._counts and not keeper.kept._for and await gives(greedy, b"1234567890")
 
     run(story)
@@ -167,10 +172,105 @@ def test_what_no_row_names_is_forgotten_after_a_while(tmp_path: Path) -> None:
     async def story(town: dict[PeerId, Desk]) -> None:
         a = Desk("a", town, tmp_path)
         named, unnamed = a.kept.put(b"named"), a.kept.put(b"unnamed")
-        a.kept.sweep([named])
-        await asyncio.sleep(FORGET_S + 1)
-        a.kept.sweep([named])
+        a.kept.named = lambda: [named]
+        a.kept.sweep()
+        await asyncio.sleep(FORGET_S + SWEEP_S + 1)
         assert await a.kept.get(named, []) == b"named"
-        assert await a.kept.get(unnamed, []) is None or unnamed in a.kept._unwritten
+        assert await a.kept.get(unnamed, []) is None
+
+    run(story)
+
+
+def test_what_is_large_is_asked_for_in_windows_and_written_as_it_comes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * (3 * WINDOW_BYTES // 256) + b"end"
+    asked: list[int] = []
+
+    async def story(town: dict[PeerId, Desk]) -> None:
+        a, b, c = (Desk(name, town, tmp_path) for name in "abc")
+        content, wanted = a.kept.put(data), a.kept.wanted
+
+        def note(neighbour: Any, message: far.KeptWanted) -> None:
+            asked.append(message.offset)
+            wanted(neighbour, message)
+
+        a.kept.wanted = note  # type: ignore[method-assign]
+        assert await a.kept.spread(content, [b.me], enough=1) == 1
+        assert asked == [PIECE_BYTES + WINDOW_BYTES * window for window in range(3)], (
+            "the rest of it, and nothing twice"
+        )
+        town.pop(a.me)
+        assert await c.kept.bring(content, [b.me])
+        assert await c.kept.disk.read(content) == data
+
+    run(story)
+
+
+def test_a_keeper_that_is_lost_midway_has_kept_nothing_and_is_not_waited_for(tmp_path: Path) -> None:
+    async def story(town: dict[PeerId, Desk]) -> None:
+        a, b, c = (Desk(name, town, tmp_path) for name in "abc")
+        content = a.kept.put(bytes(3 * WINDOW_BYTES))
+        b.kept._desk.neighbour = lambda peer: Line(Desk("x", town, tmp_path), Desk("y", town, tmp_path))  # type: ignore[method-assign]
+        before = asyncio.get_running_loop().time()
+        assert await a.kept.spread(content, [b.me], enough=1) == 0
+        assert asyncio.get_running_loop().time() - before <= 2 * ASK_S
+        assert await a.kept.spread(content, [b.me, c.me], enough=1) == 1, "one is enough"
+
+    run(story)
+
+
+def test_two_that_have_the_same_checkpoint_lose_it_only_when_neither_names_it(tmp_path: Path) -> None:
+    async def story(town: dict[PeerId, Desk]) -> None:
+        a = Desk("a", town, tmp_path)
+        content = a.kept.put(b"both of them have counted to five")
+        a.kept.named = lambda: [content]
+        a.kept.forget_soon(content)  # the row of one names a newer one
+        await asyncio.sleep(SOON_S + SWEEP_S + 1)
+        assert await a.kept.get(content, [])
+        a.kept.named = tuple
+        a.kept.forget_soon(content)
+        await asyncio.sleep(SOON_S + SWEEP_S + 1)
+        assert await a.kept.get(content, []) is None
+
+    run(story)
+
+
+def test_what_no_row_names_is_kept_as_long_as_its_owner_says_that_it_is_needed(tmp_path: Path) -> None:
+    async def story(town: dict[PeerId, Desk]) -> None:
+        a, b, c = (Desk(name, town, tmp_path) for name in "abc")
+        content = a.kept.put(b"a plain actor's")
+        for _ in range(5):
+            assert await a.kept.spread(content, [b.me], enough=1)
+            await asyncio.sleep(FORGET_S / 2)
+        assert b.kept.size(content)
+        c.kept.unkeep(content, [b.me])
+        await asyncio.sleep(SOON_S + SWEEP_S + 1)
+        assert b.kept.size(content), "that was not its to say"
+        a.kept.unkeep(content, [b.me])
+        await asyncio.sleep(SOON_S + SWEEP_S + 1)
+        assert not b.kept.size(content)
+
+    run(story)
+
+
+def test_who_runs_an_actor_of_ours_may_have_its_checkpoint_though_it_may_not_submit(tmp_path: Path) -> None:
+    async def story(town: dict[PeerId, Desk]) -> None:
+        owner, host = Desk("a", town, tmp_path), Desk("b", town, tmp_path, Role.EXECUTE)
+        content = owner.kept.put(bytes(2 * WINDOW_BYTES))
+        assert not await host.kept.bring(content, [owner.me])
+        owner.kept.may_have(host.me, content)
+        assert await host.kept.bring(content, [owner.me])
+
+    run(story)
+
+
+def test_a_disk_that_is_nearly_full_takes_no_more(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("lattica.node.contents.DISK_LEFT_BYTES", 1 << 62)
+
+    async def story(town: dict[PeerId, Desk]) -> None:
+        a, b = Desk("a", town, tmp_path), Desk("b", town, tmp_path)
+        for size in (10, 2 * WINDOW_BYTES):
+            content = a.kept.put(bytes(size))
+            assert await a.kept.spread(content, [b.me], enough=1) == 0
+            assert not b.kept.size(content) and not await a.kept.disk.written(content)
 
     run(story)
