@@ -61,6 +61,12 @@ def node_options(command: Command) -> Command:
                 help="Where other nodes reach this one; HOST empty for all interfaces, `none` for no port. "
                 "[default: $LATTICA_LISTEN, else :7411, or a free port if that is taken]",
             ),
+            click.option(
+                "--port-mapping/--no-port-mapping",
+                default=None,
+                help="Whether to ask the router for a port that leads here (PCP, NAT-PMP, UPnP). "
+                "[default: $LATTICA_PORT_MAPPING, else yes]",
+            ),
             click.option("--name", metavar="NAME", help="What people call this node. [default: the machine's name]"),
             click.option("--labels", type=parse_labels, metavar="K=V,…", help="Labels, like site=home,gpu=3090."),
             click.option("--num-cpus", type=float, metavar="N", help="CPUs to offer. [default: those of this machine]"),
@@ -120,6 +126,7 @@ def begin(
     block: bool,
     data_dir: str | None,
     listen: str | None,
+    port_mapping: bool | None,
     name: str | None,
     labels: dict[str, str] | None,
     num_cpus: float | None,
@@ -153,6 +160,7 @@ def begin(
         object_store_memory=object_store_memory,
         memory=memory,
         listen=listen or None,
+        port_mapping=None if port_mapping is None else "yes" if port_mapping else "no",
         name=name,
         labels=json.dumps(labels) if labels else None,
         grace=grace,

@@ -14,6 +14,7 @@ from lattica.cli import protection
 from lattica.cli.client import NodeConnection
 from lattica.cli.sizes import duration_text, moment_text
 from lattica.errors import ConfigError, LatticaError
+from lattica.mesh.mapping.words import words_of
 from lattica.node import membership, paths
 
 OK, WARN, BAD = "ok", "warn", "bad"
@@ -131,6 +132,7 @@ def of_node(facts: Mapping[str, Any], unix_s: float) -> Iterator[Finding]:
     yield from of_issuers(facts.get("issuers", []))
     yield from of_clock(state, facts.get("peers", []))
     yield from of_port(state, facts.get("reached", []))
+    yield from of_mapping(facts.get("mapping", {}))
     yield from of_peers(facts.get("peers", []), facts.get("troubles", []))
     yield from of_members(facts.get("members", {}))
     yield from of_table(facts.get("table", {}))
@@ -229,6 +231,12 @@ def of_port(state: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> I
         )
     else:
         yield Finding(OK, f"{listens}; there is no peer to ask whether it reaches that")
+
+
+def of_mapping(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the router maps here. A router that maps nothing is no fault: most nodes do without."""
+    if status:
+        yield Finding(OK, *words_of(status))
 
 
 def of_peers(peers: Sequence[object], troubles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -51,6 +51,9 @@ def _install(ticket: str | None, only_print: bool, options: dict[str, Any]) -> N
     for name, value in options.items():
         if name in ("block", "as_json") or value is None:
             continue
+        if isinstance(value, bool):
+            words.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+            continue
         text = value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else str(value)
         if name == "labels":
             text = ",".join(f"{key}={label}" for key, label in value.items())

@@ -18,16 +18,20 @@ import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from time import time
 from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
 
 from lattica._version import __version__
 from lattica.codec import messages as m
 from lattica.errors import ConfigError, InternalError, LatticaError, NodeDiedError, PeerUnreachableError
 from lattica.mesh import credentials
-from lattica.mesh.addresses import DEFAULT_PORT
+from lattica.mesh.addresses import DEFAULT_PORT, split_host
 from lattica.mesh.identity import PEER_ID_BYTES, PEER_ID_CHARS, PeerId, parse_peer, peer_text, short_peer
+from lattica.mesh.mapping.keeper import Keeper
 from lattica.mesh.membership import MemberChanged, State
 from lattica.mesh.peer import Peer
 from lattica.mesh.roles import parse_roles, roles_text
@@ -64,6 +68,8 @@ STOP_S = 1.0  # for sessions to end politely
 HOW = {"founded": "founds", "joined": "joins", "returned": "returns to"}
 SHORT_MIN_CHARS = 4  # of a peer id, where it tells one from all others that are known
 REQUESTS_MAX = 64  # of commands, at once
+NONCES_OF = b"lattica: nonces of port mappings"
+"""What is signed for a secret that only this node has, and has again after a restart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ class Wish:
     name: str = ""
     labels: Mapping[str, str] | None = None
     ephemeral: bool = False  # a driver's own node, which goes with it
+    maps_ports: bool = True  # asks the gateway for ports that lead here
 
     def __repr__(self) -> str:
         return f"<Wish: {'a ticket, ' if self.ticket else ''}listen {self.listen or 'by default'}>"
@@ -108,6 +115,7 @@ class MeshDesk:
         self.peer_id = peer_text(peer.id)
         self.labels = dict(wish.labels or {})
         self.notes: list[str] = []  # for whoever started the node
+        self.mapping: Keeper | str = ""  # of the gateway's ports; or why none is asked for
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._rng = Random(os.urandom(8))
@@ -161,6 +169,9 @@ class MeshDesk:
             peer.gossip.directory.reachable([])  # others need not find anything here
         peer.gossip.watch_members(desk._member_changed)
         peer.on_stop = desk.stopped_by_itself
+        desk.mapping = _keeper(peer, wish)
+        if isinstance(desk.mapping, Keeper):
+            desk.mapping.start()
         log.info(
             "peer %s %s mesh %s (%s), at %s", peer_text(peer.id), HOW[how], short_peer(PeerId(member.mesh)),
             roles_text(member.member.roles), ", ".join(peer.listening) or "no port",
@@ -191,6 +202,8 @@ class MeshDesk:
             task.cancel()
         self.contacts.met(self._sessions(), time())
         write_contacts(self.contacts.path, self.contacts.data())
+        if isinstance(self.mapping, Keeper):
+            tasks.append(self._loop.create_task(self.mapping.stop()))
         try:
             async with asyncio.timeout(STOP_S):
                 if tasks:
@@ -384,6 +397,7 @@ class MeshDesk:
             "reached": await neighbours.reached(self.peer),
             "members": neighbours.members(self.peer),
             "table": await neighbours.compared(self.peer),
+            "mapping": self.mapping.status() if isinstance(self.mapping, Keeper) else {"off": self.mapping},
         }
 
     async def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -466,6 +480,28 @@ async def _start(member: Credentials, wish: Wish, make: Callable[..., Peer]) -> 
         port = peer.listening[0].rpartition(":")[2] if peer.listening else "?"
         why = error.message.rpartition(": ")[2].lower()
         return peer, f"port {DEFAULT_PORT} is not to be had ({why}): this node listens on port {port}"
+
+
+def _keeper(peer: Peer, wish: Wish) -> Keeper | str:
+    """Who asks the gateway for ports that lead to where this peer listens; or why nobody does."""
+    if not wish.maps_ports:
+        return "it is switched off"
+    if not peer.listening:
+        return "this node does not listen"
+    host, port = "", split_host(peer.listening[0])[1]
+    if wish.listen:
+        host = split_host(wish.listen)[0]
+    if host in ("0.0.0.0", "::"):
+        host = ""
+    if host.startswith("127.") or host in ("localhost", "::1"):
+        return "this node listens for this machine alone"
+    secret = blake3(peer.credentials.identity.sign(NONCES_OF)).digest()
+    return Keeper(port, secret, partial(_mapped, peer), host=host)
+
+
+def _mapped(peer: Peer, keeper: Keeper) -> None:
+    """The gateway has mapped other ports here."""
+    peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
 
 
 async def _started(peer: Peer) -> Peer:

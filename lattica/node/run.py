@@ -44,9 +44,12 @@ THRESHOLD_VARIABLE = "LATTICA_MEMORY_THRESHOLD"
 """Environment variable: share of memory (0 to 1) at which the monitor ends workers; more than 1 switches it off."""
 LISTEN_VARIABLE = "LATTICA_LISTEN"
 """Environment variable: what --listen is by default."""
+PORT_MAPPING_VARIABLE = "LATTICA_PORT_MAPPING"
+"""Environment variable: what --port-mapping is by default; one of `NO` if the gateway is to be asked for no port."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
 FREE_PORT = ":0"
+NO = ("0", "no", "off", "false")
 TICKET_MAX_BYTES = 64 << 10  # ours have 3 KB; a pipe holds no more
 
 
@@ -69,6 +72,7 @@ class Options(msgspec.Struct, frozen=True):
     labels: Mapping[str, str] = {}
     grace_s: float = 30.0  # for tasks of others, after SIGTERM
     metrics: str = ""  # PORT or HOST:PORT
+    maps_ports: bool = True
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -76,6 +80,7 @@ def parse_options(argv: list[str]) -> Options:
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
         "--memory", "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
+        "--port-mapping",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -109,6 +114,7 @@ def parse_options(argv: list[str]) -> Options:
             labels=labels,
             grace_s=float(given.get("--grace", "30")),
             metrics=given.get("--metrics", ""),
+            maps_ports=given.get("--port-mapping", os.environ.get(PORT_MAPPING_VARIABLE, "")).lower() not in NO,
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -183,7 +189,10 @@ def _serve_guest(options: Options, import_paths: str, session: paths.Session) ->
         for node in nodes:
             node.close(signal.SIGTERM)
 
-    wish = Wish(ticket, options.listen or FREE_PORT, options.name, options.labels, ephemeral=True)
+    wish = Wish(
+        ticket, options.listen or FREE_PORT, options.name, options.labels,
+        ephemeral=True, maps_ports=options.maps_ports,
+    )  # fmt: skip
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     meeting = loop.create_task(mesh.meet())
     loop.add_signal_handler(signal.SIGTERM, meeting.cancel)
@@ -255,7 +264,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
         for node in nodes:
             node.close(signal.SIGTERM)
 
-    wish = Wish(ticket, options.listen, options.name, options.labels)
+    wish = Wish(ticket, options.listen, options.name, options.labels, maps_ports=options.maps_ports)
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
     drain = loop.run_until_complete(_join(node, mesh))

@@ -169,6 +169,13 @@ def test_a_clock_is_judged_by_the_others(behind_s: float, level: str) -> None:
     assert levels(checkup.of_clock({"clock_measured_s": 0.0}, [])) == [OK]
 
 
+def test_what_the_router_maps_is_told_and_is_no_fault_if_it_maps_nothing() -> None:
+    nothing = {"looked": True, "gateways": [{"gateway": "192.168.1.1", "tried": {"PCP": "no answer"}}]}
+    [finding] = checkup.of_mapping(nothing)
+    assert finding.level == OK and "maps no port" in finding.what and "router" in finding.do_next
+    assert list(checkup.of_mapping({})) == [], "a node of an earlier release says nothing"
+
+
 def test_a_port_that_a_peer_does_not_reach_is_warned_of() -> None:
     silent = [{"peer_id": PEER, "addresses": {"10.0.0.2:7411": "no answer within 2 s"}}]
     assert levels(checkup.of_port(STATE, FACTS["reached"])) == [OK]

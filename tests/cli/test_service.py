@@ -11,11 +11,22 @@ from tests.cli.conftest import Lattica
 
 
 def test_a_unit_is_shown_with_the_options_of_the_start(lattica: Lattica, data_dir: Path) -> None:
-    words = ("--num-cpus", "8", "--labels", "site=home", "--resources", '{"tpu": 2}', "--grace", "2min")
+    words = (
+        "--num-cpus",
+        "8",
+        "--labels",
+        "site=home",
+        "--resources",
+        '{"tpu": 2}',
+        "--grace",
+        "2min",
+        "--no-port-mapping",
+    )
     unit = lattica("start", "--install-service", "--print", *words).output
     [line] = [line for line in unit.splitlines() if line.startswith("ExecStart=")]
     assert f"start --block --data-dir {data_dir} --num-cpus 8 " in line
     assert r'"{\"tpu\": 2}"' in line and "--labels site=home" in line and "--grace 120" in line
+    assert "--no-port-mapping" in line
     assert "TimeoutStopSec=155" in unit and "KillMode=mixed" in unit
 
 

@@ -60,7 +60,10 @@ class Machines:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         ended = self.ended.setdefault(name, [])
         desk = await MeshDesk.begin(
-            folder, Wish(**{"ticket": ticket, "listen": "127.0.0.1:0", "name": name} | wish), ended.append, self._peer
+            folder,
+            Wish(**{"ticket": ticket, "listen": "127.0.0.1:0", "name": name, "maps_ports": False} | wish),
+            ended.append,
+            self._peer,
         )
         self.desks.append(desk)
         return desk
@@ -582,3 +585,20 @@ def test_no_secret_is_in_the_log_or_in_what_is_printed(tmp_path: Path, caplog: p
     shown += [caplog.text, (tmp_path / "b/identity/mesh/peers").read_text()]
     assert len(secrets) == 3 and "joins mesh" in caplog.text
     assert not [text for text in shown for secret in secrets if secret in text]
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"),
+    [
+        (Wish(listen="127.0.0.1:0"), "this machine alone"),
+        (Wish(listen="localhost:0"), "this machine alone"),
+        (Wish(listen="none"), "does not listen"),
+        (Wish(maps_ports=False), "switched off"),
+    ],
+)
+def test_the_router_is_asked_for_no_port_that_is_not_wanted_or_leads_nowhere(wish: Wish, why: str) -> None:
+    class Silent:
+        listening = [] if wish.listen == "none" else ["127.0.0.1:7411"]
+
+    peer: Any = Silent()
+    assert why in str(mesh_desk._keeper(peer, wish))
