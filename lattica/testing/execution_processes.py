@@ -22,6 +22,7 @@ from lattica.actors.mailbox import Mailbox
 from lattica.actors.marshal import Marshal
 from lattica.actors.refs import Hold, InPlace, ObjectRef
 from lattica.actors.runtime import Runtime
+from lattica.actors.serials import serials
 from lattica.actors.worker import let_go_inputs, take_back
 from lattica.codec import frames
 from lattica.codec import messages as m
@@ -213,6 +214,7 @@ class SimRuntime(Runtime):
     def __init__(self, unit: Unit, node: End, host: NodeUnit) -> None:
         put = {"Reactor": functools.partial(SimReactor, unit), "Stream": SimStream, "Guard": _NoGuard}
         put["allow_descriptors"] = lambda: None
+        put["serials"] = functools.partial(serials, unit.universe.urandom)
         before = {name: getattr(runtimes, name) for name in put}
         for name, value in put.items():
             setattr(runtimes, name, value)
