@@ -18,6 +18,7 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """The body of a node row. Unknown fields are ignored.
 
     python: minor versions in which it runs tasks, like "3.11". ephemeral: a driver's own node, which goes with it.
+    nat: what the node is behind, a `nat.behaviour.Behaviour` as `exchange.write_behaviour` writes it; b"": not known.
     """
 
     name: str = ""
@@ -28,6 +29,7 @@ class NodeInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     left: bool = False
     python: list[str] = []
     ephemeral: bool = False
+    nat: bytes = b""
 
 
 class Accused(msgspec.Struct, array_like=True, frozen=True):

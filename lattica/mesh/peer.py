@@ -110,6 +110,7 @@ class Peer:
         self.stopped_by: str | None = None  # why it stopped by itself
         self.on_stop: Callable[[str], None] | None = None
         self.on_falter: list[Callable[[PeerId, str], None]] = []  # hear of sessions that cannot get a connection
+        self._bound_at: list[str] = []  # as the transport says
         self._bound: list[str] = []
         self._advertised: dict[str, tuple[str, ...]] = {}  # by who says so
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
@@ -205,6 +206,7 @@ class Peer:
             except BaseException:
                 await self._transport.close()
                 raise
+            self._bound_at = bound
             self._bound = self.listening = reachable(bound)
             self._say_hello_with(addresses=self.listening)
         self.serve(self.steward.service(), offered=False)
@@ -432,9 +434,23 @@ class Peer:
         if self._advertised.get(source, ()) == tuple(addresses):
             return
         self._advertised[source] = tuple(addresses)
+        self._tell_addresses()
+
+    def rebound(self) -> None:
+        """This machine has other addresses than when we began to listen."""
+        if self._bound_at and self._bound != (now := reachable(self._bound_at)):
+            self._bound = now
+            self._tell_addresses()
+
+    def _tell_addresses(self) -> None:
         self.listening = ranked([*self._bound, *(each for found in self._advertised.values() for each in found)])
         self._say_hello_with(addresses=self.listening)
         self.gossip.moved(self.listening)
+
+    def path_of(self, peer: PeerId) -> str:
+        """The other end's address of the connection that carries the session; "" without one."""
+        number = self.sessions.connection(peer)
+        return self._transport.path(number)[1] if number is not None else ""
 
     def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
         """Where it can be reached, as far as is known."""

@@ -107,6 +107,11 @@ class Sessions:
         session = self.session(peer)
         return session.connection(plane) if session else None
 
+    def is_dialed(self, peer: PeerId) -> bool:
+        """Whether the connection that carries its control plane was dialed by us."""
+        peering = self._peerings.get(peer)
+        return peering is not None and peering.control is not None and peering.control.dialed
+
     def rtt_s(self, peer: PeerId) -> float | None:
         """Round trip of the last ping, in seconds."""
         peering = self._peerings.get(peer)

@@ -171,9 +171,11 @@ class Measurement:
             self._watch_at = now + WATCH_S / 4
         return []
 
-    def network_changed(self, now: float) -> list[Effect]:
-        """An address of ours, or how others see us, has changed."""
+    def network_changed(self, now: float, own: Sequence[str] | None = None) -> list[Effect]:
+        """An address of ours (then `own` are those that there are now), or how others see us, has changed."""
         self._again_at = now + SETTLE_S
+        if own is not None:
+            self._own = tuple(own)
         return []
 
     def awaits(self, socket: int) -> bool:

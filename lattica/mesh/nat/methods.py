@@ -77,8 +77,9 @@ def _by_punching(ours: Behaviour, theirs: Behaviour, *, birthday: bool) -> list[
     other = theirs if is_symmetric(ours) else ours
     if other.filtering in (Dependence.INDEPENDENT, Dependence.ADDRESS):
         return [Method.SIMULTANEOUS]
+    hoped = [Method.SIMULTANEOUS] if other.filtering is None else []  # it may let answers from another port through
     guessed = [Method.PREDICTION] if is_predictable(symmetric[0]) else []
-    return [*guessed, *([Method.BIRTHDAY] if birthday else [])]
+    return [*hoped, *guessed, *([Method.BIRTHDAY] if birthday else [])]
 
 
 def _over_tcp(ours: Behaviour, theirs: Behaviour) -> tuple[Method, ...]:

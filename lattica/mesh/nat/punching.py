@@ -647,7 +647,9 @@ class Puncher:
 
     def _end_round(self, round_: _Round, reason: str, now: float) -> list[Effect]:
         effects = self._drop_round(now, reason)
-        return [*effects, *(self._next_round(now) if self.lower else ())]
+        if not self.lower:
+            return effects
+        return [*effects, *(self._stay("more is known now", ANEW_S, now) if self._anew else self._next_round(now))]
 
     def _drop_round(self, now: float, reason: str) -> list[Effect]:
         round_ = self._round

@@ -1,10 +1,15 @@
 """What joins the cores of `mesh/nat` to a peer's sessions and to its UDP sockets.
 
     traversal   one peer's: keys with others, and who gets which datagram
+    measuring   what this machine is behind, by asking others; and answering them
+    witnesses   whom to ask (pure)
+    network     when an address of this machine changes
     peer_paths  the ways to one other peer
-    exchange    what two peers tell each other, as bytes
+    exchange    what two peers tell each other, as bytes (pure)
     service     what a peer does for others
     sockets     fresh sockets, by number
     dispatch    who gets the datagrams that are not QUIC's
-    records     what was tried
+    records     what was tried (pure)
+
+Nothing here decides anything; the cores do.
 """

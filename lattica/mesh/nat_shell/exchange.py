@@ -15,12 +15,14 @@ import msgspec
 from blake3 import blake3
 
 from lattica.errors import RemoteProtocolError
+from lattica.mesh.nat.behaviour import Behaviour
 from lattica.mesh.nat.datagrams import SECRET_BYTES, Keys
 from lattica.mesh.nat.punching import Message
 from lattica.mesh.papers import DAMAGED
 
 T = TypeVar("T")
 CARD_MAX_BYTES = 256  # with room for what later releases add
+BEHAVIOUR_MAX_BYTES = 1024
 MESSAGE_MAX_BYTES = 4096  # 16 candidates are a kilobyte
 
 
@@ -62,6 +64,20 @@ def read_message(data: bytes) -> Message:
     return _read(data, MESSAGE_MAX_BYTES, _message, "a message of punching")
 
 
+def write_behaviour(behaviour: Behaviour) -> bytes:
+    """For the node's row."""
+    return msgspec.msgpack.encode(behaviour)
+
+
+def read_behaviour(data: bytes) -> Behaviour:
+    """Of some node's row; one that cannot be read says nothing."""
+    try:
+        return _behaviour.decode(data) if 0 < len(data) <= BEHAVIOUR_MAX_BYTES else Behaviour()
+    except DAMAGED:
+        return Behaviour()
+
+
+_behaviour = msgspec.msgpack.Decoder(Behaviour)
 _card = msgspec.msgpack.Decoder(Card)
 _message: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 

@@ -13,11 +13,23 @@ from random import Random
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
 from lattica.mesh.nat.paths import PathForgotten, PathLost, PathProven, PathTable, SeenAs, Switched, route_text
-from lattica.mesh.nat.punching import Attempted, BecameDirect, Budget, Message, Puncher, Situation, StaysRelayed, Tell
+from lattica.mesh.nat.punching import (
+    Attempted,
+    BecameDirect,
+    Budget,
+    Introduction,
+    Message,
+    Puncher,
+    Situation,
+    StaysRelayed,
+    Tell,
+)
 from lattica.mesh.nat.routes import (
     CloseSocket,
     ConnectTcp,
@@ -55,6 +67,12 @@ class Shell(Protocol):
     def seen_as(self, route: Direct, endpoint: Endpoint) -> None: ...
     def connect_tcp(self, paths: PeerPaths, effect: ConnectTcp) -> None: ...
     def became_direct(self, paths: PeerPaths, effect: BecameDirect) -> None: ...
+
+
+def is_news(before: Introduction, now: Introduction) -> bool:
+    """Whether what was tried in vain may succeed now."""
+    same = msgspec.structs.replace(now.behaviour, lifetime_s=before.behaviour.lifetime_s) == before.behaviour
+    return not same or (set(now.candidates), now.tcp) != (set(before.candidates), before.tcp)
 
 
 class PeerPaths:
@@ -119,10 +137,10 @@ class PeerPaths:
             self.step(self.table.add, route)
 
     def situate(self, situation: Situation) -> None:
-        """We know more of ourselves: become direct, if we are not."""
-        self.puncher.situation = situation
-        if self.is_relayed:
-            self.step(self.puncher.punch)
+        """This is known of ourselves: become direct, if we are not, and if it is news."""
+        before, self.puncher.situation = self.puncher.situation, situation
+        if self.is_relayed and (before is None or is_news(before.introduction, situation.introduction)):
+            self.step(self.puncher.again)
 
     def close(self) -> None:
         """It is over; fresh sockets that lead there are closed."""

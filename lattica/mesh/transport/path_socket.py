@@ -103,6 +103,12 @@ class PathSocket:
             ) from missed
         return bound
 
+    @property
+    def port(self) -> int:
+        """Of the main sockets; 0 before there is one."""
+        found = self._sockets.get((MAIN, False)) or self._sockets.get((MAIN, True))
+        return int(found.getsockname()[1]) if found is not None else 0
+
     def open(self, number: int) -> Endpoint:
         """A fresh socket of this number, for IPv4; where it is bound. Raises OSError."""
         return Endpoint(*self._add(number, _bound(socket.AF_INET, ("0.0.0.0", 0))))
