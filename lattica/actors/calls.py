@@ -22,6 +22,7 @@ from lattica.codec import messages as m
 from lattica.errors import (
     ActorDiedError,
     ActorFencedError,
+    ActorPlacementGroupRemovedError,
     ActorUnavailableError,
     LatticaError,
     OutOfMemoryError,
@@ -329,6 +330,9 @@ class ActorPeer:
             return self._unavailable(message.how)
         if message.fenced:
             return self._fenced(message.how)
+        if message.removed:
+            which = f"actor {self.class_name} ({self.id.hex()[:8]})"
+            return ActorPlacementGroupRemovedError(f"{which} is over: {message.how}")
         error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
         if message.error:
             failed = m.Failed(message.error)

@@ -68,6 +68,7 @@ class End(msgspec.Struct, frozen=True):
     intended: bool = False
     out_of_memory: bool = False
     fenced: bool = False  # a newer life of it won
+    removed: bool = False  # its placement group was
 
 
 class Actor(msgspec.Struct):
@@ -373,10 +374,10 @@ class Supervisor:
         actor.incarnation += 1
         return [*told, NeedWorker(actor.plan.actor, actor.incarnation, pause_s)]
 
-    def infeasible(self, actor_id: bytes, reason: str) -> list[Effect]:
-        """No worker with these resources can ever be had."""
+    def infeasible(self, actor_id: bytes, reason: str, *, removed: bool = False) -> list[Effect]:
+        """No worker with these resources can ever be had. removed: for its placement group was removed."""
         actor = self.actors.get(actor_id)
-        return [] if actor is None or actor.end is not None else self._end_for_good(actor, End(reason))
+        return [] if actor is None or actor.end is not None else self._end_for_good(actor, End(reason, removed=removed))
 
     # -- what became of holders
 

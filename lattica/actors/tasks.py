@@ -20,6 +20,7 @@ from lattica.errors import (
     OutOfMemoryError,
     RemoteProtocolError,
     TaskCancelledError,
+    TaskPlacementGroupRemovedError,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
@@ -377,7 +378,8 @@ class Tasks:
         lane.requests.remove(message.request)
         denied: list[Any] = lane.core.denied()  # records of ours
         for record in denied:
-            error = TaskUnschedulableError(f"task {record.name} can never run here: {message.reason}")
+            kind = TaskPlacementGroupRemovedError if message.removed else TaskUnschedulableError
+            error = kind(f"task {record.name} can never run here: {message.reason}")
             error.made_at = record.made_at
             fail(self.runtime, record, error)
 

@@ -440,10 +440,11 @@ class LeaseGranted(msgspec.Struct, array_like=True, tag=48):
 
 
 class LeaseDenied(msgspec.Struct, array_like=True, tag=49):
-    """This can never be granted here."""
+    """This can never be granted here. removed: its placement group was removed."""
 
     request: int
     reason: str
+    removed: bool = False
 
 
 class LeaseWanted(msgspec.Struct, array_like=True, tag=50):
@@ -500,7 +501,8 @@ class ActorDown(msgspec.Struct, array_like=True, tag=55):
     good.
 
     `error`: the constructor's exception, serialized, or empty. `intended`: `kill`, `exit_actor` or out of scope.
-    `fenced`: another life of it won. `unavailable`: it cannot be reached now; it is not dead.
+    `fenced`: another life of it won. `unavailable`: it cannot be reached now; it is not dead. `removed`: its placement
+    group was, and it can be nowhere else.
     """
 
     actor: bytes
@@ -513,6 +515,7 @@ class ActorDown(msgspec.Struct, array_like=True, tag=55):
     out_of_memory: bool = False
     fenced: bool = False
     unavailable: bool = False
+    removed: bool = False
 
 
 class ActorFound(msgspec.Struct, array_like=True, tag=56):

@@ -209,10 +209,10 @@ class ActorDesk:
         _, incarnation = self._needs.get(number, (b"", 0))
         return incarnation > 1 and bool(self.detached_for(number))
 
-    def denied(self, number: int, reason: str) -> None:
-        """No worker can be had for one of our requests."""
+    def denied(self, number: int, reason: str, *, removed: bool = False) -> None:
+        """No worker can be had for one of our requests. removed: for its placement group was removed."""
         actor, _ = self._needs.pop(number)
-        self._perform(self.supervisor.infeasible(actor, reason))
+        self._perform(self.supervisor.infeasible(actor, reason, removed=removed))
 
     def unreferenced(self, actor: bytes) -> None:
         """Nobody holds this actor any more."""
@@ -266,7 +266,7 @@ class ActorDesk:
                         client,
                         m.ActorDown(
                             actor, incarnation, restarting, end.how, end.stderr, end.error, end.intended,
-                            end.out_of_memory, end.fenced,
+                            end.out_of_memory, end.fenced, removed=end.removed,
                         ),
                     )  # fmt: skip
                 case EndWorker(worker, kill):

@@ -18,7 +18,7 @@ from lattica.codec import messages as m
 from lattica.ids import short
 from lattica.mesh.identity import PeerId
 from lattica.node.clients import Client
-from lattica.node.known_groups import CREATED, OVER, RESCHEDULING, UNSCHEDULABLE, Known
+from lattica.node.known_groups import CREATED, OVER, REMOVED, RESCHEDULING, UNSCHEDULABLE, Known
 from lattica.scheduler.demand import Demand, fits
 from lattica.scheduler.given import ANY_BUNDLE, DemandGiven, StrategyGiven, decode, encode_within
 from lattica.scheduler.resources import ResourceSet, in_bundle
@@ -149,7 +149,7 @@ class GroupAsks:
         known = self._group(ask.given.owner, ask.given.group)
         ask.look_at = self._node.now() + AGAIN_S
         if reason := self._objection(known, ask):
-            self._deny(ask, reason)
+            self._deny(ask, reason, removed=known.state == REMOVED)
             return
         if known.state not in (CREATED, RESCHEDULING):
             return
@@ -268,9 +268,9 @@ class GroupAsks:
         elif at is not None and self._node.far is not None:
             self._node.far.placing.canceled(ask.client, ask.request)
 
-    def _deny(self, ask: Ask, reason: str) -> None:
+    def _deny(self, ask: Ask, reason: str, *, removed: bool) -> None:
         del self._asks[ask.client, ask.request]
         if ask.actor:
-            self._node.actor_desk.denied(ask.request, reason)
+            self._node.actor_desk.denied(ask.request, reason, removed=removed)
         else:
-            self._node.tell(ask.client, m.LeaseDenied(ask.request, reason))
+            self._node.tell(ask.client, m.LeaseDenied(ask.request, reason, removed))

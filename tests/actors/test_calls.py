@@ -9,7 +9,12 @@ import pytest
 from lattica.actors.calls import ActorPeer, CallRecord, Calls
 from lattica.actors.refs import Releases
 from lattica.codec import messages as m
-from lattica.errors import ActorDiedError, ActorFencedError, ActorUnavailableError
+from lattica.errors import (
+    ActorDiedError,
+    ActorFencedError,
+    ActorPlacementGroupRemovedError,
+    ActorUnavailableError,
+)
 
 ACTOR = b"a" * 12
 
@@ -85,6 +90,15 @@ def test_of_an_actor_that_lost_its_name_every_call_ends_fenced(runtime: Any, pee
     down(peer, restarting=False, fenced=True)
     assert [type(error) for error in runtime.ended] == [ActorFencedError] * 2
     assert isinstance(peer.dead, ActorFencedError)
+
+
+def test_calls_of_an_actor_whose_placement_group_was_removed_end_in_an_error_of_that_name(
+    runtime: Any, peer: ActorPeer
+) -> None:
+    queued(peer)
+    down(peer, restarting=False, removed=True)
+    (error,) = runtime.ended
+    assert isinstance(error, ActorPlacementGroupRemovedError) and "3ab7" in str(error) and error.do_next
 
 
 def test_at_a_crash_with_restarts_left_calls_without_retries_may_have_run_and_the_queue_waits(

@@ -14,7 +14,7 @@ import pytest
 
 import lattica
 from lattica.errors import (
-    ActorDiedError,
+    ActorPlacementGroupRemovedError,
     ConfigError,
     LatticaError,
     TaskPlacementGroupRemovedError,
@@ -199,10 +199,13 @@ def test_removal_ends_what_runs_in_the_group(machine_of_four: None) -> None:
     lattica.wait([running], timeout=0.3)
     remove_placement_group(group)
     for ref in (running, queued):
-        with pytest.raises(TaskUnschedulableError, match="was removed"):
+        with pytest.raises(TaskPlacementGroupRemovedError, match="was removed"):
             lattica.get(ref, timeout=5)
-    with pytest.raises((ActorDiedError, LatticaError), match=r"was removed|placement group"):
+    with pytest.raises(ActorPlacementGroupRemovedError, match="was removed"):
         lattica.get(actor.where.remote(), timeout=5)
+    late = Resident.options(num_cpus=0, **within(group, 1)).remote()
+    with pytest.raises(ActorPlacementGroupRemovedError, match="was removed"):
+        lattica.get(late.where.remote(), timeout=5)
     assert eventually(lambda: not os.path.exists(f"/proc/{pid}"))
     remove_placement_group(group)
 
@@ -364,7 +367,7 @@ def test_a_group_of_another_nodes_process(three: Mesh) -> None:
         assert lattica.get(where.options(**within(group, index)).remote(), timeout=20) == (places(group)[index], group)
     remove_placement_group(group)
     assert eventually(lambda: set(free_cpus(three).values()) == {3}, 10), free_cpus(three)
-    with pytest.raises(TaskUnschedulableError, match="removed"):
+    with pytest.raises(TaskPlacementGroupRemovedError, match="removed"):
         lattica.get(where.options(**within(group, 1)).remote(), timeout=20)
 
 
