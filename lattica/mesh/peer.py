@@ -216,8 +216,6 @@ class Peer:
         self._is_up = True
         self.steward.start()
         self.gossip.start()
-        if self.traversal is not None:
-            self.traversal.start()
         for other, addresses in self._first:
             if other != self.id and addresses:
                 self.know(other, addresses)

@@ -132,3 +132,8 @@ def is_private(host: str) -> bool:
         or (first, second) in ((192, 168), (169, 254))
         or address in _SHARED
     )
+
+
+def is_public(endpoint: Endpoint) -> bool:
+    """Whether everybody means the same by it."""
+    return is_sendable(endpoint) and not is_private(endpoint.host)

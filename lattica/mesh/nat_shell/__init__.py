@@ -1,6 +1,8 @@
 """What joins the cores of `mesh/nat` to a peer's sessions and to its UDP sockets.
 
-    traversal   one peer's: keys with others, and who gets which datagram
+    traversal   the door: what was found out; begins with nothing
+    crossing    what does the work once somebody needs it, and joins all of these
+    keyring     keys with others
     measuring   what this machine is behind, by asking others; and answering them
     witnesses   whom to ask (pure)
     network     when an address of this machine changes

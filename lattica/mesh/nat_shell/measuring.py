@@ -18,12 +18,12 @@ from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.answering import Answering, HaveSent
 from lattica.mesh.nat.datagrams import PROBE, Keys
 from lattica.mesh.nat.measuring import Glimpsed, Measured, Measurement, Witness
-from lattica.mesh.nat.routes import CloseSocket, Endpoint, OpenSocket, Route, SendOver, is_sendable
+from lattica.mesh.nat.routes import CloseSocket, Endpoint, OpenSocket, Route, SendOver, is_public, is_sendable
 from lattica.mesh.nat_shell.sockets import OTHER, Sockets
-from lattica.mesh.nat_shell.witnesses import Candidate, candidate_of, is_public, pick
+from lattica.mesh.nat_shell.witnesses import Candidate, candidate_of, pick
 
 if TYPE_CHECKING:
-    from lattica.mesh.nat_shell.traversal import Traversal
+    from lattica.mesh.nat_shell.crossing import Crossing
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.1  # after a session began or ended: more do so together
@@ -36,11 +36,11 @@ LEAST_S = 0.001
 class Measuring:
     """See the module."""
 
-    def __init__(self, traversal: Traversal, sockets: Sockets) -> None:
-        self.core = Measurement(traversal.rng, sockets.numbers)
+    def __init__(self, crossing: Crossing, sockets: Sockets) -> None:
+        self.core = Measurement(crossing.rng, sockets.numbers)
         self.answering = Answering(None)
         self.witnesses: tuple[Witness, ...] = ()
-        self._traversal, self._sockets = traversal, sockets
+        self._crossing, self._sockets = crossing, sockets
         self._loop = asyncio.get_running_loop()
         self._port = 0  # of our second socket
         self._useless: set[PeerId] = set()  # those that cannot be asked
@@ -73,14 +73,16 @@ class Measuring:
                 return
             self.witnesses = tuple(witness for witness in self.witnesses if witness.peer != peer)
             self.step(self.core.use, self.witnesses)
-        if self._looking is None and not self._stopped and self._traversal.is_exposed:
+        if self._looking is None and not self._stopped and self._crossing.door.is_exposed:
             self._looking = self._loop.call_later(LOOK_S, self._look)
 
     def _candidates(self) -> list[Candidate]:
-        told = {peer: self._traversal.told_of(peer) for peer in self._traversal.sessions() if peer not in self._useless}
+        told = {
+            peer: self._crossing.door.told_of(peer) for peer in self._crossing.sessions() if peer not in self._useless
+        }
         if not any(is_public(endpoint) for endpoints in told.values() for endpoint in endpoints):
             return []  # as in a mesh within one machine, or one building
-        own = self._traversal.own_hosts
+        own = self._crossing.own_hosts
         found = (candidate_of(peer, endpoints, own) for peer, endpoints in told.items())
         return [candidate for candidate in found if candidate is not None]
 
@@ -89,7 +91,7 @@ class Measuring:
         if self._engaging is not None or self._stopped:
             return
         now_asked = [witness.peer for witness in self.witnesses]
-        chosen = pick(self._candidates(), now_asked, self._traversal.rng)
+        chosen = pick(self._candidates(), now_asked, self._crossing.rng)
         if len(now_asked) >= 2 or not chosen or {each.peer for each in chosen} <= set(now_asked):
             return
         now = self._loop.time()
@@ -102,7 +104,7 @@ class Measuring:
 
     async def _engage(self, chosen: Sequence[Candidate]) -> None:
         """Have keys with these, and ask them."""
-        known = await asyncio.gather(*(self._traversal.key(each.peer, asks=True) for each in chosen))
+        known = await asyncio.gather(*(self._crossing.keyring.ask(each.peer, asks=True) for each in chosen))
         witnesses: list[Witness] = []
         for candidate, found in zip(chosen, known):
             if found is None:
@@ -116,13 +118,13 @@ class Measuring:
         if not witnesses or self._stopped:
             return
         before, self.witnesses = self.witnesses, tuple(witnesses)
-        self._traversal.watch_network()
+        self._crossing.watch_network()
         log.debug("what this machine is behind: asking %s", ", ".join(short_peer(each.peer) for each in witnesses))
         is_known = self.core.behaviour.udp is not None and (self.core.behaviour.mapping is not None or len(before) > 1)
         if is_known:
             self.step(self.core.use, self.witnesses)
         else:
-            self.step(self.core.measure, self.witnesses, self._traversal.own_hosts)
+            self.step(self.core.measure, self.witnesses, self._crossing.own_hosts)
 
     def _engaged(self, task: asyncio.Task[None]) -> None:
         self._engaging = None
@@ -140,7 +142,7 @@ class Measuring:
 
     def serve(self, peer: PeerId) -> tuple[int, bool]:
         """(the port of our second socket, whether others can answer for us): this peer wants us as a witness."""
-        if not self._port and self._traversal.is_exposed:
+        if not self._port and self._crossing.door.is_exposed:
             where = self._sockets.open(OTHER)
             if where is not None:
                 self._port, self.answering.other = where.port, OTHER
@@ -158,14 +160,14 @@ class Measuring:
         others = self._others(effect.asker, effect.to.host)
         if not others or len(self._tasks) >= ANSWERS_FROM_MAX or not is_sendable(effect.to):
             return
-        task = self._loop.create_task(self._ask_to_send(self._traversal.rng.choice(others), effect))
+        task = self._loop.create_task(self._ask_to_send(self._crossing.rng.choice(others), effect))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _ask_to_send(self, other: PeerId, effect: HaveSent) -> None:
         host, port = effect.to
         try:
-            await self._traversal.call(other, "nat.answer_from", effect.data, host, port, timeout_s=ANSWER_FROM_S)
+            await self._crossing.call(other, "nat.answer_from", effect.data, host, port, timeout_s=ANSWER_FROM_S)
         except LatticaError as error:
             log.debug("%s does not answer for us: %s", short_peer(other), error)
 
@@ -197,9 +199,9 @@ class Measuring:
                 case HaveSent():
                     self._have_sent(effect)
                 case Glimpsed(behaviour, observed):
-                    self._traversal.glimpsed(behaviour, observed)
+                    self._crossing.glimpsed(behaviour, observed)
                 case Measured(behaviour, observed):
-                    self._traversal.measured(behaviour, observed)
+                    self._crossing.measured(behaviour, observed)
                 case _:
                     raise AssertionError(f"{effect!r} is not carried out here")
         self._arm()

@@ -20,10 +20,10 @@ class NatService:
     @method(role=None)
     def key(self, card: bytes) -> bytes:
         """Our card for theirs; both have keys with each other now. Raises RemoteProtocolError."""
-        return self._traversal.asked_for_key(caller.get().peer, bytes(card))
+        return self._traversal.crossing.keyring.asked(caller.get().peer, bytes(card))
 
     @method(role=None)
     def answer_from(self, data: bytes, host: str, port: int) -> None:
         """Send this ANSWER, which the caller has signed, from our main socket to somebody who asked the caller for it:
         does it arrive, although its receiver has never sent anything here?"""
-        self._traversal.asked_to_answer(bytes(data), Endpoint(host, port))
+        self._traversal.crossing.measuring.asked_to_answer(bytes(data), Endpoint(host, port))

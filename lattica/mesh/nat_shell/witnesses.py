@@ -9,7 +9,7 @@ import msgspec
 
 from lattica.mesh.identity import PeerId
 from lattica.mesh.nat.measuring import WITNESSES_MAX
-from lattica.mesh.nat.routes import Endpoint, is_private, is_sendable
+from lattica.mesh.nat.routes import Endpoint, is_public
 
 TOLD_MAX = 32  # addresses of one peer that are looked at
 
@@ -20,11 +20,6 @@ class Candidate(msgspec.Struct, frozen=True):
     peer: PeerId
     endpoint: Endpoint
     six: Endpoint | None = None
-
-
-def is_public(endpoint: Endpoint) -> bool:
-    """Whether everybody means the same by it."""
-    return is_sendable(endpoint) and not is_private(endpoint.host)
 
 
 def candidate_of(peer: PeerId, told: Sequence[Endpoint], own: Collection[str]) -> Candidate | None:
