@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
 
     from lattica.mesh.nat_shell.traversal import Traversal
+    from lattica.mesh.relay.relays import Relays
 
 log = logging.getLogger(__name__)
 SUMMONED_S = 10.0  # for a member that cannot be dialed to dial us
@@ -95,12 +96,14 @@ class Peer:
         rng: Random | None = None,
         transport: Callable[[Owner], Transport] | None = None,
         transports: Collection[str] = ways.ALL,
+        relaying: str = "auto",
         steward: Callable[[Peer], Steward] = Steward,
         gossip: Callable[[Peer], Gossip] = Gossip,
     ) -> None:
         """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
-        name: for people, by default the machine's. transports: "tcp", "quic" or both. transport, steward, gossip:
-        others than the real ones, for tests."""
+        name: for people, by default the machine's. transports: "tcp", "quic" or both. relaying: for others, "always",
+        "never", or "auto", when this node has found that it can be reached. transport, steward, gossip: others than the
+        real ones, for tests."""
         self.credentials = membership
         self.id = membership.identity.peer
         self.name = name or platform.node()
@@ -114,7 +117,7 @@ class Peer:
         self._bound: list[str] = []
         self._advertised: dict[str, tuple[str, ...]] = {}  # by who says so
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
-        self._transports = transports
+        self._transports, self._relaying = transports, relaying
         self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
         self._talks: dict[PeerId, Talk] = {}
@@ -129,6 +132,7 @@ class Peer:
         self._first: Sequence[tuple[PeerId, Sequence[str]]] = ()  # whom to have a session with from the start
         self._stopping = self._is_up = False
         self.traversal: Traversal | None = None  # of NATs, where there is UDP
+        self.relays: Relays | None = None
         self._offers: set[str] = set()
         self.steward = steward(self)
 
@@ -216,6 +220,8 @@ class Peer:
         self._is_up = True
         self.steward.start()
         self.gossip.start()
+        if self.relays is not None:
+            self.relays.start()
         for other, addresses in self._first:
             if other != self.id and addresses:
                 self.know(other, addresses)
@@ -228,8 +234,10 @@ class Peer:
         made = Ways(owner, steward.contexts, self.credentials, steward.serve_renewal, only=self._transports)
         if made.quic is not None:
             from lattica.mesh.nat_shell.traversal import Traversal
+            from lattica.mesh.relay.relays import Relays
 
             self.traversal = Traversal(self, made.quic)
+            self.relays = Relays(self, made.quic, made.tcp, self.traversal.datagrams, self._relaying)
         return made
 
     async def stop(self, reason: str = "it was stopped", *, leaves: bool = True) -> None:
@@ -245,6 +253,8 @@ class Peer:
         for talk in list(self._talks.values()):
             talk.end(reason)
         self._talks.clear()
+        if self.relays is not None:
+            self.relays.stop()
         if self.traversal is not None:
             self.traversal.stop()
         for timer in (self._timer, self._arming):
@@ -468,7 +478,9 @@ class Peer:
             self.gossip.summon(peer)
 
     def release(self, peer: PeerId) -> None:
-        """The session with this member is not needed, unless somebody calls over it."""
+        """The session with this member is not needed, unless somebody calls over it, or is called by way of it."""
+        if self.relays is not None and self.relays.holds(peer):
+            return
         talk = self._talks.get(peer)
         if talk is not None and talk.idle:
             self._perform(self.sessions.disconnect(peer, "it is not needed", self._loop.time()))
@@ -636,6 +648,8 @@ class Peer:
                     self.steward.parted(peer)
                     if self.traversal is not None:
                         self.traversal.disconnected(peer)
+                    if self.relays is not None:
+                        self.relays.disconnected(peer)
             case Unreachable(peer, reason, final):
                 self._unreachable(peer, reason, final)
             case Faltering(peer, reason):
@@ -792,6 +806,8 @@ class _Verbs:
         self._peer.verb(self._peer.sessions.dial_failed(attempt, reason, self._now(), final=final))
 
     def accepted(self, number: int, member: Any, rank: int = STREAM_RANK) -> None:
+        if rank == STREAM_RANK and self._peer.relays is not None:
+            self._peer.relays.reached(self._peer._transport.path(number)[1])
         self._peer.verb(self._peer.sessions.accepted(number, member, self._now(), rank))
 
     def received(self, number: int, frames: list[Received]) -> None:

@@ -69,6 +69,15 @@ class Binding:
         state = "over" if self.over else f"by {self.way}" if self.way is not None else "not bound"
         return f"<Binding {self.number:x}, {state}, {self._unanswered} unanswered>"
 
+    @property
+    def unanswered(self) -> int:
+        """BINDs in a row that nobody answered, once it was bound."""
+        return self._unanswered
+
+    def knows(self, way: Hashable) -> bool:
+        """Whether the relay may be reached so, as far as we were told."""
+        return way in self._ways
+
     def add(self, way: Hashable, now: float) -> list[Effect]:
         """The relay may be reached so, too."""
         if way in self._ways or len(self._ways) >= WAYS_MAX:

@@ -21,7 +21,7 @@ from lattica.errors import ConfigError, LatticaError
 from lattica.mesh import tls
 from lattica.mesh.addresses import host_text, resolve, split_host
 from lattica.mesh.effects import Dial
-from lattica.mesh.identity import short_peer
+from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.links import Member
 from lattica.mesh.transport.interface import Owner
 from lattica.mesh.transport.tls_connection import TlsConnection
@@ -155,11 +155,12 @@ class Tcp:
     # -- dialing
 
     async def _dial(self, dial: Dial) -> None:
-        failed = _Failures()
+        failed = Failures()
         try:
             async with asyncio.timeout(DIAL_S):
-                connection, member = await self._race(dial, failed)
-            if connection is not None and member is not None:
+                found = await self.race(dial.peer, dial.addresses, self._contexts.client(), failed)
+            if found is not None:
+                connection, member = found
                 self._tell(connection)
                 self._owner.dialed(dial.attempt, connection.number, member)
                 connection.decoder.trust()  # behind its hello may come what we lack
@@ -174,18 +175,21 @@ class Tcp:
             reason = "; ".join(failed.reasons) or "no address is known"
             self._owner.dial_failed(dial.attempt, reason, failed.final)
 
-    async def _race(self, dial: Dial, failed: _Failures) -> tuple[TlsConnection | None, Member | None]:
-        """A connection to that peer, by the first of its addresses where it is. The next is tried when the one before
-        has failed, or was silent for NEXT_ADDRESS_S: a firewall that drops what is sent must not cost the dial."""
-        addresses = deque(dial.addresses)
+    async def race(
+        self, peer: PeerId, addresses: Sequence[str], context: ssl.SSLContext, failed: Failures
+    ) -> tuple[TlsConnection, Member] | None:
+        """A connection to that peer, by the first of its addresses where it is; None if there is none. The next is
+        tried when the one before has failed, or was silent for NEXT_ADDRESS_S: a firewall that drops what is sent must
+        not cost the dial. Whoever asked owns the connection."""
+        left = deque(addresses)
         trying: dict[asyncio.Task[tuple[TlsConnection, Member]], str] = {}
         try:
-            while addresses or trying:
-                if addresses:
-                    address = addresses.popleft()
-                    trying[self._loop.create_task(self.connect(address, self._contexts.client()))] = address
+            while left or trying:
+                if left:
+                    address = left.popleft()
+                    trying[self._loop.create_task(self._connect(address, context))] = address
                 done, _ = await asyncio.wait(
-                    trying, timeout=NEXT_ADDRESS_S if addresses else None, return_when=asyncio.FIRST_COMPLETED
+                    trying, timeout=NEXT_ADDRESS_S if left else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     address = trying.pop(task)
@@ -195,19 +199,17 @@ class Tcp:
                         failed.reasons.append(f"{address}: {tls.words(error)}")
                         failed.final = failed.final or tls.is_refusal(error)
                         continue
-                    if member.peer == dial.peer:
+                    if member.peer == peer:
                         return connection, member
-                    failed.reasons.append(f"{address}: it is {short_peer(member.peer)}, not {short_peer(dial.peer)}")
+                    failed.reasons.append(f"{address}: it is {short_peer(member.peer)}, not {short_peer(peer)}")
                     connection.abort()
-            return None, None
+            return None
         finally:
             for task in trying:
                 task.add_done_callback(_not_needed)
                 task.cancel()
 
-    async def connect(self, address: str, context: ssl.SSLContext) -> tuple[TlsConnection, Member]:
-        """A connection with this context of a client, and who is at its other end; whoever asked owns it. Raises
-        OSError, LatticaError or ssl.SSLError."""
+    async def _connect(self, address: str, context: ssl.SSLContext) -> tuple[TlsConnection, Member]:
         from aiohappyeyeballs import start_connection
 
         host, port = split_host(address)
@@ -326,7 +328,7 @@ class Tcp:
             log.error("a handshake failed in an unforeseen way", exc_info=task.exception())
 
 
-class _Failures:
+class Failures:
     """What went wrong in one dial. final: one side does not accept the other's certificates."""
 
     def __init__(self) -> None:

@@ -1,0 +1,262 @@
+"""Relaying as one peer has it: it serves others if it may and can be reached, else it has reservations at such peers.
+
+Who offers to relay stands in the table, as any service does. This node does when it has the role, and found that others
+reach it: it listens at a public address, or a connection from one has come in. Of those who offer, up to CANDIDATES_MAX
+are asked, and the RESERVATIONS with the shortest round trip stand in this node's addresses as `relay/PEER`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+from lattica.errors import LatticaError
+from lattica.mesh import tls
+from lattica.mesh.addresses import split_host
+from lattica.mesh.identity import PeerId, peer_text, short_peer
+from lattica.mesh.nat.datagrams import BIND, BOUND, RELAYED, SIGNED_BYTES
+from lattica.mesh.nat.routes import Direct, Route, is_private
+from lattica.mesh.relay.client import RENEW_S, RelayClient
+from lattica.mesh.relay.framed import Framed
+from lattica.mesh.relay.service import OFFER, RelayService
+from lattica.mesh.roles import Role
+from lattica.mesh.transport.quic import RELAY
+
+if TYPE_CHECKING:
+    from lattica.mesh.links import Member
+    from lattica.mesh.nat_shell.dispatch import Datagrams
+    from lattica.mesh.peer import Peer
+    from lattica.mesh.transport.quic import Quic
+    from lattica.mesh.transport.tcp import Tcp
+    from lattica.mesh.transport.tls_connection import TlsConnection
+
+log = logging.getLogger(__name__)
+RESERVATIONS = 2
+"""When one relay dies, others still reach us by way of the other."""
+CANDIDATES_MAX = 6  # asked for a reservation, to find the nearest
+FIRST_LOOK_S = 0.3
+LOOK_S = (2.0, 60.0)  # between looks for relays while there are too few, and else; the first one doubles
+RESERVE_S = 5.0  # for a relay to answer
+ALWAYS, AUTO, NEVER = "always", "auto", "never"
+SOURCE = "relays"  # of addresses, for `Peer.advertise`
+
+
+class Relays:
+    """See the module. Made when the peer's transport is; it begins with `start`."""
+
+    def __init__(self, peer: Peer, quic: Quic, tcp: Tcp | None, datagrams: Datagrams, offers: str = AUTO) -> None:
+        """offers: ALWAYS to relay for others, whatever was found; NEVER; or AUTO."""
+        self.service = RelayService(peer, quic.socket)
+        self.client = RelayClient(peer, quic, tcp)
+        self.offering = False
+        self._offers = offers
+        self._peer = peer
+        self._loop = asyncio.get_running_loop()
+        self._reserved: dict[PeerId, float] = {}  # relay -> round trip, nearest first
+        self._timer: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._renewed_at = self._loop.time()
+        self._pause_s = LOOK_S[0]
+        self._was_reached = self._stopped = False
+        peer.serve(self.service, offered=False)
+        peer.serve(self.client, offered=False)
+        self.client.ours = lambda: tuple(self._reserved)
+        self.client.on_lost.append(self._doubt)
+        for byte, serve in ((BIND, self._bind), (BOUND, self._bound), (RELAYED, self._relayed)):
+            datagrams.on(byte, serve)
+        if tcp is not None:
+            tcp.doors[tls.RELAY_ALPN] = self._accept
+
+    def __repr__(self) -> str:
+        return f"<Relays: {'offering' if self.offering else f'{len(self._reserved)} reservations'}, {self.service!r}>"
+
+    def start(self) -> None:
+        """The peer's gossip is there."""
+        self._peer.on_falter.append(lambda peer, reason: self._faltered(peer))
+        if self._offers == ALWAYS:
+            self.offer()
+        self._timer = self._loop.call_later(FIRST_LOOK_S, self._look)
+
+    def stop(self) -> None:
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        self.client.stop()
+        self.service.stop()
+
+    @property
+    def reserved(self) -> list[PeerId]:
+        """Relays that tell us when we are called, nearest first."""
+        return list(self._reserved)
+
+    def holds(self, peer: PeerId) -> bool:
+        """Whether the session with this peer is needed, although nobody calls over it."""
+        return peer in self._reserved or self.service.channels.is_reserved(peer)
+
+    # -- serving
+
+    def offer(self) -> None:
+        """Relay for others from now on. Nothing happens without the role."""
+        if self.offering or not self._peer.credentials.member.roles & Role.RELAY:
+            return
+        self.offering = True
+        self._peer.gossip.offer(OFFER)
+        log.info("this node relays for others")
+
+    def reached(self, address: str) -> None:
+        """Somebody has connected from there."""
+        self._was_reached = self._was_reached or _is_public(address)
+
+    def _may_offer(self) -> bool:
+        if self._offers != AUTO or self._peer.gossip.community.info.ephemeral:
+            return False
+        return self._was_reached or any(_is_public(address) for address in self._peer.listening)
+
+    # -- datagrams
+
+    def _bind(self, route: Route, data: bytes) -> None:
+        if isinstance(route, Direct) and len(data) == SIGNED_BYTES:
+            self.service.bind(route, route.endpoint, data)
+
+    def _bound(self, route: Route, data: bytes) -> None:
+        if isinstance(route, Direct) and len(data) == SIGNED_BYTES:
+            self.client.bound_came(route, data)
+
+    def _relayed(self, route: Route, data: bytes) -> None:
+        if not isinstance(route, Direct):
+            return  # what came by a channel is not passed on by another
+        if not self.client.relayed_came(route, data):
+            self.service.relayed(route, data)
+
+    def _accept(self, connection: TlsConnection, member: Member) -> None:
+        def arrived(framed: Framed, data: bytes) -> None:
+            self.service.heard(framed, member)
+            where: Hashable = framed
+            if data[0] == RELAYED:
+                self.service.relayed(where, data)
+            elif data[0] == BIND and len(data) == SIGNED_BYTES:
+                self.service.bind(where, framed.remote, data)
+
+        self.service.accept(Framed(connection, arrived), member)
+
+    # -- reservations
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self.offering and self._may_offer():
+            self.offer()
+        if self._looking is None:
+            self._looking = self._loop.create_task(self._reserve())
+            self._looking.add_done_callback(self._looked)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking = None
+        if self._stopped:
+            return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("looking for relays", exc_info=error)
+        enough = self.offering or len(self._reserved) >= RESERVATIONS
+        self._pause_s = LOOK_S[1] if enough else min(self._pause_s * 2, LOOK_S[1])
+        self._look_in(self._pause_s)
+
+    def _look_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._stopped:
+            self._timer = self._loop.call_later(seconds, self._look)
+
+    async def _reserve(self) -> None:
+        """Renew what is due, and have as many reservations as there should be."""
+        if self._loop.time() - self._renewed_at >= RENEW_S:
+            self._renewed_at = self._loop.time()
+            await self.client.renew()
+            for relay in list(self._reserved):
+                await self._ask(relay)
+        if self.offering:
+            for relay in list(self._reserved):
+                self._drop(relay)
+        elif len(self._reserved) < RESERVATIONS:
+            offered = await self._peer.gossip.providers(OFFER)
+            asked = [relay for relay in offered if relay not in self._reserved][:CANDIDATES_MAX]
+            await asyncio.gather(*(self._ask(relay) for relay in asked))
+            for relay in list(self._reserved)[RESERVATIONS:]:
+                self._drop(relay)
+        self._advertise()
+
+    async def _ask(self, relay: PeerId) -> None:
+        """Reserve there, and measure the round trip; forget it if that does not work."""
+        try:
+            await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
+            began = self._loop.time()
+            await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
+        except LatticaError as error:
+            log.info("relay %s: %s", short_peer(relay), str(error).partition("\n")[0])
+            self._reserved.pop(relay, None)
+            return
+        self._reserved[relay] = self._loop.time() - began
+        self._reserved = dict(sorted(self._reserved.items(), key=lambda item: item[1]))
+
+    def _drop(self, relay: PeerId) -> None:
+        """It is not needed any more."""
+        self._reserved.pop(relay, None)
+        if self._peer.has_session(relay):
+            task = self._loop.create_task(self._release(relay))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _release(self, relay: PeerId) -> None:
+        await self._peer.call(relay, "relay.release", timeout_s=RESERVE_S, idempotent=True)
+
+    def _advertise(self) -> None:
+        self._peer.advertise(SOURCE, [RELAY + peer_text(relay) for relay in self._reserved])
+
+    # -- what the peer and the client tell
+
+    def _faltered(self, peer: PeerId) -> None:
+        """Its session has no connection, and dialing failed."""
+        self.client.doubt(peer)
+        self._doubt(peer)
+
+    def disconnected(self, peer: PeerId) -> None:
+        """The session with it is over, and with it what we had there: reserve anew."""
+        if peer in self._reserved and not self._stopped:
+            self._doubt(peer)
+
+    def _doubt(self, relay: PeerId) -> None:
+        """Whether this relay still has our reservation must be asked; others are told of another one meanwhile."""
+        if self._reserved.pop(relay, None) is not None:
+            self._pause_s = LOOK_S[0] / 2
+            if self._looking is None:
+                self._look_in(0.0)
+
+    # -- for people
+
+    def status(self) -> dict[str, Any]:
+        """What there is to say, as plain data."""
+        return {
+            "offering": self.offering,
+            "reservations": [
+                {"relay": peer_text(relay), "rtt_ms": round(rtt_s * 1e3, 2)} for relay, rtt_s in self._reserved.items()
+            ],
+            "channels": [
+                {
+                    "peer_id": peer_text(channel.peer),
+                    "relay": peer_text(channel.relay),
+                    "way": str(channel.binding.way) if channel.binding.way is not None else "",
+                    "rtt_ms": round(channel.binding.rtt_s * 1e3, 2),
+                }
+                for channel in self.client.channels
+            ],
+            "serves": self.service.numbers(),
+        }
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address of this text means the same everywhere."""
+    try:
+        return not is_private(split_host(address)[0].partition("%")[0])
+    except (LatticaError, ValueError):
+        return False  # a name, or by way of a relay
