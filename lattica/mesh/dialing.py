@@ -68,6 +68,12 @@ class Dialing:
         """A connection that carried this plane is gone."""
         self._pauses[plane] = now + self._rng.uniform(0, AGAIN_S)
 
+    def moved(self) -> None:
+        """It may be reached elsewhere: do not pause for what failed, unless it broke rules."""
+        if not self._breaches:
+            self._failures = 0
+            self._pauses.pop(CONTROL, None)
+
     def asked(self, now: float) -> None:
         """The other side was asked to dial bulk."""
         self._pauses[BULK] = now + ASK_AGAIN_S

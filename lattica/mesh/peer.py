@@ -435,6 +435,7 @@ class Peer:
         """Remember where a peer can be reached."""
         if addresses and peer != self.id:
             self._addresses[peer] = tuple(addresses)
+            self._perform(self.sessions.found(peer, addresses))
 
     def advertise(self, source: str, addresses: Sequence[str]) -> None:
         """Tell others that we are at these addresses as well. source: who has found them; what it found before is

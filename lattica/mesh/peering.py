@@ -42,6 +42,7 @@ from lattica.mesh.twins import Inquiry, Process, is_later_twin, statement
 from lattica.mesh.us import Effect, Us, farewell
 from lattica.mesh.wire import BULK, CONTROL, Bye, Frame, Hello
 
+DIALS_MAX = 3  # of one peer at once, as its addresses become known
 KEEP_S = 60.0
 """A session without a connection is kept this long: a router restarts within it. Longer holds calls, and what they
 hold, for a peer that is gone."""
@@ -95,6 +96,11 @@ class Peering:
     def _needed(self) -> bool:
         return self.session is not None or self.dialing.wanted_since is not None
 
+    @property
+    def _is_talking(self) -> bool:
+        """There is a connection for the control plane, or may be one in a moment."""
+        return any(connection.plane == CONTROL for connection in self.connections.values())
+
     def validate(self) -> None:
         for plane in wire.PLANES:
             attached = self.of_plane(plane)
@@ -112,6 +118,20 @@ class Peering:
         """Have a session, and keep it."""
         self.dialing.wish(addresses, now)
         return self._dial_if_needed()
+
+    def found(self, addresses: Sequence[str]) -> list[Effect]:
+        """Where the peer is now. If it is not reached yet, what is new is tried at once, beside a dial under way: that
+        may wait for seconds at an address that leads nowhere from here."""
+        new = tuple(address for address in addresses if address not in self.dialing.addresses)
+        awaited = self.dialing.wanted_since is not None or self.session is not None
+        if not new or not awaited or self.us.stopped or self._is_talking:
+            return []
+        self.dialing.addresses = tuple(addresses)
+        if CONTROL not in self.dialing.attempts:
+            self.dialing.moved()
+            return self._dial_if_needed()
+        beside = self.us.under_way(self, CONTROL) < DIALS_MAX
+        return [msgspec.structs.replace(self._dial(CONTROL), addresses=new)] if beside else []
 
     def upgrade(self, addresses: Sequence[str]) -> list[Effect]:
         """Dial once more although a connection is there: a better one may take its place, and takes what it carries."""
@@ -157,6 +177,8 @@ class Peering:
 
     def dial_failed(self, plane: int, reason: str, now: float, final: bool) -> list[Effect]:
         """A dial of ours came to nothing."""
+        if not final and self.us.under_way(self, plane):
+            return []  # another one may still succeed
         self.dialing.attempts.pop(plane, None)
         return self.refused(reason, now) if final else self.failed(plane, now, reason)
 
@@ -282,9 +304,7 @@ class Peering:
         """Dial the control plane, if a session is wanted or one waits for a connection, and nothing is under way."""
         if not self._needed or not self.dialing.may(CONTROL) or self.us.stopped:
             return []
-        if any(connection.plane == CONTROL for connection in self.connections.values()):
-            return []
-        return [self._dial(CONTROL)]
+        return [] if self._is_talking else [self._dial(CONTROL)]
 
     def _bulk_if_needed(self, now: float) -> list[Effect]:
         """Dial the bulk plane, or ask the other side to, if something waits for it."""

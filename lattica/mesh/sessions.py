@@ -131,6 +131,11 @@ class Sessions:
         peering = self._peering(peer)
         return self._settle(peering, peering.connect(addresses, now))
 
+    def found(self, peer: PeerId, addresses: Sequence[str]) -> list[Effect]:
+        """This peer is at these addresses now: what waits for a connection tries those that are new."""
+        peering = self._peerings.get(peer)
+        return self._settle(peering, peering.found(addresses)) if peering is not None and addresses else []
+
     def upgrade(self, peer: PeerId, addresses: Sequence[str] = ()) -> list[Effect]:
         """A better way to this peer may be open now, at these addresses or the known ones: dial once more."""
         peering = self._peerings.get(peer)

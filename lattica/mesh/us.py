@@ -64,6 +64,10 @@ class Us:
         self.attempts[self._last_attempt] = peering, plane, self.generation
         return self._last_attempt
 
+    def under_way(self, peering: Peering, plane: int) -> int:
+        """How many dials of that peer, for this plane, have come to no end yet."""
+        return sum(to is peering and of == plane for to, of, _ in self.attempts.values())
+
     def ends(self, peer: PeerId, session: int) -> None:
         """Remember that this session is over."""
         ended = self.ended.setdefault(peer, deque(maxlen=ENDED_MAX))

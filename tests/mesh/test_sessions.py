@@ -262,6 +262,55 @@ def test_a_connection_that_is_dead_without_a_sound_is_noticed_and_replaced() -> 
     assert session_of(ann, bob) == session_of(bob, ann) and not ann.seen(SessionDown)
 
 
+def test_an_address_that_becomes_known_during_a_dial_is_tried_beside_it() -> None:
+    """ann knows bob by the address of his LAN, which leads nowhere from where she is; then his row names a relay."""
+    ring = Ring()
+    ann, bob = ring.node("ann", 1), ring.node("bob", 2)
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.connect(bob.id, ["10.0.0.1:7411"], ring.now))
+    ring.perform(ann, ann.sessions.found(bob.id, ["10.0.0.1:7411", "bob"]))
+    (_, slow), beside = ring.dials
+    assert beside[1].addresses == ("bob",)
+    ring.perform(ann, ann.sessions.found(bob.id, ["10.0.0.1:7411", "bob"]))
+    assert len(ring.dials) == 2, "it was not new"
+    ring.dials.popleft()
+    ring.hold_dials = False
+    ring.settle()
+    assert ann.seen(SessionUp) and ann.sessions.connection(bob.id) is not None
+    ring.perform(ann, ann.sessions.dial_failed(slow.attempt, "timed out", ring.now))
+    ring.advance(20)
+    assert not ring.dials and not ann.seen(SessionDown) and len(ring.dialed_at) == 1
+
+
+def test_a_dial_that_fails_beside_another_one_is_no_failure_yet() -> None:
+    ring = Ring()
+    ann, bob = ring.node("ann", 1), ring.node("bob", 2)
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.connect(bob.id, ["nowhere"], ring.now))
+    ring.perform(ann, ann.sessions.found(bob.id, ["bob"]))
+    first, second = (dial.attempt for _, dial in ring.dials)
+    ring.dials.clear()
+    ring.perform(ann, ann.sessions.dial_failed(first, "refused", ring.now))
+    ring.advance(5)
+    assert not ring.dials, "the second one is under way"
+    ring.perform(ann, ann.sessions.dial_failed(second, "refused", ring.now))
+    ring.advance(1)
+    assert len(ring.dials) == 1
+
+
+def test_a_new_address_ends_a_pause_and_a_hostile_row_makes_no_more_than_a_few_dials() -> None:
+    ring = Ring()
+    ann, bob = ring.node("ann", 1), ring.node("bob", 2)
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.connect(bob.id, ["nowhere"], ring.now))
+    _, dial = ring.dials.popleft()
+    ring.perform(ann, ann.sessions.dial_failed(dial.attempt, "refused", ring.now))
+    assert not ring.dials
+    for number in range(10):
+        ring.perform(ann, ann.sessions.found(bob.id, [f"bob{number}"]))
+    assert 1 <= len(ring.dials) <= 3
+
+
 def test_a_way_that_is_gone_is_replaced_before_it_is_given_up() -> None:
     """The router of ann has another address: what she has sent is never answered, and her kernel tries for minutes."""
     ring, ann, bob = pair()
