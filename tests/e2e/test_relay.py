@@ -1,0 +1,202 @@
+"""Two peers that can dial only relays, over real sockets: they talk by way of one, and of the other when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lattica.mesh import credentials
+from lattica.mesh.identity import PeerId, parse_peer
+from lattica.mesh.peer import Peer
+from lattica.mesh.relay.framed import Framed
+from lattica.mesh.services import method, service
+from lattica.mesh.tickets import parse_ticket
+from tests.e2e.test_mesh_refusals import eventually
+
+pytestmark = pytest.mark.e2e
+GAP_MAX_S = 3.0
+
+
+@service("work")
+class Work:
+    def __init__(self) -> None:
+        self.ran: list[int] = []
+
+    @method()
+    def echo(self, number: int) -> int:
+        self.ran.append(number)
+        return number
+
+    @method(takes_stream=True)
+    async def sink(self, *, incoming: AsyncIterator[bytes]) -> int:
+        expected = total = 0
+        async for item in incoming:
+            assert int.from_bytes(item[:8], "little") == expected, f"item {expected} is missing"
+            expected, total = expected + 1, total + len(item)
+        return total
+
+
+class RelayProcess:
+    """A relay that can be killed."""
+
+    def __init__(self, folder: Path, ticket: str = "") -> None:
+        folder.mkdir(mode=0o700)
+        command = [sys.executable, "-m", "tests.e2e.relay_process", str(folder), "127.0.0.1:0", *filter(None, [ticket])]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.ticket = self.process.stdout.readline().strip()
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            os.kill(self.process.pid, signal.SIGCONT)
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+class Site:
+    """Two relays, and peers that listen nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.first = RelayProcess(folder / "r1")
+        self.second = RelayProcess(folder / "r2", self.first.ticket)
+        self.peers: list[Peer] = []
+
+    @property
+    def relays(self) -> list[RelayProcess]:
+        return [self.first, self.second]
+
+    async def peer(self, *, udp: bool = True) -> Peer:
+        folder = self._folder / f"p{len(self.peers)}"
+        folder.mkdir(mode=0o700)
+        ticket = parse_ticket(self.first.ticket)
+        peer = Peer(credentials.join(str(folder), ticket, time.time()))
+        peer._first = ticket.peers
+        peer.serve(Work())
+        await peer.start()
+        assert peer.relays is not None
+        peer.relays.client._udp = udp
+        self.peers.append(peer)
+        return peer
+
+    async def pair(self, *, udp: bool = True) -> tuple[Peer, Peer]:
+        """Two that know of each other, and have both relays."""
+        a, b = await self.peer(udp=udp), await self.peer(udp=udp)
+        for peer in (a, b):
+            assert peer.relays is not None
+            relays = peer.relays
+            assert await eventually(lambda relays=relays: len(relays.reserved) == 2, 15), relays.status()
+        assert await eventually(lambda: len(a.addresses_of(b.id)) == 2 and len(b.addresses_of(a.id)) == 2, 10)
+        return a, b
+
+    async def stop(self) -> None:
+        for peer in self.peers:
+            await peer.stop()
+        for relay in self.relays:
+            relay.end()
+
+    def process_of(self, relay: PeerId) -> RelayProcess:
+        (founder, _), *_ = parse_ticket(self.first.ticket).peers
+        return self.first if relay == founder else self.second
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    await made.stop()
+
+
+def path_to(peer: Peer, other: Peer) -> dict[str, Any]:
+    found = [each for each in peer.peers() if parse_peer(each["peer_id"]) == other.id]
+    return found[0] if found else {}
+
+
+def relay_between(a: Peer, b: Peer) -> PeerId:
+    """By which the connection between the two goes, as the first of them sends."""
+    assert a.relays is not None
+    links = [link for link in a.relays.client._quic.links if link.member is not None and link.member.peer == b.id]
+    return links[-1].route.relay  # type: ignore[union-attr]
+
+
+class Callers:
+    """Calls without end, each of which must succeed, once."""
+
+    def __init__(self, peer: Peer, other: Peer) -> None:
+        self._peer, self._other = peer, other
+        self._over = False
+        self._count = 0
+        self.longest_s = 0.0
+        self._tasks = [asyncio.ensure_future(self._call()) for _ in range(4)]
+
+    async def _call(self) -> None:
+        while not self._over:
+            self._count += 1
+            number, began = self._count, time.monotonic()
+            assert await self._peer.call(self._other.id, "work.echo", number, timeout_s=20) == number
+            self.longest_s = max(self.longest_s, time.monotonic() - began)
+            await asyncio.sleep(0.005)
+
+    async def end(self) -> int:
+        """How many calls were made."""
+        self._over = True
+        await asyncio.gather(*self._tasks)
+        return self._count
+
+
+async def send(peer: Peer, other: Peer, total: int) -> int:
+    piece = bytes(64 << 10)
+    async with await peer.stream(other.id, "work.sink", sends=True, receives=False) as stream:
+        for number in range(total // len(piece)):
+            await stream.send(number.to_bytes(8, "little") + piece[8:])
+        await stream.finish()
+        return int(await stream.result())
+
+
+async def test_two_peers_that_can_dial_only_relays_call_each_other_and_move_bulk(site: Site) -> None:
+    a, b = await site.pair()
+    assert await a.call(b.id, "work.echo", 7, timeout_s=10) == 7
+    assert await send(b, a, 4 << 20) == 4 << 20
+    for one, other in ((a, b), (b, a)):
+        assert path_to(one, other)["path"].startswith("relay/"), "there is no other way"
+    assert a.relays is not None and b.relays is not None
+    assert not a.relays.offering and not b.relays.offering
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_when_a_relay_dies_in_the_midst_of_work_the_other_takes_over_within_three_seconds(
+    site: Site, how: signal.Signals
+) -> None:
+    a, b = await site.pair()
+    assert await a.call(b.id, "work.echo", 0, timeout_s=10) == 0
+    callers, bulk = Callers(a, b), asyncio.ensure_future(send(a, b, 24 << 20))
+    await asyncio.sleep(1.0)
+    dead = relay_between(a, b)
+    os.kill(site.process_of(dead).process.pid, how)
+    assert await eventually(lambda: relay_between(a, b) != dead, GAP_MAX_S)
+    await asyncio.sleep(1.5)
+    count = await callers.end()
+    assert await bulk == 24 << 20
+    work = b._methods["work.echo"].function.__self__  # type: ignore[attr-defined]
+    assert sorted(work.ran) == list(range(count + 1)), "each call ran once"
+    assert callers.longest_s <= GAP_MAX_S, f"a call waited {callers.longest_s:.2f} s"
+
+
+async def test_peers_whose_udp_is_blocked_talk_over_tls_to_the_same_port_of_the_relay(site: Site) -> None:
+    a, b = await site.pair(udp=False)
+    assert await a.call(b.id, "work.echo", 7, timeout_s=10) == 7
+    assert await send(a, b, 2 << 20) == 2 << 20
+    assert a.relays is not None
+    ways = [channel.binding.way for channel in a.relays.client.channels if channel.binding.way is not None]
+    assert ways and all(isinstance(way, Framed) for way in ways)
