@@ -105,9 +105,16 @@ class PathSocket:
 
     @property
     def port(self) -> int:
-        """Of the main sockets; 0 before there is one."""
+        """Of the main socket, which one who only dials has from now on; 0 if there can be none, or it is bound to
+        loopback."""
+        if self._loopback:
+            return 0
         found = self._sockets.get((MAIN, False)) or self._sockets.get((MAIN, True))
-        return int(found.getsockname()[1]) if found is not None else 0
+        try:
+            found = found or self._socket_for(Direct(Endpoint("0.0.0.0", 0)))
+        except OSError:
+            return 0
+        return int(found.getsockname()[1])
 
     def open(self, number: int) -> Endpoint:
         """A fresh socket of this number, for IPv4; where it is bound. Raises OSError."""
