@@ -176,18 +176,22 @@ class Gossip:
 
     async def providers(self, service: str) -> list[PeerId]:
         """Living members that serve it, in no order: those whom the table names, else those whom the DHT finds."""
-        living = set(self.community.membership.living)
-        end = service.encode()
-        found = [
-            row.writer
-            for row in self.community.replica.rows(SERVICE)
-            if row.key[PEER_ID_BYTES:] == end and row.writer in living and row.writer != self._peer.id
-        ]
+        found = self.known_providers(service)
         if not found:
             others = await self.directory.find_providers(f"service {service}")
             found = [peer for peer in others if peer != self._peer.id]
         self._peer.rng.shuffle(found)
         return found
+
+    def known_providers(self, service: str) -> list[PeerId]:
+        """Living members that serve it, as the table says."""
+        living = set(self.community.membership.living)
+        end = service.encode()
+        return [
+            row.writer
+            for row in self.community.replica.rows(SERVICE)
+            if row.key[PEER_ID_BYTES:] == end and row.writer in living and row.writer != self._peer.id
+        ]
 
     def _write_service(self, name: str) -> None:
         self.write(SERVICE, bytes(self._peer.id) + name.encode(), b"")

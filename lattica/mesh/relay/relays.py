@@ -22,12 +22,14 @@ from lattica.mesh.relay.client import RENEW_S, RelayClient
 from lattica.mesh.relay.framed import Framed
 from lattica.mesh.relay.service import OFFER, RelayService
 from lattica.mesh.roles import Role
+from lattica.mesh.table.kinds import SERVICE
 from lattica.mesh.transport.quic import RELAY
 
 if TYPE_CHECKING:
     from lattica.mesh.links import Member
     from lattica.mesh.nat_shell.dispatch import Datagrams
     from lattica.mesh.peer import Peer
+    from lattica.mesh.table.rows import Row
     from lattica.mesh.transport.quic import Quic
     from lattica.mesh.transport.tcp import Tcp
     from lattica.mesh.transport.tls_connection import TlsConnection
@@ -77,6 +79,7 @@ class Relays:
         self._peer.on_falter.append(lambda peer, reason: self._faltered(peer))
         if self._offers == ALWAYS:
             self.offer()
+        self._peer.gossip.watch(SERVICE, self._heard_of)
         self._timer = self._loop.call_later(FIRST_LOOK_S, self._look)
 
     def stop(self) -> None:
@@ -145,6 +148,13 @@ class Relays:
 
     # -- reservations
 
+    def _heard_of(self, row: Row | None, before: Row | None) -> None:
+        """Of a service: just after a join, the first relays come so, and nobody reaches us before we have reserved."""
+        if row is None or before is not None or not row.key.endswith(OFFER.encode()) or self.offering:
+            return
+        if len(self._reserved) < RESERVATIONS and self._looking is None:
+            self._look_in(0.0)  # what else came with it is taken in by then
+
     def _look(self) -> None:
         self._timer = None
         if not self.offering and self._may_offer():
@@ -180,8 +190,9 @@ class Relays:
             for relay in list(self._reserved):
                 self._drop(relay)
         elif len(self._reserved) < RESERVATIONS:
-            offered = await self._peer.gossip.providers(OFFER)
-            asked = [relay for relay in offered if relay not in self._reserved][:CANDIDATES_MAX]
+            asked = [relay for relay in self._peer.gossip.known_providers(OFFER) if relay not in self._reserved]
+            self._peer.rng.shuffle(asked)
+            asked = asked[:CANDIDATES_MAX]
             await asyncio.gather(*(self._ask(relay) for relay in asked))
             for relay in list(self._reserved)[RESERVATIONS:]:
                 self._drop(relay)
@@ -190,15 +201,16 @@ class Relays:
     async def _ask(self, relay: PeerId) -> None:
         """Reserve there, and measure the round trip; forget it if that does not work."""
         try:
-            await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
             began = self._loop.time()
             await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
-        except LatticaError as error:
-            log.info("relay %s: %s", short_peer(relay), str(error).partition("\n")[0])
+        except (LatticaError, TimeoutError) as error:
+            log.info("relay %s: %s", short_peer(relay), str(error).partition("\n")[0] or "no answer")
             self._reserved.pop(relay, None)
             return
-        self._reserved[relay] = self._loop.time() - began
+        self._reserved[relay] = self._peer.sessions.rtt_s(relay) or self._loop.time() - began
         self._reserved = dict(sorted(self._reserved.items(), key=lambda item: item[1]))
+        if len(self._reserved) <= RESERVATIONS:
+            self._advertise()  # at once: another one that is asked may be dead
 
     def _drop(self, relay: PeerId) -> None:
         """It is not needed any more."""
