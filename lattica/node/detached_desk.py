@@ -11,6 +11,7 @@ ends after a day and with its node. Where an actor's worker lives is the placer'
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -29,10 +30,12 @@ from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.node.checkpoint_desk import State
 from lattica.node.clients import Job
+from lattica.node.environment import Environment
 from lattica.node.far_objects import ACTOR_ID_BYTES
 from lattica.node.fenced import Fenced, Offer
 from lattica.node.names_desk import name_key
 from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed, write
+from lattica.node.surroundings import Surroundings
 from lattica.objectstore.cid import cid_text
 from lattica.scheduler import restarts
 from lattica.scheduler.fencing import Life
@@ -69,6 +72,9 @@ class DetachedDesk:
         self._seeds: dict[bytes, bytes] = {}  # actor of ours -> its content
         self._told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep it
         self._states_told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep its checkpoint
+        self._packages: dict[bytes, list[bytes]] = {}  # actor of ours -> the contents of its packages
+        self._packages_told: set[tuple[bytes, PeerId]] = set()  # who was asked to keep one
+        self._surroundings = Surroundings(desk)
         self._growing: set[bytes] = set()  # actors that are being restarted here
         self._adopted: set[bytes] = set()  # actors of ours that began elsewhere
         self._giver = desk.new_number()
@@ -104,14 +110,17 @@ class DetachedDesk:
     def of_its_own(self, plan: Plan) -> Plan:
         """The same plan, in a job that does not end with its driver."""
         job = self._node.jobs[plan.job]
-        own = self._job(job.driver, job.python, job)
+        own = self._job(job.driver, job.python, job, job.environment)
+        if job.environment.shelf:
+            with contextlib.suppress(OSError):  # its driver has just ended
+                self._node.job_desk.hold_folder(own.number, job.environment.shelf)
         return msgspec.structs.replace(plan, job=own.number)
 
-    def _job(self, driver: int, python: str, like: Job | Seed, namespace: str = "") -> Job:
+    def _job(self, driver: int, python: str, like: Job | Seed, environment: Environment) -> Job:
         number = self._node.job_desk.next_number()
         job = self._node.jobs[number] = Job(
-            number, driver, 0, python, like.sys_path, like.cwd, like.script, namespace or like.namespace,
-            like.log_to_driver, time(), like.preload, ended=True, minor=like.minor,
+            number, driver, 0, python, like.sys_path, like.cwd, like.script, like.namespace,
+            like.log_to_driver, time(), like.preload, ended=True, minor=like.minor, environment=environment,
         )  # fmt: skip
         return job
 
@@ -145,10 +154,12 @@ class DetachedDesk:
             log.warning(
                 "actor %s: %d of what its constructor is given is not here: %s", short(actor), len(missing), NOT_KEPT
             )
+        packages, lost = await self._surroundings.packed(job)
+        missing += lost
         seed = Seed(
             plan.spec, dict(plan.resources), plan.class_name, plan.name, plan.namespace, plan.meta, plan.given,
             job.python, job.minor or _MINOR, job.sys_path, job.cwd, job.script, job.log_to_driver, job.preload,
-            list(plan.holds), objects,
+            list(plan.holds), objects, job.environment.env_vars, packages,
         )  # fmt: skip
         data, content = write(seed), b""
         if len(data) > SEED_MAX_BYTES:
@@ -160,10 +171,11 @@ class DetachedDesk:
         if node.actor_desk.supervisor.living(actor) is None:
             return  # it has ended meanwhile
         self._seeds[actor] = content
+        self._packages[actor] = [each.content for each in packages]
         await self._spread(actor)
         paper = Paper(
             VERSION, content, plan.class_name, plan.name, plan.namespace, desk.names.claim_of(actor),
-            node.actor_desk.supervisor.actors[actor].incarnation,
+            node.actor_desk.supervisor.actors[actor].incarnation, packages=[each.content for each in packages],
         )  # fmt: skip
         deciding = desk.deciding
         deciding.do(
@@ -208,6 +220,13 @@ class DetachedDesk:
             new = [peer for peer in keepers if peer not in self._told.get(actor, ())]
             self._told[actor] = keepers
             await self._desk.kept.spread(content, new)
+        await self._spread_packages(actor, keepers[:KEEPERS])
+
+    async def _spread_packages(self, actor: bytes, keepers: tuple[PeerId, ...]) -> None:
+        for package in self._packages.get(actor, ()):
+            new = [peer for peer in keepers if (package, peer) not in self._packages_told]
+            self._packages_told |= {(package, peer) for peer in new}
+            await self._desk.kept.spread(package, new)
 
     def _spread_state(self, actor: bytes) -> None:
         """Its last checkpoint has other keepers now, perhaps."""
@@ -253,8 +272,10 @@ class DetachedDesk:
         papers = [read_paper(record.spec) for record in self._desk.deciding.records.values()]
         for paper in papers:
             if paper is not None:
-                yield from filter(None, (paper.content, paper.state, paper.before))
+                yield from filter(None, (paper.content, paper.state, paper.before, *paper.packages))
         yield from filter(None, self._seeds.values())
+        for packages in self._packages.values():
+            yield from packages
         yield from self.superseded_states.contents()
         yield from self._node.actor_desk.checkpoints.contents()
 
@@ -330,12 +351,14 @@ class DetachedDesk:
             node.store.give(hold, m.NODE)
         node.store.let_go([held.object for held in seed.objects])  # `take_in` holds each once
         python = seed.python if seed.minor == _MINOR and os.access(seed.python, os.X_OK) else sys.executable
-        job = self._job(0, python, seed)
+        environment, using = await self._surroundings.unpacked(seed, deciding.in_order(actor))
+        job = self._job(0, python, seed, environment)
+        self._surroundings.using[job.number] = using
         plan = Plan(
             actor, job.number, seed.spec, ResourceSet.of(seed.resources), seed.class_name, seed.name, seed.namespace,
             True, False, record.restarts_left, tuple(seed.holds), seed.meta, False, seed.given, record.available,
         )  # fmt: skip
-        self._seeds[actor] = paper.content
+        self._seeds[actor], self._packages[actor] = paper.content, list(paper.packages)
         self._adopted.add(actor)
         log.info("actor %s (%s) goes on here, in life %s", short(actor), seed.class_name, record.life.number())
         node.store.track(m.NODE, actor)
@@ -400,6 +423,7 @@ class DetachedDesk:
 
     def _forget_job(self, number: int) -> None:
         job = self._node.jobs.get(number)
+        self._surroundings.forgotten(number)
         if job is not None:
             self._desk.jobs.ended(job, farewell=False)
             self._loop.call_soon(self._node.job_desk.forget, job)
@@ -414,6 +438,7 @@ class DetachedDesk:
                 continue
             if others[0] not in self._told.get(actor, ()):
                 await self._desk.kept.spread(content, others[:1])
+            await self._spread_packages(actor, tuple(others[:1]))
             plan = self._node.actor_desk.supervisor.living(actor)
             if plan is not None and self._desk.deciding.hand_over(actor, others[0]):
                 self._forget(actor)
@@ -449,6 +474,8 @@ class DetachedDesk:
         self._seeds.pop(actor, None)
         self._told.pop(actor, None)
         self._states_told.pop(actor, None)
+        gone = self._packages.pop(actor, [])
+        self._packages_told = {each for each in self._packages_told if each[0] not in gone}
         self._adopted.discard(actor)
 
     # -- for people

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lattica.node.clients import Job
     from lattica.node.far_desk import FarDesk
     from lattica.node.far_neighbours import Neighbour
+    from lattica.node.seeds import Seed
 
 log = logging.getLogger(__name__)
 AGAIN_S = 10.0  # after a failure, before it is tried again
@@ -199,6 +200,8 @@ class FarEnvironments:
             return ""
         if any(within(folder, path) for path in entry.environment.paths()):  # of a submitted job
             return ""
+        if not await asyncio.to_thread(os.path.isdir, folder):  # of a detached actor that began elsewhere
+            return ""
         if folder not in self._beside:
             task = self._beside[folder] = asyncio.ensure_future(self._pack(folder))
             task.add_done_callback(lambda _: self._beside.pop(folder, None))  # it may have changed by the next job
@@ -209,6 +212,17 @@ class FarEnvironments:
                 raise
             log.info("%s", error.message)  # what its tasks need is in those, perhaps
             return ""
+
+    async def packed_beside(self, job: Job) -> str:
+        """The same for a detached actor, whose modules shall be found when this machine is gone. Raises ConfigError."""
+        folder = script_folder(job)
+        if not folder or self._node.workers.zygotes.hider_of(folder):
+            return ""
+        if not await asyncio.to_thread(os.path.exists, script_of(job)):
+            return ""
+        if any(within(folder, path) for path in job.environment.paths()):
+            return ""
+        return await self._pack(folder)
 
     async def _pack(self, folder: str) -> str:
         from lattica.node import packages
@@ -225,6 +239,11 @@ class FarEnvironments:
         return packed.cid
 
 
+def script_of(job: Job | far.JobIs | Seed) -> str:
+    """Its path."""
+    return os.path.join(job.cwd, job.script)
+
+
 def script_folder(job: Job | far.JobIs) -> str:
     """Where the modules of a driver lie that is a script; "" if it is none."""
     script = os.path.normpath(os.path.join(job.cwd, job.script))
@@ -239,4 +258,4 @@ def script_folder(job: Job | far.JobIs) -> str:
 def _lacking(paper: far.JobIs) -> str:
     """The folder of the script's modules, if that is to be brought."""
     folder = script_folder(paper)
-    return "" if not folder or os.path.exists(os.path.join(paper.cwd, paper.script)) else folder
+    return "" if not folder or os.path.exists(script_of(paper)) else folder

@@ -90,6 +90,11 @@ class JobDesk:
             raise RemoteProtocolError(f"the environment in its Hello: {error}") from error
         return environment
 
+    def hold_folder(self, number: int, shelf: str) -> None:
+        """Another job uses that driver's folder, until it is forgotten. Raises OSError."""
+        if number not in self._folders:
+            self._folders[number] = Folder(shelf)
+
     def next_number(self) -> int:
         """For a job that begins."""
         return next(self._numbers)

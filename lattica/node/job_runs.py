@@ -191,7 +191,8 @@ class JobRuns:
         return found
 
     def _wanted(self) -> list[str]:
-        return [run.package for _, run in self.runs().values() if run.state == RUNNING]
+        submitted = [run.package for _, run in self.runs().values() if run.state == RUNNING]
+        return submitted + [package.cid for job in self.node.jobs.values() for package in job.environment.packages]
 
     def _shelves(self) -> list[str]:
         return [job.environment.shelf for job in self.node.jobs.values() if job.environment.shelf]

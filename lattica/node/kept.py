@@ -242,15 +242,29 @@ class Kept:
 
     def keep(self, neighbour: Neighbour, message: far.Keep) -> None:
         """A piece of what we have asked for; or an offer."""
-        coming = self._coming.get((neighbour.peer, message.content))
+        key, content = (neighbour.peer, message.content), message.content
+        coming = self._coming.get(key)
         if coming is not None:
-            coming.take(message)
-        elif not message.offset and Role.SUBMIT in self._desk.roles_of(neighbour.peer):
-            if reason := self._objection(neighbour.peer, message):
-                log.warning("%s wants %d bytes kept: %s", neighbour.client.name, message.size, reason)
-                neighbour.link.send(far.NotKept(message.content[:CID_MAX_BYTES], reason))
+            if message.offset or not coming.have:  # else it offers again what is on its way
+                coming.take(message)
+            return
+        if message.offset or Role.SUBMIT not in self._desk.roles_of(neighbour.peer):
+            return
+        if reason := self._objection(neighbour.peer, message):
+            log.warning("%s wants %d bytes kept: %s", neighbour.client.name, message.size, reason)
+            neighbour.link.send(far.NotKept(content[:CID_MAX_BYTES], reason))
+            return
+        is_new = content not in self.disk
+        if is_new and len(message.data) == message.size:
+            if cid_named(manifest_of(message.data)) != content:
+                log.warning("%s sent something else than it said", neighbour.client.name)
                 return
-            self._begin(self._keep_for(neighbour, message))
+            self.disk.put(message.data)
+            self._is_of(cid_text(content), neighbour.peer)
+        elif is_new:
+            coming = self._coming[key] = Coming(message.size, message.data)
+            self._offered[key] = message.size
+        self._begin(self._keep_for(neighbour, content, coming))
 
     def _objection(self, peer: PeerId, message: far.Keep) -> str:
         """Why an offer is not taken; "" if it is."""
@@ -266,26 +280,15 @@ class Kept:
                 return f"{len(self._coming)} others are on their way"
         return self._full(peer, message.size)
 
-    async def _keep_for(self, neighbour: Neighbour, message: far.Keep) -> None:
-        """Have it here for another node, and say so."""
-        content, peer, name = message.content, neighbour.peer, cid_text(message.content)
-        is_new = content not in self.disk
-        if not is_new:
-            here = await self.disk.written(content)
-        elif len(message.data) == message.size:
-            if cid_named(manifest_of(message.data)) != content:
-                log.warning("%s sent something else than it said", neighbour.client.name)
-                return
-            self.disk.put(message.data)
-            self._is_of(name, peer)
-            here = await self.disk.written(content)
+    async def _keep_for(self, neighbour: Neighbour, content: bytes, coming: Coming | None) -> None:
+        """Have it here for another node, and say so. coming: the rest of it, unless all of it has come."""
+        name, is_new = cid_text(content), coming is not None
+        if coming is not None:
+            here = await self._pull(neighbour.peer, content, coming)
+            self._is_of(name, neighbour.peer)
         else:
-            key = peer, content
-            coming = self._coming[key] = Coming(message.size, message.data)
-            self._offered[key] = message.size
-            here = await self._pull(peer, content, coming)
-            self._is_of(name, peer)
-        if here and (is_new or name in self._unnamed):
+            here = await self.disk.written(content)
+        if here and (is_new or name in self._unnamed or self._for.get(name) == neighbour.peer):
             self._unnamed[name] = self._loop.time() + FORGET_S  # its row may come later, and for some there is none
             self._sweep_later()
         neighbour.link.send(far.Kept(content) if here else far.NotKept(content, "it cannot be written here"))

@@ -89,6 +89,14 @@ class PackageDesk:
             self._last = "", b""
         return data[max(offset, 0) : offset + PIECE_BYTES]
 
+    async def local(self, cid: str) -> bytes:
+        """Its bytes, if this node or a driver here keeps them. Raises ObjectLostError."""
+        return await asyncio.to_thread(_demand, cid, [self.shelf, *map(Shelf, set(self._others()))])
+
+    async def put(self, cid: str, data: bytes) -> None:
+        """Keep it here, from whoever had it."""
+        await asyncio.to_thread(self.shelf.put, Packed(cid, data), list(self._wanted()))
+
     async def bring(self, cid: str, holders: Sequence[PeerId]) -> bytes:
         """Its bytes, from here or from one of these. Raises ObjectLostError."""
         data = await asyncio.to_thread(self.shelf.get, cid)

@@ -7,6 +7,7 @@ import msgspec
 from lattica.mesh.papers import DAMAGED
 
 VERSION = 1
+BESIDE = "beside"
 
 
 class Paper(msgspec.Struct, array_like=True, frozen=True):
@@ -21,6 +22,7 @@ class Paper(msgspec.Struct, array_like=True, frozen=True):
     incarnation: int  # the last that its row tells of
     state: bytes = b""  # the CID of its last checkpoint that another node keeps, if there is another
     before: bytes = b""  # of the one before it: a machine that is lost midway may have taken the last one along
+    packages: list[bytes] = []  # the CIDs of those that its seed names
 
 
 class Held(msgspec.Struct, array_like=True, frozen=True):
@@ -30,6 +32,14 @@ class Held(msgspec.Struct, array_like=True, frozen=True):
     failed: bool
     contains: list[bytes]
     data: bytes
+
+
+class Package(msgspec.Struct, array_like=True, frozen=True):
+    """A package of its `runtime_env`. kind: as of `environment.Travels`; or BESIDE: the modules beside its script."""
+
+    kind: str
+    cid: str
+    content: bytes  # the same name, binary
 
 
 class Seed(msgspec.Struct, array_like=True, frozen=True):
@@ -51,6 +61,8 @@ class Seed(msgspec.Struct, array_like=True, frozen=True):
     preload: list[str]
     holds: list[bytes]
     objects: list[Held]
+    env_vars: dict[str, str] = {}
+    packages: list[Package] = []
 
 
 _paper = msgspec.msgpack.Decoder(Paper).decode

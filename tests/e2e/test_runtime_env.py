@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +42,24 @@ print(len({one[0] for one in seen}), {one[1:] for one in seen})
 """
 
 
+DETACHED = """
+import os, lattica
+
+given = {"working_dir": "files", "py_modules": ["lib/extra"], "env_vars": {"MODE": "fast"}}
+lattica.init(runtime_env=given, namespace="s")
+
+@lattica.remote(max_restarts=-1, max_task_retries=-1)
+class Rover:
+    def look(self):
+        import extra, helper, inside
+        found = [open("config.txt").read(), extra.X, inside.Y, os.environ["MODE"], helper.doubled(1)]
+        return lattica.get_runtime_context().get_node_id(), found
+
+rover = Rover.options(name="rover", lifetime="detached").remote()
+print(lattica.get(rover.look.remote(), timeout=20)[1])
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     folder = tmp_path / "project"
@@ -50,6 +70,7 @@ def project(tmp_path: Path) -> Path:
     (folder / "files" / "inside.py").write_text("Y = 2\n")
     (folder / "lib" / "extra" / "__init__.py").write_text("X = 1\n")
     (folder / "train.py").write_text(SCRIPT)
+    (folder / "rover.py").write_text(DETACHED)
     return folder
 
 
@@ -126,3 +147,27 @@ def test_modules_and_folders_reach_a_machine_that_has_none_of_them(
         assert (done.returncode, done.stdout) == (0, expected), done.stderr
     done = one.run("submit", "--working-dir", str(project), "train.py", "env")
     assert (done.returncode, done.stdout) == (0, "2 {(2, 'hello', 1, 2, 'fast')}\n"), done.stderr
+
+
+@pytest.mark.slow
+def test_a_detached_actor_has_them_too_when_it_goes_on_where_its_files_are_not(
+    machine: Callable[[str], Machine], script: Script, project: Path
+) -> None:
+    one, two, three = machine("one"), machine("two"), machine("three")
+    one.start()
+    for other in (two, three):
+        elsewhere(other, project, "join", one.ticket())
+    see((one, ["three", "two"]), (two, ["one", "three"]), (three, ["one", "two"]), within_s=10.0)
+    environ = os.environ | {"LATTICA_DATA_DIR": str(one.data_dir)}
+    done = subprocess.run(
+        [sys.executable, "rover.py"], capture_output=True, text=True, timeout=40, env=environ, cwd=project
+    )
+    found = "['hello', 1, 2, 'fast', 2]"
+    assert (done.returncode, done.stdout) == (0, f"{found}\n"), done.stderr
+    time.sleep(12.0)  # nodes restart nothing in their first ten seconds
+    os.kill(one.pid, signal.SIGKILL)
+    asks = "import lattica\nlattica.init(namespace='s')\nr = lattica.get_actor('rover')\n"
+    asks += "print(lattica.get(r.look.remote(), timeout=60)[1])"
+    environ["LATTICA_DATA_DIR"] = str(two.data_dir)
+    done = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, timeout=90, env=environ)
+    assert (done.returncode, done.stdout) == (0, f"{found}\n"), done.stderr

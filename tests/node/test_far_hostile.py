@@ -154,15 +154,19 @@ def test_nobody_keeps_more_on_a_disk_than_it_says_or_has_all_that_arrives_at_onc
     async def story(town: Any) -> None:
         victim, other = Desk("a", town, tmp_path), Desk("b", town, tmp_path)
         line: Any = Line(victim, other)
-        data = b"x" * (2 * CONTENT_MAX_BYTES)
+        data = b"x" * (2 * PIECE_BYTES)
         content = cid_named(manifest_of(data))
         victim.kept.keep(line, far.Keep(content, 0, 0, data))
         victim.kept.keep(line, far.Keep(content, CONTENT_MAX_BYTES, 0, data))
+        victim.kept.keep(line, far.Keep(content, PIECE_BYTES, 0, data))
+        victim.kept.keep(line, far.Keep(content, 2 * CONTENT_MAX_BYTES, 0, b"x"))
         for offset in (-1, 1 << 60):
             victim.kept.keep(line, far.Keep(content, CONTENT_MAX_BYTES, offset, b"x"))
         for number in range(100):
             victim.kept.keep(line, far.Keep(bytes([number]) * 36, CONTENT_MAX_BYTES, 0, b"x" * PIECE_BYTES))
-        assert len(victim.kept._coming) == COMING_EACH_MAX and not victim.kept._sizes
+        assert len(victim.kept._coming) == COMING_EACH_MAX and not victim.kept.disk.sizes
+        await asyncio.sleep(2 * kept_module.ASK_S)
+        assert not victim.kept._coming and not list((tmp_path / "a").iterdir()), "nothing more came"
 
     run_kept(story)
 
@@ -175,12 +179,12 @@ def test_one_who_asks_again_and_again_for_what_is_kept_is_read_to_a_little_at_a_
         line.send = lambda message, size=0: said.append(message)
         for _ in range(1000):
             victim.kept.wanted(line, far.KeptWanted(content))
-        assert len(victim.tasks) == kept_module.GIVES_MAX
+        assert len(victim.kept._tasks) == kept_module.GIVES_MAX
         line.crowded = True
-        await asyncio.gather(*victim.tasks)
+        await asyncio.gather(*victim.kept._tasks)
         await asyncio.sleep(0)
-        victim.kept.wanted(line, far.KeptWanted(content))
-        assert not victim.tasks and not victim.kept._giving
+        assert not victim.kept._tasks and not victim.kept._giving
+        assert not [message for message in said if isinstance(message, far.Keep)], "it reads none of it"
 
     run_kept(story)
 

@@ -194,7 +194,8 @@ def test_what_is_large_is_asked_for_in_windows_and_written_as_it_comes(tmp_path:
             wanted(neighbour, message)
 
         a.kept.wanted = note  # type: ignore[method-assign]
-        assert await a.kept.spread(content, [b.me], enough=1) == 1
+        twice = [a.kept.spread(content, [b.me], enough=1) for _ in range(2)]
+        assert await asyncio.gather(*twice) == [1, 1], "what is on its way is not begun anew"
         assert asked == [PIECE_BYTES + WINDOW_BYTES * window for window in range(3)], (
             "the rest of it, and nothing twice"
         )
