@@ -69,6 +69,7 @@ class RelayClient:
         self._stopped = False
         quic.relayed = self.relayed
         quic.socket.to_relay = self._to_relay
+        quic.socket.is_proven = lambda route: isinstance(route, ViaRelay)  # the relay has both ends' word
 
     def __repr__(self) -> str:
         return f"<RelayClient: {len(self._channels)} channels, {len(self._framed)} TLS connections>"

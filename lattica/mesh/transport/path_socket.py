@@ -64,6 +64,7 @@ class PathSocket:
         id that its very first packet was for. None: not now."""
         self.on_stranger = on_stranger
         self.on_datagram: Callable[[Route, bytes], None] = lambda route, datagram: None
+        self.is_proven: Callable[[Route], bool] = lambda route: False  # whoever sends by it is there: ask for no token
         self.to_relay: Callable[[ViaRelay, Sequence[bytes]], None] = lambda route, datagrams: None
         self.ids: dict[bytes, Connected] = {}
         self._loop = asyncio.get_running_loop()
@@ -303,6 +304,8 @@ class PathSocket:
         initial = initial_of(datagram)
         if initial is None:
             return None
+        if self.is_proven(route):
+            return self.on_stranger(initial, initial.destination, route)
         source, now = str(route).encode(), self._loop.time()
         original = self._retries.original(initial, source, now)
         if original is not None:

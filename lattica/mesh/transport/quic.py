@@ -295,7 +295,8 @@ class Quic:
             return None
         from lattica.mesh.transport import quic_engine
 
-        link = QuicLink(self, quic_engine.accept(self._made(), original, initial.destination), route, dialed=False)
+        retried = initial.destination if initial.destination != original else None
+        link = QuicLink(self, quic_engine.accept(self._made(), original, retried), route, dialed=False)
         link.also_known_as(initial.destination)
         self.links.add(link)
         self.pending.add(link)

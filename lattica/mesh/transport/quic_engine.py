@@ -238,9 +238,9 @@ def dial(configurations: Configurations, now: float) -> Engine:
     return Engine(connection, configurations)
 
 
-def accept(configurations: Configurations, original: bytes, retried: bytes) -> Engine:
+def accept(configurations: Configurations, original: bytes, retried: bytes | None) -> Engine:
     """A connection that somebody begins whose address is known to be theirs. original, retried: the connection ids
-    that their first Initial was for, and that our Retry has told them to use."""
+    that their first Initial was for, and that our Retry, if there was one, has told them to use."""
     connection = _Connection(
         configuration=configurations.get(client=False),
         original_destination_connection_id=original,

@@ -419,6 +419,19 @@ async def test_a_token_is_good_for_the_address_it_was_sent_to_and_for_ten_second
 
 
 @virtual
+async def test_who_comes_by_a_proven_route_is_not_asked_for_a_token() -> None:
+    """A channel of a relay: a round trip less until two peers who both lie far from it talk."""
+    net = Net()
+    one, two = net.node(), net.node()
+    two.quic.socket.is_proven = lambda route: isinstance(route, ViaRelay)
+    one.quic.dial(Dial(1, two.keys.peer, (two.address,)))
+    await asyncio.sleep(0.011)
+    assert len(two.quic.links) == 1
+    await until(lambda: bool(one.hears.dialed_))
+    await closed(one, two)
+
+
+@virtual
 async def test_handshakes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quic, "PENDING_MAX", 3)
     net = Net()
