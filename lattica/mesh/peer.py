@@ -56,7 +56,7 @@ from lattica.mesh.transport import ways
 from lattica.mesh.transport.interface import Owner, Transport
 from lattica.mesh.transport.quic import RELAY
 from lattica.mesh.transport.ways import Ways
-from lattica.mesh.wire import BULK, Hello, Received
+from lattica.mesh.wire import BULK, CONTROL, Hello, Received
 
 if TYPE_CHECKING:
     from tempfile import TemporaryDirectory
@@ -97,13 +97,14 @@ class Peer:
         transport: Callable[[Owner], Transport] | None = None,
         transports: Collection[str] = ways.ALL,
         relaying: str = "auto",
+        birthday: bool = True,
         steward: Callable[[Peer], Steward] = Steward,
         gossip: Callable[[Peer], Gossip] = Gossip,
     ) -> None:
         """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
         name: for people, by default the machine's. transports: "tcp", "quic" or both. relaying: for others, "always",
-        "never", or "auto", when this node has found that it can be reached. transport, steward, gossip: others than the
-        real ones, for tests."""
+        "never", or "auto", when this node has found that it can be reached. birthday: whether hundreds of ports may be
+        tried to become direct (`mesh/nat`). transport, steward, gossip: others than the real ones, for tests."""
         self.credentials = membership
         self.id = membership.identity.peer
         self.name = name or platform.node()
@@ -117,7 +118,7 @@ class Peer:
         self._bound: list[str] = []
         self._advertised: dict[str, tuple[str, ...]] = {}  # by who says so
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
-        self._transports, self._relaying = transports, relaying
+        self._transports, self._relaying, self._birthday = transports, relaying, birthday
         self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
         self._talks: dict[PeerId, Talk] = {}
@@ -236,7 +237,7 @@ class Peer:
             from lattica.mesh.nat_shell.traversal import Traversal
             from lattica.mesh.relay.relays import Relays
 
-            self.traversal = Traversal(self, made.quic)
+            self.traversal = Traversal(self, made.quic, made.tcp, birthday=self._birthday)
             self.relays = Relays(self, made.quic, made.tcp, self.traversal.datagrams, self._relaying)
         return made
 
@@ -823,8 +824,8 @@ class _Verbs:
     def refused(self, address: str, reason: str) -> None:
         self._peer.refused(address, reason)
 
-    def better(self, peer: PeerId) -> None:
-        self._peer.verb(self._peer.sessions.upgrade(peer))
+    def better(self, peer: PeerId, plane: int = CONTROL) -> None:
+        self._peer.verb(self._peer.sessions.upgrade(peer, plane=plane))
 
 
 def _peer_id(target: PeerId | str) -> PeerId:

@@ -133,12 +133,12 @@ class Peering:
         beside = self.us.under_way(self, CONTROL) < DIALS_MAX
         return [msgspec.structs.replace(self._dial(CONTROL), addresses=new)] if beside else []
 
-    def upgrade(self, addresses: Sequence[str]) -> list[Effect]:
+    def upgrade(self, addresses: Sequence[str], plane: int = CONTROL) -> list[Effect]:
         """Dial once more although a connection is there: a better one may take its place, and takes what it carries."""
-        if self.control is None or self.us.stopped or CONTROL in self.dialing.attempts:
+        if self.control is None or self.us.stopped or plane in self.dialing.attempts:
             return []
         self.dialing.addresses = tuple(dict.fromkeys((*addresses, *self.dialing.addresses)))
-        return [self._dial(CONTROL)]
+        return [self._dial(plane)]
 
     def disconnect(self, reason: str, now: float) -> list[Effect]:
         """No session is wanted any more; the one there is ends now."""

@@ -136,10 +136,10 @@ class Sessions:
         peering = self._peerings.get(peer)
         return self._settle(peering, peering.found(addresses)) if peering is not None and addresses else []
 
-    def upgrade(self, peer: PeerId, addresses: Sequence[str] = ()) -> list[Effect]:
+    def upgrade(self, peer: PeerId, addresses: Sequence[str] = (), plane: int = CONTROL) -> list[Effect]:
         """A better way to this peer may be open now, at these addresses or the known ones: dial once more."""
         peering = self._peerings.get(peer)
-        return peering.upgrade(addresses) if peering is not None else []
+        return peering.upgrade(addresses, plane) if peering is not None else []
 
     def disconnect(self, peer: PeerId, reason: str, now: float) -> list[Effect]:
         """No session with this peer is wanted any more; the one there is ends now."""

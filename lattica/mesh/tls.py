@@ -23,6 +23,8 @@ MESH_NAME, RENEW_NAME = "mesh.lattica", "renew"
 """Server names. That of the mesh says nothing about which mesh it is: it is visible to whoever carries the packets."""
 RELAY_ALPN = "lattica-relay/1"
 """The application protocol of a connection that carries a relay's datagrams; one without any is a session's."""
+SEEN_ALPN = "lattica-seen/1"
+"""Of one that is answered with the address from which it seems to come, and closed."""
 CLIENT_HELLO_MAX_BYTES = 8 << 10  # post-quantum key shares make it 1.8 KB
 RENEWAL_MAX_BYTES = 16 << 10
 PATH_LENGTH_MAX = 5
@@ -44,7 +46,7 @@ class Contexts:
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
         self._made_of: list[bytes] = []
-        self._server = self._client = self._renewal = self._relay = None  # type: ssl.SSLContext | None
+        self._server = self._client = self._renewal = self._relay = self._seen = None  # type: ssl.SSLContext | None
 
     def server(self) -> ssl.SSLContext:
         """For accepting: a certificate of this mesh is required."""
@@ -64,6 +66,12 @@ class Contexts:
         assert self._relay is not None
         return self._relay
 
+    def seen_client(self) -> ssl.SSLContext:
+        """For asking a peer how it sees us."""
+        self._make()
+        assert self._seen is not None
+        return self._seen
+
     def renewal_server(self) -> ssl.SSLContext:
         """For the server name `renew`: we show who we are, and ask for nothing."""
         self._make()
@@ -82,10 +90,12 @@ class Contexts:
             return
         self._server = _context(ssl.PROTOCOL_TLS_SERVER, self._keys)
         self._server.verify_mode = ssl.CERT_REQUIRED
-        self._server.set_alpn_protocols([RELAY_ALPN])  # who offers none has a session in mind
+        self._server.set_alpn_protocols([RELAY_ALPN, SEEN_ALPN])  # who offers none has a session in mind
         self._client = _context(ssl.PROTOCOL_TLS_CLIENT, self._keys)
         self._relay = _context(ssl.PROTOCOL_TLS_CLIENT, self._keys)
         self._relay.set_alpn_protocols([RELAY_ALPN])
+        self._seen = _context(ssl.PROTOCOL_TLS_CLIENT, self._keys)
+        self._seen.set_alpn_protocols([SEEN_ALPN])
         self._renewal = _context(ssl.PROTOCOL_TLS_SERVER, self._keys)
         self._renewal.verify_mode = ssl.CERT_NONE
         self._made_of = list(self._keys.chain)

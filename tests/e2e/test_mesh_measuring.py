@@ -10,6 +10,7 @@ import pytest
 
 from lattica.mesh.identity import peer_text
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
+from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.nat_shell import crossing, measuring, traversal, witnesses
 from lattica.mesh.nat_shell.exchange import read_behaviour
 from lattica.mesh.nat_shell.traversal import Traversal
@@ -63,6 +64,8 @@ async def test_a_peer_that_joins_learns_what_it_is_behind_and_tells_it_in_its_ro
     )
     told = traversal_of(asker).status()
     assert told["words"] == "public address" and set(told["witnesses"]) == {peer_text(founder.id), peer_text(other.id)}
+    work = traversal_of(asker).crossing
+    assert await eventually(lambda: work._tcp_seen == (Endpoint("127.0.0.1", work._quic.socket.port),)), "over TCP too"
     assert "0 beside" in repr(traversal_of(asker).crossing.sockets), "every socket is closed"
 
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from lattica.mesh import peer as peer_module
+from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.routes import Direct
+from lattica.mesh.nat.routes import Direct, Endpoint
 from lattica.mesh.nat_shell import crossing
 from lattica.mesh.nat_shell.network import own_hosts
 from lattica.mesh.nat_shell.peer_paths import PeerPaths
 from lattica.mesh.peer import Peer
+from lattica.mesh.wire import PLANES
 from tests.e2e.relayed import FakeRelay, quic_of
 from tests.e2e.test_mesh_refusals import Mesh, eventually
 
@@ -100,3 +103,64 @@ async def test_a_direct_path_that_dies_gives_way_to_the_relay_and_no_call_is_los
     assert await one.call(two.id, "work.submit", 5, timeout_s=10) == 5
     assert asyncio.get_running_loop().time() - began < 2.0
     assert not is_direct(one, two)
+
+
+def knows_itself(peer: Peer, behaviour: Behaviour) -> None:
+    """As if witnesses had told it."""
+    assert peer.traversal is not None
+    work = peer.traversal.crossing
+    host = next(host for host in own_hosts() if ":" not in host and not host.startswith("127."))
+    work._tcp_seen = (Endpoint(host, quic_of(peer).socket.port),)
+    work.measured(behaviour, ())
+
+
+async def hidden(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> tuple[Peer, Peer, FakeRelay]:
+    """Two that listen, and nobody knows where; without a session yet."""
+    founder = await mesh.found()
+    monkeypatch.setattr(peer_module, "reachable", lambda bound: [])
+    host = next(host for host in own_hosts() if ":" not in host and not host.startswith("127."))
+    monkeypatch.setattr(crossing, "own_hosts", lambda: [host])
+    one, two = [await mesh.join(founder.ticket(), listen="0.0.0.0:0") for _ in range(2)]
+    return one, two, FakeRelay(founder.id, one, two)
+
+
+def transports_of(peer: Peer, other: Peer) -> tuple[str, str]:
+    """Of the control plane and of bulk."""
+    numbers = [peer.sessions.connection(other.id, plane) for plane in PLANES]
+    found = [peer._transport.path(number)[0] if number is not None else "" for number in numbers]
+    return found[0], found[1]
+
+
+async def test_two_whose_udp_is_blocked_are_joined_by_tcp_from_their_listening_ports(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, relay = await hidden(mesh, monkeypatch)
+    for peer in (one, two):
+        knows_itself(peer, Behaviour(udp=False))
+    await one.connect(two.id, [relay.address], timeout_s=10)
+    assert await one.call(two.id, "work.submit", 1, timeout_s=5) == 1
+    assert await eventually(lambda: transports_of(one, two)[0] == "tcp+tls", 12.0)
+    assert await eventually(lambda: transports_of(two, one)[0] == "tcp+tls")
+    assert await two.call(one.id, "work.submit", 2, timeout_s=5) == 2
+    for here, there in ((one, two), (two, one)):
+        assert here.traversal is not None
+        records = [record for record in here.traversal.records if record.direct]
+        assert [(record.peer, record.method) for record in records] == [(there.id, Method.TCP.value)]
+
+
+async def test_bulk_over_a_punched_path_moves_to_tcp_and_control_stays(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two, relay = await hidden(mesh, monkeypatch)
+    for peer in (one, two):
+        knows_itself(peer, Behaviour(udp=True, mapping=Dependence.INDEPENDENT))
+    await one.connect(two.id, [relay.address], timeout_s=10)
+    assert await eventually(lambda: is_direct(one, two) and is_direct(two, one), 8.0)
+    payload = bytes(1 << 20)
+    for _ in range(60):
+        assert await one.call(two.id, "work.submit", payload, timeout_s=10) == payload
+        if transports_of(one, two) == ("quic", "tcp+tls"):
+            break
+        await asyncio.sleep(0.1)
+    assert transports_of(one, two) == transports_of(two, one) == ("quic", "tcp+tls")
+    assert await one.call(two.id, "work.submit", payload, timeout_s=10) == payload

@@ -58,7 +58,7 @@ def choose(
     sides = ((ours, our_candidates), (theirs, their_candidates))
     if ours.udp is False or theirs.udp is False:
         local = [Method.SIMULTANEOUS] if near or six else []
-        return (*local, *_over_tcp(ours, theirs))
+        return (*local, *([Method.TCP] if may_open_tcp(ours, theirs) else []))
     methods: list[Method] = []
     if near or six:
         methods.append(Method.SIMULTANEOUS)
@@ -82,9 +82,9 @@ def _by_punching(ours: Behaviour, theirs: Behaviour, *, birthday: bool) -> list[
     return [*hoped, *guessed, *([Method.BIRTHDAY] if birthday else [])]
 
 
-def _over_tcp(ours: Behaviour, theirs: Behaviour) -> tuple[Method, ...]:
-    """TCP is mapped and filtered as UDP is, as far as that could be measured (FACTS: the same table)."""
+def may_open_tcp(ours: Behaviour, theirs: Behaviour) -> bool:
+    """Whether both can connect at once: TCP is mapped and filtered as UDP is, as far as that could be measured (FACTS:
+    the same table)."""
     filters = (Dependence.INDEPENDENT, Dependence.ADDRESS)
     symmetric = [side for side in (ours, theirs) if is_symmetric(side)]
-    hopeless = symmetric and all(side.filtering not in filters for side in (ours, theirs))
-    return () if hopeless else (Method.TCP,)
+    return not symmetric or any(side.filtering in filters for side in (ours, theirs))

@@ -35,7 +35,7 @@ from lattica.mesh.nat.behaviour import Behaviour
 from lattica.mesh.nat.candidates import CANDIDATES_MAX, Candidate, observed_of, targets
 from lattica.mesh.nat.datagrams import Keys, Kind, Probe
 from lattica.mesh.nat.measuring import Witness
-from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_open, is_symmetric
+from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_open, is_symmetric, may_open_tcp
 from lattica.mesh.nat.routes import (
     MAIN,
     CloseSocket,
@@ -260,6 +260,11 @@ class Puncher:
         return self._round is not None or self._waits_until < float("inf")
 
     @property
+    def tcp_targets(self) -> tuple[Endpoint, ...]:
+        """Where the other side's listening port is seen, while both connect by TCP."""
+        return self._theirs.tcp if self._tcp_round() and self._theirs is not None else ()
+
+    @property
     def sockets(self) -> tuple[int, ...]:
         """Fresh ones of the round that is under way."""
         return self._round.sockets if self._round is not None else ()
@@ -423,9 +428,11 @@ class Puncher:
         self._rtt_s, self._theirs = max(now - self._asked_at, 0.001), _sound(message.introduction)
         ours, theirs = self.situation.introduction, self._theirs
         both = ours.birthday and theirs.birthday
-        methods = self._wanted or choose(
-            ours.behaviour, theirs.behaviour, ours.candidates, theirs.candidates, birthday=both
-        )
+        if self._wanted is None:
+            methods = choose(ours.behaviour, theirs.behaviour, ours.candidates, theirs.candidates, birthday=both)
+        else:
+            hopeless = not may_open_tcp(ours.behaviour, theirs.behaviour)
+            methods = tuple(method for method in self._wanted if method is not Method.TCP or not hopeless)
         self._plan = [(method, number) for method in methods for number in range(1, ROUNDS[method] + 1)]
         if not self._plan:
             words = f"{ours.behaviour.words} here, {theirs.behaviour.words} there: no method goes through"

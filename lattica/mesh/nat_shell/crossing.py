@@ -27,12 +27,14 @@ from lattica.mesh.nat_shell.measuring import Measuring
 from lattica.mesh.nat_shell.network import NetworkWatch, own_hosts
 from lattica.mesh.nat_shell.peer_paths import PeerPaths
 from lattica.mesh.nat_shell.sockets import Sockets
+from lattica.mesh.nat_shell.tcp_punches import TcpPunches
 
 if TYPE_CHECKING:
     from lattica.mesh.nat_shell.traversal import Traversal
     from lattica.mesh.peer import Peer
     from lattica.mesh.transport.quic import Quic
     from lattica.mesh.transport.quic_link import QuicLink
+    from lattica.mesh.transport.tcp import Tcp
 
 log = logging.getLogger(__name__)
 ASKS_FIRST_S = 1.0
@@ -44,11 +46,12 @@ UNMEASURED_S = 4.0  # then we punch without knowing what we are behind
 class Crossing:
     """See the module."""
 
-    def __init__(self, door: Traversal, peer: Peer, quic: Quic) -> None:
+    def __init__(self, door: Traversal, peer: Peer, quic: Quic, tcp: Tcp | None) -> None:
         self.door, self.rng, self.call = door, peer.rng, peer.call
         self.records = door.records
         self.budget = Budget()
         self.sockets = Sockets(quic.socket)
+        self.tcp = TcpPunches(tcp, lambda: self.paths.values())
         self.paths: dict[PeerId, PeerPaths] = {}
         self._peer, self._quic = peer, quic
         self._loop = asyncio.get_running_loop()
@@ -56,6 +59,7 @@ class Crossing:
         self._measured_at: float | None = None
         self._outer = ""  # the address at which somebody saw us, and nobody had before
         self._tcp_seen: tuple[Endpoint, ...] = ()
+        self._seeing: asyncio.Task[None] | None = None
         self._stopped = False
         self.measuring = Measuring(self, self.sockets)
         self.keyring = Keyring(peer, self._begin, self.measuring.serve)
@@ -70,6 +74,9 @@ class Crossing:
         self._stopped = True
         self.measuring.stop()
         self.keyring.stop()
+        self.tcp.stop()
+        if self._seeing is not None:
+            self._seeing.cancel()
         if self._watch is not None:
             self._watch.stop()
         for paths in list(self.paths.values()):
@@ -95,6 +102,7 @@ class Crossing:
     def disconnected(self, peer: PeerId) -> None:
         """It is over, and so are the keys that were exchanged in it."""
         self.keyring.forget(peer)
+        self.tcp.punched.pop(peer, None)
         if (paths := self.paths.get(peer)) is not None:
             self.unused(paths)
         self.measuring.sessions_changed(peer)
@@ -177,6 +185,17 @@ class Crossing:
         if self._watch is None and not self._stopped:
             self._watch = NetworkWatch(self._network_changed)
 
+    def see_tcp(self) -> None:
+        """Ask the witnesses how our listening port is seen."""
+        if self._seeing is None or self._seeing.done():
+            self._seeing = self._loop.create_task(self._see_tcp())
+
+    async def _see_tcp(self) -> None:
+        seen = await self.tcp.seen(self.measuring.witnesses, self._quic.socket.port)
+        if seen is not None and (seen,) != self._tcp_seen:
+            self._tcp_seen = (seen,)
+            self._situate()
+
     def _network_changed(self, hosts: list[str]) -> None:
         log.info("this machine has other addresses now: %s", ", ".join(hosts))
         self._peer.rebound()
@@ -193,6 +212,9 @@ class Crossing:
 
     def measured(self, behaviour: Behaviour, observed: tuple[Endpoint, ...]) -> None:
         """What this machine is behind, and where it is seen."""
+        moved = {each.host for each in observed} != {each.host for each in self.door.observed}
+        if self._measured_at is not None and (moved or behaviour.udp != self.door.behaviour.udp):
+            self.see_tcp()
         self._measured_at = self._loop.time()
         self.door.observed = observed
         if behaviour.udp is not None and behaviour != self.door.behaviour:
@@ -276,10 +298,12 @@ class Crossing:
             self.measuring.network_changed()
 
     def connect_tcp(self, paths: PeerPaths, effect: ConnectTcp) -> None:
-        paths.step(paths.puncher.refused, effect.attempt)
+        self.tcp.connect(paths, effect)
 
     def became_direct(self, paths: PeerPaths, effect: BecameDirect) -> None:
         log.info("%s is direct now, by %s, after %.2f s", short_peer(paths.peer), effect.method.value, effect.took_s)
+        if isinstance(effect.over, Endpoint):
+            self.tcp.became_direct(paths, effect.over, bulk=not paths.is_relayed)
 
 
 def _plain(paths: PeerPaths) -> dict[str, Any]:

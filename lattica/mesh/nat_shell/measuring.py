@@ -119,6 +119,7 @@ class Measuring:
             return
         before, self.witnesses = self.witnesses, tuple(witnesses)
         self._crossing.watch_network()
+        self._crossing.see_tcp()
         log.debug("what this machine is behind: asking %s", ", ".join(short_peer(each.peer) for each in witnesses))
         is_known = self.core.behaviour.udp is not None and (self.core.behaviour.mapping is not None or len(before) > 1)
         if is_known:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 from time import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 UNUSED_S = 10.0
 """After the last connection is over: the next one, for a certificate that was renewed, say, takes the path that there
 is. Longer: mappings and sockets are kept alive for nothing."""
+BULK_AGAIN_S = 300.0
 LEAST_S = 0.001
 """A core that says it is due now, and then again, shall not keep the loop from everything else."""
 
@@ -91,6 +93,7 @@ class PeerPaths:
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._over = False
+        self._bulk_at = float("-inf")  # from when on TCP may be tried for it
 
     def __repr__(self) -> str:
         return f"<PeerPaths of {short_peer(self.peer)}: {self.table!r}, {self.puncher!r}>"
@@ -116,6 +119,13 @@ class PeerPaths:
     def _look_whether_used(self) -> None:
         if not self._over and not self._shell.links_of(self.peer):
             self._shell.unused(self)
+
+    def bulk_began(self) -> None:
+        """Much is to be carried by QUIC: try whether TCP, which carries many times as much, gets through as well."""
+        now = self._loop.time()
+        if not self.is_relayed and now >= self._bulk_at:
+            self._bulk_at = now + BULK_AGAIN_S
+            self.step(partial(self.puncher.punch, methods=(Method.TCP,)))
 
     # -- what the shell tells
 
@@ -216,7 +226,9 @@ class PeerPaths:
                 name = method.value if method is not None else ""
                 self._record(Record(self.peer, time(), name, direct, reason, number, took_s, shots))
             case BecameDirect(method):
-                self.method, self.stays = method, ""
+                if method is not Method.TCP:
+                    self.method = method
+                self.stays = ""
                 self._shell.became_direct(self, effect)
             case StaysRelayed(reason, again_s):
                 log.info("%s stays as it is: %s; again in %.0f s", short_peer(self.peer), reason, again_s)
@@ -237,6 +249,8 @@ class PeerPaths:
             self.method = None
         if isinstance(route, ViaRelay):
             self.step(self.puncher.punch)
+        elif any(link.carries_bulk for link in self._shell.links_of(self.peer)):
+            self.bulk_began()
 
     def _open(self, number: int) -> None:
         where = self._shell.sockets.open(number)

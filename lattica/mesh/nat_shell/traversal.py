@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lattica.mesh.nat_shell.peer_paths import PeerPaths
     from lattica.mesh.peer import Peer
     from lattica.mesh.transport.quic import Quic
+    from lattica.mesh.transport.tcp import Tcp
 
 ROUTES_MAX = 8  # by way of relays, of one peer
 
@@ -35,8 +36,8 @@ ROUTES_MAX = 8  # by way of relays, of one peer
 class Traversal:
     """See the module. Made when the peer's transport is; it begins with `start`."""
 
-    def __init__(self, peer: Peer, quic: Quic, *, birthday: bool = True) -> None:
-        """birthday: whether we take part in rounds that send by the hundred."""
+    def __init__(self, peer: Peer, quic: Quic, tcp: Tcp | None = None, *, birthday: bool = True) -> None:
+        """tcp: None where only UDP is spoken. birthday: whether we take part in rounds that send by the hundred."""
         self.behaviour = Behaviour()
         self.observed: tuple[Endpoint, ...] = ()  # where others see our main socket
         self.mapped: tuple[Endpoint, ...] = ()
@@ -46,11 +47,11 @@ class Traversal:
         self.records = Records()
         self.datagrams = Datagrams()
         self.routes: dict[PeerId, dict[Route, None]] = {}  # by way of relays
-        self._peer, self._quic = peer, quic
+        self._peer, self._quic, self._tcp = peer, quic, tcp
         self._crossing: Crossing | None = None
         self._stopped = False
         quic.socket.on_datagram = self.datagrams.arrived
-        quic.guide_of, quic.route_of = self._guide_of, self._route_of
+        quic.guide_of, quic.route_of, quic.bulk_began = self._guide_of, self._route_of, self._bulk_began
         peer.serve(NatService(self), offered=False)
 
     def __repr__(self) -> str:
@@ -69,7 +70,7 @@ class Traversal:
         if self._crossing is None:
             from lattica.mesh.nat_shell.crossing import Crossing
 
-            self._crossing = Crossing(self, self._peer, self._quic)
+            self._crossing = Crossing(self, self._peer, self._quic, self._tcp)
         return self._crossing
 
     def add_route(self, peer: PeerId, route: Route) -> None:
@@ -98,6 +99,16 @@ class Traversal:
     def paths_of(self, peer: PeerId) -> PeerPaths | None:
         """Its paths, if there is a QUIC connection and both have keys."""
         return self._crossing.paths.get(peer) if self._crossing is not None else None
+
+    def method_of(self, peer: PeerId, transport: str, path: str) -> str:
+        """How the connection by this path came to be: "" if it was simply dialed, or goes by a relay."""
+        if self._crossing is None:
+            return ""
+        if transport != "quic":
+            punched = self._crossing.tcp.punched.get(peer)
+            return "TCP simultaneous open" if punched is not None and str(punched) == path else ""
+        paths = self._crossing.paths.get(peer)
+        return paths.method.value if paths is not None and paths.method is not None else ""
 
     def status(self) -> dict[str, Any]:
         """What there is to say, as plain data."""
@@ -152,6 +163,10 @@ class Traversal:
 
     def _guide_of(self, peer: PeerId) -> PeerPaths | None:
         return self.crossing.guide_of(peer) if not self._stopped else None
+
+    def _bulk_began(self, peer: PeerId) -> None:
+        if self._crossing is not None and (paths := self._crossing.paths.get(peer)) is not None:
+            paths.bulk_began()
 
     def _route_of(self, peer: PeerId) -> Route | None:
         paths = self.paths_of(peer)

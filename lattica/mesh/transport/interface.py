@@ -13,7 +13,7 @@ from typing import Protocol
 from lattica.mesh.effects import Dial
 from lattica.mesh.identity import PeerId
 from lattica.mesh.links import STREAM_RANK, Member
-from lattica.mesh.wire import Frame, Received
+from lattica.mesh.wire import CONTROL, Frame, Received
 
 
 class Owner(Protocol):
@@ -26,7 +26,7 @@ class Owner(Protocol):
     def broken(self, number: int, reason: str) -> None: ...
     def closed(self, number: int, reason: str) -> None: ...
     def refused(self, address: str, reason: str) -> None: ...
-    def better(self, peer: PeerId) -> None: ...
+    def better(self, peer: PeerId, plane: int = CONTROL) -> None: ...
 
 
 class Transport(Protocol):

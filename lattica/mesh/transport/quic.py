@@ -57,6 +57,7 @@ class Quic:
         self.streams: dict[int, QuicStream] = {}
         self.guide_of: Callable[[PeerId], Guide | None] = lambda peer: None
         self.route_of: Callable[[PeerId], Route | None] = lambda peer: None  # by which it answered lately
+        self.bulk_began: Callable[[PeerId], None] = lambda peer: None  # a stream for it was opened
         self.relayed: Callable[[PeerId, PeerId], Awaitable[Route]] = _no_relay  # (peer, relay): a channel to it
         self._keys = keys
         self._configurations: Configurations | None = None
@@ -167,6 +168,8 @@ class Quic:
         if stream.number in self.streams:
             if isinstance(frames[0], Hello):
                 stream.plane = frames[0].plane
+                if stream.plane == BULK and stream.link.member is not None:
+                    self.bulk_began(stream.link.member.peer)
             stream.decoder.trust()
             self.owner.received(stream.number, frames)
 
@@ -208,6 +211,8 @@ class Quic:
             if link is not None:
                 assert link.member is not None, "a link that is up has proved whose it is"
                 stream = link.open(dial.plane)
+                if dial.plane == BULK:
+                    self.bulk_began(dial.peer)
                 stream.decoder.trust()  # behind its hello may come what we lack
                 self.owner.dialed(dial.attempt, stream.number, link.member)
                 return

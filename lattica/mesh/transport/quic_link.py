@@ -93,6 +93,10 @@ class QuicLink:
     def __repr__(self) -> str:
         return f"<QuicLink by {self.route}: {self.engine!r}, {len(self.streams)} streams>"
 
+    @property
+    def carries_bulk(self) -> bool:
+        return any(stream.plane == BULK for stream in self.streams.values())
+
     # -- packets
 
     def also_known_as(self, id: bytes) -> None:

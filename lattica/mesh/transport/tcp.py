@@ -23,6 +23,7 @@ from lattica.mesh.addresses import host_text, resolve, split_host
 from lattica.mesh.effects import Dial
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.links import Member
+from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.transport.interface import Owner
 from lattica.mesh.transport.tls_connection import TlsConnection
 from lattica.mesh.wire import Frame, Received
@@ -35,6 +36,8 @@ BACKLOG = 256
 PENDING_MAX = 128
 """Handshakes at once: each costs 2 ms of CPU, and is made with somebody who has proved nothing yet."""
 NEXT_ADDRESS_S = 0.25
+READY_S = 10.0  # for a dial to take a connection that somebody else has made
+SEEN_MAX_BYTES = 64
 HAPPY_EYEBALLS_S = 0.25  # RFC 8305 §8: the pause between attempts at different addresses
 
 
@@ -51,6 +54,9 @@ class Tcp:
         renew: serves a connection that was made under the name `renew`."""
         self._owner, self._contexts, self._renew = owner, contexts, renew
         self.doors: dict[str, Callable[[TlsConnection, Member], None]] = {}  # by application protocol
+        self.doors[tls.SEEN_ALPN] = _tell_where_it_is_seen
+        self.takes: Callable[[socket.socket, Endpoint], bool] = lambda sock, remote: False
+        self._ready: dict[tuple[PeerId, int], tuple[TlsConnection, Member]] = {}  # (peer, plane)
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, TlsConnection] = {}
         self._numbers = count(1)
@@ -88,7 +94,11 @@ class Tcp:
         return bound
 
     def dial(self, dial: Dial) -> None:
-        self._spawn(self._dial(dial))
+        ready = self._ready.pop((dial.peer, dial.plane), None)
+        if ready is not None:
+            self._loop.call_soon(self._dialed, dial, *ready)
+        else:
+            self._spawn(self._dial(dial))
 
     def write(self, number: int, frame: Frame) -> None:
         connection = self._connections.get(number)
@@ -160,11 +170,7 @@ class Tcp:
             async with asyncio.timeout(DIAL_S):
                 found = await self.race(dial.peer, dial.addresses, self._contexts.client(), failed)
             if found is not None:
-                connection, member = found
-                self._tell(connection)
-                self._owner.dialed(dial.attempt, connection.number, member)
-                connection.decoder.trust()  # behind its hello may come what we lack
-                connection.release()
+                self._dialed(dial, *found)
                 return
         except TimeoutError:
             failed.reasons.append(f"no answer within {DIAL_S:g} s")
@@ -174,6 +180,12 @@ class Tcp:
         if not self._closed:
             reason = "; ".join(failed.reasons) or "no address is known"
             self._owner.dial_failed(dial.attempt, reason, failed.final)
+
+    def _dialed(self, dial: Dial, connection: TlsConnection, member: Member) -> None:
+        self._tell(connection)
+        self._owner.dialed(dial.attempt, connection.number, member)
+        connection.decoder.trust()  # behind its hello may come what we lack
+        connection.release()
 
     async def race(
         self, peer: PeerId, addresses: Sequence[str], context: ssl.SSLContext, failed: Failures
@@ -237,6 +249,70 @@ class Tcp:
             connection.finish()
             raise
 
+    # -- connections that somebody else has made
+
+    def is_ready(self, peer: PeerId, plane: int) -> bool:
+        """Whether the next dial of this plane has its connection already."""
+        return (peer, plane) in self._ready
+
+    def adopt(self, sock: socket.socket, peer: PeerId, plane: int, *, client: bool) -> None:
+        """Carry on with a TCP connection to this peer, as the side that dialed or as the other. `better` tells when a
+        dial of the plane would have it."""
+        if client:
+            self._spawn(self._adopted(sock, peer, plane))
+        else:
+            self._accepted.add(sock)
+            self._spawn(self._accept(sock, host_text(*sock.getpeername()[:2])))
+
+    async def _adopted(self, sock: socket.socket, peer: PeerId, plane: int) -> None:
+        connection = self._connection(self._contexts.client())
+        try:
+            async with asyncio.timeout(DIAL_S):
+                await self._loop.create_connection(lambda: connection, sock=sock)
+                member = await self._proved(connection)
+        except (OSError, LatticaError, ssl.SSLError, TimeoutError) as error:
+            log.info("a connection to %s came to nothing: %s", short_peer(peer), tls.words(error))
+            connection.abort()
+            sock.close()
+            return
+        if member.peer != peer or (peer, plane) in self._ready:
+            connection.abort()
+            return
+        self._ready[peer, plane] = connection, member
+        self._loop.call_later(READY_S, self._not_wanted, peer, plane, connection)
+        self._owner.better(peer, plane)
+
+    def _not_wanted(self, peer: PeerId, plane: int, connection: TlsConnection) -> None:
+        ready = self._ready.get((peer, plane))
+        if ready is not None and ready[0] is connection:
+            del self._ready[peer, plane]
+            connection.finish()
+
+    def share_port(self) -> int:
+        """Let connections begin from the port on which we listen (SO_REUSEPORT, set after binding: no other process
+        may listen there for that); the port, 0 if there is none."""
+        for sock in self._listeners:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return int(self._listeners[0].getsockname()[1]) if self._listeners else 0
+
+    async def ask_where_seen(self, sock: socket.socket, peer: PeerId) -> str:
+        """How this peer sees a connection that was made to it: "host:port". Raises OSError, LatticaError, ssl.SSLError,
+        TimeoutError."""
+        connection = self._connection(self._contexts.seen_client())
+        try:
+            async with asyncio.timeout(DIAL_S):
+                await self._loop.create_connection(lambda: connection, sock=sock)
+                member = await self._proved(connection)
+                if member.peer != peer or connection.alpn != tls.SEEN_ALPN:
+                    raise ConnectionError("it tells nobody how it is seen")
+                connection.reader = reader = asyncio.StreamReader(limit=SEEN_MAX_BYTES)
+                connection.release()
+                return (await reader.readuntil(b"\n")).decode().strip()
+        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError) as error:
+            raise ConnectionError("it did not tell how we are seen") from error
+        finally:
+            connection.abort()
+
     # -- accepting
 
     def _acceptable(self, listener: socket.socket) -> None:
@@ -252,6 +328,8 @@ class Tcp:
         sock.setblocking(False)
         if self._pending >= PENDING_MAX:
             sock.close()
+            return
+        if self.takes(sock, Endpoint(*where[:2])):
             return
         self._accepted.add(sock)
         self._spawn(self._accept(sock, host_text(*where[:2])))
@@ -326,6 +404,11 @@ class Tcp:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a handshake failed in an unforeseen way", exc_info=task.exception())
+
+
+def _tell_where_it_is_seen(connection: TlsConnection, member: Member) -> None:
+    connection.say(f"{connection.remote}\n".encode())
+    connection.finish()
 
 
 class Failures:

@@ -100,10 +100,11 @@ class Ways:
         relayed = any(address.startswith(RELAY) for address in dial.addresses)
         direct = tuple(address for address in dial.addresses if not address.startswith(RELAY))
         joins = dial.plane == BULK and self.quic is not None and self.quic.carries(dial.peer) is not None
-        if self.tcp is not None and not joins and (direct or self.quic is None):
+        ready = self.tcp is not None and self.tcp.is_ready(dial.peer, dial.plane)
+        if self.tcp is not None and (ready or (not joins and (direct or self.quic is None))):
             attempt.under_way.add(TCP)
             self.tcp.dial(msgspec.structs.replace(dial, addresses=direct))
-        if self.quic is None:
+        if self.quic is None or ready:
             return
         doubted = self._refused.pop(dial.peer, self) is None
         if joins or relayed or doubted or TCP not in attempt.under_way:
@@ -235,5 +236,5 @@ class _Side:
     def refused(self, address: str, reason: str) -> None:
         self._owner.refused(address, reason)
 
-    def better(self, peer: PeerId) -> None:
-        self._owner.better(peer)
+    def better(self, peer: PeerId, plane: int = CONTROL) -> None:
+        self._owner.better(peer, plane)

@@ -57,7 +57,7 @@ class Hears:
     def refused(self, address: str, reason: str) -> None:
         self.refused_.append((address, reason))
 
-    def better(self, peer: PeerId) -> None: ...
+    def better(self, peer: PeerId, plane: int = 0) -> None: ...
 
 
 class Node:

@@ -33,6 +33,9 @@ class Scripted:
     hung_up: list[int] = field(default_factory=list)
     carries_control: bool = False
 
+    def is_ready(self, peer: PeerId, plane: int) -> bool:
+        return False
+
     def dial(self, dial: Dial) -> None:
         self.dials.append((asyncio.get_running_loop().time(), dial))
 
@@ -63,7 +66,7 @@ class Better(Hears):
         self.betters: list[PeerId] = []
         self.ranks: list[int] = []
 
-    def better(self, peer: PeerId) -> None:
+    def better(self, peer: PeerId, plane: int = 0) -> None:
         self.betters.append(peer)
 
     def dialed(self, attempt: int, number: int, member: Any, rank: int = 0) -> None:
