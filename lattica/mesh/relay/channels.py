@@ -229,7 +229,7 @@ class Channels:
         if end is None or not RELAYED_HEAD_BYTES < len(data) <= DATAGRAM_MAX_BYTES:
             self.counts.unknown += 1
             return False
-        if where != end.where and (where != end.former or where is None):
+        if where is not end.where and where != end.where and (where != end.former or where is None):
             self.counts.misplaced += 1
             return False
         self.queue.put(end.other.lane, data)
