@@ -24,7 +24,9 @@ from lattica.mesh.effects import Dial
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.links import Member
 from lattica.mesh.nat.routes import Endpoint
+from lattica.mesh.transport import proxy as proxies
 from lattica.mesh.transport.interface import Owner
+from lattica.mesh.transport.proxy import proxy_for
 from lattica.mesh.transport.tls_connection import TlsConnection
 from lattica.mesh.wire import Frame, Received
 
@@ -36,6 +38,7 @@ BACKLOG = 256
 PENDING_MAX = 128
 """Handshakes at once: each costs 2 ms of CPU, and is made with somebody who has proved nothing yet."""
 NEXT_ADDRESS_S = 0.25
+PROXY_AFTER_S = 0.5  # for an answer without it
 READY_S = 10.0  # for a dial to take a connection that somebody else has made
 SEEN_MAX_BYTES = 64
 HAPPY_EYEBALLS_S = 0.25  # RFC 8305 §8: the pause between attempts at different addresses
@@ -222,14 +225,7 @@ class Tcp:
                 task.cancel()
 
     async def _connect(self, address: str, context: ssl.SSLContext) -> tuple[TlsConnection, Member]:
-        from aiohappyeyeballs import start_connection
-
-        host, port = split_host(address)
-        infos = [
-            (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)
-            for family, where in await resolve(self._loop, host, port)
-        ]
-        sock = await start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_S, loop=self._loop)
+        sock = await self._socket_to(*split_host(address))
         connection = self._connection(context)
         try:
             await self._loop.create_connection(lambda: connection, sock=sock)
@@ -237,6 +233,43 @@ class Tcp:
             sock.close()
             raise
         return connection, await self._proved(connection)
+
+    async def _socket_to(self, host: str, port: int) -> socket.socket:
+        """Connected to that address; by way of the proxy of the environment, if there is one and nobody answers
+        without it. Raises OSError."""
+        proxy = proxy_for(host)
+        if proxy is None:
+            return await self._directly(host, port)
+        reasons: list[str] = []
+        ways = {self._loop.create_task(self._directly(host, port)): ""}
+        try:
+            while ways:
+                fresh = len(ways) == 1 and "" in ways.values() and not reasons
+                done, _ = await asyncio.wait(
+                    ways, timeout=PROXY_AFTER_S if fresh else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    name = ways.pop(task)
+                    if task.exception() is None:
+                        return task.result()
+                    reasons.append(f"{name}{tls.words(task.exception() or OSError())}")
+                if fresh:
+                    task = self._loop.create_task(proxies.connect(self._loop, proxy, host, port))
+                    ways[task] = f"by way of proxy {proxy}: "
+            raise OSError("; ".join(reasons))
+        finally:
+            for task in ways:
+                task.add_done_callback(_close_unneeded)
+                task.cancel()
+
+    async def _directly(self, host: str, port: int) -> socket.socket:
+        from aiohappyeyeballs import start_connection
+
+        infos = [
+            (family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)
+            for family, where in await resolve(self._loop, host, port)
+        ]
+        return await start_connection(infos, happy_eyeballs_delay=HAPPY_EYEBALLS_S, loop=self._loop)
 
     def _connection(self, context: Callable[[str], ssl.SSLContext] | ssl.SSLContext) -> TlsConnection:
         return TlsConnection(next(self._numbers), context, self.received, self.broken, self.lost)
@@ -417,6 +450,12 @@ class Failures:
     def __init__(self) -> None:
         self.reasons: list[str] = []
         self.final = False
+
+
+def _close_unneeded(task: asyncio.Task[socket.socket]) -> None:
+    """The other way was faster."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
 
 
 def _not_needed(task: asyncio.Task[tuple[TlsConnection, Member]]) -> None:
