@@ -1,11 +1,13 @@
 """A node goes on purpose: what it does for others comes to an end, and what others need of it goes to them.
 
     drain(grace)   nothing new ─► tasks of others end, at most `grace` ─► leave()
-    leave()        borrowers fetch what they hold of ours (Going ─► MayGo) ─► the node ends, and says that it has left
+    leave()        workers of others end, and what they gave is held elsewhere ─► borrowers fetch what they hold of ours
+                   (Going ─► MayGo) ─► the node ends, and says that it has left
 
 SIGTERM drains, for a spot instance has two minutes; a second one ends the node at once. `lattica stop` only leaves. A
 node that nobody borrows from waits for nothing. Scripts of submitted jobs that run here begin again elsewhere as soon
-as this node has left; so do actors with restarts.
+as this node has left; actors of other nodes that have restarts do so before. They end first, since who calls one until
+the last moment is given results that nobody can fetch any more.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from lattica.errors import ConfigError, PermissionDeniedError
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
+from lattica.node.server import TERM_S
 from lattica.scheduler.load import encode
 
 if TYPE_CHECKING:
@@ -110,22 +113,37 @@ class Drain:
                         neighbour.link.send(far.Wanted())
                 await asyncio.sleep(LOOK_S)
             await self._desk.detached.move_all()
-            await self._hand_over(hand_over_s)
+            until = self._loop.time() + hand_over_s
+            await self._end_workers_of_others(until)
+            await self._hand_over(until)
         finally:
             self._node.close(signal.SIGTERM)
 
     def _works_for_others(self) -> bool:
-        clients = {neighbour.client.number for neighbour in self._desk.neighbours.values()}
-        actors = self._desk.hosting.hosted
-        return any(lease.holder in clients and lease.worker not in actors for lease in self._node.book.leases.values())
+        return bool(self._leased() - self._desk.hosting.hosted.keys())
 
-    async def _hand_over(self, limit_s: float) -> None:
+    def _leased(self) -> set[int | None]:
+        """Workers of ours that other nodes have; None: one that is not forked yet."""
+        clients = {neighbour.client.number for neighbour in self._desk.neighbours.values()}
+        return {lease.worker for lease in self._node.book.leases.values() if lease.holder in clients}
+
+    async def _end_workers_of_others(self, until: float) -> None:
+        """Those that are left, and wait until the nodes of their callers hold what they were given."""
+        hosting, node = self._desk.hosting, self._node
+        for worker in self._leased() | hosting.hosted.keys():
+            if worker is not None:
+                node.pool.ending(worker, node.now())
+                node.workers.kill(worker, "its node goes", number=signal.SIGTERM)
+                self._loop.call_later(TERM_S, node.workers.kill, worker)
+        while (self._leased() or hosting.hosted or self._desk.objects.gives()) and self._loop.time() < until:
+            await asyncio.sleep(LOOK_S / 4)
+
+    async def _hand_over(self, until: float) -> None:
         held = {view.client for view in self._node.store.ledger.views() if view.held}
         borrowers = [neighbour for neighbour in self._desk.neighbours.values() if neighbour.client.number in held]
         self._waits_for = {neighbour.peer for neighbour in borrowers}
         for neighbour in borrowers:
             neighbour.link.send(far.Going())
-        until = self._loop.time() + limit_s
         while self._waits_for & self._desk.neighbours.keys():
             if self._loop.time() > until:
                 log.warning("%d nodes had not fetched all that they hold of ours", len(self._waits_for))

@@ -195,6 +195,11 @@ class FarObjects:
             other is neighbour and ledger.holds(number, object_) for number, (other, _) in self._desk.proxies.items()
         )
 
+    def gives(self) -> bool:
+        """Whether callers elsewhere were given what their nodes have not said yet that they hold."""
+        callers = self._desk.proxies.keys() - self._desk.far_names.keys()
+        return any(self._node.store.ledger.held_by(number) for number in callers)
+
     def unborrowed(self, lender: int, object_: bytes) -> None:
         """Nobody here holds it any more."""
         self._wanted.pop(object_, None)
