@@ -445,10 +445,18 @@ class Runtime:
         self._ask(pending)
         if not self.wait_until(done, timeout, spin=count == 1):
             left = sum(ref._value is None for ref in pending)
+            first = pending[at]
+            reason = self._why(first, timeout or 0.0)
             raise GetTimeoutError(
-                f"{left} of {len(refs)} objects had no value after {timeout} s, first {pending[at].hex()[:8]}",
+                f"{left} of {len(refs)} objects had no value after {timeout} s, first {first.hex()[:8]}{reason}",
                 do_next="wait longer, or look with lattica.wait which are ready",
             )
+
+    def _why(self, ref: ObjectRef, timeout: float) -> str:
+        from lattica.actors import waiting  # few programs ever need it
+
+        reason = waiting.why(self, ref, timeout)
+        return f": {reason}" if reason else ""
 
     def wait(
         self, refs: list[ObjectRef], num_returns: int, timeout: float | None

@@ -329,6 +329,16 @@ class ActorCheckpoint(msgspec.Struct, array_like=True, tag=33):
     size: int = 0
 
 
+class Why(msgspec.Struct, array_like=True, tag=34):
+    """Why does it wait, and where is it? Answered by `State`: {"why": words}, "" if nothing is known. of: a lease
+    request of mine; actor: one that I call, at `worker` if I am connected with it; worker alone: of a task of mine."""
+
+    request: int
+    of: int = 0
+    actor: bytes = b""
+    worker: int = 0
+
+
 class GroupCreate(msgspec.Struct, array_like=True, tag=30):
     """Keep these bundles for a placement group of mine, which my job's end ends; answered by `State`: {} or
     {"error": words}. strategy: as in `scheduler.bundles.Pattern`."""
@@ -755,7 +765,7 @@ FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
     | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest | Unheard
-    | FromAfar | GroupCreate | GroupRemove | GroupWanted | ActorCheckpoint
+    | FromAfar | GroupCreate | GroupRemove | GroupWanted | ActorCheckpoint | Why
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied

@@ -198,6 +198,10 @@ class ActorDesk:
         end = End(how, stderr, out_of_memory=out_of_memory)
         self._perform(self.supervisor.worker_gone(worker, end, self._node.now()))
 
+    def request_of(self, actor: bytes) -> int | None:
+        """By which it waits for a worker; None if it does not."""
+        return next((number for number, (waits, _) in self._needs.items() if waits == actor), None)
+
     def detached_for(self, number: int) -> bytes:
         """The detached actor for which a worker is wanted; empty for others."""
         actor, _ = self._needs.get(number, (b"", 0))

@@ -22,7 +22,7 @@ from lattica.codec import far, frames
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.ids import short
-from lattica.mesh.identity import PeerId
+from lattica.mesh.identity import PeerId, short_peer
 from lattica.node.clients import NODE, WORKER, Client
 from lattica.node.loop import Timer
 from lattica.scheduler.restarts import Record
@@ -326,6 +326,17 @@ class FarActors:
             life = self._desk.deciding.life_of(actor)
             key = key or self.key_of(actor, incarnation)
             neighbour.link.send(far.ActorAt(actor, incarnation, there, worker, life, key))
+
+    def why(self, actor: bytes) -> str:
+        """Why an actor that is not ours is not to be reached, in words; "" if nothing is known."""
+        record = self._desk.deciding.records.get(actor)
+        if record is None:
+            return "its owner, another node, has not said where it is"
+        host = PeerId(record.host)
+        if host == self._desk.me:
+            return "it is being restarted here"
+        lives = "" if self._desk.deciding.answers(host) else ", which does not answer"
+        return f"it belongs to node {short_peer(host)}{lives}"
 
     def place_of(self, worker: int) -> tuple[bytes, int]:
         """(host, its number for the worker) of a worker that is an actor of ours."""

@@ -163,6 +163,16 @@ class FarPlacing:
         if (wish.client, wish.request) in self.wishes:
             self._look_at(wish.again_at)
 
+    def why(self, client: int, request: int) -> str:
+        """Why one waits, in words; "" if it is no wish, or waits in our own book."""
+        wish = self.wishes.get((client, request))
+        if wish is None:
+            return ""
+        if wish.where is not None:
+            so_long = self._node.now() - wish.asked_at
+            return f"it has been queued on {wish.where.client.name} for {so_long:.1f} s"
+        return f"no node can run it: {wish.trouble}" if wish.trouble else ""
+
     def _outwaits(self, wish: Wish) -> bool:
         """Whether it waits for a node that is dead: a detached actor to be restarted, which may live nowhere else."""
         match wish.demand.strategy:

@@ -16,7 +16,7 @@ import msgspec
 
 from lattica.codec import messages as m
 from lattica.ids import short
-from lattica.mesh.identity import PeerId
+from lattica.mesh.identity import PeerId, short_peer
 from lattica.node.clients import Client
 from lattica.node.known_groups import CREATED, OVER, REMOVED, RESCHEDULING, UNSCHEDULABLE, Known
 from lattica.scheduler.demand import Demand, fits
@@ -143,6 +143,18 @@ class GroupAsks:
             self._look_again(ask, now)
 
     # -- where it waits
+
+    def why(self, client: int, request: int) -> str:
+        """Why one of ours waits, in words; "" if it is none."""
+        ask = self._asks.get((client, request))
+        if ask is None:
+            return ""
+        known = self._group(ask.given.owner, ask.given.group)
+        called = f"placement group {short(known.id)}"
+        if ask.at is None:
+            return f"{called} is {known.state or 'not known here yet'}" + (f": {known.reason}" if known.reason else "")
+        where = "this node" if ask.at == self.me else f"node {short_peer(ask.at)}"
+        return f"it is queued for bundle {ask.index} of {called}, on {where}"
 
     def _place(self, ask: Ask, but: int = ANY_BUNDLE) -> None:
         """Let it wait where its bundle is, if that can be. but: not there, where it has waited already."""

@@ -24,6 +24,7 @@ import msgspec
 from lattica._version import __version__
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
+from lattica.node import reasons
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import AWAY, COMMAND, DRIVER, GUEST, WORKER, Client, Job
 from lattica.node.job_desk import FAREWELL_S, JobDesk
@@ -161,6 +162,7 @@ class Node:
             m.GroupRemove: (RUNNERS, lambda client, message: self.groups.remove(client, message)),
             m.GroupWanted: (RUNNERS, lambda client, message: self.groups.want(client, message)),
             m.StateRequest: (ANYONE, self.state.request),
+            m.Why: (RUNNERS, lambda client, message: reasons.answer(self, client, message)),
             m.MeshRequest: (COMMANDS, self._mesh_request),
             m.Shutdown: (ANYONE, self.job_desk.shutdown),
         }

@@ -138,6 +138,14 @@ class LeaseBook:
         """The lease that this worker serves."""
         return self._by_worker.get(worker)
 
+    def ahead_of(self, holder: int, number: int) -> tuple[Request, int] | None:
+        """(a request that waits, how many came before it); None if it does not wait. For people: it looks at all."""
+        waiting = [request for line in self._waiting.values() for request in line]
+        for request in waiting:
+            if (request.holder, request.number) == (holder, number):
+                return request, sum(other.order < request.order for other in waiting)
+        return None
+
     def waiting_for(self, name: str) -> list[Request]:
         """Requests that wait and ask for this resource."""
         return [request for (_, wanted), line in self._waiting.items() if name in wanted for request in line]

@@ -47,6 +47,7 @@ def test_a_detached_actor_that_may_live_on_one_node_only_waits_for_that_and_says
     house = House(restarts=True)
     house.wish()
     assert house.denied == [] and len(house.placing.wishes) == 1
+    assert house.placing.why(m.NODE, 1) == f"no node can run it: {DEAD.reason}" and not house.placing.why(3, 1)
     house.now = 6.0
     house.placing._look()
     assert "Learner waits for a node that can run it: needs node there, which is dead" in house.trouble[0].lines

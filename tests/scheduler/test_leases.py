@@ -91,6 +91,16 @@ def test_what_no_machine_state_could_satisfy_is_denied_with_what_is_missing() ->
     ]
 
 
+def test_who_waits_is_told_how_many_came_before() -> None:
+    machine = Machine(CPU=1)
+    machine.request(DRIVER, 1)
+    machine.request(OTHER, 1)
+    machine.request(DRIVER, 2, {"CPU": 0.5})
+    found = machine.book.ahead_of(DRIVER, 2)
+    assert found is not None and found[0].resources == ResourceSet.of({"CPU": 0.5}) and found[1] == 1
+    assert machine.book.ahead_of(DRIVER, 1) is None, "it has a worker"
+
+
 def test_a_cancelled_request_is_never_granted() -> None:
     machine = Machine(CPU=1)
     (lease,) = machine.request(DRIVER)
