@@ -93,7 +93,7 @@ class FarHosting:
         """They want a worker of ours."""
         if self._desk.environments.holds(neighbour, message):
             return
-        reason = self._desk.jobs.objection(message.job) or self._desk.deciding.admit(message.by, message.life)
+        reason = self._desk.jobs.objection_to_run(message.job) or self._desk.deciding.admit(message.by, message.life)
         try:
             resources = ResourceSet.of(message.resources)
         except ConfigError as error:

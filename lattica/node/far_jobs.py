@@ -307,6 +307,16 @@ class FarJobs:
             return "its job's token has expired"
         return ""
 
+    def objection_to_run(self, job: bytes) -> str:
+        """Why this node lends no worker to this job; "" if it does. Its functions are bytecode of its own Python, which
+        ends a worker of another one: whoever asks should know, and may not."""
+        if reason := self.objection(job):
+            return reason
+        paper = self._papers.get(self._jobs[job])
+        if paper is None or paper.origin == self._desk.me or paper.minor in ("", _MINOR):
+            return ""
+        return f"its program runs Python {paper.minor}, and this node runs {_MINOR} for others"
+
 
 def _chars_of(paper: far.JobIs) -> int:
     lists = paper.sys_path, paper.preload, paper.env_vars, paper.env_vars.values(), *paper.packages

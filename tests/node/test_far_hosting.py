@@ -35,7 +35,7 @@ class Host:
         desk: Any = SimpleNamespace(
             node=node, deciding=self, placer=SimpleNamespace(admission=admission),
             environments=SimpleNamespace(holds=lambda *_: False), by_client=lambda _: self.neighbour,
-            jobs=SimpleNamespace(objection=lambda _: "", number=lambda _: 1),
+            jobs=SimpleNamespace(objection_to_run=lambda _: "", number=lambda _: 1),
         )  # fmt: skip
         self.hosting = FarHosting(desk)
         self.hosting.load = lambda: b""  # type: ignore[method-assign]
