@@ -97,13 +97,15 @@ class Peer:
         transport: Callable[[Owner], Transport] | None = None,
         transports: Collection[str] = ways.ALL,
         relaying: str = "auto",
+        listen_tls: str | None = None,
         birthday: bool = True,
         steward: Callable[[Peer], Steward] = Steward,
         gossip: Callable[[Peer], Gossip] = Gossip,
     ) -> None:
         """listen: "HOST:PORT" to accept connections at, HOST empty for all interfaces; None: only dial.
         name: for people, by default the machine's. transports: "tcp", "quic" or both. relaying: for others, "always",
-        "never", or "auto", when this node has found that it can be reached. birthday: whether hundreds of ports may be
+        "never", or "auto", when this node has found that it can be reached. listen_tls: a second "HOST:PORT", by TCP
+        alone, for those whose network lets out nothing but port 443. birthday: whether hundreds of ports may be
         tried to become direct (`mesh/nat`). transport, steward, gossip: others than the real ones, for tests."""
         self.credentials = membership
         self.id = membership.identity.peer
@@ -118,7 +120,8 @@ class Peer:
         self._bound: list[str] = []
         self._advertised: dict[str, tuple[str, ...]] = {}  # by who says so
         self._listen, self._transport_of, self._gossip_of = listen, transport, gossip
-        self._transports, self._relaying, self._birthday = transports, relaying, birthday
+        self._transports, self._birthday = transports, birthday
+        self._relaying, self._listen_tls = relaying, listen_tls
         self.rng = rng or Random(os.urandom(16))
         self._methods: dict[str, Method] = {}
         self._talks: dict[PeerId, Talk] = {}
@@ -208,6 +211,8 @@ class Peer:
         if self._listen is not None:
             try:
                 bound = list(await self._transport.listen(self._listen))
+                if self._listen_tls is not None and isinstance(self._transport, Ways):
+                    bound += await self._transport.listen_tls(self._listen_tls)
             except BaseException:
                 await self._transport.close()
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,10 +17,13 @@ import pytest
 
 from lattica.mesh import credentials
 from lattica.mesh.identity import PeerId, parse_peer
+from lattica.mesh.nat.routes import ViaRelay
 from lattica.mesh.peer import Peer
 from lattica.mesh.relay.framed import Framed
 from lattica.mesh.services import method, service
 from lattica.mesh.tickets import parse_ticket
+from lattica.mesh.transport import proxy as proxies
+from lattica.mesh.transport.tcp import Tcp
 from tests.e2e.test_mesh_refusals import eventually
 
 pytestmark = pytest.mark.e2e
@@ -200,3 +204,108 @@ async def test_peers_whose_udp_is_blocked_talk_over_tls_to_the_same_port_of_the_
     assert a.relays is not None
     ways = [channel.binding.way for channel in a.relays.client.channels if channel.binding.way is not None]
     assert ways and all(isinstance(way, Framed) for way in ways)
+
+
+def block_udp(peer: Peer) -> None:
+    """A firewall that lets no datagram out; what goes by a relay's channel is for the relay's own way to carry."""
+    assert peer.relays is not None
+    sock = peer.relays.client.socket
+    send = sock.send
+
+    def let_through(route: Any, datagrams: Any, ttl: int = 0) -> None:
+        if isinstance(route, ViaRelay):
+            send(route, datagrams, ttl)
+
+    sock.send = let_through  # type: ignore[method-assign]
+
+
+class SmallProxy:
+    """Carries what is asked of it by CONNECT, and counts."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        where = head.split()[1]
+        self.asked.append(where)
+        host, _, port = where.rpartition(":")
+        there, back = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.ensure_future(self._pump(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+
+    async def stop(self) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def test_a_peer_whose_network_has_only_an_http_proxy_is_called_by_way_of_a_relay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sessions with the relay and its channels go through the proxy to the relay's port for TLS; nothing else can:
+    no UDP, and no TCP but to the proxy."""
+    proxy = SmallProxy()
+    address = await proxy.start()
+    relay = await Peer.found(
+        str(folder(tmp_path)), listen="127.0.0.1:0", listen_tls="127.0.0.1:0", relaying="always"
+    ).start()
+    door = relay.listening[-1]
+    ticket = parse_ticket(relay.ticket())
+    inside, outside = (Peer(credentials.join(str(folder(tmp_path)), ticket, time.time())) for _ in range(2))
+    try:
+        for peer in (inside, outside):
+            peer.serve(Work())
+            await peer.start()
+        block_udp(inside)
+        monkeypatch.setattr(proxies, "_is_near", lambda host: False)
+        monkeypatch.setenv("https_proxy", address)
+        directly = Tcp._directly
+
+        async def only_for_others(self: Tcp, host: str, port: int) -> socket.socket:
+            if self is inside._transport.tcp:  # type: ignore[attr-defined]
+                raise OSError("no route to host")
+            return await directly(self, host, port)
+
+        monkeypatch.setattr(Tcp, "_directly", only_for_others)
+        for peer in (inside, outside):
+            await peer.connect(relay.id, [door], timeout_s=10)
+            assert peer.relays is not None
+            assert await eventually(lambda peer=peer: len(peer.relays.reserved) == 1, 15)
+        assert await eventually(lambda: inside.addresses_of(outside.id) and outside.addresses_of(inside.id), 10)
+        for one, other in ((inside, outside), (outside, inside)):
+            assert await one.call(other.id, "work.echo", 7, timeout_s=10) == 7
+        assert await send(outside, inside, 2 << 20) == 2 << 20
+        assert proxy.asked and door in proxy.asked
+        assert inside.relays is not None
+        assert all(isinstance(channel.binding.way, Framed) for channel in inside.relays.client.channels)
+    finally:
+        for peer in (inside, outside, relay):
+            await peer.stop()
+        await proxy.stop()
+
+
+def folder(under: Path) -> Path:
+    """A new one."""
+    made = under / f"f{len(list(under.iterdir()))}"
+    made.mkdir(mode=0o700)
+    return made

@@ -95,6 +95,12 @@ class Ways:
                     raise
         raise AssertionError("the last try returns or raises")
 
+    async def listen_tls(self, address: str) -> Sequence[str]:
+        """Accept connections at another address, by TCP alone. Raises ConfigError."""
+        if self.tcp is None:
+            raise ConfigError("this node uses no TCP", do_next="start it without a port for TLS")
+        return await self.tcp.listen(address)
+
     def dial(self, dial: Dial) -> None:
         attempt = self._attempts[dial.attempt] = _Attempt(dial)
         relayed = any(address.startswith(RELAY) for address in dial.addresses)
