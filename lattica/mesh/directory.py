@@ -92,13 +92,14 @@ class Directory:
 
     # -- what the peer tells
 
-    def reachable(self, addresses: Sequence[str]) -> None:
-        """We are at these addresses; others may ask us there."""
-        self._carry_out(self._core.reachable(addresses, bool(addresses), self._loop.time()))
+    def reachable(self, addresses: Sequence[str], *, ephemeral: bool = False) -> None:
+        """We are at these addresses; others may ask us there, unless we go with a program."""
+        self._carry_out(self._core.reachable(addresses, bool(addresses) and not ephemeral, self._loop.time()))
 
-    def saw(self, peer: PeerId, addresses: Sequence[str]) -> None:
-        """A member that lives. It serves if it can be dialed."""
-        self._carry_out(self._core.saw(peer, addresses, bool(addresses), self._loop.time()))
+    def saw(self, peer: PeerId, addresses: Sequence[str], *, ephemeral: bool = False) -> None:
+        """A member that lives. It serves if it can be dialed, and is none that goes with a program: that one would not
+        answer, and whoever asked would wait for it."""
+        self._carry_out(self._core.saw(peer, addresses, bool(addresses) and not ephemeral, self._loop.time()))
 
     def gone(self, peer: PeerId) -> None:
         """It died, left or was revoked."""

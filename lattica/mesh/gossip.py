@@ -215,8 +215,7 @@ class Gossip:
     def moved(self, addresses: Sequence[str]) -> None:
         """Others reach this node at these addresses from now on."""
         self.describe(addresses=list(addresses))
-        if not self.community.info.ephemeral:
-            self.directory.reachable(addresses)
+        self.directory.reachable(addresses, ephemeral=self.community.info.ephemeral)
 
     def say(self, data: bytes) -> None:
         """Soft state: what this node says of itself until it says something else."""
@@ -319,7 +318,7 @@ class Gossip:
         if row.kind == NODE.number and (info := self.community.node(row.writer)) is not None:
             self._peer.know(row.writer, info.addresses)
             if row.writer != self._peer.id and not info.left:
-                self.directory.saw(row.writer, info.addresses)
+                self.directory.saw(row.writer, info.addresses, ephemeral=info.ephemeral)
         elif row.kind == STATEMENT.number:
             self._peer.steward.heard_statement(row.body)
         for watcher in list(self._watchers.get(row.kind, ())):
@@ -335,7 +334,7 @@ class Gossip:
             self._peer.lost(change.peer, f"it is {change.state.value}, as others say too")
             self.directory.gone(change.peer)
         elif change.before in (State.DEAD, State.LEFT) and info is not None:
-            self.directory.saw(change.peer, info.addresses)
+            self.directory.saw(change.peer, info.addresses, ephemeral=info.ephemeral)
         for watcher in list(self._changed):
             watcher(change)
 

@@ -207,3 +207,19 @@ async def test_a_forged_row_beside_a_revocation_ends_the_session_and_hides_no_re
     with pytest.raises(RemoteProtocolError, match="did not sign"):
         two.peer.gossip.notice(other.peer.id, *encode(message))
     assert two.peer.credentials.trust.is_revoked(other.peer.id)
+
+
+@story
+async def test_a_programs_own_node_asks_the_dht_and_is_asked_nothing(machines: Machines) -> None:
+    """It would not answer, and goes when its program ends."""
+    one = await start(machines, "a")
+    two = await start(machines, "b", await ticket_of(one))
+    guest = await machines.start("c", await ticket_of(one), listen="10.0.0.3:7411", ephemeral=True)
+    desks = one, two, guest
+    await until(lambda: all(len(states(desk)) == 3 for desk in desks) and are_equal(*desks))
+    for desk in (one, two):
+        assert guest.peer.id not in desk.peer.gossip.directory._core.table, desk
+    assert one.peer.id in two.peer.gossip.directory._core.table
+    assert not guest.peer.gossip.directory._core.serves
+    assert await guest.peer.gossip.directory.put_record("model", b"v1") == 2
+    assert await two.peer.gossip.directory.get_record(guest.peer.id, "model") == b"v1"
