@@ -55,7 +55,8 @@ bench: $(VENV)/.dev ## lattica beside Ray in its own environment (PEER= without;
 sim: $(VENV)/.dev ## simulated worlds from one seed (SEED=7)
 	@$(BIN)/python -m lattica.testing.sim --seed $(SEED) $(ARGS)
 
-sim-long: $(VENV)/.dev ## many seeds, larger worlds, and a thousand peers for ten minutes (ARGS="--world community")
+sim-long: $(VENV)/.dev ## how near placement is to the best; many seeds, larger worlds, a thousand peers (ARGS="--world community")
+	@$(if $(ARGS),,$(BIN)/python -m lattica.testing.placement --seed $(SEED) --seeds 5)
 	@$(BIN)/python -m lattica.testing.sim --seed $(SEED) --long $(ARGS)
 	@$(if $(ARGS),,$(BIN)/python -m lattica.testing.crowd --peers 1000 --seconds 600 --seed $(SEED))
 
