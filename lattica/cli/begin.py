@@ -8,7 +8,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import click
@@ -49,58 +49,64 @@ def parse_labels(text: str) -> dict[str, str]:
     return labels
 
 
-def node_options(command: Command) -> Command:
-    """The options of a command that starts a node."""
-    for option in reversed(
-        (
-            click.option("--block", is_flag=True, help="Stay in the foreground until SIGTERM or Ctrl-C."),
-            data_dir_option,
-            click.option(
-                "--listen",
-                metavar="HOST:PORT",
-                help="Where other nodes reach this one; HOST empty for all interfaces, `none` for no port. "
-                "[default: $LATTICA_LISTEN, else :7411, or a free port if that is taken]",
-            ),
-            click.option(
-                "--port-mapping/--no-port-mapping",
-                default=None,
-                help="Whether to ask the router for a port that leads here (PCP, NAT-PMP, UPnP). "
-                "[default: $LATTICA_PORT_MAPPING, else yes]",
-            ),
-            click.option("--name", metavar="NAME", help="What people call this node. [default: the machine's name]"),
-            click.option("--labels", type=parse_labels, metavar="K=V,…", help="Labels, like site=home,gpu=3090."),
-            click.option("--num-cpus", type=float, metavar="N", help="CPUs to offer. [default: those of this machine]"),
-            click.option("--num-gpus", type=float, metavar="N", help="GPUs to offer. [default: those of this machine]"),
-            click.option(
-                "--resources", type=parse_amounts, metavar="JSON", help="""Your own resources, like '{"tpu": 2}'."""
-            ),
-            click.option(
-                "--object-store-memory",
-                type=parse_size,
-                metavar="BYTES",
-                help="Shared memory for objects, like 4GiB. [default: 30 % of RAM]",
-            ),
-            click.option(
-                "--memory",
-                type=parse_size,
-                metavar="BYTES",
-                help="What tasks may ask for as `memory`. [default: RAM without the shared memory]",
-            ),
-            click.option(
-                "--grace",
-                type=parse_duration,
-                metavar="TIME",
-                help="How long tasks of others may still run after SIGTERM. [default: 30s]",
-            ),
-            click.option(
-                "--metrics-port",
-                metavar="PORT",
-                help="Serve metrics for Prometheus there, at 127.0.0.1 unless HOST:PORT says otherwise.",
-            ),
-            click.option("--json", "as_json", is_flag=True, help="For machines: what is said, as one JSON object."),
-        )
-    ):
-        command = option(command)
+OPTIONS: dict[str, Callable[[Command], Command]] = {
+    "block": click.option("--block", is_flag=True, help="Stay in the foreground until SIGTERM or Ctrl-C."),
+    "data_dir": data_dir_option,
+    "listen": click.option(
+        "--listen",
+        metavar="HOST:PORT",
+        help="Where other nodes reach this one; HOST empty for all interfaces, `none` for no port. "
+        "[default: $LATTICA_LISTEN, else :7411, or a free port if that is taken]",
+    ),
+    "port_mapping": click.option(
+        "--port-mapping/--no-port-mapping",
+        default=None,
+        help="Whether to ask the router for a port that leads here (PCP, NAT-PMP, UPnP). "
+        "[default: $LATTICA_PORT_MAPPING, else yes]",
+    ),
+    "name": click.option("--name", metavar="NAME", help="What people call this node. [default: the machine's name]"),
+    "labels": click.option("--labels", type=parse_labels, metavar="K=V,…", help="Labels, like site=home,gpu=3090."),
+    "num_cpus": click.option(
+        "--num-cpus", type=float, metavar="N", help="CPUs to offer. [default: those of this machine]"
+    ),
+    "num_gpus": click.option(
+        "--num-gpus", type=float, metavar="N", help="GPUs to offer. [default: those of this machine]"
+    ),
+    "resources": click.option(
+        "--resources", type=parse_amounts, metavar="JSON", help="""Your own resources, like '{"tpu": 2}'."""
+    ),
+    "object_store_memory": click.option(
+        "--object-store-memory",
+        type=parse_size,
+        metavar="BYTES",
+        help="Shared memory for objects, like 4GiB. [default: 30 % of RAM]",
+    ),
+    "memory": click.option(
+        "--memory",
+        type=parse_size,
+        metavar="BYTES",
+        help="What tasks may ask for as `memory`. [default: RAM without the shared memory]",
+    ),
+    "grace": click.option(
+        "--grace",
+        type=parse_duration,
+        metavar="TIME",
+        help="How long tasks of others may still run after SIGTERM. [default: 30s]",
+    ),
+    "metrics_port": click.option(
+        "--metrics-port",
+        metavar="PORT",
+        help="Serve metrics for Prometheus there, at 127.0.0.1 unless HOST:PORT says otherwise.",
+    ),
+    "json": click.option("--json", "as_json", is_flag=True, help="For machines: what is said, as one JSON object."),
+}
+"""Of commands that start a node, by the name of the argument that they make."""
+
+
+def node_options(command: Command, names: Iterable[str] = tuple(OPTIONS)) -> Command:
+    """The options of a command that starts a node; names: which of them."""
+    for name in reversed(tuple(names)):
+        command = OPTIONS[name](command)
     return command
 
 
@@ -127,6 +133,8 @@ def begin(
     data_dir: str | None,
     listen: str | None,
     port_mapping: bool | None,
+    relay: bool = False,
+    listen_tls: str | None = None,
     name: str | None,
     labels: dict[str, str] | None,
     num_cpus: float | None,
@@ -161,6 +169,8 @@ def begin(
         memory=memory,
         listen=listen or None,
         port_mapping=None if port_mapping is None else "yes" if port_mapping else "no",
+        relay="yes" if relay else None,
+        listen_tls=listen_tls,
         name=name,
         labels=json.dumps(labels) if labels else None,
         grace=grace,
@@ -242,9 +252,10 @@ def greeting(node: NodeFile, where: str, facts: Mapping[str, Any], *, named: boo
     lines = [
         f"node {node.node[:SHORT]} serves (pid {node.pid}, lattica {node.version}){_offer(facts)}",
         *_mesh_lines(mesh),
-        f"  attach    {variable}python my_program.py, which calls lattica.init()",
-        f"  look      lattica status{option}" + (f", lattica peers{option}" if mesh else ""),
     ]
+    if "submit" in mesh.get("roles", "submit"):
+        lines.append(f"  attach    {variable}python my_program.py, which calls lattica.init()")
+    lines.append(f"  look      lattica status{option}" + (f", lattica peers{option}" if mesh else ""))
     if mesh.get("issuer"):
         lines.append(f"  invite    lattica ticket{option}, and on another machine: lattica join TICKET")
     lines.append(f"  stop      {'Ctrl-C' if block else f'lattica stop{option}'}")

@@ -20,6 +20,7 @@ VERBS = {
     "drain": "Let a node finish what it does for others, and end it.",
     "status": "Show what the node has and does.",
     "join": "Start this machine's node, in the mesh of a ticket.",
+    "relay": "Carry what nodes of a mesh send each other, and nothing else.",
     "ticket": "Make a ticket, by which others join.",
     "peers": "List the nodes of the mesh.",
     "table": "Show what all nodes of the mesh know.",

@@ -87,6 +87,8 @@ def _mesh(mesh: Mapping[str, Any]) -> list[str]:
         "members": f"{members.get('alive', 0)} alive{others} (lattica peers)",
         "issuers": ", ".join(issuers) + (": with it lost, nobody can join" if len(issuers) == 1 else "") or "none",
         "listens": ", ".join(mesh.get("addresses", ())) or "nowhere: it only dials",
+        "relayed": _relayed(mesh.get("relays") or {}),
+        "relays": _relays(mesh.get("relays") or {}),
         "metrics": mesh.get("metrics", ""),
     }
     lines = ["", "mesh", *(f"  {name:<8}  {text}" for name, text in rows.items() if text)]
@@ -96,6 +98,27 @@ def _mesh(mesh: Mapping[str, Any]) -> list[str]:
             f"missing: {', '.join(side.get('missing', ()))}"
         )
     return lines
+
+
+def _relayed(relays: Mapping[str, Any]) -> str:
+    """By whom others reach this node, if they cannot dial it."""
+    found = [
+        f"{str(one.get('relay', '?'))[:8]} ({one.get('rtt_ms', '?')} ms)" for one in relays.get("reservations", ())
+    ]
+    return f"reached by way of {', '.join(found)}, where not directly" if found else ""
+
+
+def _relays(relays: Mapping[str, Any]) -> str:
+    """What it carries for others."""
+    serves = relays.get("serves", {})
+    if not relays.get("offering") and not serves.get("channels"):
+        return ""
+    passed = size_text(serves.get("forwarded_bytes_total", 0))
+    lost = serves.get("dropped_datagrams_total", 0)
+    return (
+        f"for others: {serves.get('channels', 0):g} channels, {serves.get('reservations', 0):g} reservations, "
+        f"{passed} passed on, {lost:g} datagrams dropped"
+    )
 
 
 def _logs(node: Mapping[str, Any]) -> list[str]:

@@ -70,15 +70,12 @@ def ranked(addresses: Sequence[str]) -> list[str]:
 
 def reachable(bound: Sequence[str]) -> list[str]:
     """What to tell others, of the addresses that were bound: those of all interfaces in place of the wildcard."""
-    hosts: list[str] = []
-    port = 0
+    found: list[str] = []
     for address in bound:
         host, port = split_host(address)
-        if host in ("0.0.0.0", "::"):
-            hosts += _interface_hosts(6 if host == "::" else 4)
-        else:
-            hosts.append(host)
-    return ranked([host_text(host, port) for host in hosts])
+        hosts = _interface_hosts(6 if host == "::" else 4) if host in ("0.0.0.0", "::") else [host]
+        found += [host_text(each, port) for each in hosts]
+    return ranked(found)
 
 
 def _interface_hosts(version: int) -> list[str]:

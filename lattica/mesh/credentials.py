@@ -28,7 +28,7 @@ from lattica.mesh.certificates import CHECKS, Member, read_chain, verify_chain
 from lattica.mesh.identity import Identity, PeerId, load_or_create, next_boot, short_peer
 from lattica.mesh.keyfiles import damaged, key_file, read_kept, read_key_file, unwritable, write_kept
 from lattica.mesh.papers import DAMAGED
-from lattica.mesh.roles import EVERYTHING, roles_text
+from lattica.mesh.roles import EVERYTHING, Role, roles_text
 from lattica.mesh.tickets import Ticket, require_unexpired
 from lattica.mesh.trust import STATEMENT_MAX_BYTES, STATEMENTS_MAX, IssuerNamed, Trust, when, write_statement
 
@@ -160,8 +160,9 @@ def found(folder: str, unix_s: float, recovery_file: str | None = None) -> Crede
     return made
 
 
-def join(folder: str, ticket: Ticket, unix_s: float) -> Credentials:
-    """Become a member by this ticket, for as long as its invite lasts; an issuer makes that a membership.
+def join(folder: str, ticket: Ticket, unix_s: float, roles: Role = EVERYTHING) -> Credentials:
+    """Become a member by this ticket, for as long as its invite lasts; an issuer makes that a membership. roles: of
+    those that it gives, no others.
 
     A node that is a member of that mesh already keeps its membership, unless that has ended or lacks a role that the
     ticket gives: then the ticket's roles are the new ones. Raises AdmissionError if the ticket has expired, does not
@@ -176,12 +177,12 @@ def join(folder: str, ticket: Ticket, unix_s: float) -> Credentials:
                 f"{short_peer(PeerId(before.mesh))}",
                 do_next="`lattica leave` that one first, or start without the ticket to return to it",
             )
-        if before.member.expires > unix_s and ticket.roles in before.member.roles:
+        if before.member.expires > unix_s and ticket.roles & roles in before.member.roles:
             return before
     require_unexpired(ticket, unix_s)
     identity = before.identity if before else load_or_create(folder)
     invite = ticket.authority()
-    chain = invite.certify_member(identity.public_key, invite.roles, unix_s)
+    chain = invite.certify_member(identity.public_key, invite.roles & roles, unix_s)
     member = verify_chain(chain, ticket.root, unix_s)
     if before is not None:
         before.chain, before.member, before.peers = chain, member, ticket.peers

@@ -409,6 +409,8 @@ class Steward:
         """Ask at the `renew` door of an issuer. Raises OSError or LatticaError if it cannot be reached."""
         credentials, reasons = self._credentials, list[str]()
         for address in self._peer.addresses_of(issuer):
+            if "/" in address:
+                continue  # by way of a relay: that takes a certificate
             host, port = split_host(address)
             try:
                 async with asyncio.timeout(RENEW_S):

@@ -11,6 +11,7 @@ from lattica.mesh import tls
 from lattica.mesh.addresses import split_host
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.services import caller, method, service
+from lattica.mesh.transport.quic import RELAY
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer
@@ -31,7 +32,8 @@ class DialBack:
     async def dial_back(self) -> dict[str, str]:
         """Address -> "" if the caller answers there, else why not: of its own addresses, and no others."""
         peer = caller.get().peer
-        addresses = self._peer.addresses_of(peer)[:ADDRESSES_MAX]
+        known = self._peer.addresses_of(peer)
+        addresses = [address for address in known if not address.startswith(RELAY)][:ADDRESSES_MAX]
         tried = await asyncio.gather(*(self._try(address, peer) for address in addresses))
         return dict(zip(addresses, tried))
 
@@ -62,5 +64,5 @@ class DialBack:
 
 def told_of(addresses: Sequence[str]) -> list[str]:
     """Those that mean the same on another machine; all of them if there are no others."""
-    far = [address for address in addresses if not address.startswith(("127.", "[::1]"))]
+    far = [address for address in addresses if not address.startswith(("127.", "[::1]", RELAY))]
     return far or list(addresses)

@@ -160,6 +160,7 @@ class Look:
             "members": dict(Counter(str(row.get("state")) for row in roster.members(self._peer))),
             "issuers": list(self._peer.steward.issuers()),
             "side": far.deciding.side() if far is not None else {},
+            "relays": self._peer.relays.status() if self._peer.relays is not None else {},
             "metrics": self._node.metrics_at,
         }
 

@@ -34,7 +34,7 @@ from lattica.mesh.identity import PEER_ID_BYTES, PEER_ID_CHARS, PeerId, parse_pe
 from lattica.mesh.mapping.keeper import Keeper
 from lattica.mesh.membership import MemberChanged, State
 from lattica.mesh.peer import Peer
-from lattica.mesh.roles import parse_roles, roles_text
+from lattica.mesh.roles import Role, parse_roles, roles_text
 from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.trust import PeerRevoked
 from lattica.node import neighbours, roster, table_view
@@ -83,16 +83,21 @@ class Wish:
     labels: Mapping[str, str] | None = None
     ephemeral: bool = False  # a driver's own node, which goes with it
     maps_ports: bool = True  # asks the gateway for ports that lead here
+    relay: bool = False  # to relay for others, and nothing else
+    listen_tls: str = ""  # HOST:PORT, for TCP alone, beside the other
 
     def __repr__(self) -> str:
         return f"<Wish: {'a ticket, ' if self.ticket else ''}listen {self.listen or 'by default'}>"
 
 
-def admit(folder: str, ticket: str, unix_s: float) -> tuple[Credentials, str]:
-    """The node's credentials, and how it came by them: "joined", "returned" or "founded".
+def admit(folder: str, ticket: str, unix_s: float, *, relay: bool = False) -> tuple[Credentials, str]:
+    """The node's credentials, and how it came by them: "joined", "returned" or "founded". relay: it is to have the role
+    relay, and no other.
 
     Raises ConfigError or AdmissionError if the ticket is none, has expired, or is another mesh's than this node's.
     """
+    if relay:
+        return _admit_relay(folder, ticket, unix_s)
     if ticket:
         known = os.path.exists(os.path.join(folder, "mesh", "membership"))
         parsed = parse_ticket(ticket)
@@ -102,6 +107,31 @@ def admit(folder: str, ticket: str, unix_s: float) -> tuple[Credentials, str]:
         return member, "returned" if known and not member.member.via_invite else "joined"
     found = credentials.load(folder, unix_s)
     return (found, "returned") if found is not None else (credentials.found(folder, unix_s), "founded")
+
+
+def _admit_relay(folder: str, ticket: str, unix_s: float) -> tuple[Credentials, str]:
+    found = credentials.load(folder, unix_s)
+    if found is not None and found.member.roles != Role.RELAY:
+        raise ConfigError(
+            f"this node is a member with the roles {roles_text(found.member.roles)}, and a relay has that role alone",
+            do_next="give the relay a --data-dir of its own",
+        )
+    if ticket:
+        parsed = parse_ticket(ticket)
+        if Role.RELAY not in parsed.roles:
+            raise ConfigError(
+                f"the ticket gives the roles {roles_text(parsed.roles)}, and not relay",
+                do_next="make one by `lattica ticket --role relay`",
+            )
+        member = credentials.join(folder, parsed, unix_s, Role.RELAY)
+        member.peers = parsed.peers or member.peers
+        return member, "returned" if found is not None else "joined"
+    if found is None:
+        raise ConfigError(
+            "a relay joins a mesh that there is, and this node is in none",
+            do_next="make a ticket on one of its nodes by `lattica ticket --role relay`, and give it to this command",
+        )
+    return found, "returned"
 
 
 class MeshDesk:
@@ -155,7 +185,7 @@ class MeshDesk:
 
         Raises ConfigError or AdmissionError as `admit` does, and ConfigError if the address cannot be listened at.
         """
-        member, how = admit(folder, wish.ticket, time())
+        member, how = admit(folder, wish.ticket, time(), relay=wish.relay)
         contacts = Contacts(contacts_path(folder), member.mesh)
         contacts.add(member.peers)
         peer, note = await _start(member, wish, make)
@@ -470,6 +500,10 @@ class MeshDesk:
 
 async def _start(member: Credentials, wish: Wish, make: Callable[..., Peer]) -> tuple[Peer, str]:
     """The peer, listening, and a note for people if that is not where they may expect it."""
+    if wish.relay:
+        make = partial(make, relaying="always")
+    if wish.listen_tls:
+        make = partial(make, listen_tls=wish.listen_tls)
     if wish.listen:
         peer = make(member, listen=None if wish.listen == NO_PORT else wish.listen, name=wish.name)
         return await _started(peer), ""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from time import time
+from time import process_time, time
 from typing import TYPE_CHECKING
 
 from lattica._version import __version__
@@ -102,6 +102,7 @@ def _metrics(node: Node) -> Iterable[tuple[str, str, str, list[Sample]]]:
     resources, memory, workers = state.resources(), state.memory(), state.workers()
     yield "info", "gauge", "The release that runs.", [({"version": __version__}, 1.0)]
     yield "uptime_seconds", "gauge", "Since the node began.", [({}, time() - node.started_at)]
+    yield "process_cpu_seconds_total", "counter", "Processor time of the node's own process.", [({}, process_time())]
     yield "draining", "gauge", "Whether the node takes nothing new.", [({}, float(node.draining or node.closing))]
     for which in ("total", "available"):
         samples = [({"resource": name}, float(amount)) for name, amount in resources[which].items()]
@@ -130,6 +131,9 @@ def _metrics(node: Node) -> Iterable[tuple[str, str, str, list[Sample]]]:
         yield "members", "gauge", "Members of the mesh.", [({"state": name}, n) for name, n in members.items()]
         yield "sessions", "gauge", "Connections with members.", [({}, float(sum(1 for _ in peer.sessions.peers())))]
         yield "table_rows", "gauge", "Rows of the table.", [({}, float(len(peer.gossip.community.replica)))]
+        if peer.relays is not None:
+            for name, (kind, about, value) in peer.relays.numbers().items():
+                yield name, kind, about, [({}, value)]
     if node.far is not None:
         yield (
             "leases_elsewhere",

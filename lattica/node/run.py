@@ -73,6 +73,8 @@ class Options(msgspec.Struct, frozen=True):
     grace_s: float = 30.0  # for tasks of others, after SIGTERM
     metrics: str = ""  # PORT or HOST:PORT
     maps_ports: bool = True
+    relay: bool = False  # for others, and nothing else
+    listen_tls: str = ""  # as of `mesh_desk.Wish`
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -80,7 +82,7 @@ def parse_options(argv: list[str]) -> Options:
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
         "--memory", "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
-        "--port-mapping",
+        "--port-mapping", "--relay", "--listen-tls",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -115,6 +117,8 @@ def parse_options(argv: list[str]) -> Options:
             grace_s=float(given.get("--grace", "30")),
             metrics=given.get("--metrics", ""),
             maps_ports=given.get("--port-mapping", os.environ.get(PORT_MAPPING_VARIABLE, "")).lower() not in NO,
+            relay=given.get("--relay", "") == "yes",
+            listen_tls=given.get("--listen-tls", ""),
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -264,7 +268,10 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
         for node in nodes:
             node.close(signal.SIGTERM)
 
-    wish = Wish(ticket, options.listen, options.name, options.labels, maps_ports=options.maps_ports)
+    wish = Wish(
+        ticket, options.listen, options.name, options.labels,
+        maps_ports=options.maps_ports, relay=options.relay, listen_tls=options.listen_tls,
+    )  # fmt: skip
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)
     drain = loop.run_until_complete(_join(node, mesh))

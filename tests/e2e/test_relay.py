@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+import urllib.request
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from lattica.mesh.services import method, service
 from lattica.mesh.tickets import parse_ticket
 from lattica.mesh.transport import proxy as proxies
 from lattica.mesh.transport.tcp import Tcp
+from tests.e2e.conftest import eventually as eventually_now
+from tests.e2e.machines import LIGHT, Machine
 from tests.e2e.test_mesh_refusals import eventually
 
 pytestmark = pytest.mark.e2e
@@ -309,3 +313,26 @@ def folder(under: Path) -> Path:
     made = under / f"f{len(list(under.iterdir()))}"
     made.mkdir(mode=0o700)
     return made
+
+
+def test_a_relay_begun_by_the_command_carries_calls_and_no_node_runs_code_there(
+    machine: Callable[[str], Machine],
+) -> None:
+    founder, relay = machine("founder"), machine("relay")
+    founder.start("start", "--listen", "127.0.0.1:0", *LIGHT)
+    begun = json.loads(
+        relay.ok(
+            "relay", founder.ticket(), "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0",
+            "--metrics-port", "0", "--name", "relay", "--json",
+        )
+    )  # fmt: skip
+    assert begun["mesh"]["roles"] == "relay" and len(begun["mesh"]["addresses"]) == 2
+    assert eventually_now(lambda: founder.ask("summary")["relays"]["reservations"], 10)
+    assert any(address.startswith("relay/") for address in founder.ask("summary")["addresses"])
+    told = relay.ask("summary")
+    assert told["relays"]["offering"] and told["relays"]["serves"]["reservations"] == 1
+    metrics = urllib.request.urlopen(told["metrics"], timeout=5).read().decode()
+    assert "lattica_relay_reservations 1" in metrics and "lattica_relay_forwarded_datagrams_total" in metrics
+    relay.ok("stop")
+    assert relay.run("relay").returncode == 0, "later starts return to the mesh"
+    assert relay.whoami()["roles"] == "relay"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import ConfigError
-from lattica.mesh.addresses import TEXT_MAX_CHARS, host_text, ranked, resolve, split_host
+from lattica.mesh.addresses import TEXT_MAX_CHARS, host_text, ranked, reachable, resolve, split_host
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,7 @@ async def test_a_name_that_cannot_be_one_is_an_unknown_host(host: str) -> None:
 async def test_a_number_is_resolved_without_asking_anybody() -> None:
     found = await resolve(asyncio.get_running_loop(), "127.0.0.1", 80)
     assert (socket.AF_INET, ("127.0.0.1", 80)) in found
+
+
+def test_an_address_with_a_second_port_is_told_beside_the_first() -> None:
+    assert reachable(["192.0.2.7:7411", "192.0.2.7:443"]) == ["192.0.2.7:7411", "192.0.2.7:443"]

@@ -68,7 +68,7 @@ class Machines:
         self.desks.append(desk)
         return desk
 
-    def _peer(self, member: Any, listen: str | None, name: str) -> Peer:
+    def _peer(self, member: Any, listen: str | None, name: str, relaying: str = "auto") -> Peer:
         if listen in self.taken:
             raise ConfigError(f"cannot listen on {listen}: Address already in use")
         return Peer(
@@ -120,9 +120,9 @@ async def ticket_of(desk: MeshDesk, **data: Any) -> str:
     return str(made["ticket"])
 
 
-async def joined(machines: Machines, name: str, founder: MeshDesk, **data: Any) -> MeshDesk:
+async def joined(machines: Machines, name: str, founder: MeshDesk, *, relay: bool = False, **data: Any) -> MeshDesk:
     """A node that has joined, and that an issuer has certified."""
-    desk = await machines.start(name, await ticket_of(founder, **data))
+    desk = await machines.start(name, await ticket_of(founder, **data), relay=relay)
     await until(lambda: not desk.peer.credentials.member.via_invite)
     await until(lambda: names(founder).count(name))
     return desk
@@ -260,6 +260,28 @@ async def test_a_ticket_gives_the_roles_that_were_asked_for(machines: Machines) 
         await ask(joiner, "ticket", roles="all", ttl_s=60.0)
     with pytest.raises(ConfigError, match="wizard"):
         await ask(founder, "ticket", roles="wizard", ttl_s=60.0)
+
+
+@story
+async def test_a_relay_has_no_other_role_whatever_its_ticket_gives(machines: Machines) -> None:
+    founder = await machines.start("a")
+    relay = await joined(machines, "r", founder, relay=True)
+    assert (await ask(relay, "whoami"))["roles"] == "relay", "also by the certificate that an issuer has made"
+    await relay.stop()
+    back = await machines.start("r", relay=True)
+    assert back.how == "returned" and (await ask(back, "whoami"))["roles"] == "relay"
+
+
+@story
+async def test_a_relay_needs_a_ticket_that_lets_it_and_a_directory_of_its_own(machines: Machines) -> None:
+    founder = await machines.start("a")
+    with pytest.raises(ConfigError, match="joins a mesh"):
+        await machines.start("r", relay=True)
+    with pytest.raises(ConfigError, match="not relay"):
+        await machines.start("r", await ticket_of(founder, roles="execute,store"), relay=True)
+    await joined(machines, "b", founder)
+    with pytest.raises(ConfigError, match="that role alone"):
+        await machines.start("b", await ticket_of(founder), relay=True)
 
 
 @story

@@ -246,6 +246,15 @@ class Relays:
 
     # -- for people
 
+    def numbers(self) -> dict[str, tuple[str, str, float]]:
+        """What there is to count, for metrics: name -> (kind, what it is, how much)."""
+        told = self.service.numbers() | {"forwarding_seconds_total": self.service.seconds}
+        mine = {"reservations_elsewhere": len(self._reserved), "channels_own": len(self.client.channels)}
+        return {
+            f"relay_{name}": ("counter" if name.endswith("_total") else "gauge", _WORDS[name], float(value))
+            for name, value in (told | mine).items()
+        }
+
     def status(self) -> dict[str, Any]:
         """What there is to say, as plain data."""
         return {
@@ -264,6 +273,21 @@ class Relays:
             ],
             "serves": self.service.numbers(),
         }
+
+
+_WORDS = {
+    "channels": "Channels between other members that this node carries.",
+    "reservations": "Members that are told here when they are called.",
+    "queued_bytes": "That wait to be passed on.",
+    "forwarded_datagrams_total": "Datagrams passed on.",
+    "forwarded_bytes_total": "Bytes passed on.",
+    "dropped_datagrams_total": "Datagrams dropped, since too much waited.",
+    "refused_datagrams_total": "Datagrams of no channel, from the wrong place, or forged.",
+    "channels_opened_total": "Channels that members opened.",
+    "forwarding_seconds_total": "Spent in sending datagrams on.",
+    "reservations_elsewhere": "Relays by way of which others reach this node.",
+    "channels_own": "Channels by which this node talks.",
+}
 
 
 def _is_public(address: str) -> bool:

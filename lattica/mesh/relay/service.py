@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Hashable
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from lattica.errors import LatticaError, PeerUnreachableError, PermissionDeniedError
@@ -55,6 +56,7 @@ class RelayService:
         self._flushing = self._stopped = False
         self._came = self._reads = 0  # datagrams since the last flush; flushes that were put off
         self._waits = False  # for the kernel to have room
+        self._seconds = 0.0
         self._timer = self._loop.call_later(LOOK_S, self._look)
 
     def __repr__(self) -> str:
@@ -162,6 +164,11 @@ class RelayService:
             self._soon()
             return
         self._reads = 0
+        began = perf_counter()
+        self._send_waiting()
+        self._seconds += perf_counter() - began
+
+    def _send_waiting(self) -> None:
         taken = list(self.channels.take(FLUSH_BYTES))
         for place, (lane, where, datagrams) in enumerate(taken):
             sent = self._send(where, datagrams)
@@ -250,6 +257,11 @@ class RelayService:
                 framed.close()
 
     # -- for people
+
+    @property
+    def seconds(self) -> float:
+        """Spent in sending what waited, since the beginning."""
+        return self._seconds
 
     def numbers(self) -> dict[str, float]:
         """What there is to count, for metrics."""
