@@ -31,23 +31,37 @@ LISTEN = "127.0.0.1:0"
 
 
 REAL_PROCESSES = {"benchmarks", "e2e", "examples", "nat"}
-"""Folders whose tests start processes and watch clocks; those of one file share sessions."""
+"""Folders in `tests` whose tests start processes and watch clocks; those of one file share sessions."""
 CROWDS = ("community", "leaks", "mesh", "ppo")
 """In the names of those files whose tests start many processes at once, or measure what one takes."""
+FIRST_WORKER = "gw0"
+"""The one that runs the tests with real processes, and waits much; the others compute meanwhile."""
+BUSY_WORKERS = ("gw0", "gw1")
+"""As many as there are cores; one more takes what these leave idle."""
+NICE = 5
+"""Of that one: real processes, whose tests watch clocks, go first."""
 
 
 def unit(nodeid: str) -> str:
     """What one worker of `make test` runs without another's help: a file of real processes, all crowds, any other test
     by itself. (`--dist loadgroup` of xdist 3.8 would do, but groups nothing under pytest 9.2.)"""
     path = PurePath(nodeid.partition("::")[0])
-    if not REAL_PROCESSES & set(path.parts):
+    if REAL_PROCESSES.isdisjoint(path.parts[1:2]):
         return nodeid
     return "crowds" if any(word in path.stem for word in CROWDS) else str(path)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """A third worker (`-n 3`) runs in the pauses of the first, which waits for processes half of its time."""
+    if getattr(config, "workerinput", {}).get("workerid", FIRST_WORKER) not in BUSY_WORKERS:
+        os.nice(NICE)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Units with many tests first, so that the workers end at the same time."""
+    """The first worker begins with the files of real processes, those with many tests first; the others begin at the
+    other end, with single tests. The workers end at about the same time, and two files of real processes run beside
+    each other only in the end, if they are what is left."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Units(LoadScopeScheduling):
@@ -57,6 +71,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
         def _split_scope(self, nodeid: str) -> str:
             return unit(nodeid)
+
+        def _assign_work_unit(self, node: WorkerController) -> None:
+            """Units lie in the order of how many tests they have."""
+            if node.workerinput["workerid"] != FIRST_WORKER:
+                self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+            super()._assign_work_unit(node)
 
         def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
             """This worker has run that test."""
