@@ -14,6 +14,7 @@ from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, size_text, table
 
 SHORT = 8  # characters of an id for people
+ID_CHARS = 28  # of an object's: those of one process have the first 16 in common
 ROWS_MAX = 200  # for people; `--json` has all
 Row = Mapping[str, Any]
 
@@ -54,6 +55,16 @@ COLUMNS: dict[str, dict[str, Callable[[Row], object]]] = {
         "runs": lambda row: row.get("name", ""),
     },
     "objects": {
+        "object": lambda row: str(row.get("object", "?"))[:ID_CHARS],
+        "size": lambda row: size_text(row["size"]) if row.get("size") else "",
+        "state": lambda row: row.get("state", "?"),
+        "known to": _node,
+        "owner": lambda row: row.get("owner") or row.get("lender") or "ended",
+        "pid": lambda row: row.get("pid") or "",
+        "holders": lambda row: row.get("holders", 0),
+        "made at": lambda row: row.get("made_at", ""),
+    },
+    "memory": {
         "node": _node,
         "held by": lambda row: row.get("holder", "?"),
         "pid": lambda row: row.get("pid") or "",
@@ -76,7 +87,7 @@ COLUMNS: dict[str, dict[str, Callable[[Row], object]]] = {
 
 
 @click.command("list", short_help="List tasks, actors, workers, objects, nodes or jobs of the mesh.")
-@click.argument("what", type=click.Choice([*COLUMNS, "nodes", "jobs"]))
+@click.argument("what", type=click.Choice([*COLUMNS, "nodes", "jobs"]), metavar="WHAT")
 @click.option("--json", "as_json", is_flag=True, help="For machines: {rows: [...], silent: [...]}.")
 @data_dir_option
 def command(what: str, as_json: bool, data_dir: str | None) -> None:
@@ -84,10 +95,13 @@ def command(what: str, as_json: bool, data_dir: str | None) -> None:
     lattica list actors
     lattica list tasks --json | jq -r '.rows[] | select(.state == "waiting") | .why'
 
-    Asks all nodes of the mesh, and returns when they have answered, or after five seconds; who did not is named.
+    WHAT: tasks, actors, workers, objects, memory, drivers, nodes or jobs. Asks all nodes of the mesh, and returns when
+    they have answered, or after five seconds; who did not is named.
+
     Of tasks a row is a worker that is lent to a program, with what it runs first, or a request for one that waits; a
-    program's own queue is not shown. Of objects a row is a process: how many it holds and has made, not each of them.
-    Drivers are programs that are attached to a node, jobs are scripts that were submitted.
+    program's own queue is not shown. Of objects a row is one that a node knows: values of up to 100 KiB stay in the
+    program until it shares them. Memory has a row for each process: how many objects it holds and has made. Drivers
+    are programs that are attached to a node, jobs are scripts that were submitted.
     """
     with NodeConnection(node_of(data_dir)) as connection:
         if what == "jobs":

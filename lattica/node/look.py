@@ -75,6 +75,7 @@ class Look:
             "actors": self._actors,
             "workers": node.state.workers,
             "objects": self._objects,
+            "memory": self._memory,
             "drivers": node.state.jobs,
         }
         self._peer.serve(LookService(self), offered=False)
@@ -132,6 +133,28 @@ class Look:
         return [*self._node.state.actors(), *offers]
 
     def _objects(self) -> list[dict[str, Any]]:
+        """Each that is known here, the largest first. state: "here", "failed", "elsewhere" (another node lends it),
+        "promised" (its value is being made), "lost", "unknown"."""
+        node = self._node
+        found = []
+        for view in sorted(node.store.ledger.objects(), key=lambda view: (-view.size, view.object)):
+            owner = node.clients.get(view.owner) if view.owner is not None else None
+            lender = node.clients.get(view.lender) if view.lender is not None else None
+            found.append(
+                {
+                    "object": view.object.hex(),
+                    "state": "elsewhere" if view.state == "promised" and lender is not None else view.state,
+                    "size": view.size,
+                    "owner": "" if owner is None else owner.name or f"{owner.kind} {owner.number}",
+                    "pid": owner.pid if owner is not None else 0,
+                    "lender": lender.name if lender is not None else "",
+                    "holders": view.holders,
+                    "made_at": view.made_at,
+                }
+            )
+        return found
+
+    def _memory(self) -> list[dict[str, Any]]:
         """By the processes that hold them: (kind, pid, held, held_bytes, made, made_bytes, waiting)."""
         found = []
         for view in self._node.store.ledger.views():

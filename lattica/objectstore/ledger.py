@@ -148,6 +148,20 @@ class ClientView(msgspec.Struct, frozen=True):
     waiting: int
 
 
+class ObjectView(msgspec.Struct, frozen=True):
+    """One object, for `lattica list objects`. state: "here", "failed" (here, an error), "promised", "lost", "unknown".
+    owner: the client whose id it is, if that lives; lender: who lends it to us; holders: clients that hold it, and
+    objects here that contain it."""
+
+    object: bytes
+    state: str
+    size: int
+    owner: int | None
+    lender: int | None
+    holders: int
+    made_at: str
+
+
 class Ledger:
     """Counts per object and client. Verbs return what the node has to do, in order; see the rules above."""
 
@@ -523,6 +537,22 @@ class Ledger:
             ClientView(number, len(client.counts), self._bytes(client.counts), *made[number], len(client.waits))
             for number, client in self._clients.items()
         ]
+
+    def objects(self) -> Iterator[ObjectView]:
+        """Every object that is known here, no actors."""
+        for object, entry in self._entries.items():
+            state, size, made_at = "unknown", 0, ""
+            match entry.state:
+                case _Actor():
+                    continue
+                case _Sealed(size=size, failed=failed):
+                    state = "failed" if failed else "here"
+                case _Promised(made_at=made_at):
+                    state = "promised"
+                case _Lost(made_at=made_at):
+                    state = "lost"
+            lender = self._borrowed.get(object)
+            yield ObjectView(object, state, size, self.owner(object), lender, entry.holders, made_at)
 
     def validate(self) -> None:
         """Assert that every number kept twice is the same in both places, and that nothing is kept for nobody."""

@@ -29,6 +29,9 @@ class Counter:
         print(text, flush=True)
         return os.getpid()
 
+    def keep(self, refs: list[Any]) -> None:
+        self.refs = refs
+
 
 @lattica.remote
 def sleep(seconds: float) -> None:
@@ -78,7 +81,15 @@ def test_one_node_tells_of_all(
         [actor] = [row for row in rows(two, "actors") if row["name"] == "counter"]
         assert (actor["class_name"], actor["state"]) == ("Counter", "ALIVE")
         assert pid in [row["pid"] for row in rows(one, "workers") if row["node_name"] == "two"]
-        for what in ("objects", "drivers", "nodes", "jobs"):
+        large = lattica.put(bytes(1 << 20))
+        lattica.get(counter.keep.remote([large]), timeout=10)  # it is borrowed there
+        assert eventually(lambda: len([row for row in rows(one, "objects") if row["object"] == large.hex()]) == 2)
+        [lies, lent] = [row for row in rows(two, "objects") if row["object"] == large.hex()]
+        assert (lies["node_name"], lies["state"], lies["pid"]) == ("one", "here", os.getpid()) and lies[
+            "size"
+        ] > 1 << 20
+        assert (lent["node_name"], lent["state"]) == ("two", "elsewhere") and lent["lender"], lent
+        for what in ("objects", "memory", "drivers", "nodes", "jobs"):
             assert one.run("list", what).returncode == 0
         for word in ("counter", str(pid), actor["actor"][:8]):
             assert "hello from the attic" in one.ok("logs", word), word

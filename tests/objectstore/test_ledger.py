@@ -8,7 +8,16 @@ import pytest
 
 from lattica.codec.messages import NODE, Freed, Located, Lost
 from lattica.errors import RemoteProtocolError
-from lattica.objectstore.ledger import OWNER_UNKNOWN, Adopt, Effect, FreeRegion, Ledger, Tell, Unreferenced
+from lattica.objectstore.ledger import (
+    OWNER_UNKNOWN,
+    Adopt,
+    Effect,
+    FreeRegion,
+    Ledger,
+    ObjectView,
+    Tell,
+    Unreferenced,
+)
 
 A, B, C = 1, 2, 3
 TOKENS = {A: b"aaaaaaaa", B: b"bbbbbbbb", C: b"cccccccc"}
@@ -40,6 +49,19 @@ def test_an_object_that_only_its_maker_held_is_freed_with_its_drop(ledger: Ledge
     assert ledger.seal(A, X, 64, 10) == []
     assert ledger.drop(A, X) == [Tell(A, Freed(X))]
     assert is_empty(ledger)
+
+
+def test_each_object_is_listed_with_its_size_owner_and_state_and_no_actor_is(ledger: Ledger) -> None:
+    ledger.seal(A, X, 64, 10)
+    ledger.give(A, X, B)
+    ledger.promise(A, Y, "train.py:7")
+    ledger.track(B, object_of(B)[:12])
+    assert list(ledger.objects()) == [
+        ObjectView(X, "here", 10, A, None, 2, ""),
+        ObjectView(Y, "promised", 0, A, None, 1, "train.py:7"),
+    ]
+    ledger.client_gone(A, "it ended")
+    assert [(view.object, view.state, view.owner, view.holders) for view in ledger.objects()] == [(X, "here", None, 1)]
 
 
 def test_an_object_on_its_way_is_never_without_a_holder(ledger: Ledger) -> None:
