@@ -453,6 +453,8 @@ class Peer:
 
     def rebound(self) -> None:
         """This machine has other addresses than when we began to listen."""
+        if self.relays is not None:
+            self.relays.network_changed()
         if self._bound_at and self._bound != (now := reachable(self._bound_at)):
             self._bound = now
             self._tell_addresses()

@@ -112,6 +112,16 @@ class RelayClient:
                 self._close(channel, "another way was faster")
             raise
 
+    async def reach(self, relay: PeerId) -> float:
+        """See whether datagrams get to this relay, by whichever way; the round trip in seconds. Raises ConnectionError
+        or LatticaError."""
+        channel = await self._open(relay, relay)
+        try:
+            await asyncio.shield(channel.up)
+            return channel.binding.rtt_s
+        finally:
+            self._close(channel, "it was only to see whether it can be reached")
+
     async def _open(self, peer: PeerId, relay: PeerId) -> OwnChannel:
         self._asking[relay] += 1
         try:
@@ -202,7 +212,7 @@ class RelayClient:
     def bound_came(self, where: Hashable, data: bytes) -> None:
         """A BOUND came from there."""
         channel = self._channels.get(int.from_bytes(data[1:9], "big"))
-        if channel is not None and channel.bound(data):
+        if channel is not None and channel.bound(data) and channel.peer != channel.relay:
             log.info("%s can be reached by way of relay %s", short_peer(channel.peer), short_peer(channel.relay))
             if self._traversal is not None:
                 self._traversal.add_route(channel.peer, channel.route)

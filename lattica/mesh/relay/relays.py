@@ -16,6 +16,7 @@ from lattica.errors import LatticaError
 from lattica.mesh import tls
 from lattica.mesh.addresses import split_host
 from lattica.mesh.identity import PeerId, peer_text, short_peer
+from lattica.mesh.nat.behaviour import Dependence
 from lattica.mesh.nat.datagrams import BIND, BOUND, RELAYED, SIGNED_BYTES
 from lattica.mesh.nat.routes import Direct, Route, is_private
 from lattica.mesh.relay.client import RENEW_S, RelayClient
@@ -41,6 +42,7 @@ CANDIDATES_MAX = 6  # asked for a reservation, to find the nearest
 FIRST_LOOK_S = 0.3
 LOOK_S = (2.0, 60.0)  # between looks for relays while there are too few, and else; the first one doubles
 RESERVE_S = 5.0  # for a relay to answer
+SHUN_S = 60.0  # for which one that did not is left alone
 ALWAYS, AUTO, NEVER = "always", "auto", "never"
 SOURCE = "relays"  # of addresses, for `Peer.advertise`
 
@@ -57,6 +59,7 @@ class Relays:
         self._peer = peer
         self._loop = asyncio.get_running_loop()
         self._reserved: dict[PeerId, float] = {}  # relay -> round trip, nearest first
+        self._shunned: dict[PeerId, float] = {}  # that could not be reached -> until when
         self._timer: asyncio.TimerHandle | None = None
         self._looking: asyncio.Task[None] | None = None
         self._renewed_at = self._loop.time()
@@ -115,9 +118,18 @@ class Relays:
         self._was_reached = self._was_reached or _is_public(address)
 
     def _may_offer(self) -> bool:
-        if self._offers != AUTO or self._peer.gossip.community.info.ephemeral:
+        """Whether others reach us, as far as is known; whoever wants to use us sees for itself."""
+        if self._offers != AUTO or self._peer.gossip.community.info.ephemeral or not self._peer.listening:
             return False
+        traversal = self._peer.traversal
+        if traversal is not None and traversal.behaviour.udp is not None and not self._was_reached:
+            known = traversal.behaviour
+            return known.mapped or (known.translated is False and known.filtering is Dependence.INDEPENDENT)
         return self._was_reached or any(_is_public(address) for address in self._peer.listening)
+
+    def network_changed(self) -> None:
+        """An address of this machine has changed."""
+        self.client.network_changed()
 
     # -- datagrams
 
@@ -190,7 +202,10 @@ class Relays:
             for relay in list(self._reserved):
                 self._drop(relay)
         elif len(self._reserved) < RESERVATIONS:
-            asked = [relay for relay in self._peer.gossip.known_providers(OFFER) if relay not in self._reserved]
+            now = self._loop.time()
+            self._shunned = {relay: until for relay, until in self._shunned.items() if until > now}
+            known = self._peer.gossip.known_providers(OFFER)
+            asked = [relay for relay in known if relay not in self._reserved and relay not in self._shunned]
             self._peer.rng.shuffle(asked)
             asked = asked[:CANDIDATES_MAX]
             await asyncio.gather(*(self._ask(relay) for relay in asked))
@@ -199,15 +214,17 @@ class Relays:
         self._advertise()
 
     async def _ask(self, relay: PeerId) -> None:
-        """Reserve there, and measure the round trip; forget it if that does not work."""
+        """Reserve there, and see whether it can be reached, and how quickly; forget it if not: a firewall may keep out
+        datagrams of ours, and let it dial us."""
         try:
-            began = self._loop.time()
             await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
-        except (LatticaError, TimeoutError) as error:
-            log.info("relay %s: %s", short_peer(relay), str(error).partition("\n")[0] or "no answer")
+            rtt_s = self._reserved.get(relay) or await self.client.reach(relay)
+        except (LatticaError, OSError) as error:
+            log.info("relay %s: %s", short_peer(relay), tls.words(error))
             self._reserved.pop(relay, None)
+            self._shunned[relay] = self._loop.time() + SHUN_S
             return
-        self._reserved[relay] = self._peer.sessions.rtt_s(relay) or self._loop.time() - began
+        self._reserved[relay] = rtt_s
         self._reserved = dict(sorted(self._reserved.items(), key=lambda item: item[1]))
         if len(self._reserved) <= RESERVATIONS:
             self._advertise()  # at once: another one that is asked may be dead

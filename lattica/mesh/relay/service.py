@@ -89,8 +89,12 @@ class RelayService:
 
     @method(role=None)
     def open(self, called: bytes) -> tuple[int, bytes, float]:
-        """A channel to this peer: (number, secret, seconds of its lease). It is told at once, over its session."""
+        """A channel to this peer: (number, secret, seconds of its lease). It is told at once, over its session; a
+        channel to this relay itself leads nowhere, and shows that it can be bound."""
         who, called_peer = self._admit(), PeerId(bytes(called))
+        if called_peer == self._peer.id:  # only to see whether datagrams get here
+            mine = self.channels.open(who, called_peer, self._loop.time()).ours
+            return mine.number, mine.secret, mine.lease_s
         if len(called_peer) != PEER_ID_BYTES or not self._peer.has_session(called_peer):
             raise PeerUnreachableError(
                 f"peer {peer_text(called_peer)[:8]} is not connected to relay {peer_text(self._peer.id)[:8]}",
