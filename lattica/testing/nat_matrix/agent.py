@@ -26,8 +26,6 @@ from lattica.mesh.identity import peer_text
 from lattica.mesh.peer import Peer
 from lattica.mesh.services import method, service
 
-from .relaying import offer_relay
-
 POLL_S = 0.01  # how often it is looked whether something has become true
 AGAIN_S = 0.02  # after a call that was refused at once
 ITEM_BYTES = 256 << 10
@@ -90,15 +88,13 @@ class Agent:
     ) -> Answer:
         """Found a mesh, or join that of the ticket; answered when there is a session with somebody."""
         await self.end()
-        options: dict[str, Any] = {"listen": listen or None}
+        options: dict[str, Any] = {"listen": listen or None, "relaying": "always" if relay else "auto"}
         if transports:
             options["transports"] = tuple(transports)
         began = time.monotonic()
         peer = Peer.join(ticket, **options) if ticket else Peer.found(**options)
         self.far = Far()
         peer.serve(self.far, offered=False)
-        if relay:
-            offer_relay(peer)
         await peer.start()
         self.peer = peer
         if ticket and not await _until(lambda: bool(peer.peers()), JOIN_S):

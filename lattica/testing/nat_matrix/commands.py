@@ -25,6 +25,8 @@ DIRECT_S = 12.0
 """For a pair that can be direct: two rounds of the birthday method."""
 RELAYED_S = 2.0
 """How long a pair that cannot be direct is watched, for it should not become so."""
+MESH_ATTEMPTS = 10
+"""In one mesh: who has left stands in the table for a day, and a join takes in all of it."""
 ATTEMPTS, GUESSED_ATTEMPTS = 5, 20
 MISSED_MAX = 0.05
 """Of attempts by prediction or the birthday method: what may fail; all else must go well each time."""
@@ -68,8 +70,9 @@ def run(plan: Sequence[Pair], given: argparse.Namespace) -> int:
     began = time.monotonic()
     lab = Lab(public={name: Host() for name in RELAYS}, sites=sites_of(kinds, given.wan), probe=False)
     with lab, Fleet(lab, given.logs) as fleet:
-        fleet.found()
         for number, pair in enumerate(plan, 1):
+            if number % MESH_ATTEMPTS == 1:
+                fleet.found()
             made = attempt(fleet, pair, given.within if can_be_direct(pair) else RELAYED_S)
             lines.setdefault(pair, Line(pair)).attempts.append(made)
             print(f"{number:4} {progress(made)}", file=sys.stderr, flush=True)

@@ -153,7 +153,8 @@ class Fleet:
         return self.tell(host, verb, **given).result(timeout_s)
 
     def found(self, hosts: Sequence[str] = RELAYS, port: int = RELAY_PORT) -> None:
-        """A mesh of public hosts that relay; `ticket` is for all others."""
+        """A new mesh of public hosts that relay; `ticket` is for all others."""
+        self.ticket = ""
         for host in hosts:
             self.begin(host, listen=f"0.0.0.0:{port}", relay=True)
             if not self.ticket:
