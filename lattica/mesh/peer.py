@@ -464,10 +464,15 @@ class Peer:
         self._say_hello_with(addresses=self.listening)
         self.gossip.moved(self.listening)
 
+    def way_of(self, peer: PeerId, plane: int = CONTROL) -> tuple[str, str]:
+        """(what it is, as `Transport.path` says; the other end's address) of the connection that carries this plane of
+        the session; two empty texts without one."""
+        number = self.sessions.connection(peer, plane)
+        return self._transport.path(number) if number is not None else ("", "")
+
     def path_of(self, peer: PeerId) -> str:
         """The other end's address of the connection that carries the session; "" without one."""
-        number = self.sessions.connection(peer)
-        return self._transport.path(number)[1] if number is not None else ""
+        return self.way_of(peer)[1]
 
     def addresses_of(self, peer: PeerId) -> tuple[str, ...]:
         """Where it can be reached, as far as is known."""

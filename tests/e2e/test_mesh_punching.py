@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lattica.mesh import peer as peer_module
+from lattica.mesh.identity import PeerId
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.methods import Method
 from lattica.mesh.nat.routes import Direct, Endpoint
@@ -143,9 +144,13 @@ async def test_two_whose_udp_is_blocked_are_joined_by_tcp_from_their_listening_p
     assert await eventually(lambda: transports_of(two, one)[0] == "tcp+tls")
     assert await two.call(one.id, "work.submit", 2, timeout_s=5) == 2
     for here, there in ((one, two), (two, one)):
-        assert here.traversal is not None
-        records = [record for record in here.traversal.records if record.direct]
-        assert [(record.peer, record.method) for record in records] == [(there.id, Method.TCP.value)]
+        assert await eventually(lambda here=here, there=there: records_of(here) == [(there.id, Method.TCP.value)])
+
+
+def records_of(peer: Peer) -> list[tuple[PeerId, str]]:
+    """What went well."""
+    assert peer.traversal is not None
+    return [(record.peer, record.method) for record in peer.traversal.records if record.direct]
 
 
 async def test_bulk_over_a_punched_path_moves_to_tcp_and_control_stays(

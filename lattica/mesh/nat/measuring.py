@@ -16,7 +16,8 @@ measured LIFETIME_AFTER_S later, in passing: for each of LIFETIMES_S a socket or
 
 and `Measured` tells what was found, again when the lifetime is known too, and when the main socket is seen elsewhere:
 every WATCH_S a witness is asked, which also keeps its mapping alive. `Glimpsed` tells a round trip after the beginning
-what needs no silence to be known: all but the filtering, so that punching may begin. See `behaviour` for what follows
+what needs no silence to be known: all but the filtering, so that punching may begin; and that when it is known, before
+hairpins are tried. See `behaviour` for what follows
 from what.
 """
 
@@ -45,8 +46,8 @@ from lattica.mesh.nat.routes import MAIN, NOWHERE, CloseSocket, Direct, Endpoint
 
 __all__ = ["KINDS", "Measured", "Measurement", "Witness"]
 
-ASKS_S = (0.0, 0.3, 0.7, 1.2, 1.8)  # at 10 % loss of questions and answers together, one in 100,000 stays open
-ANSWERED_S = 2.6  # after the beginning everything is answered that will be: the longest round trip of a world is 0.4 s
+ASKS_S = (0.0, 0.25, 0.55, 0.9, 1.3)  # at 10 % loss of questions and answers together, one in 100,000 stays open
+ANSWERED_S = 1.9  # after the beginning everything is answered that will be: the longest round trip of a world is 0.4 s
 OPENED_S = 2.0  # for the shell to open the sockets
 HAIRPINS_S = (0.0, 0.15, 0.3)
 HAIRPINNED_S = 0.6
@@ -282,16 +283,18 @@ class Measurement:
 
     def _begin_hairpins(self, now: float) -> list[Effect]:
         """Two of our sockets, each to where the other is seen."""
+        behaviour, observed = self._found(self._filtering_found())
+        glimpsed: list[Effect] = [Glimpsed(behaviour, observed)] if behaviour.udp else []
         self._begin("hairpins", now + HAIRPINNED_S)
         one, other = self._allocating[1:3]
         seen = {sighting.socket: sighting.seen for sighting in self._sightings(Kind.OBSERVE)}
         if one not in seen or other not in seen or not self._translated():
-            return self._conclude(now)
+            return glimpsed + self._conclude(now)
         keys = Keys(self._self_key, self._self_key)
         for socket, to in ((one, seen[other]), (other, seen[one])):
             times = tuple(now + after for after in HAIRPINS_S)
             self._questions[self._rng.randbytes(8)] = _Question(socket, to, Kind.HAIRPIN, keys, times)
-        return self.tick(now)
+        return glimpsed + self.tick(now)
 
     def _found(self, filtering: Dependence | None) -> tuple[Behaviour, tuple[Endpoint, ...]]:
         """What follows from the answers; and where the main socket is seen."""

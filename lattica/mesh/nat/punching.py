@@ -62,6 +62,7 @@ BIRTHDAYS_AN_HOUR = 10
 AGAINS_S = 60.0  # by the other side's wish there is another attempt so often, the first AGAINS_FREE at once
 AGAINS_FREE = 4
 ANEW_S = 0.2
+SETTLED_S = 0.6  # after its beginning a round of simultaneous sending has succeeded, or it seldom will
 TEXT_MAX = 80
 
 
@@ -283,11 +284,9 @@ class Puncher:
 
     def again(self, now: float) -> list[Effect]:
         """We know more of ourselves, so another attempt is worth it, whoever leads."""
-        if self.lower and self.busy:
-            self._anew = True
-        if self.lower or self.situation is None:
-            return self.punch(now)
-        return [Tell(Again(self._attempt))]
+        if self.lower:
+            return self._begin_anew(now)
+        return [Tell(Again(self._attempt))] if self.situation is not None else []
 
     def said(self, message: Message, now: float) -> list[Effect]:
         """What is not of this attempt, or not to be said by the other side, changes nothing."""
@@ -408,10 +407,18 @@ class Puncher:
         if len(self._agains) >= AGAINS_FREE:
             return []
         self._agains.append(now)
-        if self.busy:
-            self._anew = True
-            return []
-        return self.punch(now)
+        return self._begin_anew(now)
+
+    def _begin_anew(self, now: float) -> list[Effect]:
+        """More is known on one side: what is under way was planned without it."""
+        round_ = self._round
+        if round_ is None:
+            self._waits_until = float("inf")  # the other side knew too little of itself to answer
+            return self.punch(now)
+        self._anew = True
+        if round_.method is Method.SIMULTANEOUS and round_.begins < float("inf"):
+            round_.ends = min(round_.ends, max(now, round_.begins + SETTLED_S))
+        return []
 
     def _introduced_to(self, message: Introduce, now: float) -> list[Effect]:
         """The other side leads a new attempt."""

@@ -28,6 +28,7 @@ from lattica.mesh.nat_shell.network import NetworkWatch, own_hosts
 from lattica.mesh.nat_shell.peer_paths import PeerPaths
 from lattica.mesh.nat_shell.sockets import Sockets
 from lattica.mesh.nat_shell.tcp_punches import TcpPunches
+from lattica.mesh.wire import PLANES
 
 if TYPE_CHECKING:
     from lattica.mesh.nat_shell.traversal import Traversal
@@ -51,12 +52,13 @@ class Crossing:
         self.records = door.records
         self.budget = Budget()
         self.sockets = Sockets(quic.socket)
-        self.tcp = TcpPunches(tcp, lambda: self.paths.values())
+        self.tcp = TcpPunches(tcp, lambda: self.paths.values(), self._remotes)
         self.paths: dict[PeerId, PeerPaths] = {}
         self._peer, self._quic = peer, quic
         self._loop = asyncio.get_running_loop()
         self._watch: NetworkWatch | None = None
         self._measured_at: float | None = None
+        self._glimpse: Behaviour | None = None  # what the first measurement has found so far
         self._outer = ""  # the address at which somebody saw us, and nobody had before
         self._tcp_seen: tuple[Endpoint, ...] = ()
         self._seeing: asyncio.Task[None] | None = None
@@ -207,8 +209,8 @@ class Crossing:
     def glimpsed(self, behaviour: Behaviour, observed: tuple[Endpoint, ...]) -> None:
         """What is known so far."""
         if self.door.behaviour.udp is None:
-            self.door.observed = observed
-            self._situate(behaviour)
+            self._glimpse, self.door.observed = behaviour, observed
+            self._situate()
 
     def measured(self, behaviour: Behaviour, observed: tuple[Endpoint, ...]) -> None:
         """What this machine is behind, and where it is seen."""
@@ -232,10 +234,12 @@ class Crossing:
                 hear(behaviour)
         self._situate()
 
-    def _situation(self, behaviour: Behaviour | None = None) -> Situation | None:
-        """What to tell others of ourselves; None while nothing is known."""
-        known = behaviour or self.door.behaviour
-        if known == Behaviour() and behaviour is None:
+    def _situation(self, *, anyway: bool = False) -> Situation | None:
+        """What to tell others of ourselves; None while nothing is known. anyway: that too."""
+        known = self.door.behaviour
+        if known.udp is None and self._glimpse is not None:
+            known = msgspec.structs.replace(self._glimpse, mapped=known.mapped)
+        if known == Behaviour() and not anyway:
             return None
         port = self._quic.socket.port
         local = [Endpoint(host, port) for host in self.own_hosts] if port else []
@@ -243,15 +247,15 @@ class Crossing:
         introduction = Introduction(known, candidates, self._tcp_seen, self.door.birthday)
         return Situation(introduction, self.measuring.witnesses, port)
 
-    def _situate(self, behaviour: Behaviour | None = None) -> None:
-        situation = self._situation(behaviour) if self.paths else None
+    def _situate(self) -> None:
+        situation = self._situation() if self.paths else None
         if situation is not None:
             for paths in list(self.paths.values()):
                 paths.situate(situation)
 
     def _situate_anyway(self, paths: PeerPaths) -> None:
         """Nobody could tell what we are behind: what is not known is hoped for."""
-        situation = self._situation(self.door.behaviour)
+        situation = self._situation(anyway=True)
         if paths.puncher.situation is None and situation is not None:
             paths.situate(situation)
 
@@ -284,6 +288,11 @@ class Crossing:
             paths.step(paths.puncher.said, message)
 
     # -- for paths
+
+    def _remotes(self, peer: PeerId) -> set[str]:
+        """Where the TCP connections of this peer's session lead."""
+        paths = [self._peer.way_of(peer, plane) for plane in PLANES]
+        return {path for transport, path in paths if transport != "quic"}
 
     def tell(self, peer: PeerId, message: Message) -> None:
         self._peer.send_notice(peer, notices.NAT, write_message(message))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.errors import LatticaError
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.answering import Answering, HaveSent
+from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.datagrams import PROBE, Keys
 from lattica.mesh.nat.measuring import Glimpsed, Measured, Measurement, Witness
 from lattica.mesh.nat.routes import CloseSocket, Endpoint, OpenSocket, Route, SendOver, is_public, is_sendable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOK_S = 0.1  # after a session began or ended: more do so together
+AGAIN_S = [30.0, 120.0, 600.0, 3600.0]
+"""Pauses before it is measured again, if no witness knew another peer that could have answered for it."""
 ALONE_S = 1.0  # for a second witness to turn up: one alone can say little
 ANSWER_FROM_S = 3.0  # for a peer to send an answer of ours
 ANSWERS_FROM_MAX = 32  # calls at once by which we ask others to
@@ -49,6 +52,8 @@ class Measuring:
         self._timer: asyncio.TimerHandle | None = None
         self._engaging: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._pauses = list(AGAIN_S)
         self._stopped = False
 
     def __repr__(self) -> str:
@@ -56,7 +61,7 @@ class Measuring:
 
     def stop(self) -> None:
         self._stopped = True
-        for timer in (self._looking, self._timer):
+        for timer in (self._looking, self._timer, self._again):
             if timer is not None:
                 timer.cancel()
         for task in (self._engaging, *self._tasks):
@@ -102,7 +107,7 @@ class Measuring:
         self._engaging = self._loop.create_task(self._engage(chosen))
         self._engaging.add_done_callback(self._engaged)
 
-    async def _engage(self, chosen: Sequence[Candidate]) -> None:
+    async def _engage(self, chosen: Sequence[Candidate], *, anew: bool = False) -> None:
         """Have keys with these, and ask them."""
         known = await asyncio.gather(*(self._crossing.keyring.ask(each.peer, asks=True) for each in chosen))
         witnesses: list[Witness] = []
@@ -122,7 +127,7 @@ class Measuring:
         self._crossing.see_tcp()
         log.debug("what this machine is behind: asking %s", ", ".join(short_peer(each.peer) for each in witnesses))
         is_known = self.core.behaviour.udp is not None and (self.core.behaviour.mapping is not None or len(before) > 1)
-        if is_known:
+        if is_known and not anew:
             self.step(self.core.use, self.witnesses)
         else:
             self.step(self.core.measure, self.witnesses, self._crossing.own_hosts)
@@ -139,6 +144,20 @@ class Measuring:
         if self.witnesses:
             self.step(partial(self.core.network_changed, own=own))
 
+    def _look_again_later(self, behaviour: Behaviour) -> None:
+        """Whether strangers get through could not be asked, while no witness knew one."""
+        unsure = behaviour.filtering is Dependence.ADDRESS and not any(each.has_others for each in self.witnesses)
+        if unsure and self._again is None and self._pauses:
+            self._again = self._loop.call_later(self._pauses.pop(0), self._measure_again)
+
+    def _measure_again(self) -> None:
+        self._again = None
+        if self._engaging is None and self.witnesses and not self._stopped:
+            now_asked = {witness.peer for witness in self.witnesses}
+            candidates = [candidate for candidate in self._candidates() if candidate.peer in now_asked]
+            self._engaging = self._loop.create_task(self._engage(candidates, anew=True))
+            self._engaging.add_done_callback(self._engaged)
+
     # -- those who ask us
 
     def serve(self, peer: PeerId) -> tuple[int, bool]:
@@ -150,7 +169,9 @@ class Measuring:
         return self._port, bool(self._others(peer, ""))
 
     def _others(self, asker: PeerId, host: str) -> list[PeerId]:
-        return [each.peer for each in self._candidates() if each.peer != asker and each.endpoint.host != host]
+        """Who may answer for us, from elsewhere: those whose addresses are public, else any."""
+        public = [each.peer for each in self._candidates() if each.peer != asker and each.endpoint.host != host]
+        return public or [peer for peer in self._crossing.sessions() if peer != asker]
 
     def asked_to_answer(self, data: bytes, to: Endpoint) -> None:
         """See `NatService.answer_from`."""
@@ -203,6 +224,7 @@ class Measuring:
                     self._crossing.glimpsed(behaviour, observed)
                 case Measured(behaviour, observed):
                     self._crossing.measured(behaviour, observed)
+                    self._look_again_later(behaviour)
                 case _:
                     raise AssertionError(f"{effect!r} is not carried out here")
         self._arm()

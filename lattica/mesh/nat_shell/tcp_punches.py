@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lattica.errors import LatticaError
@@ -36,9 +36,15 @@ LOOK_S = 0.05
 class TcpPunches:
     """See the module. tcp: None where only UDP is spoken."""
 
-    def __init__(self, tcp: Tcp | None, all_paths: Callable[[], Iterable[PeerPaths]]) -> None:
+    def __init__(
+        self,
+        tcp: Tcp | None,
+        all_paths: Callable[[], Iterable[PeerPaths]],
+        remotes: Callable[[PeerId], Collection[str]],
+    ) -> None:
+        """remotes(peer): where the TCP connections of its session lead."""
         self.punched: dict[PeerId, Endpoint] = {}  # where the last punched connection of a peer leads
-        self._tcp, self._all_paths = tcp, all_paths
+        self._tcp, self._all_paths, self._remotes = tcp, all_paths, remotes
         self._loop = asyncio.get_running_loop()
         self._expected: dict[str, tuple[PeerPaths, set[Endpoint], float]] = {}  # host -> whose, tried, until
         self._connected: dict[PeerId, socket.socket] = {}  # what the puncher is being told of
@@ -98,6 +104,9 @@ class TcpPunches:
         except TimeoutError:
             return
         except OSError as error:
+            if str(effect.to) in self._remotes(paths.peer):  # the other side's came before we expected it
+                paths.step(paths.puncher.connected, effect.attempt, effect.to)
+                return
             log.debug("a connection to %s came to nothing: %s", effect.to, error)
             paths.step(paths.puncher.refused, effect.attempt)
             return

@@ -22,6 +22,7 @@ from lattica.mesh.nat.punching import (
     ANEW_S,
     BIRTHDAYS_AN_HOUR,
     PAUSES_S,
+    SETTLED_S,
     Again,
     Attempted,
     BecameDirect,
@@ -345,6 +346,8 @@ def test_a_side_that_is_busy_with_a_birthday_says_when_to_come_again() -> None:
     follower, leader = puncher(), puncher(lower=True)
     symmetric = msgspec.structs.replace(INTRODUCTION.behaviour, mapping=Dependence.ADDRESS_AND_PORT)
     leader.situation = Situation(msgspec.structs.replace(INTRODUCTION, behaviour=symmetric))
+    strict = msgspec.structs.replace(INTRODUCTION.behaviour, filtering=Dependence.ADDRESS_AND_PORT)
+    follower.situation = Situation(msgspec.structs.replace(INTRODUCTION, behaviour=strict))
     follower._budget.take(0.0)
     said = tells(leader.punch(0.1))
     while said:  # each hears what the other says, at once
@@ -421,10 +424,18 @@ def test_a_follower_that_knows_more_has_the_leader_try_again_at_once_but_not_wit
     assert tells(leader.said(Again(9), 30.0 + AGAINS_S)) == [Introduce(AGAINS_FREE + 1, INTRODUCTION)]
 
 
-def test_an_attempt_that_was_overtaken_by_news_is_followed_by_another_soon() -> None:
+def test_an_attempt_that_waits_for_a_side_that_knew_nothing_of_itself_begins_anew_when_it_does() -> None:
     leader = puncher(lower=True)
     leader.punch(0.0)
-    assert leader.said(Again(1), 1.0) == [], "one is under way"
-    stays = leader.tick(4.5)[-1]
+    assert tells(leader.said(Again(0), 1.0)) == [Introduce(2, INTRODUCTION)]
+
+
+def test_a_round_that_was_overtaken_by_news_is_cut_short_and_another_attempt_follows() -> None:
+    leader = puncher(lower=True)
+    leader.punch(0.0)
+    leader.said(Introduced(1, INTRODUCTION), 0.1)
+    assert leader.busy and leader.said(Again(1), 0.5) == []
+    effects = leader.tick(0.5 + SETTLED_S)
+    stays = effects[-1]
     assert isinstance(stays, StaysRelayed) and stays.again_s <= ANEW_S
-    assert tells(leader.tick(4.5 + ANEW_S)) == [Introduce(2, INTRODUCTION)]
+    assert tells(leader.tick(0.5 + SETTLED_S + ANEW_S)) == [Introduce(2, INTRODUCTION)]
