@@ -244,6 +244,7 @@ class Peer:
 
             self.traversal = Traversal(self, made.quic, made.tcp, birthday=self._birthday)
             self.relays = Relays(self, made.quic, made.tcp, self.traversal.datagrams, self._relaying)
+            self.relays.is_punched = self.traversal.is_punched
         return made
 
     async def stop(self, reason: str = "it was stopped", *, leaves: bool = True) -> None:

@@ -139,6 +139,10 @@ class TcpPunches:
 
     # -- what comes in
 
+    def expects(self, host: str) -> bool:
+        """Whether a connection from there may be of a punch: that it came says nothing of who else could come."""
+        return host in self._expected and self._expected[host][2] > self._loop.time()
+
     def _takes(self, sock: socket.socket, remote: Endpoint) -> bool:
         """Whether this connection to our listener is of a punch, and we are to be its TLS client; else it is accepted
         as usual."""

@@ -64,6 +64,10 @@ class Traversal:
 
     # -- doors
 
+    def is_punched(self, host: str) -> bool:
+        """Whether a TCP connection from there may be one that both sides began at once."""
+        return self._crossing is not None and self._crossing.tcp.expects(host)
+
     @property
     def crossing(self) -> Crossing:
         """What does the work, from now on."""

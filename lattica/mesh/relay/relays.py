@@ -1,7 +1,7 @@
 """Relaying as one peer has it: it serves others if it may and can be reached, else it has reservations at such peers.
 
 Who offers to relay stands in the table, as any service does. This node does when it has the role, and found that others
-reach it: it listens at a public address, or a connection from one has come in. Of those who offer, up to CANDIDATES_MAX
+reach it: a connection from a public address has come in, and was no punch. Of those who offer, up to CANDIDATES_MAX
 are asked, and the RESERVATIONS with the shortest round trip stand in this node's addresses as `relay/PEER`.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 from lattica.errors import LatticaError
@@ -65,6 +65,9 @@ class Relays:
         self._renewed_at = self._loop.time()
         self._pause_s = LOOK_S[0]
         self._was_reached = self._stopped = False
+        self.is_punched: Callable[[str], bool] = lambda host: (
+            False
+        )  # who comes from there was let in by our own packets
         peer.serve(self.service, offered=False)
         peer.serve(self.client, offered=False)
         self.client.ours = lambda: tuple(self._reserved)
@@ -115,17 +118,22 @@ class Relays:
 
     def reached(self, address: str) -> None:
         """Somebody has connected from there."""
-        self._was_reached = self._was_reached or _is_public(address)
+        if self._was_reached or not _is_public(address) or self.is_punched(split_host(address)[0]):
+            return
+        self._was_reached = True
+        if self._may_offer() and not self._stopped:
+            self.offer()
 
     def _may_offer(self) -> bool:
-        """Whether others reach us, as far as is known; whoever wants to use us sees for itself."""
+        """Whether others reach us, as far as is known; whoever wants to use us sees for itself. That we listen at a
+        public address is not enough: behind a firewall we would give up our own reservations, and nobody reached us."""
         if self._offers != AUTO or self._peer.gossip.community.info.ephemeral or not self._peer.listening:
             return False
         traversal = self._peer.traversal
         if traversal is not None and traversal.behaviour.udp is not None and not self._was_reached:
             known = traversal.behaviour
             return known.mapped or (known.translated is False and known.filtering is Dependence.INDEPENDENT)
-        return self._was_reached or any(_is_public(address) for address in self._peer.listening)
+        return self._was_reached
 
     def network_changed(self) -> None:
         """An address of this machine has changed."""
