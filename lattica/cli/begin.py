@@ -64,6 +64,12 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
         help="Whether to ask the router for a port that leads here (PCP, NAT-PMP, UPnP). "
         "[default: $LATTICA_PORT_MAPPING, else yes]",
     ),
+    "birthday": click.option(
+        "--birthday/--no-birthday",
+        default=None,
+        help="Whether hundreds of ports may be tried to get through a NAT that gives random ones, ten times an hour at "
+        "the most. [default: $LATTICA_BIRTHDAY, else yes]",
+    ),
     "name": click.option("--name", metavar="NAME", help="What people call this node. [default: the machine's name]"),
     "labels": click.option("--labels", type=parse_labels, metavar="K=V,…", help="Labels, like site=home,gpu=3090."),
     "num_cpus": click.option(
@@ -133,6 +139,7 @@ def begin(
     data_dir: str | None,
     listen: str | None,
     port_mapping: bool | None,
+    birthday: bool | None = None,
     relay: bool = False,
     listen_tls: str | None = None,
     name: str | None,
@@ -169,6 +176,7 @@ def begin(
         memory=memory,
         listen=listen or None,
         port_mapping=None if port_mapping is None else "yes" if port_mapping else "no",
+        birthday=None if birthday is None else "yes" if birthday else "no",
         relay="yes" if relay else None,
         listen_tls=listen_tls,
         name=name,

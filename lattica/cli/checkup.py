@@ -15,6 +15,7 @@ from lattica.cli.client import NodeConnection
 from lattica.cli.sizes import duration_text, moment_text
 from lattica.errors import ConfigError, LatticaError
 from lattica.mesh.mapping.words import words_of
+from lattica.mesh.nat_shell import words as nat_words
 from lattica.node import membership, paths
 
 OK, WARN, BAD = "ok", "warn", "bad"
@@ -133,6 +134,7 @@ def of_node(facts: Mapping[str, Any], unix_s: float) -> Iterator[Finding]:
     yield from of_clock(state, facts.get("peers", []))
     yield from of_port(state, facts.get("reached", []))
     yield from of_mapping(facts.get("mapping", {}))
+    yield from of_nat(facts.get("nat", {}), facts.get("peers", []))
     yield from of_peers(facts.get("peers", []), facts.get("troubles", []))
     yield from of_members(facts.get("members", {}))
     yield from of_table(facts.get("table", {}))
@@ -237,6 +239,12 @@ def of_mapping(status: Mapping[str, Any]) -> Iterator[Finding]:
     """What the router maps here. A router that maps nothing is no fault: most nodes do without."""
     if status:
         yield Finding(OK, *words_of(status))
+
+
+def of_nat(status: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """What this machine is behind, and who is relayed for it."""
+    for said in nat_words.words_of(status, peers):
+        yield Finding(OK if said.good else WARN, said.what, said.do_next)
 
 
 def of_peers(peers: Sequence[object], troubles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -48,9 +48,7 @@ def page(peers: Sequence[Mapping[str, Any]], unix_s: float) -> list[str]:
             str(peer.get("peer_id", "?"))[:SHORT],
             peer.get("name", ""),
             _state(peer, unix_s),
-            "this node"
-            if peer.get("this_node")
-            else " ".join(filter(None, (peer.get("transport", ""), peer.get("path", "")))),
+            "this node" if peer.get("this_node") else _path(peer),
             _rtt(peer.get("rtt_ms")),
             peer.get("roles", ""),
             peer.get("version", ""),
@@ -64,6 +62,13 @@ def page(peers: Sequence[Mapping[str, Any]], unix_s: float) -> list[str]:
     if len(peers) > ROWS_MAX:
         lines.append(f"  ... and {len(peers) - ROWS_MAX} more, with --json")
     return lines
+
+
+def _path(peer: Mapping[str, Any]) -> str:
+    """`quic direct 192.0.2.7:7411 (birthday)`: how it is carried, and by which method that came to be."""
+    method = peer.get("method", "")
+    words = (peer.get("transport", ""), peer.get("path", ""), f"({method})" if method else "")
+    return " ".join(filter(None, words))
 
 
 def _state(peer: Mapping[str, Any], unix_s: float) -> str:

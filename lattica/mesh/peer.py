@@ -431,6 +431,7 @@ class Peer:
                     "addresses": hello.addresses if hello else list(self._addresses.get(peer, ())),
                     "transport": transport,
                     "path": path if not path or path.startswith(RELAY) else f"direct {path}",
+                    "method": self.traversal.method_of(peer, transport, path) if self.traversal is not None else "",
                     "rtt_ms": None if rtt_s is None else round(rtt_s * 1e3, 2),
                     "roles": roles_text(talk.roles),
                     "version": hello.version if hello else "",

@@ -83,6 +83,7 @@ class Wish:
     labels: Mapping[str, str] | None = None
     ephemeral: bool = False  # a driver's own node, which goes with it
     maps_ports: bool = True  # asks the gateway for ports that lead here
+    birthday: bool = True  # tries hundreds of ports to become direct
     relay: bool = False  # to relay for others, and nothing else
     listen_tls: str = ""  # HOST:PORT, for TCP alone, beside the other
 
@@ -202,6 +203,8 @@ class MeshDesk:
         desk.mapping = _keeper(peer, wish)
         if isinstance(desk.mapping, Keeper):
             desk.mapping.start()
+            if peer.traversal is not None:
+                peer.traversal.on_network.append(desk.mapping.look)
         log.info(
             "peer %s %s mesh %s (%s), at %s", peer_text(peer.id), HOW[how], short_peer(PeerId(member.mesh)),
             roles_text(member.member.roles), ", ".join(peer.listening) or "no port",
@@ -427,6 +430,7 @@ class MeshDesk:
             "reached": await neighbours.reached(self.peer),
             "members": neighbours.members(self.peer),
             "table": await neighbours.compared(self.peer),
+            "nat": self.peer.traversal.status() if self.peer.traversal is not None else {},
             "mapping": self.mapping.status() if isinstance(self.mapping, Keeper) else {"off": self.mapping},
         }
 
@@ -502,6 +506,8 @@ async def _start(member: Credentials, wish: Wish, make: Callable[..., Peer]) -> 
     """The peer, listening, and a note for people if that is not where they may expect it."""
     if wish.relay:
         make = partial(make, relaying="always")
+    if not wish.birthday:
+        make = partial(make, birthday=False)
     if wish.listen_tls:
         make = partial(make, listen_tls=wish.listen_tls)
     if wish.listen:
@@ -536,6 +542,8 @@ def _keeper(peer: Peer, wish: Wish) -> Keeper | str:
 def _mapped(peer: Peer, keeper: Keeper) -> None:
     """The gateway has mapped other ports here."""
     peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
+    if peer.traversal is not None:
+        peer.traversal.set_mapped(keeper.udp)
 
 
 async def _started(peer: Peer) -> Peer:

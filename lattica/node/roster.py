@@ -53,6 +53,7 @@ def members(peer: Peer) -> list[dict[str, Any]]:
                 "addresses": info.addresses or session.get("addresses", []),
                 "transport": session.get("transport", ""),
                 "path": session.get("path", ""),
+                "method": session.get("method", ""),
                 "rtt_ms": session.get("rtt_ms"),
                 "roles": session.get("roles") or roles_text(certified.roles if certified else NOTHING),
                 "version": info.version,

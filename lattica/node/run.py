@@ -46,6 +46,8 @@ LISTEN_VARIABLE = "LATTICA_LISTEN"
 """Environment variable: what --listen is by default."""
 PORT_MAPPING_VARIABLE = "LATTICA_PORT_MAPPING"
 """Environment variable: what --port-mapping is by default; one of `NO` if the gateway is to be asked for no port."""
+BIRTHDAY_VARIABLE = "LATTICA_BIRTHDAY"
+"""Environment variable: what --birthday is by default; one of `NO` if hundreds of ports are not to be tried."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
 FREE_PORT = ":0"
@@ -73,6 +75,7 @@ class Options(msgspec.Struct, frozen=True):
     grace_s: float = 30.0  # for tasks of others, after SIGTERM
     metrics: str = ""  # PORT or HOST:PORT
     maps_ports: bool = True
+    birthday: bool = True  # hundreds of ports may be tried to become direct
     relay: bool = False  # for others, and nothing else
     listen_tls: str = ""  # as of `mesh_desk.Wish`
 
@@ -82,7 +85,7 @@ def parse_options(argv: list[str]) -> Options:
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
         "--memory", "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
-        "--port-mapping", "--relay", "--listen-tls",
+        "--port-mapping", "--birthday", "--relay", "--listen-tls",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -117,6 +120,7 @@ def parse_options(argv: list[str]) -> Options:
             grace_s=float(given.get("--grace", "30")),
             metrics=given.get("--metrics", ""),
             maps_ports=given.get("--port-mapping", os.environ.get(PORT_MAPPING_VARIABLE, "")).lower() not in NO,
+            birthday=given.get("--birthday", os.environ.get(BIRTHDAY_VARIABLE, "")).lower() not in NO,
             relay=given.get("--relay", "") == "yes",
             listen_tls=given.get("--listen-tls", ""),
         )
@@ -195,7 +199,7 @@ def _serve_guest(options: Options, import_paths: str, session: paths.Session) ->
 
     wish = Wish(
         ticket, options.listen or FREE_PORT, options.name, options.labels,
-        ephemeral=True, maps_ports=options.maps_ports,
+        ephemeral=True, maps_ports=options.maps_ports, birthday=options.birthday,
     )  # fmt: skip
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     meeting = loop.create_task(mesh.meet())
@@ -270,7 +274,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
 
     wish = Wish(
         ticket, options.listen, options.name, options.labels,
-        maps_ports=options.maps_ports, relay=options.relay, listen_tls=options.listen_tls,
+        maps_ports=options.maps_ports, birthday=options.birthday, relay=options.relay, listen_tls=options.listen_tls,
     )  # fmt: skip
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)

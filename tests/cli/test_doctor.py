@@ -176,6 +176,15 @@ def test_what_the_router_maps_is_told_and_is_no_fault_if_it_maps_nothing() -> No
     assert list(checkup.of_mapping({})) == [], "a node of an earlier release says nothing"
 
 
+def test_a_nat_is_told_in_words_and_a_peer_that_is_relayed_for_it_is_a_warning() -> None:
+    behind = {"behaviour": {"udp": False}, "words": "UDP is blocked"}
+    peer = {"peer_id": "abc", "name": "gpu-1", "path": "relay/def", "rtt_ms": 40.0}
+    first, second = checkup.of_nat(behind, [peer])
+    assert first.level == checkup.OK and "UDP is blocked" in first.what and "direct to 0 of 1 peers" in first.what
+    assert second.level == checkup.WARN and "gpu-1 is relayed" in second.what and "UDP" in second.do_next
+    assert list(checkup.of_nat({}, [])) == [], "a node of an earlier release says nothing"
+
+
 def test_a_port_that_a_peer_does_not_reach_is_warned_of() -> None:
     silent = [{"peer_id": PEER, "addresses": {"10.0.0.2:7411": "no answer within 2 s"}}]
     assert levels(checkup.of_port(STATE, FACTS["reached"])) == [OK]

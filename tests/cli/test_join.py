@@ -143,15 +143,16 @@ def test_options_of_the_mesh_are_handed_on(lattica: Lattica, stage: Stage) -> No
     given = dict(zip(stage.options[::2], stage.options[1::2]))
     assert given["--listen"] == "10.0.0.2:99" and given["--name"] == "gpu-1"
     assert json.loads(given["--labels"]) == {"site": "home", "gpu": "3090", "spot": ""}
-    assert "--port-mapping" not in given, "the node's environment decides"
+    assert not {"--port-mapping", "--birthday"} & given.keys(), "the node's environment decides"
 
 
-@pytest.mark.parametrize(("word", "said"), [("--no-port-mapping", "no"), ("--port-mapping", "yes")])
-def test_whether_the_router_is_asked_for_a_port_is_handed_on(
-    lattica: Lattica, stage: Stage, word: str, said: str
+@pytest.mark.parametrize("name", ["port-mapping", "birthday"])
+@pytest.mark.parametrize(("word", "said"), [("--no-", "no"), ("--", "yes")])
+def test_whether_the_router_is_asked_for_a_port_and_hundreds_are_tried_is_handed_on(
+    lattica: Lattica, stage: Stage, name: str, word: str, said: str
 ) -> None:
-    said_of(stage, lattica, "start", word)
-    assert dict(zip(stage.options[::2], stage.options[1::2]))["--port-mapping"] == said
+    said_of(stage, lattica, "start", word + name)
+    assert dict(zip(stage.options[::2], stage.options[1::2]))[f"--{name}"] == said
 
 
 @pytest.mark.parametrize(

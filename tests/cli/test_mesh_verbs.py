@@ -104,6 +104,13 @@ def test_peers_are_a_table_for_people_with_warnings_on_stderr(apart: Lattica, no
     assert result.stderr == "warning: fewer than two issuers\n"
 
 
+def test_of_a_path_it_is_said_by_which_method_it_came_to_be() -> None:
+    punched = ROW | {"transport": "quic", "path": "direct 192.0.2.9:41000", "method": "birthday"}
+    relayed = ROW | {"transport": "quic", "path": "relay/k3f9a2bc", "method": ""}
+    lines = peers.page([punched, relayed], 0.0)
+    assert "  quic direct 192.0.2.9:41000 (birthday)  " in lines[1] and "  quic relay/k3f9a2bc  " in lines[2]
+
+
 def test_peers_are_a_list_for_machines(apart: Lattica, node: FakeNode) -> None:
     node.mesh |= {"peers": [ROW], "whoami": WHOAMI}
     [row] = json.loads(apart("peers", "--json").stdout)

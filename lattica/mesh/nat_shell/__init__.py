@@ -11,7 +11,9 @@
     service     what a peer does for others
     sockets     fresh sockets, by number
     dispatch    who gets the datagrams that are not QUIC's
+    tcp_punches connections by TCP from the port on which we listen
     records     what was tried (pure)
+    words       what people are told (pure)
 
 Nothing here decides anything; the cores do.
 """

@@ -201,6 +201,8 @@ class Crossing:
     def _network_changed(self, hosts: list[str]) -> None:
         log.info("this machine has other addresses now: %s", ", ".join(hosts))
         self._peer.rebound()
+        for hear in self.door.on_network:
+            hear()
         self.measuring.network_changed(hosts)
         for paths in self.paths.values():
             paths.step(paths.table.network_changed)

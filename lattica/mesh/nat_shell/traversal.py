@@ -44,6 +44,7 @@ class Traversal:
         self.told_outer = ""
         self.birthday = birthday
         self.on_behaviour: list[Callable[[Behaviour], None]] = []
+        self.on_network: list[Callable[[], None]] = []  # hear when this machine has other addresses
         self.records = Records()
         self.datagrams = Datagrams()
         self.routes: dict[PeerId, dict[Route, None]] = {}  # by way of relays
@@ -95,10 +96,13 @@ class Traversal:
         if (paths := self.paths_of(peer)) is not None:
             paths.step(paths.table.remove, route)
 
-    def set_mapped(self, endpoints: Sequence[Endpoint], told_outer: str = "") -> None:
-        """Ports of the gateway that are mapped to our main socket; told_outer: its outer address, as it tells it."""
-        self.mapped, self.told_outer = tuple(endpoints), told_outer or self.told_outer
-        self.crossing.mapped()
+    def set_mapped(self, endpoints: Sequence[Endpoint]) -> None:
+        """Ports of the gateway that are mapped to our main socket, as it tells: behind another NAT they lead there
+        only."""
+        self.mapped = tuple(endpoint for endpoint in endpoints if is_public(endpoint))
+        self.told_outer = next((endpoint.host for endpoint in endpoints if not endpoint.is_ipv6), self.told_outer)
+        if self.mapped or self._crossing is not None:
+            self.crossing.mapped()
 
     def paths_of(self, peer: PeerId) -> PeerPaths | None:
         """Its paths, if there is a QUIC connection and both have keys."""
