@@ -22,7 +22,9 @@ from typing import Any
 import uvloop
 
 from lattica.errors import LatticaError
+from lattica.mesh.addresses import split_host
 from lattica.mesh.identity import peer_text
+from lattica.mesh.mapping.keeper import Keeper
 from lattica.mesh.peer import Peer
 from lattica.mesh.services import method, service
 
@@ -79,6 +81,7 @@ class Agent:
 
     def __init__(self) -> None:
         self.peer: Peer | None = None
+        self.keeper: Keeper | None = None  # of ports of the gateway, as a node has one
         self.far = Far()
 
     # -- life
@@ -97,6 +100,9 @@ class Agent:
         peer.serve(self.far, offered=False)
         await peer.start()
         self.peer = peer
+        if not relay:
+            self.keeper = _keeper(peer)
+            self.keeper.start()
         if ticket and not await _until(lambda: bool(peer.peers()), JOIN_S):
             raise LatticaError(f"nobody of the ticket has answered within {JOIN_S:g} s")
         return {"peer": peer_text(peer.id), "listening": peer.listening, "at": time.monotonic(), "began": began}
@@ -104,6 +110,9 @@ class Agent:
     async def end(self) -> Answer:
         """Stop being a peer."""
         peer, self.peer = self.peer, None
+        keeper, self.keeper = self.keeper, None
+        if keeper is not None:
+            await keeper.stop()
         if peer is not None:
             await peer.stop()
         return {}
@@ -266,6 +275,17 @@ async def _until(fact: Callable[[], Any], within_s: float) -> Any:
     while not (said := fact()) and time.monotonic() < end:
         await asyncio.sleep(POLL_S)
     return said
+
+
+def _keeper(peer: Peer) -> Keeper:
+    """Who asks the gateway for ports that lead here."""
+
+    def changed(keeper: Keeper) -> None:
+        peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
+        if peer.traversal is not None:
+            peer.traversal.set_mapped(keeper.udp)
+
+    return Keeper(split_host(peer.listening[0])[1], os.urandom(32), changed)
 
 
 def _is_direct(row: Mapping[str, Any]) -> bool:
