@@ -144,6 +144,11 @@ class FarDesk:
         state = self.peer.gossip.community.membership.state(peer)
         return peer != self.me and (peer in self.neighbours or state in (State.ALIVE, State.SUSPECT))
 
+    def may_return(self, peer: PeerId) -> bool:
+        """Whether it is believed dead, and may be silent only: its machine did not refuse us."""
+        state = self.peer.gossip.community.membership.state(peer)
+        return state is State.DEAD and peer not in self.silence.refused
+
     def roles_of(self, peer: PeerId) -> Role:
         """What a member may do."""
         if peer == self.me:
@@ -261,6 +266,8 @@ class FarDesk:
                 neighbour.link.end(f"it is {change.state.value}")
             if self.node.group_desk is not None:
                 self.node.group_desk.node_gone(change.peer)
+        elif change.state is State.ALIVE:
+            self.silence.refused.discard(change.peer)
         self.objects.member_changed(change.peer)
         self.placing.look_soon()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lattica.codec import far
+from lattica.mesh.effects import NOBODY_LISTENS
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
@@ -67,6 +68,7 @@ class Silence:
 
     def __init__(self, desk: FarDesk) -> None:
         self._desk, self._node = desk, desk.node
+        self.refused: set[PeerId] = set()  # nobody listens there any more, though the machine answers
         self._beat = self._node.loop.call_later(PING_S, self._ping)
 
     def __repr__(self) -> str:
@@ -74,6 +76,8 @@ class Silence:
 
     def faltered(self, peer: PeerId, reason: str) -> None:
         """No connection, and none to be had: what it does for us is done elsewhere, now."""
+        if all(NOBODY_LISTENS in why for why in reason.split("; ")):
+            self.refused.add(peer)
         neighbour = self._desk.neighbours.get(peer)
         if neighbour is not None:
             how = f"{neighbour.client.name} cannot be reached: {reason}"

@@ -121,6 +121,7 @@ class FarObjects:
         self._searches: set[asyncio.Task[None]] = set()  # in the DHT
         self._missing: dict[bytes, Missing] = {}
         self._renewing: set[PeerId] = set()  # of whom we soon borrow again
+        self._silent: dict[PeerId, float] = {}  # believed dead -> until when what they have lent is waited for
         self._served: dict[bytes, dict[PeerId, None]] = {}  # who has fetched it, and holds it by a loan of ours
         self._holders = Holders()
         self.blocks = Blocks(
@@ -502,9 +503,26 @@ class FarObjects:
             if effects := ledger.doubted(object_, how):
                 log.info("object %s: %s; its owner is told, and may make it again", object_.hex()[:8], how)
                 self._perform(effects)
+        elif missing is not None and ledger.owner(object_) is None and (left := self._waits_for(missing.lender)) > 0:
+            self._loop.call_later(left, self._lose, object_, missing, how, seeking.made_at)
         else:
             self._missing.pop(object_, None)
             self._perform(ledger.lost(object_, how, seeking.made_at))
+
+    def _waits_for(self, peer: PeerId) -> float:
+        """How long what it has lent is still waited for: who is believed dead may be silent only, and keeps it."""
+        if not self._desk.may_return(peer):
+            return 0.0
+        now = self._loop.time()
+        return self._silent.setdefault(peer, now + LEASE_S) - now
+
+    def _lose(self, object_: bytes, missing: Missing, how: str, made_at: str) -> None:
+        """Its lender has not come back: whoever waits is told."""
+        busy = object_ in self._fetching or object_ in self._seeking or object_ in self._wanted
+        ledger = self._node.store.ledger
+        if self._missing.get(object_) is missing and not busy and not self._node.closing and ledger.awaited(object_):
+            del self._missing[object_]
+            self._perform(ledger.lost(object_, how, made_at))
 
     def _ask_again(self, object_: bytes, seeking: Seeking, lender: PeerId, rounds: int) -> None:
         """It lives, and has not answered: there may be a session with it by now."""
@@ -672,6 +690,7 @@ class FarObjects:
     def member_changed(self, peer: PeerId) -> None:
         """A node that was believed dead lives, or the other way round."""
         if self._desk.lives(peer):
+            self._silent.pop(peer, None)
             self._renew_soon(peer)
         elif peer not in self._desk.neighbours:
             for object_ in self._missing_from(peer):

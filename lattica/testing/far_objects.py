@@ -144,6 +144,11 @@ class Machine:
         """As `FarDesk.lives`."""
         return peer not in self.dead and peer != self.me
 
+    def may_return(self, peer: PeerId) -> bool:
+        """As `FarDesk.may_return`: a machine that is gone refuses."""
+        gone = any(machine.me == peer and machine.closing for machine in self.world.machines)
+        return peer in self.dead and not gone
+
     def neighbour(self, peer: PeerId) -> Any:
         """As `FarDesk.neighbour`."""
         if peer not in self.neighbours:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -97,6 +98,18 @@ def test_what_a_silent_machine_has_lent_is_read_when_it_is_back(mesh: Mesh) -> N
     stand_still(mesh, "b", 12.0)
     time.sleep(1.0)
     assert lattica.get(ref, timeout=30).sum() == 9 * SIZE
+    mesh.all_see()
+
+
+def test_a_get_that_waits_past_the_verdict_has_the_value_when_the_machine_is_back(mesh: Mesh) -> None:
+    put = lattica.remote(num_cpus=0.1)(lambda size: [lattica.put(np.full(size, 9, np.uint8))])
+    ref = lattica.get(put.options(scheduling_strategy=mesh.on("b")).remote(SIZE), timeout=20)[0]
+    silence = threading.Thread(target=stand_still, args=(mesh, "b", 15.0))
+    silence.start()
+    time.sleep(0.5)
+    assert lattica.get(ref, timeout=60).sum() == 9 * SIZE
+    assert not silence.is_alive(), "it cannot have come before"
+    silence.join()
     mesh.all_see()
 
 

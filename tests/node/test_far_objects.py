@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from lattica.node.far_objects import LEASE_S
 from lattica.testing.far_objects import DELAY_S, NO_PATH_S, PAST_S, Process, World
 from lattica.testing.loop import run_virtually
 
@@ -223,6 +224,48 @@ def test_what_was_borrowed_and_not_read_is_read_after_a_silence(seconds: float, 
         await past(seconds + 2.0)
         await is_read(a, object_, 3.0)
         assert not world.losses
+
+    tell(story)
+
+
+def test_who_waits_while_a_lender_is_believed_dead_gets_the_value_when_that_is_back() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        world.silence(b.machine, [a.machine, c.machine], 40.0)
+        await past(5.0)
+        a.read(object_)
+        await past(30.0)
+        assert a.asked and not world.losses, "it is not lost yet"
+        await past(12.0)
+        assert not a.asked and world.reads == 1 and not world.losses
+
+    tell(story)
+
+
+def test_who_waits_hears_that_it_is_lost_when_the_lease_has_ended() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        a.read(object_)
+        world.silence(b.machine, [a.machine, c.machine], 1e6)
+        await past(LEASE_S - 1.0)
+        assert a.asked and not world.losses
+        await past(5.0)
+        assert not a.asked and world.losses == 1
+        a.read(object_)
+        await past(5.0)
+        assert not a.asked, "nor does anybody wait for another minute"
+
+    tell(story)
+
+
+def test_who_waits_for_what_a_killed_machine_has_lent_is_told_at_once() -> None:
+    """It refuses connections: it does not come back for it."""
+
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        world.kill(b.machine)
+        world.kill(c.machine)
+        await past(2.0)
+        a.read(object_)
+        await past(5.0)
+        assert not a.asked and world.losses == 1
 
     tell(story)
 
