@@ -443,6 +443,8 @@ class Peer:
         """Remember where a peer can be reached."""
         if addresses and peer != self.id:
             self._addresses[peer] = tuple(addresses)
+            if self.traversal is not None:
+                self.traversal.found(peer)
             self._perform(self.sessions.found(peer, addresses))
 
     def advertise(self, source: str, addresses: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from lattica.mesh.nat.datagrams import ANSWER, PROBE, Keys
 from lattica.mesh.nat.paths import route_text
 from lattica.mesh.nat.punching import BecameDirect, Budget, Introduction, Message, Situation
 from lattica.mesh.nat.routes import MAIN, ConnectTcp, Direct, Endpoint, Route, is_private, is_sendable
-from lattica.mesh.nat_shell.exchange import read_message, write_behaviour, write_message
+from lattica.mesh.nat_shell.exchange import read_behaviour, read_message, write_behaviour, write_message
 from lattica.mesh.nat_shell.keyring import Keyring
 from lattica.mesh.nat_shell.measuring import Measuring
 from lattica.mesh.nat_shell.network import NetworkWatch, own_hosts
@@ -101,6 +101,11 @@ class Crossing:
         self._begin(peer)
         self.measuring.sessions_changed()
 
+    def found(self, peer: PeerId) -> None:
+        """It tells of other addresses than before."""
+        if (paths := self.paths.get(peer)) is not None:
+            paths.add(self._direct(peer))
+
     def disconnected(self, peer: PeerId) -> None:
         """It is over, and so are the keys that were exchanged in it."""
         self.keyring.forget(peer)
@@ -141,6 +146,7 @@ class Crossing:
         links = self.links_of(peer)
         for link in links:
             link.guide = paths
+        self._keep_alive(paths)
         if (situation := self._situation()) is not None:
             paths.situate(situation)
         else:
@@ -224,9 +230,16 @@ class Crossing:
         if behaviour.udp is not None and behaviour != self.door.behaviour:
             log.info("this machine is behind: %s", behaviour.words)
         self._know(behaviour)
-        if behaviour.lifetime_s is not None:
-            for paths in self.paths.values():
-                paths.table.keep_alive(behaviour.lifetime_s)
+        for paths in self.paths.values():
+            self._keep_alive(paths)
+
+    def _keep_alive(self, paths: PeerPaths) -> None:
+        """By the shorter-lived mapping of both sides, as far as they are known."""
+        row = self._peer.gossip.community.node(paths.peer)
+        theirs = read_behaviour(row.nat).lifetime_s if row is not None else None
+        known = [lifetime_s for lifetime_s in (self.door.behaviour.lifetime_s, theirs) if lifetime_s is not None]
+        if known:
+            paths.table.keep_alive(min(known))
 
     def _know(self, behaviour: Behaviour) -> None:
         if behaviour != self.door.behaviour:

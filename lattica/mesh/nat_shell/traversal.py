@@ -145,14 +145,26 @@ class Traversal:
         if self._crossing is not None:
             self._crossing.disconnected(peer)
 
+    def found(self, peer: PeerId) -> None:
+        """It tells of other addresses than before."""
+        if self._crossing is not None:
+            self._crossing.found(peer)
+
     def _is_worth_asking(self, peer: PeerId) -> bool:
         """Whether it may tell us what we are behind."""
-        return self.is_exposed and any(is_public(endpoint) for endpoint in self.told_of(peer))
+        if not self.is_exposed:
+            return False
+        ours = set(self._hosts())
+        return any(is_public(endpoint) and endpoint.host not in ours for endpoint in self.told_of(peer))
+
+    def _hosts(self) -> list[str]:
+        """At which we listen."""
+        return [split_host(address)[0] for address in self._peer.listening if not address.startswith(RELAY)]
 
     @property
     def is_exposed(self) -> bool:
         """Whether others than processes of this machine may reach us, or we them."""
-        listening = [split_host(address)[0] for address in self._peer.listening if not address.startswith(RELAY)]
+        listening = self._hosts()
         return not listening or not all(host.startswith("127.") or host == "::1" for host in listening)
 
     def told_of(self, peer: PeerId) -> list[Endpoint]:

@@ -150,9 +150,21 @@ class PathSocket:
         if found is None:
             if number not in (MAIN, ROAMING) or self._closed:
                 raise OSError(errno.EBADF, f"socket {number} is closed")
-            found = _bound(socket.AF_INET6 if ipv6 else socket.AF_INET, ("::" if ipv6 else "0.0.0.0", 0))
+            found = self._bound_beside(number, ipv6)
             self._add(number, found)
         return found
+
+    def _bound_beside(self, number: int, ipv6: bool) -> socket.socket:
+        """A socket for one family; at the port of that for the other, if that is free, as others expect. Raises
+        OSError."""
+        family, host = (socket.AF_INET6, "::") if ipv6 else (socket.AF_INET, "0.0.0.0")
+        other = self._sockets.get((number, not ipv6))
+        if other is not None:
+            try:
+                return _bound(family, (host, other.getsockname()[1]))
+            except OSError:
+                pass  # taken
+        return _bound(family, (host, 0))
 
     # -- sending
 
