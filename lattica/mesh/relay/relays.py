@@ -42,6 +42,7 @@ CANDIDATES_MAX = 6  # asked for a reservation, to find the nearest
 FIRST_LOOK_S = 0.3
 LOOK_S = (2.0, 60.0)  # between looks for relays while there are too few, and else; the first one doubles
 RESERVE_S = 5.0  # for a relay to answer
+NEARER_SHARE, NEARER_S = 0.25, 0.005  # of a round trip, by which another relay must be better than one that we have
 SHUN_S = 60.0  # for which one that did not is left alone
 ALWAYS, AUTO, NEVER = "always", "auto", "never"
 SOURCE = "relays"  # of addresses, for `Peer.advertise`
@@ -65,9 +66,9 @@ class Relays:
         self._renewed_at = self._loop.time()
         self._pause_s = LOOK_S[0]
         self._was_reached = self._stopped = False
-        self.is_punched: Callable[[str], bool] = lambda host: (
-            False
-        )  # who comes from there was let in by our own packets
+        self._news = False  # another relay was heard of while we looked
+        # Whoever comes from this host may have been let in by packets of ours.
+        self.is_punched: Callable[[str], bool] = lambda host: False
         peer.serve(self.service, offered=False)
         peer.serve(self.client, offered=False)
         self.client.ours = lambda: tuple(self._reserved)
@@ -172,8 +173,10 @@ class Relays:
         """Of a service: just after a join, the first relays come so, and nobody reaches us before we have reserved."""
         if row is None or before is not None or not row.key.endswith(OFFER.encode()) or self.offering:
             return
-        if len(self._reserved) < RESERVATIONS and self._looking is None:
-            self._look_in(0.0)  # what else came with it is taken in by then
+        if len(self._reserved) < RESERVATIONS:
+            self._news = self._looking is not None
+            if not self._news:
+                self._look_in(0.0)  # what else came with it is taken in by then
 
     def _look(self) -> None:
         self._timer = None
@@ -191,7 +194,8 @@ class Relays:
             log.error("looking for relays", exc_info=error)
         enough = self.offering or len(self._reserved) >= RESERVATIONS
         self._pause_s = LOOK_S[1] if enough else min(self._pause_s * 2, LOOK_S[1])
-        self._look_in(self._pause_s)
+        news, self._news = self._news and not enough, False
+        self._look_in(0.0 if news else self._pause_s)
 
     def _look_in(self, seconds: float) -> None:
         if self._timer is not None:
@@ -201,25 +205,42 @@ class Relays:
 
     async def _reserve(self) -> None:
         """Renew what is due, and have as many reservations as there should be."""
+        others = 0
         if self._loop.time() - self._renewed_at >= RENEW_S:
             self._renewed_at = self._loop.time()
             await self.client.renew()
             for relay in list(self._reserved):
                 await self._ask(relay)
+            others = 1  # there may be a nearer one by now
         if self.offering:
             for relay in list(self._reserved):
                 self._drop(relay)
-        elif len(self._reserved) < RESERVATIONS:
-            now = self._loop.time()
-            self._shunned = {relay: until for relay, until in self._shunned.items() if until > now}
-            known = self._peer.gossip.known_providers(OFFER)
-            asked = [relay for relay in known if relay not in self._reserved and relay not in self._shunned]
-            self._peer.rng.shuffle(asked)
-            asked = asked[:CANDIDATES_MAX]
-            await asyncio.gather(*(self._ask(relay) for relay in asked))
-            for relay in list(self._reserved)[RESERVATIONS:]:
-                self._drop(relay)
+        else:
+            others = CANDIDATES_MAX if len(self._reserved) < RESERVATIONS else others
+            before = set(self._reserved)
+            await asyncio.gather(*(self._ask(relay) for relay in self._others()[:others]))
+            self._keep_the_nearest(before)
         self._advertise()
+
+    def _others(self) -> list[PeerId]:
+        """Relays at which we have no reservation, in no order."""
+        now = self._loop.time()
+        self._shunned = {relay: until for relay, until in self._shunned.items() if until > now}
+        known = self._peer.gossip.known_providers(OFFER)
+        found = [relay for relay in known if relay not in self._reserved and relay not in self._shunned]
+        self._peer.rng.shuffle(found)
+        return found
+
+    def _keep_the_nearest(self, before: set[PeerId]) -> None:
+        """Of more relays than we need those stay at which we reserved before, unless another is nearer by far: others
+        have our addresses."""
+
+        def distance(item: tuple[PeerId, float]) -> float:
+            relay, rtt_s = item
+            return rtt_s if relay in before else max(rtt_s / (1 - NEARER_SHARE), rtt_s + NEARER_S)
+
+        for relay, _ in sorted(self._reserved.items(), key=distance)[RESERVATIONS:]:
+            self._drop(relay)
 
     async def _ask(self, relay: PeerId) -> None:
         """Reserve there, and see whether it can be reached, and how quickly; forget it if not: a firewall may keep out
@@ -259,7 +280,8 @@ class Relays:
 
     def disconnected(self, peer: PeerId) -> None:
         """The session with it is over, and with it what we had there: reserve anew."""
-        if peer in self._reserved and not self._stopped:
+        if not self._stopped:
+            self.client.doubt(peer)
             self._doubt(peer)
 
     def _doubt(self, relay: PeerId) -> None:

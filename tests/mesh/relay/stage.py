@@ -28,10 +28,13 @@ class Network:
         self.peers: dict[PeerId, StagePeer] = {}
         self.offering: list[PeerId] = []
         self.sent: list[tuple[Endpoint, Endpoint, bytes]] = []
+        self.far: dict[Endpoint, float] = {}  # seconds more, to it and from it
 
     def carry(self, source: Endpoint, to: Endpoint, datagram: bytes) -> None:
         self.sent.append((source, to, datagram))
-        after_s = LATENCY_S + len(self.sent) * 1e-7  # equal timers fire in no order
+        after_s = (
+            LATENCY_S + self.far.get(to, 0.0) + self.far.get(source, 0.0) + len(self.sent) * 1e-7
+        )  # equal timers fire in no order
         self.loop.call_later(after_s, self._deliver, source, to, datagram)
 
     def _deliver(self, source: Endpoint, to: Endpoint, datagram: bytes) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from lattica.errors import LatticaError, PeerUnreachableError, PermissionDeniedError
 from lattica.mesh.identity import peer_text
+from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.datagrams import BIND, RELAYED, SIGNED_BYTES, write_relayed
 from lattica.mesh.nat.routes import Direct, Endpoint, ViaRelay
 from lattica.mesh.relay.channels import LEASE_S
@@ -284,16 +285,46 @@ async def test_a_node_offers_to_relay_when_it_was_reached_from_a_public_address(
 
 
 @story
-async def test_a_node_that_listens_at_a_public_address_offers_and_one_of_a_driver_does_not(site: Site) -> None:
-    node, driver, mute = (StagePeer(site.network, number, offers=AUTO) for number in (5, 6, 7))
-    node.listening = driver.listening = ["198.51.100.5:7411"]
+async def test_a_node_that_measured_that_it_is_public_offers_and_one_of_a_driver_does_not(site: Site) -> None:
+    node, driver, walled = (StagePeer(site.network, number, offers=AUTO) for number in (5, 6, 7))
+    for peer, filtering in ((node, Dependence.INDEPENDENT), (driver, Dependence.INDEPENDENT), (walled, None)):
+        peer.listening = ["198.51.100.5:7411"]
+        peer.traversal.behaviour = Behaviour(udp=True, translated=False, filtering=filtering)
     driver.gossip.community.info.ephemeral = True
-    for peer in (node, driver, mute):
+    for peer in (node, driver, walled):
         peer.relays.start()
     await asyncio.sleep(2)
-    assert (node.relays.offering, driver.relays.offering, mute.relays.offering) == (True, False, False)
-    for peer in (node, driver, mute):
+    assert (node.relays.offering, driver.relays.offering, walled.relays.offering) == (True, False, False)
+    for peer in (node, driver, walled):
         peer.stop()
+
+
+@story
+async def test_a_relay_that_is_much_nearer_takes_the_place_of_one_that_is_reserved_at(site: Site) -> None:
+    site.network.far = {site.r1.at: 0.051, site.r2.at: 0.05}
+    late = StagePeer(site.network, 13)
+    late.relays.start()
+    await asyncio.sleep(5)
+    assert late.relays.reserved == [site.r2.id, site.r1.id]
+    near, alike = (StagePeer(site.network, number, offers=ALWAYS) for number in (3, 4))
+    site.network.far[alike.at] = 0.047
+    for peer in (near, alike):
+        peer.relays.start()
+    await asyncio.sleep(4 * LEASE_S)
+    assert late.relays.reserved == [near.id, site.r2.id], "one that is hardly better is not worth a change of address"
+    for peer in (near, alike, late):
+        peer.stop()
+
+
+@story
+async def test_a_relay_that_leaves_is_got_round_before_a_packet_is_lost_in_it(site: Site) -> None:
+    there, _ = await site.channel()
+    link = Link(site.b.id, there)
+    site.a.links.add(link)
+    site.r1.lives = False
+    site.a.relays.disconnected(site.r1.id)
+    await asyncio.sleep(1.5)
+    assert isinstance(link.route, ViaRelay) and link.route.relay == site.r2.id
 
 
 @story
