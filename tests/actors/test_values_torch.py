@@ -12,19 +12,24 @@ from hypothesis import strategies as st
 from lattica.actors.values import Serialized, dumps, loads
 from tests.actors.test_values import FakeRuntime, Region, round_trip
 
-torch = pytest.importorskip("torch", reason="the dev environment has no torch; `make demo` installs it")
+DTYPES = (
+    "float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool", "complex64",
+)  # fmt: skip
+torch: Any = None
 
-DTYPES = [
-    torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32,
-    torch.int64, torch.bool, torch.complex64,
-]  # fmt: skip
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_is_here() -> None:
+    """Imported only where these tests run, for it takes two seconds: each worker of a run collects all tests."""
+    global torch
+    torch = pytest.importorskip("torch", reason="the dev environment has no torch; `make demo` installs it")
 
 
 @st.composite
 def tensors(draw: st.DrawFn) -> Any:
     """Tensors of any type, shape (also 0-d and empty) and strides."""
     shape = draw(st.lists(st.integers(0, 4), max_size=3))
-    dtype = draw(st.sampled_from(DTYPES))
+    dtype = getattr(torch, draw(st.sampled_from(DTYPES)))
     tensor = torch.arange(100)[: int(torch.Size(shape).numel())].reshape(shape).to(dtype)
     how = draw(st.sampled_from(["as it is", "transposed", "a slice", "expanded"]))
     if how == "transposed" and tensor.ndim >= 2:

@@ -13,11 +13,20 @@ import pytest
 
 RL = "the example needs the rl extra: pip install 'lattica-mesh[rl]'"
 gymnasium = pytest.importorskip("gymnasium", reason=RL)
-torch = pytest.importorskip("torch", reason=RL)
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "rl"))
-environment, experience, learner = import_module("environment"), import_module("experience"), import_module("learner")
-policy, ppo, progress, rollout = (import_module(name) for name in ("policy", "ppo", "progress", "rollout"))
+environment, experience = import_module("environment"), import_module("experience")
+policy, progress, rollout = (import_module(name) for name in ("policy", "progress", "rollout"))
+torch = learner = ppo = None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def torch_is_here():
+    """Imported only where these tests run, for it takes two seconds: each worker of a run collects all tests."""
+    global torch, learner, ppo
+    torch = pytest.importorskip("torch", reason=RL)
+    learner, ppo = import_module("learner"), import_module("ppo")
+
 
 COUNT = "lattica-tests/Count-v0"
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 RL = "the example needs the rl extra: pip install 'lattica-mesh[rl]'"
-for module in ("gymnasium", "matplotlib", "torch"):
-    pytest.importorskip(module, reason=RL)
+MISSING = [module for module in ("gymnasium", "matplotlib", "torch") if find_spec(module) is None]
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "rl" / "ppo.py"
 TIMEOUT_S = 100.0  # a run here takes five seconds, but a machine can be busy
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(bool(MISSING), reason=RL)]
 
 
 def run(*arguments, cwd, **environment):
