@@ -218,16 +218,34 @@ async def test_peers_whose_udp_is_blocked_talk_over_tls_to_the_same_port_of_the_
 
 
 def block_udp(peer: Peer) -> None:
-    """A firewall that lets no datagram out; what goes by a relay's channel is for the relay's own way to carry."""
+    """A firewall that lets no datagram pass; what goes by a relay's channel is for the relay's own way to carry."""
     assert peer.relays is not None
     sock = peer.relays.client.socket
-    send = sock.send
+    send, sort = sock.send, sock._sort
 
     def let_through(route: Any, datagrams: Any, ttl: int = 0) -> None:
         if isinstance(route, ViaRelay):
             send(route, datagrams, ttl)
 
-    sock.send = let_through  # type: ignore[method-assign]
+    def let_in(route: Any, *rest: Any) -> None:
+        if isinstance(route, ViaRelay):
+            sort(route, *rest)
+
+    sock.send, sock._sort = let_through, let_in  # type: ignore[method-assign]
+
+
+async def test_a_firewall_that_shuts_udp_in_the_midst_of_work_is_got_round_by_tls(site: Site) -> None:
+    a, b = await site.pair()
+    assert await a.call(b.id, "work.echo", 0, timeout_s=10) == 0
+    callers = Callers(a, b)
+    await asyncio.sleep(0.5)
+    block_udp(a)
+    assert a.relays is not None
+    client = a.relays.client
+    assert await eventually(lambda: any(isinstance(one.binding.way, Framed) for one in client.channels), GAP_MAX_S)
+    await asyncio.sleep(1.0)
+    assert await callers.end() > 100
+    assert callers.longest_s <= GAP_MAX_S, f"a call waited {callers.longest_s:.2f} s"
 
 
 class SmallProxy:

@@ -5,7 +5,8 @@
 
 A *way* is anything by which the shell can send to the relay: an address, or a connection. While nothing has answered
 all are tried, START_S apart; the one whose BOUND has the highest counter is used, since that is where the relay takes
-us to be. Bound, it says so again every KEEP_ALIVE_S, which also keeps a NAT's mapping. When something was sent and
+us to be. Bound, it says so again every KEEP_ALIVE_S, which also keeps a NAT's mapping, and tries better ways than the
+one in use, a firewall may have opened. When something was sent and
 nothing came back for SUSPECT_S the relay is asked in the same way: no answer to ASKS_MAX of them, by any way, and it is
 lost; that is 1.3 s after the relay died, where its answers took 20 ms.
 """
@@ -27,6 +28,7 @@ KEEP_ALIVE_S = 15.0  # half of the shortest UDP mapping that was met
 SUSPECT_S = 0.4
 HASTE_S = 0.2  # between BINDs that ask whether the relay lives; a round trip more where that is long
 ASKS_MAX = 4
+ASKS_HEARD_MAX = 12  # while packets of the other end come: then it may be that answers were lost, four times in a row
 TRUST_S = 1.0  # after an answer, before silence of the other end makes us ask the relay again
 WAYS_MAX = 6
 ASKED_MAX = 32  # BINDs whose answers are known when they come
@@ -45,7 +47,7 @@ Effect = Say | Lost
 
 
 class Binding:
-    """See the module. `now` is monotonic seconds."""
+    """See the module. `now` is monotonic seconds. Ways are added best first: UDP before a connection."""
 
     def __init__(self, number: int, secret: bytes, rng: Random, now: float) -> None:
         self.number = number
@@ -62,6 +64,7 @@ class Binding:
         self._counter = self._answered = 0
         self._asked: dict[int, tuple[Hashable, float]] = {}  # counter -> by which way, when
         self._unanswered = 0  # BINDs in a row, once it was bound
+        self._asks_since = now  # since the first of them
         self._waits_since: float | None = None  # something was sent, and nothing came
         self._due = now  # of the next BIND
 
@@ -106,15 +109,15 @@ class Binding:
         changed = way != self.way or answer.seen != self.seen
         self.way, self.seen, self.heard_at = way, answer.seen, now
         self._unanswered, self._waits_since = 0, None
-        # A later one by another way may have moved us there, at the relay: say where we are, in the end.
+        # A later one by another way may have moved us there, at the relay: unless its answer comes, say where we are.
         moved = any(other != way for other, _ in self._asked.values())
-        self._due = now if moved else now + KEEP_ALIVE_S * self._rng.uniform(0.8, 1.0)
+        self._due = now + (HASTE_S + self.rtt_s if moved else KEEP_ALIVE_S * self._rng.uniform(0.8, 1.0))
         return changed
 
     def heard(self, now: float) -> None:
-        """A packet of the other end came."""
+        """A packet of the other end came. That ours arrive is shown by an answer to a BIND alone."""
         self.heard_at = now
-        self._unanswered, self._waits_since = 0, None
+        self._waits_since = None
 
     def sent(self, now: float) -> bool:
         """A packet was sent. Whether a deadline came nearer."""
@@ -155,22 +158,26 @@ class Binding:
             return []
         if self.way is None:
             return self._start(now)
-        if self._unanswered >= ASKS_MAX:
+        most = ASKS_MAX if self.heard_at < self._asks_since else ASKS_HEARD_MAX
+        if self._unanswered >= most:
             self.over = True
             return [Lost("the relay does not answer any more")]
+        if not self._unanswered:
+            self._asks_since = now
         self._unanswered += 1
         self._due = now + HASTE_S + self.rtt_s
-        ways = [self.way] if self.way in self._ways else []
-        if self._unanswered > 1 or not ways:  # by all others, too: it may be the way that is dead
-            ways += [way for way in self._ways if way != self.way]
-        # The way in use comes last: the relay believes the highest counter that it has seen.
-        return [self._bind(way, now) for way in reversed(ways)]
+        # The relay believes the highest counter that it has seen: the way that we want, if it works, comes last.
+        if self.way in self._ways and self._unanswered == 1:
+            better = self._ways[: self._ways.index(self.way)] if self._waits_since is None else []
+            return [self._bind(way, now) for way in (self.way, *better)]
+        others = [way for way in self._ways if way != self.way]  # it may be the way that is dead
+        return [self._bind(way, now) for way in (*others, *([self.way] if self.way in self._ways else []))]
 
     def validate(self) -> None:
         """Every invariant."""
         assert len(self._asked) <= ASKED_MAX and len(self._ways) <= WAYS_MAX
         assert self._answered <= self._counter
-        assert self._unanswered <= ASKS_MAX
+        assert self._unanswered <= ASKS_HEARD_MAX
 
     # -- inside
 

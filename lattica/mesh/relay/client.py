@@ -45,6 +45,7 @@ OF_RELAY_MAX = 512  # channels of which one relay may tell us
 WAYS_MAX = 4  # addresses of a relay that are tried by UDP
 FRESH_S = 20.0  # a channel that brought something so lately is used again for the same peer
 IDLE_S = 120.0  # a channel that carried nothing for so long is closed
+STALE_S = 0.5  # of silence, although BINDs went by it, after which a TLS connection is made anew
 RELAYS_TRIED = 4  # when one died
 Ways = Sequence[Hashable]
 
@@ -220,8 +221,13 @@ class RelayClient:
     # -- TLS connections
 
     def another_way(self, relay: PeerId) -> None:
-        if self._tcp is None or relay in self._framed or relay in self._connecting or self._stopped:
+        if self._tcp is None or relay in self._connecting or self._stopped:
             return
+        if (framed := self._framed.get(relay)) is not None:
+            if framed.heard_at + STALE_S > self._loop.time():
+                return
+            self._framed_lost(relay, framed)  # this machine may have moved, and left it behind
+            framed.close()
         task = self._connecting[relay] = self._loop.create_task(self._connect(self._tcp, relay))
         task.add_done_callback(lambda _: self._connecting.pop(relay, None))
 
@@ -254,8 +260,9 @@ class RelayClient:
             self.bound_came(framed, data)
 
     def _framed_lost(self, relay: PeerId, framed: Framed) -> None:
-        if self._framed.get(relay) is framed:
-            del self._framed[relay]
+        if self._framed.get(relay) is not framed:
+            return
+        del self._framed[relay]
         for channel in self._of(relay):
             channel.perform(channel.binding.remove(framed, self._loop.time()))
 

@@ -27,6 +27,7 @@ class Framed:
         self.drained: Callable[[Framed], None] = lambda framed: None  # what waited has gone
         self.ended: Callable[[Framed], None] = lambda framed: None
         self.over = False
+        self.heard_at = connection.now()
         self.remote = _endpoint(connection.remote)
         self._connection, self._arrived = connection, arrived
         self._rest = b""
@@ -60,6 +61,7 @@ class Framed:
     # -- what the connection says
 
     def feed_data(self, data: bytes) -> None:
+        self.heard_at = self._connection.now()
         rest = self._rest + data if self._rest else data
         start, size = 0, len(rest)
         while size - start >= LENGTH_BYTES:

@@ -126,6 +126,10 @@ class TlsConnection(asyncio.BufferedProtocol):
         """The application protocol that both sides named in the handshake; "" if none."""
         return self._tls.selected_alpn_protocol() or "" if self._tls is not None else ""
 
+    def now(self) -> float:
+        """By the loop's clock."""
+        return self._loop.time()
+
     @property
     def paused(self) -> bool:
         """The other side does not read, and what is written waits; `drained` tells when that is over."""

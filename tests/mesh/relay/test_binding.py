@@ -128,6 +128,29 @@ def test_while_packets_come_the_relay_is_not_asked() -> None:
     assert len(relay.binds) - before <= 1
 
 
+def test_a_way_that_carries_nothing_from_us_is_noticed_although_packets_come_by_it() -> None:
+    binding, relay = start("udp", "tls")
+    relay.run(1.0)
+    relay.ways = {"tls"}
+    while binding.way == "udp" and relay.now < 40:
+        binding.heard(relay.now)
+        relay.run(relay.now + 0.1)
+    assert binding.way == "tls" and relay.now < KEEP_ALIVE_S + 2
+
+
+def test_lost_answers_while_packets_come_are_no_death() -> None:
+    binding, relay = start("udp")
+    relay.run(1.0)
+    relay.ways.clear()
+    relay.carry(binding.doubt(1.0))
+    for _ in range(15):
+        binding.heard(relay.now)
+        relay.run(relay.now + 0.1)
+    relay.ways.add("udp")
+    relay.run(4.0)
+    assert relay.lost is None and binding.way == "udp"
+
+
 def test_one_lost_answer_is_no_death() -> None:
     binding, relay = start("udp")
     relay.run(1.0)
@@ -145,6 +168,18 @@ def test_a_firewall_that_shuts_udp_later_is_got_round_by_the_other_way() -> None
     binding.sent(1.0)
     relay.run(3.0)
     assert relay.lost is None and binding.way == "tls" == relay.where
+
+
+def test_udp_is_used_again_when_a_firewall_has_opened_and_until_then_nothing_is_lost() -> None:
+    binding, relay = start("udp", "tls", leads=("tls",))
+    relay.run(1.0)
+    assert binding.way == "tls"
+    for _ in range(5):
+        relay.run(relay.now + KEEP_ALIVE_S)
+        assert binding.way == "tls" == relay.where
+    relay.ways.add("udp")
+    relay.run(relay.now + KEEP_ALIVE_S + 1)
+    assert binding.way == "udp" == relay.where and relay.lost is None
 
 
 def test_a_change_of_address_is_told_at_once_and_the_new_one_is_known() -> None:

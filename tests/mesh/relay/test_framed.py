@@ -23,6 +23,9 @@ class StageConnection:
         self.backlog = 0
         self.paused = self.aborted = False
 
+    def now(self) -> float:
+        return 0.0
+
     def write_ahead(self, most: int) -> None: ...
     def flush(self) -> None: ...
 
