@@ -121,6 +121,7 @@ class _Talk:
     def __init__(self, conversation: rpc.Conversation) -> None:
         self.unchanged = conversation  # for a look that changes nothing
         self.touched = True  # and not validated since
+        self.flushed = False  # nothing to send has come since
         self.mine: dict[int, int] = {}  # call -> tag
         self.theirs: dict[int, int] = {}
         self.to_send: dict[tuple[int, int], tuple[int, int]] = {}  # (call, side) -> (tag, next item)
@@ -128,8 +129,8 @@ class _Talk:
 
     @property
     def conversation(self) -> rpc.Conversation:
-        """For a verb: it will be validated."""
-        self.touched = True
+        """For a verb: it will be validated, and asked what it has to send."""
+        self.touched, self.flushed = True, False
         return self.unchanged
 
 
@@ -261,11 +262,20 @@ class MeshPeer:
             for peer, talk in self.talks.items():
                 if talk.to_send:
                     self._pump(talk)
-                if talk.unchanged.dirty and (session := self.sessions.session(peer)) is not None:
-                    for plane, frame, size in talk.conversation.flush(session.room):
-                        queue += self.sessions.send(peer, plane, frame, size, now)
+                if not talk.flushed:
+                    queue += self._flush(peer, talk, now)
             if not queue:
                 return out
+
+    def _flush(self, peer: PeerId, talk: _Talk, now: float) -> list[Any]:
+        """Send what there is, as far as there is room."""
+        effects: list[Any] = []
+        if not talk.unchanged.dirty:
+            talk.flushed = True
+        elif (session := self.sessions.session(peer)) is not None:
+            for plane, frame, size in talk.conversation.flush(session.room):
+                effects += self.sessions.send(peer, plane, frame, size, now)
+        return effects
 
     def _hear(self, event: Any, now: float) -> list[object]:
         match event:
