@@ -244,15 +244,24 @@ class Relays:
 
     async def _ask(self, relay: PeerId) -> None:
         """Reserve there, and see whether it can be reached, and how quickly; forget it if not: a firewall may keep out
-        datagrams of ours, and let it dial us."""
+        datagrams of ours, and let it dial us. One that we have dialed counts meanwhile: just after a join, others wait
+        to hear by which relays we are reached."""
+        sessions = self._peer.sessions
         try:
             await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
-            rtt_s = self._reserved.get(relay) or await self.client.reach(relay)
+            rtt_s = self._reserved.get(relay)
+            if rtt_s is None and sessions.is_dialed(relay):
+                self._add(relay, sessions.rtt_s(relay) or RESERVE_S)
+            rtt_s = rtt_s or await self.client.reach(relay)
         except (LatticaError, OSError) as error:
             log.info("relay %s: %s", short_peer(relay), tls.words(error))
             self._reserved.pop(relay, None)
             self._shunned[relay] = self._loop.time() + SHUN_S
             return
+        self._add(relay, rtt_s)
+
+    def _add(self, relay: PeerId, rtt_s: float) -> None:
+        """We are reached by way of this one, too."""
         self._reserved[relay] = rtt_s
         self._reserved = dict(sorted(self._reserved.items(), key=lambda item: item[1]))
         if len(self._reserved) <= RESERVATIONS:

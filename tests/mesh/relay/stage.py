@@ -98,7 +98,12 @@ class StagePeer:
         self.steward = SimpleNamespace(
             unix_s=network.loop.time, objection=lambda m, at: self.objections.get(m.peer, "")
         )
-        self.sessions = SimpleNamespace(member=lambda peer: PlainMember(peer, network.peers[peer].roles))
+        self.dialed: set[PeerId] = set()  # by TCP, to whom a connection of ours leads
+        self.sessions = SimpleNamespace(
+            member=lambda peer: PlainMember(peer, network.peers[peer].roles),
+            is_dialed=lambda peer: peer in self.dialed,
+            rtt_s=lambda peer: 2 * LATENCY_S,
+        )
         self.gossip = SimpleNamespace(
             offer=lambda name: network.offering.append(self.id),
             known_providers=lambda name: [peer for peer in network.offering if peer != self.id],

@@ -177,6 +177,22 @@ async def test_a_relay_that_cannot_be_bound_is_not_reserved_at_though_it_answers
 
 
 @story
+async def test_a_relay_that_we_have_dialed_is_named_at_once_and_forgotten_if_no_datagram_comes_back(site: Site) -> None:
+    """Just after a join others wait to hear by way of whom we are reached."""
+    third = StagePeer(site.network, 3, offers=ALWAYS)
+    third.relays.start()
+    third.at, third.udp = Endpoint("198.51.100.9", 1), False
+    site.r1.lives = site.r2.lives = False
+    late = StagePeer(site.network, 13)
+    late.dialed.add(third.id)
+    late.relays.start()
+    await asyncio.sleep(0.5)
+    assert late.advertised["relays"] == [f"relay/{peer_text(third.id)}"]
+    await asyncio.sleep(15)
+    assert late.advertised["relays"] == []
+
+
+@story
 async def test_a_relay_is_never_reached_by_way_of_another(site: Site) -> None:
     site.r1.lives = False
     opening = asyncio.ensure_future(site.a.relays.client.relayed(site.b.id, site.r1.id))
