@@ -44,6 +44,7 @@ class Process:
     def __init__(self, lab: Lab, host: str, log: Path) -> None:
         root = str(Path(lattica.__file__).parents[1])
         environ = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+        environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed lattica is compiled; compiling takes a second
         with log.open("ab") as errors:
             self._process = lab.popen(
                 host, COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=environ
