@@ -26,7 +26,7 @@ demo: $(VENV)/.rl ## train a policy on lattica's own processes (ARGS="--workers 
 	@$(BIN)/python examples/rl/ppo.py $(ARGS)
 
 test: $(VENV)/.dev ## all tests but those of the targets below (ARGS="-k name")
-	@$(BIN)/python -m pytest -q -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 3 $(ARGS)
 
 test-e2e: $(VENV)/.dev ## only the tests with real processes
 	@$(BIN)/python -m pytest -q -m e2e $(ARGS)
