@@ -104,7 +104,6 @@ class Worker:
         self._functions: dict[bytes, Any] = {}
         self.host: ActorHost = None  # type: ignore[assignment]  # set when this worker becomes an actor
         self._setup: m.JobSetup | None = None
-        self._released = False
         self.stopping = False
         self.blocked = False
         self._owes = False  # as the node has been told
@@ -185,11 +184,8 @@ class Worker:
         self.place.incarnation = message.incarnation
         self.callers.clear()  # of tasks, which have ended; whoever calls the actor gets a connection for that
         self.host = ActorHost(self, message, self.runtime.node.stream.take_fd() if message.size else -1)
-        if self._released:
-            self.host.release()
 
     def _release(self, _: m.ActorRelease) -> None:
-        self._released = True  # which may come before a large checkpoint is at hand to begin from
         if self.host is not None:
             self.host.release()
 

@@ -304,18 +304,24 @@ class CheckpointDesk:
             return
         message = msgspec.structs.replace(message, content=state.content, size=state.size)
         if state.fd >= 0:
-            self._tell(worker, message, os.dup(state.fd))
+            node.clients[worker].send(message, [os.dup(state.fd)])
         elif (away := self._far.workers.aways.get(worker)) is not None:
             self._far.kept.may_have(away.neighbour.peer, state.content)
             node.tell(worker, message)
         else:
-            self._begin(self._become(worker, message, self._far.deciding.in_order(message.actor), anew=True))
+            self._grow(worker, message, self._far.deciding.in_order(message.actor), anew=True)
 
     def become_anothers(self, worker: int, message: m.BecomeActor, owner: PeerId) -> None:
         """A worker shall be an actor of that node's, and grow from a large checkpoint."""
-        self._begin(self._become(worker, message, [owner], anew=False))
+        self._grow(worker, message, [owner], anew=False)
 
-    async def _become(self, worker: int, message: m.BecomeActor, keepers: list[PeerId], *, anew: bool) -> None:
+    def _grow(self, worker: int, message: m.BecomeActor, keepers: list[PeerId], *, anew: bool) -> None:
+        client = self._node.clients.get(worker)
+        if client is not None:
+            client.wire.hold()  # its callers, and whoever wants it to end, come after
+            self._begin(self._become(client, message, keepers, anew=anew))
+
+    async def _become(self, client: Client, message: m.BecomeActor, keepers: list[PeerId], *, anew: bool) -> None:
         """anew: without a checkpoint, if it cannot be had."""
         kept = self._far.kept
         try:
@@ -323,19 +329,14 @@ class CheckpointDesk:
         except OSError:
             fd = -1
         if fd >= 0:
-            self._tell(worker, message, fd)
+            client.wire.release(message, [fd])
         elif anew:
             log.warning("actor %s begins anew: its checkpoint is nowhere whole", short(message.actor))
-            self._node.tell(worker, msgspec.structs.replace(message, content=b"", size=0))
+            client.wire.release(msgspec.structs.replace(message, content=b"", size=0))
         else:
-            self._node.end_worker(worker, "the checkpoint that it was to grow from could not be had from its owner")
-
-    def _tell(self, worker: int, message: m.BecomeActor, fd: int) -> None:
-        client = self._node.clients.get(worker)
-        if client is None:
-            os.close(fd)
-        else:
-            client.send(message, [fd])
+            self._node.end_worker(
+                client.number, "the checkpoint that it was to grow from could not be had from its owner"
+            )
 
     # -- the end
 

@@ -72,6 +72,7 @@ class DetachedDesk:
         self._seeds: dict[bytes, bytes] = {}  # actor of ours -> its content
         self._told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep it
         self._states_told: dict[bytes, tuple[PeerId, ...]] = {}  # actor of ours -> who was asked to keep its checkpoint
+        self._unkept: set[bytes] = set()  # actors whose last checkpoint no other node has
         self._packages: dict[bytes, list[bytes]] = {}  # actor of ours -> the contents of its packages
         self._packages_told: set[tuple[bytes, PeerId]] = set()  # who was asked to keep one
         self._surroundings = Surroundings(desk)
@@ -248,10 +249,11 @@ class DetachedDesk:
         desk, deciding = self._desk, self._desk.deciding
         keepers = self._states_told[actor] = self._keepers(actor, state.content)
         if not await desk.kept.spread(state.content, keepers, enough=1) and keepers:
-            log.warning(
-                "no other node has kept the last checkpoint of actor %s yet: the one before counts", short(actor)
-            )
+            if actor not in self._unkept:  # once, not after each call
+                self._unkept.add(actor)
+                log.warning("no other node keeps the last checkpoint of actor %s: the one before counts", short(actor))
             return
+        self._unkept.discard(actor)
         record = deciding.restarts.running.get(ActorId(actor))
         paper = read_paper(record.spec) if record is not None else None
         if record is None or paper is None or paper.state == state.content:
@@ -474,6 +476,7 @@ class DetachedDesk:
         self._seeds.pop(actor, None)
         self._told.pop(actor, None)
         self._states_told.pop(actor, None)
+        self._unkept.discard(actor)
         gone = self._packages.pop(actor, [])
         self._packages_told = {each for each in self._packages_told if each[0] not in gone}
         self._adopted.discard(actor)

@@ -41,7 +41,7 @@ TAKEN_FROM_BYTES = 64 << 10  # handed on before the sender is told
 LINK_MAX_BYTES = 8 << 20
 UNREAD_MAX_BYTES = 256 << 20
 """Of answers that wait for one node. Whoever asks and does not read would have all our memory; ours read, and what they
-are sent unasked (contents to keep, 8 MiB each) comes to less."""
+are sent unasked comes to less."""
 CARRIERS_MAX = 16_384  # connections of processes with workers, between two nodes; each is two descriptors
 ITEM_BYTES = 512 << 10  # of messages, after which the next item begins
 OPEN_S = 10.0

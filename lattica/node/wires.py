@@ -57,8 +57,8 @@ class Wire:
     """One stream in the loop's care. `received` hears each batch of messages, `ended` hears once that it is over."""
 
     __slots__ = (
-        "_ended", "_last", "_over", "_received", "_retry", "_unsent", "_wires", "drained", "full", "last_word", "name",
-        "stream",
+        "_ended", "_held", "_last", "_over", "_received", "_retry", "_unsent", "_wires", "drained", "full", "last_word",
+        "name", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,7 @@ class Wire:
         self.last_word: Callable[[str], msgspec.Struct] | None = None  # for a peer that is dropped: why
         self._over = self._last = False
         self._retry: Timer | None = None
+        self._held: list[tuple[msgspec.Struct, Sequence[int]]] | None = None
         self._unsent = 0
         wires.loop.add_reader(self.stream.fd, self._readable)
 
@@ -88,6 +89,9 @@ class Wire:
 
     def send(self, message: msgspec.Struct, fds: Sequence[int] = ()) -> None:
         """Queue a message; descriptors are closed here once sent. After the end it is a no-op."""
+        if self._held is not None:
+            self._held.append((message, fds))
+            return
         if self._over:
             self.stream.queue(message, fds)
             self.stream.flush()  # closed: lets the descriptors go
@@ -99,6 +103,16 @@ class Wire:
             if self._unsent > UNSENT_MAX:
                 reason = f"{UNSENT_MAX} messages wait for it and it reads none"
                 self._wires.loop.call_soon(self.close_for, reason)
+
+    def hold(self) -> None:
+        """Keep what is sent from now on, until `release` says what goes before it."""
+        self._held = []
+
+    def release(self, first: msgspec.Struct, fds: Sequence[int] = ()) -> None:
+        """Send this, then what was kept."""
+        held, self._held = self._held or [], None
+        for message, descriptors in ((first, fds), *held):
+            self.send(message, descriptors)
 
     def flush(self) -> None:
         """Send what the socket takes; the rest goes when it is writable."""
@@ -159,6 +173,9 @@ class Wire:
         if self.full:
             self._wires.loop.remove_writer(self.stream.fd)
         self.stream.close()
+        held, self._held = self._held or [], None
+        for message, descriptors in held:
+            self.send(message, descriptors)  # which closes them
 
     def close_for(self, reason: str) -> None:
         """End it from this side, as if the peer had ended it. reason: words, if it broke a rule."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import lattica
 from tests.e2e.conftest import Sessions, eventually
@@ -47,7 +48,9 @@ def test_weights_of_20_mib_outlive_a_worker_of_a_machine_alone(sessions: Session
     lattica.shutdown()
 
 
-def test_weights_of_20_mib_go_on_elsewhere_when_their_machine_is_killed(sessions: Sessions, tmp_path: Path) -> None:
+def test_weights_of_20_mib_go_on_elsewhere_when_their_machine_is_killed(
+    sessions: Sessions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     def kept(mesh: Mesh) -> list[str]:
         large = [path for path in tmp_path.glob("**/kept/*") if path.suffix != ".new" and path.stat().st_size > FLOATS]
         return sorted(
@@ -67,3 +70,5 @@ def test_weights_of_20_mib_go_on_elsewhere_when_their_machine_is_killed(sessions
         assert lattica.get(learner.step.remote(), timeout=40) == (4, 4)
         assert mesh.name_of(lattica.get(learner.where.remote(), timeout=20)) != "b"
         assert eventually(lambda: kept(mesh) == ["a", "c"], 10)
+        said = capfd.readouterr()
+        assert "Traceback" not in said.out + said.err

@@ -106,6 +106,15 @@ class Machine:
     def end_worker(self, worker: int, why: str) -> None:
         self.told.append((worker, why))
 
+    def client(self, number: int) -> list[Any]:
+        """A worker, and what it is sent."""
+        sent: list[Any] = []
+        wire = SimpleNamespace(
+            hold=lambda: sent.append("hold"), release=lambda message, fds=(): sent.append((message, fds))
+        )
+        self.clients[number] = SimpleNamespace(number=number, wire=wire)
+        return sent
+
     def has(self, data: bytes) -> bool:
         return any(Path(self.kept.folder, name).read_bytes() == data for name in self.kept.disk.sizes)
 
@@ -153,11 +162,11 @@ def test_a_large_one_goes_from_the_arena_to_two_disks_and_a_worker_reads_it(tmp_
         assert not store.let, "it is being read"
         await asyncio.sleep(1.0)
         assert store.let == [OBJECT] and owner.has(LARGE) and other.has(LARGE)
-        sent: list[tuple[Any, list[int]]] = []
-        owner.clients[9] = SimpleNamespace(send=lambda message, fds: sent.append((message, fds)))
+        sent = owner.client(9)
         owner.checkpoints.become(9, m.BecomeActor(ACTOR, 2, b"spec", {}))
         await asyncio.sleep(1.0)
-        [(message, [fd])] = sent
+        hold, (message, [fd]) = sent
+        assert hold == "hold", "who calls it comes after"
         assert message.size == len(LARGE) and os.pread(fd, message.size, 0) == LARGE
         os.close(fd)
 
@@ -181,11 +190,10 @@ def test_an_actor_of_another_node_has_its_large_ones_at_both(tmp_path: Path, sto
         owner.checkpoints.become(WORKER, m.BecomeActor(ACTOR, 2, b"spec", {}))
         [(_, become)] = owner.told
         host.kept.disk.forget(next(iter(host.kept.disk.sizes)))
-        sent: list[tuple[Any, list[int]]] = []
-        host.clients[4] = SimpleNamespace(send=lambda message, fds: sent.append((message, fds)))
+        sent = host.client(4)
         host.checkpoints.become_anothers(4, become, owner.me)
         await asyncio.sleep(1.0)
-        [(_, [fd])] = sent
+        _, (_, [fd]) = sent
         assert os.pread(fd, len(LARGE), 0) == LARGE
         os.close(fd)
         host.checkpoints.become_anothers(4, msgspec.structs.replace(become, content=b"c" * 37), owner.me)

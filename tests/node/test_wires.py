@@ -98,3 +98,21 @@ def test_a_wire_that_is_short_of_something_can_be_full_after_that(rig: Rig) -> N
     assert wire.stream.short
     assert hear(loop, peer, 1)[0] == [large]
     assert not wire.full and not wire.stream.short
+
+
+def test_what_is_held_back_comes_after_what_it_is_released_with_and_a_close_leaves_no_descriptor(rig: Rig) -> None:
+    loop, wire, peer = rig
+    wire.hold()
+    for seq in (2, 3):
+        wire.send(m.Reply(seq, []))
+    assert not wire.stream.unsent
+    wire.release(m.Reply(1, []))
+    got, _ = hear(loop, peer, 3)
+    assert [message.seq for message in got] == [1, 2, 3]
+    wire.hold()
+    mine, other = socket.socketpair()
+    wire.send(m.Reply(4, []), [other.detach()])
+    wire.close()
+    assert mine.recv(1) == b"", "the end that was to be sent is closed"
+    mine.close()
+    wire.send(m.Reply(5, []))
