@@ -14,8 +14,9 @@ from lattica.mesh.relay.binding import Binding, Effect, Lost, Say
 from lattica.mesh.relay.framed import Framed
 from lattica.mesh.transport.path_socket import PathSocket
 
-OTHERS_WAY_S = 0.3
-"""For UDP to the relay, before a TLS connection is tried as well: three round trips of 100 ms."""
+PATIENCE_S = (0.1, 0.3)
+"""For UDP to the relay, before a TLS connection is tried as well: two round trips and a bit, as far as they are known,
+and no less and no more than this."""
 ASKED_TWICE = 2  # BINDs without an answer, after which another way is tried as well
 LEAST_S = 0.001
 
@@ -42,7 +43,9 @@ class OwnChannel:
         secret: bytes,
         ways: Iterable[Hashable],
         rng: Random,
+        rtt_s: float | None = None,
     ) -> None:
+        """rtt_s: round trip to the relay, as our session with it knows."""
         self.relay, self.peer, self.number = relay, peer, number
         self.route = ViaRelay(relay, number)
         self.other = (number ^ 1).to_bytes(ID_BYTES, "big")  # what comes to us begins with
@@ -55,10 +58,13 @@ class OwnChannel:
         self.came_at = float("-inf")  # a datagram of the other end
         self._head = bytes([RELAYED]) + number.to_bytes(ID_BYTES, "big")
         self._inbox: list[bytes] = []
+        least, most = PATIENCE_S
+        patience_s = most if rtt_s is None else min(max(2 * rtt_s + least / 2, least), most)
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         for way in ways:
             self.perform(self.binding.add(way, self.began_at))
+        self._loop.call_later(patience_s, self._look_for_another_way)
         self.arm()
 
     def __repr__(self) -> str:
@@ -114,10 +120,13 @@ class OwnChannel:
                 self._owner.channel_lost(self, effect.reason)
             else:
                 self._say(effect)
-        late = self.binding.way is None and self._loop.time() >= self.began_at + OTHERS_WAY_S
-        if effects and not self.closed and (late or self.binding.unanswered >= ASKED_TWICE):
+        if effects and not self.closed and self.binding.unanswered >= ASKED_TWICE:
             self._owner.another_way(self.relay)
         self.arm()
+
+    def _look_for_another_way(self) -> None:
+        if self.binding.way is None and not self.closed:
+            self._owner.another_way(self.relay)
 
     def _say(self, say: Say) -> None:
         if isinstance(say.way, Direct):

@@ -148,7 +148,8 @@ class RelayClient:
         ways = await self._ways(relay)
         if self._stopped or number in self._channels or len(self._channels) >= CHANNELS_MAX:
             raise PeerUnreachableError(f"no channel more can be had here, of {len(self._channels)}")
-        channel = OwnChannel(self, relay, peer, number, secret, ways, self._peer.rng)
+        rtt_s = self._peer.sessions.rtt_s(relay)
+        channel = OwnChannel(self, relay, peer, number, secret, ways, self._peer.rng, rtt_s)
         self._channels[number] = self._by_other[channel.other] = channel
         if not ways:
             self.another_way(relay)

@@ -255,8 +255,9 @@ class Relays:
             rtt_s = rtt_s or await self.client.reach(relay)
         except (LatticaError, OSError) as error:
             log.info("relay %s: %s", short_peer(relay), tls.words(error))
-            self._reserved.pop(relay, None)
             self._shunned[relay] = self._loop.time() + SHUN_S
+            if self._reserved.pop(relay, None) is not None:
+                self._advertise()
             return
         self._add(relay, rtt_s)
 

@@ -3,7 +3,7 @@
     Dial ──► TCP at once ─────────────────────────────┐ the first that proves to be the peer;
         └──► QUIC to the same addresses, 0.3 s later ─┘ the other is given up, or hung up
 
-QUIC begins earlier where TCP has failed already, and 0.1 s later to addresses `relay/…`; bulk joins the QUIC connection
+QUIC begins earlier where TCP has failed already, and 0.05 s later to addresses `relay/…`; bulk joins the QUIC connection
 that carries the control plane, if one does. Connections have numbers of their own on both sides: here they are told
 apart by the last bit.
 """
@@ -29,7 +29,7 @@ from lattica.mesh.wire import BULK, CONTROL, Frame, Received
 QUIC_AFTER_S = 0.3
 """The head start of TCP: three round trips of 100 ms, TLS included. More delays peers that TCP cannot reach, less
 begins handshakes of 5 ms of CPU for nothing."""
-RELAY_AFTER_S = 0.1
+RELAY_AFTER_S = 0.05
 """The same for a peer that can be reached by way of a relay, too: within one site TCP is up by then, and no relay is
 asked for a channel that nobody needs."""
 QUIC_BULK_AFTER_S = 3.0  # of bulk whose control plane goes by TCP: it can wait for a lost packet
