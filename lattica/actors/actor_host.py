@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 FLUSH_REPLIES = 64
 FLUSH_S = 0.5e-3
 """As in the worker: replies leave after this many or this long, and always before the worker waits."""
+NOT_KEPT = "this call has run, and its result lay in memory that was let go when its caller was believed dead"
 TERMINATE = ("__lattica_terminate__", "__ray_terminate__")
 
 
@@ -153,7 +154,9 @@ class ActorHost:
 
     def arrived(self, caller: Caller, call: m.Call) -> None:
         """A call came; or it came again over a new connection, and brings no holds of its own."""
-        if not self.mailbox.arrived(caller.client, call):
+        if self.mailbox.past.calls and self.mailbox.came_back(caller.client, call):
+            self._say_to_who_is_back(caller, call)
+        elif not self.mailbox.arrived(caller.client, call):
             self._say_again(caller, call)
 
     def reconnected(self, client: int) -> None:
@@ -182,8 +185,9 @@ class ActorHost:
 
     def caller_gone(self, client: int) -> None:
         """What it had queued will not run."""
-        for call in self.mailbox.forget(client):
-            self.worker.discard(call, self.worker.via(client))
+        via = self.worker.via(client)
+        for call in self.mailbox.forget(client, is_far=bool(via)):
+            self.worker.discard(call, via)
 
     def release(self) -> None:
         """Nobody holds a handle any more: finish what is queued, then end."""
@@ -335,9 +339,12 @@ class ActorHost:
 
     def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
         caller = self.worker.callers.get(client)
-        if caller is None:
-            return
         reply = m.Reply(seq, out, micros)
+        if caller is None:
+            again = self.mailbox.past.finished(client, seq, reply)
+            if again is not None:
+                self._reply(*again, for_another(reply) or [self._lost(NOT_KEPT)], micros)
+            return
         value = out[0]
         plain = type(value) is bytes and len(out) == 1  # as nearly always
         dropped = self.mailbox.replied(client, seq, value if plain else reply)  # type: ignore[arg-type]
@@ -366,14 +373,21 @@ class ActorHost:
             kept = m.Reply(call.seq, [m.Failed(self._dropped(call).data, given, True)], -1)
         self.runtime.reactor.send(caller.link, kept)
 
+    def _say_to_who_is_back(self, caller: Caller, call: m.Call) -> None:
+        """Its machine was silent for so long that it was believed dead, and it sends what it had sent before that."""
+        self.worker.discard(call, caller.via)
+        ended, kept = self.mailbox.past.again(call.object, caller.client, call.seq)
+        if ended:
+            self._reply(caller.client, call.seq, for_another(kept) or [self._lost(NOT_KEPT, call.data)], 0)
+
     def _dropped(self, call: m.Call) -> m.Failed:
-        error = ActorUnavailableError(
-            actor=self.spec.class_name,
-            actor_id=self.message.actor.hex(),
-            reason=f"the connection to it broke, more than {KEPT_BYTES_MAX >> 20} MiB of results were unread, and that "
-            f"of {call.method}, which has run, was not kept",
-        )
-        return self.worker.marshal.failed_by_us(error, data=call.data)
+        why = f"more than {KEPT_BYTES_MAX >> 20} MiB of results were unread, and that of {call.method}"
+        return self._lost(f"{why}, which has run, was not kept", call.data)
+
+    def _lost(self, why: str, data: bool = False) -> m.Failed:
+        name, actor = self.spec.class_name, self.message.actor.hex()
+        error = ActorUnavailableError(actor=name, actor_id=actor, reason=f"the connection to it broke, {why}")
+        return self.worker.marshal.failed_by_us(error, data=data)
 
     def _send_now(self) -> None:
         self._unsent = 0
@@ -499,6 +513,13 @@ def _value_size(value: Any) -> int:
     if type(value) is m.InArena:
         return 2 * KEPT_BYTES_EACH
     return KEPT_BYTES_EACH + len(value if type(value) is bytes else value.data)
+
+
+def for_another(kept: bytes | m.Reply | None) -> list[m.Value]:
+    """The values of a reply that can be said under another number; none if it gave something to one that is gone."""
+    if isinstance(kept, bytes):
+        return [kept]
+    return [] if kept is None or _given_in(kept) else kept.values
 
 
 def _given_in(kept: bytes | m.Reply) -> list[bytes]:

@@ -10,6 +10,9 @@ A connection that ends is not the end of its caller. Over the next one the calle
 same numbers, what it has no reply to. A call that arrives twice runs once. If its reply was made before the new
 connection, that reply is sent again: it is kept until it is acknowledged, or until too many are. If not, it is owed,
 and will come over the new connection by itself. So whatever a cut has swallowed comes once, and nothing comes twice.
+
+A caller on a machine that was believed dead is gone, and back as another caller under new numbers, if the machine was
+only silent. What it then sends again is known by what shall have the result (`Past`): it does not run twice either.
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from typing import Generic, Protocol, TypeVar
 KEPT_BYTES_MAX = 16 << 20
 """Of one caller's replies that it has not acknowledged. A cut swallows what lies in the socket and in our outbox: more
 is kept for a caller that reads slowly, less would cost it calls; an idle caller's stay until it calls again."""
+PAST_MAX = 4096
+"""Calls that have ended, of callers on other machines that are gone: 100 B each, besides KEPT_BYTES_MAX of replies."""
 ACKED_EACH = 64
 """Replies after which a caller looks up to where they have come, and as many more as calls are under way."""
 BREAKS_MAX = 5
@@ -42,21 +47,74 @@ class Numbered(Protocol):
     @property
     def acked(self) -> int: ...
 
+    @property
+    def object(self) -> bytes: ...
+
 
 C = TypeVar("C", bound=Numbered)
 R = TypeVar("R")
 T = TypeVar("T")
 
 
+class Past(Generic[R]):
+    """Calls that have begun here for callers that are gone, by what shall have the result, with the replies of those
+    that have ended. The oldest are forgotten beyond PAST_MAX and KEPT_BYTES_MAX, and may run again."""
+
+    __slots__ = ("_bytes", "_ended", "_running", "_size_of", "asked", "calls")
+
+    def __init__(self, size_of: Callable[[R], int]) -> None:
+        self.calls: dict[bytes, None] = {}  # all of them, oldest first
+        self._ended: dict[bytes, R | None] = {}
+        self._running: dict[tuple[int, int], bytes] = {}  # (caller, number) -> which
+        self.asked: dict[bytes, tuple[int, int]] = {}  # what runs, and came again: as whom, under which number
+        self._size_of, self._bytes = size_of, 0
+
+    def __repr__(self) -> str:
+        return f"<Past: {len(self.calls)} calls of callers that are gone, {len(self._running)} run>"
+
+    def began(self, caller: int, seq: int, call: bytes) -> None:
+        """It still runs."""
+        self.calls[call] = None
+        self._running[caller, seq] = call
+
+    def ended(self, call: bytes, reply: R | None) -> None:
+        """None: its reply cannot be said again."""
+        self.calls[call] = None
+        self._ended[call] = reply
+        self._bytes += 0 if reply is None else self._size_of(reply)
+        while len(self._ended) > PAST_MAX or self._bytes > KEPT_BYTES_MAX:
+            oldest = next(iter(self._ended))
+            dropped = self._ended.pop(oldest)
+            self._bytes -= 0 if dropped is None else self._size_of(dropped)
+            del self.calls[oldest]
+
+    def finished(self, caller: int, seq: int, reply: R | None) -> tuple[int, int] | None:
+        """A call of somebody who is gone has ended: as whom and under which number it is waited for, if it is."""
+        call = self._running.pop((caller, seq), None)
+        if call is None:
+            return None
+        self.ended(call, reply)
+        return self.asked.pop(call, None)
+
+    def again(self, call: bytes, caller: int, seq: int) -> tuple[bool, R | None]:
+        """It came again: (whether it has ended, its reply if that is kept)."""
+        if call in self._ended:
+            return True, self._ended[call]
+        self.asked[call] = caller, seq
+        return False, None
+
+
 class _Caller(Generic[R]):
     """What the actor knows of one caller. Two queues of plain things: a tuple per reply would feed the garbage
     collector, which then looks at all of them."""
 
-    __slots__ = ("acked", "again", "kept", "kept_bytes", "kept_seqs", "owed", "seen")
+    __slots__ = ("acked", "again", "begun", "begun_seqs", "kept", "kept_bytes", "kept_seqs", "owed", "seen")
 
     def __init__(self) -> None:
         self.seen = 0  # highest number that arrived
         self.acked = 0
+        self.begun_seqs: deque[int] = deque()  # of calls that are not acknowledged, oldest first
+        self.begun: deque[bytes] = deque()  # what shall have their results
         self.kept_seqs: deque[int] = deque()  # of replies, oldest first
         self.kept: deque[R] = deque()
         self.kept_bytes = 0
@@ -67,7 +125,7 @@ class _Caller(Generic[R]):
 class Mailbox(Generic[C, R]):
     """One actor's queue of (caller, call), and the replies that may have to be sent again."""
 
-    __slots__ = ("_callers", "_queue", "_size_of", "limit", "running")
+    __slots__ = ("_callers", "_queue", "_size_of", "limit", "past", "running")
 
     def __init__(self, limit: int, size_of: Callable[[R], int]) -> None:
         """limit: calls that may run at the same time. size_of: bytes of memory that a kept reply takes."""
@@ -75,6 +133,7 @@ class Mailbox(Generic[C, R]):
         self.running: set[tuple[int, int]] = set()
         self._queue: deque[tuple[int, C]] = deque()
         self._callers: dict[int, _Caller[R]] = {}
+        self.past: Past[R] = Past(size_of)
 
     def __repr__(self) -> str:
         return f"<Mailbox: {len(self._queue)} queued, {len(self.running)} of {self.limit} running>"
@@ -95,12 +154,25 @@ class Mailbox(Generic[C, R]):
         self._queue.append((caller, call))
         return True
 
+    def came_back(self, caller: int, call: C) -> bool:
+        """Whether it is one of `past`, and has not come under this number: then it is not queued, but answered."""
+        known = self._callers.get(caller)
+        if call.object not in self.past.calls or (known is not None and call.seq <= known.seen):
+            return False
+        if known is None:
+            known = self._callers[caller] = _Caller()
+        known.seen, known.again = call.seq, None
+        return True
+
     def next(self) -> tuple[int, C] | None:
         """The next call to start, if one may; it counts as running until `finished`."""
         if not self._queue or len(self.running) >= self.limit:
             return None
         caller, call = self._queue.popleft()
         self.running.add((caller, call.seq))
+        known = self._callers[caller]
+        known.begun_seqs.append(call.seq)
+        known.begun.append(call.object)
         return caller, call
 
     def finished(self, caller: int, seq: int) -> None:
@@ -115,12 +187,19 @@ class Mailbox(Generic[C, R]):
                 return entry[1]
         return None
 
-    def forget(self, caller: int) -> list[C]:
-        """The caller ended: the calls it had queued, dropped."""
+    def forget(self, caller: int, *, is_far: bool = False) -> list[C]:
+        """The caller ended: the calls it had queued, dropped. is_far: or its machine is believed dead."""
         dropped = [call for who, call in self._queue if who == caller]
         if dropped:
             self._queue = deque(entry for entry in self._queue if entry[0] != caller)
-        self._callers.pop(caller, None)
+        known = self._callers.pop(caller, None)
+        if known is not None and is_far:
+            kept = dict(zip(known.kept_seqs, known.kept, strict=True))
+            for seq, call in zip(known.begun_seqs, known.begun, strict=True):
+                if (caller, seq) in self.running:
+                    self.past.began(caller, seq, call)
+                else:
+                    self.past.ended(call, kept.get(seq))
         return dropped
 
     # -- replies, and what is said again
@@ -152,6 +231,11 @@ class Mailbox(Generic[C, R]):
             known.kept_seqs.clear()
             known.kept.clear()
             known.kept_bytes = 0
+            known.begun_seqs.clear()
+            known.begun.clear()
+        while known.begun_seqs and known.begun_seqs[0] <= acked:
+            known.begun_seqs.popleft()
+            known.begun.popleft()
         while known.kept_seqs and known.kept_seqs[0] <= acked:
             self._drop_oldest(known)
 
@@ -161,6 +245,7 @@ class Mailbox(Generic[C, R]):
         if known is not None:
             known.owed = {call.seq for who, call in self._queue if who == caller}
             known.owed.update(seq for who, seq in self.running if who == caller)
+            known.owed.update(seq for who, seq in self.past.asked.values() if who == caller)
             known.again = dict(zip(known.kept_seqs, known.kept, strict=True))
 
     def repeat(self, caller: int, seq: int) -> tuple[bool, R | None]:

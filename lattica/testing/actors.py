@@ -113,6 +113,7 @@ class Run:
     plan: Plan | None = None
     seq: int = 0
     acked: int = 0
+    object: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 
 from lattica.actors import context
 from lattica.actors import runtime as runtimes
+from lattica.actors.actor_host import NOT_KEPT, for_another
 from lattica.actors.mailbox import Mailbox
 from lattica.actors.marshal import Marshal
 from lattica.actors.refs import Hold, InPlace, ObjectRef
@@ -26,7 +27,7 @@ from lattica.actors.serials import serials
 from lattica.actors.worker import let_go_inputs, take_back
 from lattica.codec import frames
 from lattica.codec import messages as m
-from lattica.errors import LatticaError, ObjectLostError, RemoteProtocolError
+from lattica.errors import ActorUnavailableError, LatticaError, ObjectLostError, RemoteProtocolError
 from lattica.local.reactor import Link
 from lattica.testing.execution import End, Unit
 from lattica.testing.execution_nodes import NodeUnit, SimPage
@@ -409,7 +410,7 @@ class SimWorker(SimProcess):
             self.reactor.remove(caller.link)
         caller.ended()
         if self.mailbox is not None:
-            for call in self.mailbox.forget(client):
+            for call in self.mailbox.forget(client, is_far=bool(caller.via)):
                 let_go_inputs(self.runtime, call, caller.via)
             del self.callers[client]
 
@@ -575,10 +576,13 @@ class SimWorker(SimProcess):
 
     def _answer(self, client: int, reply: m.Reply) -> None:
         """To a call; kept in case that it is asked for again."""
+        assert self.mailbox is not None
         caller = self.callers.get(client)
         if caller is None:
+            again = self.mailbox.past.finished(client, reply.seq, reply)
+            if again is not None:
+                self._answer(again[0], m.Reply(again[1], self._for_another(reply), reply.micros))
             return
-        assert self.mailbox is not None
         value = reply.values[0]
         plain = type(value) is bytes and len(reply.values) == 1
         self.mailbox.replied(client, reply.seq, value if plain else reply)  # type: ignore[arg-type]
@@ -599,12 +603,21 @@ class SimWorker(SimProcess):
 
     def arrived(self, caller: Caller, call: m.Call) -> None:
         assert self.mailbox is not None
+        if self.mailbox.came_back(caller.client, call):
+            let_go_inputs(self.runtime, call, caller.via)
+            ended, past = self.mailbox.past.again(call.object, caller.client, call.seq)
+            if ended:
+                self._answer(caller.client, m.Reply(call.seq, self._for_another(past)))
+            return
         if self.mailbox.arrived(caller.client, call):
             return
         answered, kept = self.mailbox.repeat(caller.client, call.seq)
         if answered:
             assert kept is not None, "a reply was dropped, and there are few"
             self.reactor.send(caller.link, m.Reply(call.seq, [kept]) if isinstance(kept, bytes) else kept)
+
+    def _for_another(self, kept: bytes | m.Reply | None) -> list[m.Value]:
+        return for_another(kept) or [self.marshal.failed_by_us(ActorUnavailableError(reason=NOT_KEPT))]
 
     # -- cancel: as of `actors.worker` and `actors.actor_host`
 

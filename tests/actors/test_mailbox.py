@@ -15,20 +15,23 @@ from lattica.actors.mailbox import (
     ACKED_EACH,
     BREAKS_MAX,
     KEPT_BYTES_MAX,
+    PAST_MAX,
     PAUSE_FIRST_S,
     PAUSE_LAST_S,
     STEADY_S,
     Mailbox,
+    Past,
     Unanswered,
 )
 
-ANN, BOB = 3, 4
+ANN, BOB, BACK = 3, 4, 5
 
 
 @dataclass(frozen=True)
 class Call:
     seq: int
     acked: int = 0
+    object: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,53 @@ def test_a_reply_that_was_made_before_the_reconnect_is_said_again_and_one_that_i
     answer(mailbox, ANN, 2)
     assert mailbox.repeat(ANN, 2) == (False, None), "it went over the new connection"
     assert mailbox.arrived(ANN, Call(4)) and started(mailbox) == [(ANN, 3)]
+
+
+def test_a_call_of_who_was_believed_dead_and_is_back_as_another_is_known_by_its_result(
+    mailbox: Mailbox[Call, Reply],
+) -> None:
+    """Ann's calls 1 to 3 are sent: 1 is answered, 2 runs, 3 waits when her machine is believed dead."""
+    for seq in (1, 2, 3):
+        mailbox.arrived(ANN, Call(seq, object=b"%d" % seq))
+    mailbox.next()
+    answer(mailbox, ANN, 1)
+    mailbox.next()
+    mailbox.forget(ANN, is_far=True)
+    again = [Call(seq, object=b"%d" % seq) for seq in (1, 2, 3)]
+    assert [mailbox.came_back(BACK, call) for call in again] == [True, True, False]
+    assert mailbox.past.again(b"1", BACK, 1) == (True, Reply(1))
+    assert mailbox.past.again(b"2", BACK, 2) == (False, None)
+    assert mailbox.arrived(BACK, again[2]), "it had not begun"
+    mailbox.reconnected(BACK)
+    assert not mailbox.came_back(BACK, again[1]) and not mailbox.arrived(BACK, again[1])
+    assert mailbox.repeat(BACK, 2) == (False, None), "it runs still, for her"
+    mailbox.finished(ANN, 2)
+    assert mailbox.past.finished(ANN, 2, Reply(2)) == (BACK, 2)
+    assert mailbox.past.again(b"2", BACK, 4) == (True, Reply(2))
+    assert started(mailbox) == [(BACK, 3)]
+
+
+def test_nothing_is_remembered_of_callers_of_this_machine_and_of_what_others_have_acknowledged(
+    mailbox: Mailbox[Call, Reply],
+) -> None:
+    for caller in (ANN, BOB):
+        for seq in (1, 2):
+            mailbox.arrived(caller, Call(seq, object=b"%d of %d" % (seq, caller)))
+            mailbox.next()
+            answer(mailbox, caller, seq)
+        mailbox.arrived(caller, Call(3, acked=1))
+        mailbox.forget(caller, is_far=caller == BOB)
+    assert list(mailbox.past.calls) == [b"2 of 4"]
+
+
+def test_of_too_many_calls_of_those_who_are_gone_the_oldest_are_forgotten() -> None:
+    past: Past[Reply] = Past(size_of)
+    for number in range(PAST_MAX + 1):
+        past.ended(b"%d" % number, None)
+    assert len(past.calls) == PAST_MAX and b"0" not in past.calls
+    for number in range(2):
+        past.ended(b"large %d" % number, Reply(number, KEPT_BYTES_MAX - 1))
+    assert list(past.calls) == [b"large 1"]
 
 
 def test_what_is_acknowledged_is_not_kept(mailbox: Mailbox[Call, Reply]) -> None:
