@@ -44,6 +44,7 @@ CHANNELS_MAX = 1024
 OF_RELAY_MAX = 512  # channels of which one relay may tell us
 WAYS_MAX = 4  # addresses of a relay that are tried by UDP
 FRESH_S = 20.0  # a channel that brought something so lately is used again for the same peer
+YOUNG_S = 2.0  # after it was opened, for which the same is true
 IDLE_S = 120.0  # a channel that carried nothing for so long is closed
 STALE_S = 0.5  # of silence, although BINDs went by it, after which a TLS connection is made anew
 RELAYS_TRIED = 4  # when one died
@@ -101,10 +102,9 @@ class RelayClient:
             raise ConnectionError("a relay is reached directly")
         if relay in (self._peer.id, peer):
             raise ConnectionError("it is no relay for this")
-        now = self._loop.time()
-        for channel in self.channels:
-            if channel.relay == relay and channel.peer == peer and channel.came_at + FRESH_S > now:
-                return channel.route
+        channel = self._usable(peer, relay)
+        if channel is not None:
+            return await asyncio.shield(channel.up)
         channel = await self._open(peer, relay)
         try:
             return await asyncio.shield(channel.up)
@@ -112,6 +112,15 @@ class RelayClient:
             if not channel.up.done():
                 self._close(channel, "another way was faster")
             raise
+
+    def _usable(self, peer: PeerId, relay: PeerId) -> OwnChannel | None:
+        """A channel that was just opened, by whichever of the two, or that carries something."""
+        now = self._loop.time()
+        for channel in self.channels:
+            fresh = channel.came_at + FRESH_S > now or channel.began_at + YOUNG_S > now
+            if channel.relay == relay and channel.peer == peer and fresh:
+                return channel
+        return None
 
     async def reach(self, relay: PeerId) -> float:
         """See whether datagrams get to this relay, by whichever way; the round trip in seconds. Raises ConnectionError

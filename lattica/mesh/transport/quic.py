@@ -225,20 +225,28 @@ class Quic:
             self.owner.dial_failed(dial.attempt, "; ".join(failed.reasons) or "no address is known", failed.final)
 
     async def _race(self, dial: Dial, failed: _Failures) -> QuicLink | None:
-        """A connection to that peer, by whichever route proves to be its. Channels of relays are opened meanwhile."""
+        """A connection to that peer, by whichever route proves to be its. Channels of relays are opened meanwhile; the
+        first of them is taken at once, the second one if that does not answer soon, for a handshake is dear."""
+        relayed_at = float("-inf")
         waiting: dict[asyncio.Future[Member], QuicLink] = {}
         relays = [address for address in dial.addresses if address.startswith(RELAY)][:RELAYS_MAX]
         opening = {self.loop.create_task(self._opened(dial.peer, address, failed)) for address in relays}
         try:
             routes = await self._routes(dial, failed)
             while routes or waiting or opening:
-                if routes:
+                now, pause_s = self.loop.time(), None
+                if routes and isinstance(routes[0], ViaRelay) and relayed_at + NEXT_ROUTE_S > now:
+                    pause_s = relayed_at + NEXT_ROUTE_S - now
+                elif routes:
                     link = self._begin(routes.popleft())
                     waiting[link.up] = link
+                    relayed_at = now if isinstance(link.route, ViaRelay) else relayed_at
+                    pause_s = NEXT_ROUTE_S if routes else None
                 both: set[asyncio.Future[Any]] = {*waiting, *opening}
-                done, _ = await asyncio.wait(
-                    both, timeout=NEXT_ROUTE_S if routes else None, return_when=asyncio.FIRST_COMPLETED
-                )
+                if not both:
+                    await asyncio.sleep(pause_s or 0.0)
+                    continue
+                done, _ = await asyncio.wait(both, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
                 for task in opening & done:
                     opening.discard(task)
                     if (route := task.result()) is not None:

@@ -93,6 +93,15 @@ async def test_a_channel_carries_datagrams_both_ways_and_both_traversals_hear_of
 
 
 @story
+async def test_two_that_call_each_other_at_once_use_one_channel_if_one_was_told_of_it_in_time(site: Site) -> None:
+    there, back = await site.channel()
+    assert await site.b.relays.client.relayed(site.a.id, site.r1.id) == back
+    again = await asyncio.gather(*(site.a.relays.client.relayed(site.b.id, site.r1.id) for _ in range(3)))
+    assert again == [there] * 3
+    assert len(site.r1.relays.service.channels) == 1
+
+
+@story
 async def test_what_is_sent_before_the_other_end_has_bound_is_not_lost(site: Site) -> None:
     site.b.udp = False
     there = await site.a.relays.client.relayed(site.b.id, site.r1.id)

@@ -14,6 +14,7 @@ import pytest
 from lattica.mesh import wire
 from lattica.mesh.certificates import DAY_S
 from lattica.mesh.effects import Dial
+from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.nat.routes import ViaRelay
 from lattica.mesh.transport import quic, quic_engine
 from lattica.mesh.transport.quic import Quic
@@ -429,6 +430,34 @@ async def test_who_comes_by_a_proven_route_is_not_asked_for_a_token() -> None:
     assert len(two.quic.links) == 1
     await until(lambda: bool(one.hears.dialed_))
     await closed(one, two)
+
+
+@pytest.mark.parametrize("first_s", [0.05, 60.0, None])
+def test_of_two_relays_one_handshake_is_enough_and_a_dead_one_delays_nobody(first_s: float | None) -> None:
+    """first_s: until the first has opened its channel; None: it cannot."""
+    relays = [PeerId(bytes([number]) * 32) for number in (1, 2)]
+
+    @virtual
+    async def story() -> None:
+        net = Net()
+        one, two = net.node(), net.node()
+
+        async def relayed(peer: PeerId, relay: PeerId) -> ViaRelay:
+            if relay == relays[0] and first_s is None:
+                raise ConnectionError("it is gone")
+            await asyncio.sleep((first_s or 0.0) if relay == relays[0] else 0.06)
+            return ViaRelay(two.keys.peer, 1)
+
+        one.quic.relayed = relayed
+        loop, most = asyncio.get_running_loop(), 0
+        one.quic.dial(Dial(1, two.keys.peer, tuple(f"relay/{peer_text(relay)}" for relay in relays)))
+        while not one.hears.dialed_ and loop.time() < 1:
+            most = max(most, len(one.quic.links))
+            await asyncio.sleep(0.001)
+        assert most == 1 and loop.time() < 0.2
+        await closed(one, two)
+
+    story()
 
 
 @virtual
