@@ -111,10 +111,13 @@ class Dialing:
         self._told = True
         return True
 
-    def deadlines(self, *, up: bool) -> list[float]:
+    def next_deadline(self, *, up: bool) -> float | None:
         """When to call `tick`."""
-        words = self._words_due(up)
-        return [*self._pauses.values(), *([] if words is None else [words])]
+        first = self._words_due(up)
+        for at in self._pauses.values():
+            if first is None or at < first:
+                first = at
+        return first
 
     def _words_due(self, up: bool) -> float | None:
         return None if self.wanted_since is None or self._told or up else self.wanted_since + UNREACHABLE_S

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
-
 from lattica.mesh import wire
 from lattica.mesh.links import Connection, State
 from lattica.mesh.wire import BULK, CONTROL
@@ -21,22 +19,26 @@ SPARE_S = 5.0  # a second connection that the other side has not closed by then 
 BULK_IDLE_S = 60.0  # a bulk connection that carried nothing for so long is closed; a new one costs 2.3 ms
 
 
-class Due(msgspec.Struct, frozen=True):
-    """What connections of one peer are measured by, in monotonic seconds."""
-
-    expires_at: float  # when a certificate of this connection ends
-    waits_since: float | None  # since when an acknowledgement of this plane is due; None: none is
-    bulk_used_at: float
-
-
-def due(connection: Connection, by: Due) -> float:
-    """When to look at it again."""
-    if connection.state is State.GREETING:
+def due(connection: Connection, expires_at: float, waits_since: float | None, bulk_used_at: float) -> float:
+    """When to look at it again, in monotonic seconds as all of them. expires_at: when a certificate of it ends.
+    waits_since: since when an acknowledgement of its plane is due; None: none is."""
+    state, pinged_at = connection.state, connection.pinged_at
+    if state is State.GREETING:
         return connection.since + HELLO_S
-    at = min(by.expires_at, _idle_at(connection, by))
-    if connection.state is State.SPARE:
+    # How long it may be silent: less while something is due from it.
+    if pinged_at is not None:
+        at = pinged_at + DEAD_AFTER_S
+    elif waits_since is not None:
+        at = max(connection.heard_at, connection.since, waits_since) + WAIT_S
+    else:
+        at = connection.heard_at + PING_AFTER_S
+    if connection.plane == BULK:
+        at = min(at, _idle_at(connection, waits_since, bulk_used_at))
+    elif pinged_at is None:
+        at = min(at, measure_at(connection))
+    if state is State.SPARE:
         at = min(at, connection.since + SPARE_S)
-    return min(at, _silent_at(connection, by), measure_at(connection))
+    return min(at, expires_at)
 
 
 def measure_at(connection: Connection) -> float:
@@ -52,15 +54,17 @@ def round_trip(before_s: float | None, trip_s: float) -> float:
     return trip_s if before_s is None or trip_s < before_s else before_s + (trip_s - before_s) / 4
 
 
-def verdict(connection: Connection, by: Due, now: float) -> tuple[str, str] | None:
-    """(code, words) of the farewell to a connection that is due; None: ask whether it lives."""
+def verdict(
+    connection: Connection, expires_at: float, waits_since: float | None, bulk_used_at: float, now: float
+) -> tuple[str, str] | None:
+    """(code, words) of the farewell to a connection that is `due`; None: ask whether it lives."""
     if connection.state is State.GREETING:
         return wire.STALE, f"no hello within {HELLO_S:g} s"
-    if by.expires_at <= now:
+    if expires_at <= now:
         return wire.STALE, "a certificate of this connection has expired"
     if connection.state is State.SPARE and connection.since + SPARE_S <= now:
         return wire.STALE, "a second connection"
-    if _idle_at(connection, by) <= now:
+    if _idle_at(connection, waits_since, bulk_used_at) <= now:
         return wire.IDLE, "no bulk for a while"
     if connection.pinged_at is not None:
         return wire.STALE, f"silent for {now - connection.heard_at:.1f} s"
@@ -72,16 +76,7 @@ def is_silent(control: Connection | None, bulk: Connection) -> bool:
     return control is not None and control.pinged_at is not None and bulk.heard_at <= control.pinged_at
 
 
-def _idle_at(connection: Connection, by: Due) -> float:
-    if connection.plane != BULK or by.waits_since is not None:
+def _idle_at(connection: Connection, waits_since: float | None, bulk_used_at: float) -> float:
+    if connection.plane != BULK or waits_since is not None:
         return float("inf")
-    return max(by.bulk_used_at, connection.since) + BULK_IDLE_S
-
-
-def _silent_at(connection: Connection, by: Due) -> float:
-    """How long it may be silent: less while something is due from it."""
-    if connection.pinged_at is not None:
-        return connection.pinged_at + DEAD_AFTER_S
-    if by.waits_since is not None:
-        return max(connection.heard_at, connection.since, by.waits_since) + WAIT_S
-    return connection.heard_at + PING_AFTER_S
+    return max(bulk_used_at, connection.since) + BULK_IDLE_S

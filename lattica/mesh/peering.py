@@ -36,7 +36,7 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, WAIT_S, Due, due, is_silent, measure_at, round_trip, verdict
+from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, WAIT_S, due, is_silent, measure_at, round_trip, verdict
 from lattica.mesh.session import Session
 from lattica.mesh.twins import Inquiry, Process, is_later_twin, statement
 from lattica.mesh.us import Effect, Us, farewell
@@ -102,15 +102,20 @@ class Peering:
         return any(connection.plane == CONTROL for connection in self.connections.values())
 
     def validate(self) -> None:
-        for plane in wire.PLANES:
-            attached = self.of_plane(plane)
-            assert len(attached) <= 1, f"{attached!r} all carry plane {plane}"
-            carried = self.session.connection(plane) if self.session else None
-            assert carried == (attached[0].number if attached else None), f"{self!r} carries plane {plane}"
+        carriers: list[int | None] = [None] * len(wire.PLANES)
+        for number, connection in self.connections.items():
+            assert connection.number == number, f"{connection!r} is filed under {number}"
+            assert connection.peer == self.peer, f"{connection!r} is filed under {self!r}"
+            assert self.us.connections.get(number) is connection, f"{connection!r} is gone"
+            if connection.state is State.ATTACHED:
+                plane = connection.plane
+                assert carriers[plane] is None, f"{self.of_plane(plane)!r} all carry plane {plane}"
+                carriers[plane] = number
+        for plane, carrier in enumerate(carriers):
+            carried = self.session.connection(plane) if self.session is not None else None
+            assert carried == carrier, f"{self!r} carries plane {plane} over {carried}"
         if self.session is not None:
             self.session.validate()
-        for number in self.connections:
-            assert number in self.us.connections, f"connection {number} of {short_peer(self.peer)} is gone"
 
     # -- wishes of this machine
 
@@ -254,45 +259,52 @@ class Peering:
 
     def next_deadline(self) -> float | None:
         """When to call `tick`."""
-        found = self.dialing.deadlines(up=self.session is not None)
-        found += [due(connection, self._measure(connection)) for connection in self.connections.values()]
-        if self.inquiry is not None:
-            found.append(self.inquiry.due)
-        if self.session is not None:
-            if (ack_due := self.session.next_deadline()) is not None:
-                found.append(ack_due)
-            if self.control is None:
-                found.append(self.down_since + KEEP_S)
-        return min(found, default=None)
+        session = self.session
+        first = self.dialing.next_deadline(up=session is not None)
+        for connection in self.connections.values():
+            at = due(connection, *self._measure(connection))
+            if first is None or at < first:
+                first = at
+        if self.inquiry is not None and (first is None or self.inquiry.due < first):
+            first = self.inquiry.due
+        if session is not None:
+            ack_due = session.next_deadline()
+            if ack_due is not None and (first is None or ack_due < first):
+                first = ack_due
+            if self.control is None and (first is None or self.down_since + KEEP_S < first):
+                first = self.down_since + KEEP_S
+        return first
 
     def _look_at(self, connection: Connection, now: float) -> list[Effect]:
         """Ask whether this connection lives, or close it, if it is time to."""
         by = self._measure(connection)
-        if due(connection, by) > now:
+        if due(connection, *by) > now:
             return []
         if measure_at(connection) <= now:
             connection.asked_at = connection.measured_at = now
             return [Transmit(connection.number, wire.encode(wire.Ping(0)))]
-        farewell = verdict(connection, by, now)
+        farewell = verdict(connection, *by, now)
         if farewell is None:
             connection.pinged_at = connection.asked_at = connection.measured_at = now
-            return [Transmit(connection.number, wire.encode(wire.Ping(0))), *self._doubt(connection, by)]
+            return [Transmit(connection.number, wire.encode(wire.Ping(0))), *self._doubt(connection)]
         effects = self._close(connection, *farewell, now)
         if farewell[0] == wire.IDLE:
             self.dialing.not_needed(BULK)
         return effects
 
-    def _doubt(self, connection: Connection, by: Due) -> list[Effect]:
+    def _doubt(self, connection: Connection) -> list[Effect]:
         """Something is due and nothing is heard: the way may be gone, as where a router has a new address. Dial beside
         it, for TCP says so after minutes and the verdict takes seconds; QUIC looks for another way by itself."""
         is_tcp = connection is self.control and connection.rank == STREAM_RANK
-        return self.upgrade(()) if is_tcp and connection.dialed and by.waits_since is not None else []
+        waits = self.session is not None and self.session.unacked_bytes(connection.plane) > 0
+        return self.upgrade(()) if is_tcp and connection.dialed and waits else []
 
-    def _measure(self, connection: Connection) -> Due:
+    def _measure(self, connection: Connection) -> tuple[float, float | None, float]:
+        """What `liveness.due` looks at besides the connection: expires_at, waits_since, bulk_used_at."""
         plane = connection.plane
         waits = self.session is not None and self.session.unacked_bytes(plane) > 0
         expires_at = connection.member.expires - self.us.wall_offset - self.us.correction_s
-        return Due(expires_at, self.waits_since[plane] if waits else None, self.bulk_used_at)
+        return expires_at, self.waits_since[plane] if waits else None, self.bulk_used_at
 
     # -- dialing
 

@@ -289,16 +289,14 @@ class Sessions:
 
     def validate(self) -> None:
         assert self._touched.keys() <= self._peerings.keys() >= self._due.keys(), "a deadline of a peer that is gone"
-        for peer in self._peerings.keys() - self._touched.keys():
-            due = self._peerings[peer].next_deadline()
-            assert due == self._due.get(peer), f"{short_peer(peer)} is due at {due}, not at {self._due.get(peer)}"
-        for number, connection in self._connections.items():
-            assert connection.number == number, f"{connection!r} is filed under {number}"
-            peering = self._peerings.get(connection.peer)
-            assert peering is not None, f"{connection!r} has no peering"
-            assert peering.connections.get(number) is connection, f"{connection!r} is not in {peering!r}"
-        for peering in self._peerings.values():
-            peering.validate()
+        filed = 0
+        for peer, peering in self._peerings.items():
+            peering.validate()  # each connection of it is ours, and that of no other peering
+            filed += len(peering.connections)
+            if peer not in self._touched:
+                due = peering.next_deadline()
+                assert due == self._due.get(peer), f"{short_peer(peer)} is due at {due}, not at {self._due.get(peer)}"
+        assert filed == len(self._connections), f"{len(self._connections) - filed} connections have no peering: {self}"
 
     # -- inside
 
