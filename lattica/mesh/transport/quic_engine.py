@@ -13,8 +13,7 @@ What aioquic does not do by itself, and a test pins with its version (`PINNED`):
 - It moves to whatever address a packet came from, and lets a server name another one. It is told one address that
   never changes and is none, so it never does: paths are chosen outside, and a switch is told by `path_changed`.
 - Its windows double without end. Here they slide: WINDOW_BYTES beyond what was read, streams of one direction none.
-- Its congestion window grows while nothing fills it, so that in the end nothing limits the sender. Here it does not
-  (RFC 9002 §7.8).
+- Its congestion controls take every loss for a full queue, and its pacer leaks: see `quic_congestion`.
 - Acknowledgements ride on data wherever there is some.
 - There are no session tickets, so there is neither resumption nor early data: a resumed session would be accepted
   after its chain has expired.
@@ -34,7 +33,6 @@ import msgspec
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.congestion.base import create_congestion_control, register_congestion_control
-from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.connection import (
     MAX_STREAM_DATA_FRAME_CAPACITY,
     Limit,
@@ -43,7 +41,6 @@ from aioquic.quic.connection import (
     QuicNetworkPath,
 )
 from aioquic.quic.packet import QuicFrameType, QuicProtocolVersion
-from aioquic.quic.recovery import QuicPacketPacer
 from aioquic.tls import AlertDescription, CipherSuite, Epoch, Group, SignatureAlgorithm
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
@@ -51,10 +48,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from lattica.errors import AdmissionError, LatticaError
 from lattica.mesh import tls
 from lattica.mesh.certificates import Member, verify_chain
+from lattica.mesh.transport.quic_congestion import Bbr, Pacer
 from lattica.mesh.transport.quic_packets import CID_BYTES
 
 if TYPE_CHECKING:
-    from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
+    from aioquic.quic.packet_builder import QuicPacketBuilder
     from aioquic.quic.recovery import QuicPacketSpace
     from aioquic.quic.stream import QuicStream
 
@@ -64,9 +62,6 @@ PINNED = "1.7"
 ALPN = "lattica/1"
 IDLE_S = 30.0
 """Of silence, after which a connection is over. Sessions ping after 15 s of silence, and give up 5 s later."""
-RTT_GROWS_S = (0.008, 0.032)
-"""What ends slow start, at least and at most; between them a quarter of the round trip. HyStart's 4 and 16 ms (RFC 9406
-§4.2), doubled: acknowledgements wait for 2 ms, and for Python."""
 ACK_DELAY_S = 0.002
 """Packets of so long share an acknowledgement that nothing else carries: a packet of Python's costs 100 us."""
 STREAMS_MAX = 16  # of one direction, open at once: two planes, each with a successor, and some that are ending
@@ -161,35 +156,8 @@ def _configuration(is_client: bool, leaf: Any, above: list[Any], key: Any) -> Qu
     )
 
 
-class _Reno(RenoCongestionControl):
-    """aioquic's, but that a window which is not used does not grow, and that a growing round trip ends slow start only
-    if it grows by more than Python is late anyway."""
-
-    def __init__(self, *, max_datagram_size: int) -> None:
-        super().__init__(max_datagram_size=max_datagram_size)
-        self._used = False  # half of the window or more, when the last packet was sent
-        self._least_rtt_s = float("inf")
-
-    def on_packet_sent(self, *, packet: QuicSentPacket) -> None:
-        super().on_packet_sent(packet=packet)
-        self._used = 2 * self.bytes_in_flight >= self.congestion_window
-
-    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        window = self.congestion_window
-        super().on_packet_acked(now=now, packet=packet)
-        if not self._used:
-            self.congestion_window = window
-
-    def on_rtt_measurement(self, *, now: float, rtt: float) -> None:
-        self._least_rtt_s = min(self._least_rtt_s, rtt)
-        if self.ssthresh is not None or not self._rtt_monitor.is_rtt_increasing(now=now, rtt=rtt):
-            return
-        if rtt - self._least_rtt_s >= min(max(self._least_rtt_s / 4, RTT_GROWS_S[0]), RTT_GROWS_S[1]):
-            self.ssthresh = self.congestion_window
-
-
-_CONGESTION = "lattica-reno"
-register_congestion_control(_CONGESTION, _Reno)
+_CONGESTION = "lattica-bbr"
+register_congestion_control(_CONGESTION, Bbr)
 
 
 class _Connection(QuicConnection):
@@ -200,6 +168,7 @@ class _Connection(QuicConnection):
         self._local_max_streams_bidi = _limit(self._local_max_streams_bidi, STREAMS_MAX)
         self._local_max_streams_uni = _limit(self._local_max_streams_uni, 0)
         self._ack_delay = ACK_DELAY_S
+        self._loss._pacer = _pacer_of(self._loss._cc)
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
@@ -224,6 +193,11 @@ class _Connection(QuicConnection):
         frame.push_uint_var(stream.stream_id)
         frame.push_uint_var(stream.max_stream_data_local)
         stream.max_stream_data_local_sent = stream.max_stream_data_local
+
+
+def _pacer_of(control: object) -> Pacer:
+    assert isinstance(control, Bbr), "the configuration names it"
+    return Pacer(control)
 
 
 def _limit(like: Limit, value: int) -> Limit:
@@ -297,7 +271,14 @@ class Engine:
         rides = ours.ack_at is not None and ours.ack_at > now and self._has_unsent()
         if rides and connection._loss._pacer.next_send_time(now=now) is None:
             ours.ack_at = now  # data goes out anyway: an acknowledgement by itself costs a packet more
-        return [datagram for datagram, _ in connection.datagrams_to_send(now + GRAIN_S)]
+        datagrams = [datagram for datagram, _ in connection.datagrams_to_send(now + GRAIN_S)]
+        control: Any = connection._loss._cc
+        if datagrams:
+            pacer: Any = connection._loss._pacer
+            pacer.give_back(len(datagrams) * control.datagram_bytes - sum(map(len, datagrams)))
+        if control.bytes_in_flight < control.congestion_window and not self._has_unsent():
+            control.nothing_to_send()
+        return datagrams
 
     def in_a_hurry(self, now: float) -> bool:
         """Whether `datagrams` may have something now, and not only at the deadline. Asking costs a tenth of it."""
@@ -330,7 +311,7 @@ class Engine:
         size = self._connection._max_datagram_size = datagram_bytes
         loss._cc = create_congestion_control(configuration.congestion_control_algorithm, max_datagram_size=size)
         loss._cc.bytes_in_flight = in_flight
-        loss._pacer = QuicPacketPacer(max_datagram_size=size)
+        loss._pacer = _pacer_of(loss._cc)
         loss._rtt_initialized = False
         loss._rtt_min, loss._rtt_smoothed, loss._rtt_variance, loss._pto_count = float("inf"), 0.0, 0.0, 0
 
