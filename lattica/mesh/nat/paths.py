@@ -19,7 +19,10 @@ Choice. A path that has answered may become current:
   - direct over relayed at once, if it loses at most LOSS_GOOD more; back only if it loses LOSS_BAD, and twice as much;
   - of two alike the one that was better by BETTER_SHARE and BETTER_S of round trip for BETTER_TIMES answers in a row;
   - any over one that is *silent*: something was sent on it, nothing has come back for SILENT_S, and SILENT_PROBES were
-    not answered either, while another has been heard since;
+    not answered either, while another has been heard since; without waiting for the probes, if the peer's own packets
+    come by that other one;
+  - any over one that is *deaf*: packets of the peer come by it, and DEAF_PROBES in a row were not answered, while those
+    by another are: what we send by it does not arrive;
   - a new source of the peer over the old one, at once, if nothing has come from the old one since: the peer has moved.
 A path that fell silent within FLAP_S must first answer twice as many probes as the last time.
 
@@ -59,12 +62,14 @@ HASTE_S = 0.14  # between those probes; SLOW_S after SILENT_LONG of them
 SILENT_S = 0.6  # and a round trip
 SILENT_PROBES = 3  # unanswered in a row, each for longer than its answer may take
 MARGIN_S = 0.1  # that an answer may take beyond the round trip and four mean deviations
+DEAF_PROBES = 4  # one probe and its answer in ten are lost where a twentieth of all packets is: once in 10,000
+DOUBT_PROBES = 2  # unanswered in a row, after which more are sent, and by the other paths too
 SILENT_LONG = 20
 SLOW_S = 1.0
 GONE_S = 10.0  # of silence on every path: none is current any more
 LOSS_WINDOW = 16  # probes
 LOSS_GOOD, LOSS_BAD, LOSS_AWFUL = 0.1, 0.35, 0.5
-LOSS_KNOWN = 8  # probes that a bad loss must rest on
+LOSS_KNOWN = 12  # probes that a bad loss must rest on: of 8, three are lost by chance once in 50 times where 8 % are
 BETTER_SHARE, BETTER_S, BETTER_TIMES = 0.25, 0.005, 3
 FLAP_S = 60.0
 GOOD_FIRST, GOOD_MAX = 3, 24  # answers in a row that a path which fell silent has to give, once and at the most
@@ -90,6 +95,12 @@ class PathProven(msgspec.Struct, frozen=True):
     rtt_s: float
 
 
+class Suspected(msgspec.Struct, frozen=True):
+    """Nothing comes by the current path for longer than an answer may take; it is being probed, and all others."""
+
+    route: Route
+
+
 class PathLost(msgspec.Struct, frozen=True):
     """Nothing comes by it any more."""
 
@@ -110,7 +121,7 @@ class SeenAs(msgspec.Struct, frozen=True):
     endpoint: Endpoint
 
 
-Effect = SendOver | Switched | PathProven | PathLost | PathForgotten | SeenAs
+Effect = SendOver | Switched | PathProven | Suspected | PathLost | PathForgotten | SeenAs
 
 
 class Path:
@@ -216,6 +227,7 @@ class PathTable:
         self._keep_alive_s = KEEP_ALIVE_S
         self._sent_at = float("-inf")
         self._waiting_since: float | None = None  # sent on the current path, and nothing came by it since
+        self._suspected: float | None = None  # of which silence was told that it is suspected, by its beginning
         self._looked_at = float("-inf")  # when `tick` was called
         self._told = float("inf")  # what `next_deadline` said
         self._newest_us = 0  # of the peer's clock
@@ -273,7 +285,7 @@ class PathTable:
         """Something came by this path."""
         path.heard_at = now
         if path is self._now_path:
-            self._waiting_since, path.lost = None, 0
+            self._waiting_since = None
         elif not path.proven and not path.pending and path.probe_at > now:
             path.probe_at, path.probes = now, 0  # it lives again
             return self.tick(now)
@@ -333,7 +345,7 @@ class PathTable:
         self._looked_at = now
         for path in self._paths.values():
             path.give_up_probes(now)
-        effects = self._notice_silence(now) + self._choose(now)
+        effects = self._suspect(now) + self._notice_silence(now) + self._notice_deafness(now) + self._choose(now)
         for path in list(self._paths.values()):  # after the choice: more is asked of the current one
             if self._probe_due(path) <= now:
                 effects += self._probe(path, now)
@@ -356,6 +368,8 @@ class PathTable:
             if self._waiting_since is not None:
                 suspect_at = self._waiting_since + path.suspect_s
                 return min(path.probe_at, max(suspect_at, path.probed_at + self._haste_s()))
+            if path.lost >= DOUBT_PROBES and self._sent_at + BUSY_FOR_S > path.probed_at:
+                return min(path.probe_at, path.probed_at + self._haste_s())
             busy_at = max(path.answered_at, path.probed_at) + BUSY_S
             if self._sent_at + BUSY_FOR_S > busy_at:
                 return min(path.probe_at, busy_at)
@@ -363,6 +377,8 @@ class PathTable:
             # the current one is suspect: who else lives?
             suspect_at = self._waiting_since + self._now_path.suspect_s
             return min(path.probe_at, max(suspect_at, path.probed_at + 2 * self._haste_s()))
+        elif path.proven and self._now_path is not None and self._now_path.lost >= DOUBT_PROBES:
+            return min(path.probe_at, path.probed_at + 2 * self._haste_s())
         if path.proven and path.is_direct and self._now_path is not None and not self._now_path.is_direct:
             return min(path.probe_at, path.probed_at + RESTLESS_S)  # it may still earn its place
         return path.probe_at
@@ -508,6 +524,26 @@ class PathTable:
         """When the current path, on which something was sent then and nothing has come, is silent."""
         return since + SILENT_S + path.rtt_s
 
+    def _notice_deafness(self, now: float) -> list[Effect]:
+        path = self._now_path
+        if path is None or path.lost < DEAF_PROBES:
+            return []
+        heard = [each for each in self._paths.values() if each.proven and each.answered_at > path.answered_at]
+        fresh = [each for each in heard if each is not path and each.lost < DOUBT_PROBES]
+        if not fresh:
+            return []
+        reason = f"{path.lost} probes in a row were not answered"
+        path.fall_silent(now)
+        return [PathLost(path.route, "deaf"), *self._switch(self._best(fresh), now, reason)]
+
+    def _suspect(self, now: float) -> list[Effect]:
+        """Say so once, when the current path is silent for longer than it should be."""
+        path, since = self._now_path, self._waiting_since
+        if path is None or since is None or self._suspected == since or now < since + path.suspect_s:
+            return []
+        self._suspected = since
+        return [Suspected(path.route)]
+
     def _notice_silence(self, now: float) -> list[Effect]:
         path, since = self._now_path, self._waiting_since
         if path is None or since is None or now < self._silent_at(path, since):
@@ -515,7 +551,8 @@ class PathTable:
         if now >= since + GONE_S:
             return [*self._fell_silent(path, now), *self._switch(None, now, f"silent for {now - since:.1f} s")]
         fresh = [each for each in self._paths.values() if each.proven and each is not path and each.heard_at > since]
-        if path.lost < SILENT_PROBES or not fresh:
+        followed = [each for each in fresh if each.used_at > since]  # the peer has given it up
+        if not fresh or (path.lost < SILENT_PROBES and not followed):
             return []
         effects = self._fell_silent(path, now)
         return effects + self._switch(self._best(fresh), now, f"silent for {now - since:.1f} s")

@@ -312,6 +312,15 @@ class Crossing:
     def tell(self, peer: PeerId, message: Message) -> None:
         self._peer.send_notice(peer, notices.NAT, write_message(message))
 
+    def doubt(self, relay: PeerId) -> None:
+        """A path is silent: it may be we who have moved, and then this relay must hear of it."""
+        if self._peer.relays is not None:
+            self._peer.relays.client.doubt(relay)
+
+    def path_died(self, paths: PeerPaths) -> None:
+        """What went straight to a peer goes no more: nor does a punched connection, which would not notice for long."""
+        self.tcp.drop(paths.peer)
+
     def seen_as(self, route: Direct, endpoint: Endpoint) -> None:
         """A peer tells where what we send by this route comes from: have we moved?"""
         known = {each.host for each in self.door.observed}

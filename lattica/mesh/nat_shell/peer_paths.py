@@ -19,7 +19,16 @@ import msgspec
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.paths import PathForgotten, PathLost, PathProven, PathTable, SeenAs, Switched, route_text
+from lattica.mesh.nat.paths import (
+    PathForgotten,
+    PathLost,
+    PathProven,
+    PathTable,
+    SeenAs,
+    Suspected,
+    Switched,
+    route_text,
+)
 from lattica.mesh.nat.punching import (
     Attempted,
     BecameDirect,
@@ -51,7 +60,8 @@ log = logging.getLogger(__name__)
 UNUSED_S = 10.0
 """After the last connection is over: the next one, for a certificate that was renewed, say, takes the path that there
 is. Longer: mappings and sockets are kept alive for nothing."""
-BULK_AGAIN_S = 300.0
+BULK_AGAIN_S = 300.0  # between tries of TCP for bulk
+BULK_AFTER_S = 5.0  # after what was direct has died
 LEAST_S = 0.001
 """A core that says it is due now, and then again, shall not keep the loop from everything else."""
 
@@ -66,6 +76,8 @@ class Shell(Protocol):
     def links_of(self, peer: PeerId) -> Sequence[QuicLink]: ...
     def unused(self, paths: PeerPaths) -> None: ...
     def tell(self, peer: PeerId, message: Message) -> None: ...
+    def doubt(self, relay: PeerId) -> None: ...
+    def path_died(self, paths: PeerPaths) -> None: ...
     def seen_as(self, route: Direct, endpoint: Endpoint) -> None: ...
     def connect_tcp(self, paths: PeerPaths, effect: ConnectTcp) -> None: ...
     def became_direct(self, paths: PeerPaths, effect: BecameDirect) -> None: ...
@@ -214,6 +226,10 @@ class PeerPaths:
                 if isinstance(route, ViaRelay):
                     self.relayed_s = rtt_s
                 self.step(self.puncher.proven, route)
+            case Suspected(route):
+                log.debug("%s: nothing comes by %s", short_peer(self.peer), route)
+                for relay in {path.route.relay for path in self.table.paths if isinstance(path.route, ViaRelay)}:
+                    self._shell.doubt(relay)
             case PathLost(route, reason):
                 log.info("the path to %s by %s is lost: %s", short_peer(self.peer), route, reason)
             case PathForgotten(route):
@@ -245,6 +261,9 @@ class PeerPaths:
         if route is not None:
             for link in self._shell.links_of(self.peer):
                 link.take(route)
+        if isinstance(was, Direct) and isinstance(route, ViaRelay):
+            self._shell.path_died(self)
+            self._bulk_at = min(self._bulk_at, self._loop.time() + BULK_AFTER_S)
         if not isinstance(route, Direct):
             self.method = None
         if isinstance(route, ViaRelay):

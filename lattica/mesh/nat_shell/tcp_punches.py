@@ -97,6 +97,12 @@ class TcpPunches:
         if sock is not None and self._tcp is not None:
             self._tcp.adopt(sock, paths.peer, BULK if bulk else CONTROL, client=paths.puncher.lower)
 
+    def drop(self, peer: PeerId) -> None:
+        """End the punched connection to this peer, if there is one."""
+        remote = self.punched.pop(peer, None)
+        if remote is not None and self._tcp is not None:
+            self._tcp.cut(str(remote))
+
     async def _try(self, paths: PeerPaths, effect: ConnectTcp) -> None:
         assert self._tcp is not None
         try:

@@ -321,6 +321,12 @@ class Tcp:
             del self._ready[peer, plane]
             connection.finish()
 
+    def cut(self, remote: str) -> None:
+        """Connections to this address are dead: the owner hears so at once, and not when TCP gives up."""
+        for connection in list(self._connections.values()):
+            if connection.remote == remote:
+                connection.abort()
+
     def share_port(self) -> int:
         """Let connections begin from the port on which we listen (SO_REUSEPORT, set after binding: no other process
         may listen there for that); the port, 0 if there is none."""

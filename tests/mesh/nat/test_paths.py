@@ -290,3 +290,32 @@ def test_noting_a_packet_asks_for_a_nearer_deadline_only_when_it_is_nearer() -> 
     assert due is not None and table.sent(9.0) == (due > 9.0 + table.paths[0].suspect_s)
     table.next_deadline()
     assert not table.sent(9.001), "the first one is waited for already"
+
+
+def test_a_path_by_which_the_peer_is_heard_and_does_not_hear_is_left_within_two_seconds() -> None:
+    """Its relay knows an old address of the peer: what the peer sends arrives, what is sent to it does not."""
+    table, theirs = quiet_table()
+    channel = ViaRelay(RELAYS["relay"], 1)
+    answer(table, theirs, table.add(channel, 1.0), 1.1)
+    assert table.current == ELSEWHERE
+    now, switched = 10.0, list[paths.Effect]()
+    while now < 14.0 and not switched:
+        now += 0.02
+        table.sent(now)
+        effects = [*table.heard(ELSEWHERE, now), *table.tick(now)]
+        arrived = [effect for effect in effects if not isinstance(effect, SendOver) or effect.route == channel]
+        effects += answer(table, theirs, arrived, now + 0.05)
+        table.validate()
+        switched = [effect for effect in effects if isinstance(effect, Switched)]
+    assert switched and table.current == channel and now < 12.5, f"{now - 10:.1f} s"
+
+
+def test_a_path_that_the_peer_has_left_is_left_too_without_waiting_for_probes() -> None:
+    table, theirs = quiet_table()
+    channel = ViaRelay(RELAYS["relay"], 1)
+    answer(table, theirs, table.add(channel, 1.0), 1.1)
+    table.sent(10.0)
+    effects = list[paths.Effect]()
+    for now in (10.4, 10.5, 10.6, 10.7):
+        effects += [*table.heard(channel, now), *table.tick(now)]
+    assert [effect.route for effect in effects if isinstance(effect, Switched)] == [channel]
