@@ -11,6 +11,7 @@ from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.datagrams import ID_BYTES, RELAYED
 from lattica.mesh.nat.routes import Direct, ViaRelay
 from lattica.mesh.relay.binding import Binding, Effect, Lost, Say
+from lattica.mesh.relay.channels import LEASE_S
 from lattica.mesh.relay.framed import Framed
 from lattica.mesh.transport.path_socket import PathSocket
 
@@ -53,6 +54,7 @@ class OwnChannel:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self.began_at = self._loop.time()
+        self.leased_until = self.began_at + LEASE_S
         self.up: asyncio.Future[ViaRelay] = self._loop.create_future()
         self.binding = Binding(number, secret, rng, self.began_at)
         self.came_at = float("-inf")  # a datagram of the other end

@@ -147,7 +147,7 @@ class RelayClient:
         """The relay that calls has a channel for us, which that peer has opened."""
         relay = caller.get().peer
         number, secret = _grant((number, secret, lease_s))
-        if len(who) != PEER_ID_BYTES:
+        if not isinstance(who, bytes | memoryview) or len(who) != PEER_ID_BYTES:
             raise RemoteProtocolError("a channel of nobody")
         if sum(channel.relay == relay for channel in self.channels) >= OF_RELAY_MAX:
             raise PeerUnreachableError(f"this node has {OF_RELAY_MAX} channels by way of that relay")
@@ -343,13 +343,18 @@ class RelayClient:
         for relay in {channel.relay for channel in self.channels}:
             numbers = [channel.number for channel in self._of(relay)]
             try:
-                kept = set(await self._peer.call(relay, "relay.keep", numbers, timeout_s=OPEN_S, idempotent=True))
+                answer = await self._peer.call(relay, "relay.keep", numbers, timeout_s=OPEN_S, idempotent=True)
+                kept = {each for each in answer if isinstance(each, int)} if isinstance(answer, list) else set()
             except LatticaError as error:
                 log.info("relay %s: %s", peer_text(relay)[:8], str(error).partition("\n")[0])
-                continue
-            for number in numbers:
-                if number not in kept and (channel_ := self._channels.get(number)) is not None:
-                    self.channel_lost(channel_, "its relay does not know it any more")
+                kept = set(numbers)
+                until = now
+            else:
+                until = self._loop.time() + LEASE_S
+            for channel in self._of(relay):
+                channel.leased_until = max(channel.leased_until, until)
+                if channel.number in numbers and (channel.number not in kept or channel.leased_until <= now):
+                    self.channel_lost(channel, "its relay does not know it any more")
 
     def _spawn(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -368,12 +373,9 @@ RENEW_S = LEASE_S / 3
 
 def _grant(answer: object) -> tuple[int, bytes]:
     """(number, secret) of what a relay says. Raises RemoteProtocolError."""
-    if not isinstance(answer, list | tuple) or len(answer) < 2:
-        raise RemoteProtocolError("a relay gave a channel that is none")
-    try:
-        number, secret = int(answer[0]), bytes(answer[1])
-    except (TypeError, ValueError) as error:
-        raise RemoteProtocolError("a relay gave a channel that is none") from error
-    if not 0 <= number <= CHANNEL_MAX or len(secret) != SECRET_BYTES:
-        raise RemoteProtocolError("a relay gave a channel that is none")
-    return number, secret
+    match answer:
+        case [int(number), bytes() | memoryview() as secret, *_] if (
+            0 <= number <= CHANNEL_MAX and len(secret) == SECRET_BYTES
+        ):
+            return number, bytes(secret)
+    raise RemoteProtocolError("a relay gave a channel that is none")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Hashable
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from lattica.errors import LatticaError, PeerUnreachableError, PermissionDeniedError
+from lattica.errors import ConfigError, LatticaError, PeerUnreachableError, PermissionDeniedError
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, peer_text, short_peer
 from lattica.mesh.nat.routes import Direct, Endpoint
 from lattica.mesh.relay.channels import Channels, Grant
@@ -91,11 +91,14 @@ class RelayService:
     def open(self, called: bytes) -> tuple[int, bytes, float]:
         """A channel to this peer: (number, secret, seconds of its lease). It is told at once, over its session; a
         channel to this relay itself leads nowhere, and shows that it can be bound."""
-        who, called_peer = self._admit(), PeerId(bytes(called))
+        who = self._admit()
+        if not isinstance(called, bytes | memoryview) or len(called) != PEER_ID_BYTES:  # of a number, bytes() would be
+            raise ConfigError("a channel to nobody", do_next="name the peer by its id")
+        called_peer = PeerId(bytes(called))
         if called_peer == self._peer.id:  # only to see whether datagrams get here
             mine = self.channels.open(who, called_peer, self._loop.time()).ours
             return mine.number, mine.secret, mine.lease_s
-        if len(called_peer) != PEER_ID_BYTES or not self._peer.has_session(called_peer):
+        if not self._peer.has_session(called_peer):
             raise PeerUnreachableError(
                 f"peer {peer_text(called_peer)[:8]} is not connected to relay {peer_text(self._peer.id)[:8]}",
                 peer=peer_text(called_peer),
@@ -111,12 +114,14 @@ class RelayService:
     @method(role=None, idempotent=True)
     def keep(self, numbers: list[int]) -> list[int]:
         """Renew the leases of these channels; those that are there."""
-        return self.channels.keep(self._admit(), [int(number) for number in numbers[:KEEP_MAX]], self._loop.time())
+        known = [number for number in numbers[:KEEP_MAX] if isinstance(number, int)]
+        return self.channels.keep(self._admit(), known, self._loop.time())
 
     @method(role=None, idempotent=True)
     def close(self, number: int) -> None:
         """End a channel of the caller."""
-        self.channels.close(caller.get().peer, int(number))
+        if isinstance(number, int):
+            self.channels.close(caller.get().peer, number)
 
     def _admit(self) -> PeerId:
         """Who calls, if we may serve it. Raises PermissionDeniedError."""

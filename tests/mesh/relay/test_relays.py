@@ -10,7 +10,7 @@ from functools import wraps
 import pytest
 
 from lattica.errors import LatticaError, PeerUnreachableError, PermissionDeniedError
-from lattica.mesh.identity import peer_text
+from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.datagrams import BIND, RELAYED, SIGNED_BYTES, write_relayed
 from lattica.mesh.nat.routes import Direct, Endpoint, ViaRelay
@@ -162,6 +162,24 @@ async def test_a_channel_in_use_outlives_its_lease_by_being_renewed(site: Site) 
 
 
 @story
+async def test_a_relay_with_which_there_is_no_session_any_more_is_used_no_longer_than_the_lease(site: Site) -> None:
+    """It was revoked, say, and still answers datagrams."""
+    there, _ = await site.channel()
+    call = site.a.call
+
+    async def refused(target: PeerId, method: str, *args: object, **options: object) -> object:
+        if target == site.r1.id:
+            raise PeerUnreachableError("it is revoked")
+        return await call(target, method, *args, **options)
+
+    site.a.call = refused  # type: ignore[method-assign]
+    for _ in range(15):
+        site.a.socket.send(there, [b"x"])
+        await asyncio.sleep(LEASE_S / 10)
+    assert there not in [channel.route for channel in site.a.relays.client.channels]
+
+
+@story
 async def test_who_is_no_member_any_more_is_relayed_no_more_within_seconds(site: Site) -> None:
     there, _ = await site.channel()
     site.r1.objections[site.b.id] = "it was revoked"
@@ -232,6 +250,31 @@ async def test_a_node_without_the_role_relays_for_nobody(site: Site) -> None:
         with pytest.raises(PermissionDeniedError):
             await work
     other.stop()
+
+
+@story
+async def test_what_is_no_channel_or_no_peer_is_refused_and_takes_no_memory(site: Site) -> None:
+    nonsense: list[object] = [b"", b"short", 1 << 40, None, "text", [1], -1, True]
+    for what in nonsense:
+        with pytest.raises((LatticaError, TypeError)):
+            await site.a.call(site.r1.id, "relay.open", what)
+        await site.a.call(site.r1.id, "relay.close", what)
+        assert await site.a.call(site.r1.id, "relay.keep", [what]) == []
+    opened = ("relayed.opened", bytes(site.b.id))
+    for number, secret in (
+        (1, b"short"),
+        (1, 1 << 40),
+        (-1, bytes(32)),
+        (1 << 64, bytes(32)),
+        ("x", bytes(32)),
+        (None, 1),
+    ):
+        with pytest.raises(LatticaError):
+            await site.r1.call(site.a.id, *opened, number, secret, 600.0)
+    for who in nonsense:
+        with pytest.raises(LatticaError):
+            await site.r1.call(site.a.id, "relayed.opened", who, 2, bytes(32), 600.0)
+    assert not site.a.relays.client.channels and len(site.r1.relays.service.channels) == 0
 
 
 @story
