@@ -541,6 +541,8 @@ def _keeper(peer: Peer, wish: Wish) -> Keeper | str:
 
 def _mapped(peer: Peer, keeper: Keeper) -> None:
     """The gateway has mapped other ports here."""
+    if peer.traversal is not None:
+        peer.traversal.set_mapped(keeper.udp)
     peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
     if peer.traversal is not None:
         peer.traversal.set_mapped(keeper.udp)

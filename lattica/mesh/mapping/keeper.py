@@ -68,27 +68,27 @@ class Keeper:
 
     @property
     def udp(self) -> tuple[Endpoint, ...]:
-        """Where others reach our UDP port from outside."""
-        return self._mapped(Protocol.UDP)
+        """Where the gateways say that our UDP port is; behind a second NAT they say a private address."""
+        found = (asked.mapper.told(Protocol.UDP) for asked in self._asked.values())
+        return tuple(endpoint for endpoint in found if endpoint is not None)
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:
-        """Where others reach our TCP port, then our UDP port, each endpoint once."""
-        return tuple(dict.fromkeys([*self._mapped(Protocol.TCP), *self.udp]))
-
-    def _mapped(self, protocol: Protocol) -> tuple[Endpoint, ...]:
-        found = (asked.mapper.mapped(protocol) for asked in self._asked.values())
-        return tuple(endpoint for endpoint in found if endpoint is not None)
+        """Where others reach our TCP port from outside, then our UDP port, each endpoint once."""
+        order = (Protocol.TCP, Protocol.UDP)
+        found = (asked.mapper.mapped(protocol) for protocol in order for asked in self._asked.values())
+        return tuple(dict.fromkeys(endpoint for endpoint in found if endpoint is not None))
 
     def start(self) -> None:
         """Begin, soon."""
         self._timer = self._loop.call_later(AFTER_S, self._look)
 
     async def stop(self) -> None:
-        """Give all back."""
+        """Give all back. Nobody is told: the node ends."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._changed = lambda keeper: None
         asked, self._asked = list(self._asked.values()), {}
         await asyncio.gather(*(each.stop() for each in asked))
 

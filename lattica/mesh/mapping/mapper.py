@@ -5,7 +5,7 @@
     refused(now)                      nobody listens there
     upnp_answered(answer, now)        as asked by `AskUpnp`
     release(now)                      the node ends: give the ports back
-    tick(now) · next_deadline() · mapped(protocol) · status()
+    tick(now) · next_deadline() · told(protocol) · mapped(protocol) · status()
 
 PCP first, then NAT-PMP, which share a port, then UPnP. A way that gives no port within ASKS_MAX questions, or says no,
 is left for the next; after the last all are tried again, AGAIN_S later. Of a gateway that gives ports by one way no
@@ -63,7 +63,7 @@ class AskUpnp(msgspec.Struct, frozen=True):
 
 
 class Changed(msgspec.Struct, frozen=True):
-    """`mapped` answers differently."""
+    """`told` answers differently."""
 
 
 class UpnpAnswer(msgspec.Struct, frozen=True):
@@ -205,12 +205,15 @@ class Mapper:
 
     # -- what we have
 
+    def told(self, protocol: Protocol) -> Endpoint | None:
+        """Where the gateway says that our port is; its outer address may itself be behind a NAT."""
+        found = (wish for wish in self._wishes if wish.protocol is protocol and wish.port and wish.host)
+        return next((Endpoint(wish.host, wish.port) for wish in found), None)
+
     def mapped(self, protocol: Protocol) -> Endpoint | None:
-        """Where others reach our port from outside. None too if the gateway's outer address is itself behind a NAT."""
-        for wish in self._wishes:
-            if wish.protocol is protocol and wish.port and wish.host and not is_private(wish.host):
-                return Endpoint(wish.host, wish.port)
-        return None
+        """Where others reach our port from outside."""
+        found = self.told(protocol)
+        return None if found is None or is_private(found.host) else found
 
     @property
     def outer_hosts(self) -> list[str]:
@@ -375,7 +378,7 @@ class Mapper:
         return effects + self._next(now)
 
     def _changes(self) -> list[Effect]:
-        told = tuple(self.mapped(wish.protocol) for wish in self._wishes)
+        told = tuple(self.told(wish.protocol) for wish in self._wishes)
         if told == self._told:
             return []
         self._told = told
