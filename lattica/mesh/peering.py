@@ -36,7 +36,18 @@ from lattica.mesh.links import (
     Unreachable,
     WeAreTwin,
 )
-from lattica.mesh.liveness import DEAD_AFTER_S, PROBE_S, WAIT_S, due, is_silent, measure_at, round_trip, verdict
+from lattica.mesh.liveness import (
+    DEAD_AFTER_S,
+    PROBE_S,
+    WAIT_S,
+    due,
+    fell_silent,
+    given_up_at,
+    is_silent,
+    measure_at,
+    round_trip,
+    verdict,
+)
 from lattica.mesh.session import Session
 from lattica.mesh.twins import Inquiry, Process, is_later_twin, statement
 from lattica.mesh.us import Effect, Us, farewell
@@ -220,6 +231,9 @@ class Peering:
                     connection.asked_at = None
             case wire.Want(plane):
                 self.dialing.bulk_asked = self.dialing.bulk_asked or plane == BULK
+                for bulk in self.of_plane(BULK):
+                    if fell_silent(bulk, now):  # the other side has none, so its way is gone
+                        effects += self.hang_up(bulk, wire.STALE, "the other side has no bulk connection")
                 effects += self._bulk_if_needed(now)
             case wire.Prove(instance):
                 effects += self._prove(connection, instance, now)
@@ -263,6 +277,8 @@ class Peering:
         first = self.dialing.next_deadline(up=session is not None)
         for connection in self.connections.values():
             at = due(connection, *self._measure(connection))
+            if connection.plane == BULK and connection.pinged_at is not None:
+                at = min(at, given_up_at(connection, self.control))
             if first is None or at < first:
                 first = at
         if self.inquiry is not None and (first is None or self.inquiry.due < first):
@@ -277,6 +293,8 @@ class Peering:
 
     def _look_at(self, connection: Connection, now: float) -> list[Effect]:
         """Ask whether this connection lives, or close it, if it is time to."""
+        if connection.plane == BULK and given_up_at(connection, self.control) <= now:
+            return self._close(connection, wire.STALE, "it is silent, and control is heard", now)
         by = self._measure(connection)
         if due(connection, *by) > now:
             return []
@@ -437,7 +455,7 @@ class Peering:
         plane, effects = connection.plane, list[Effect]()
         other = next(iter(self.of_plane(plane)), None)
         if other is not None:
-            if self._stays(other, connection):
+            if self._stays(other, connection) and not (plane == BULK and fell_silent(other, now)):
                 if connection.dialed:
                     return self._close(connection, wire.STALE, "another one is there, and stays", now)
                 connection.state = State.SPARE

@@ -336,6 +336,26 @@ def test_a_peer_that_is_only_slow_keeps_the_bulk_that_flows() -> None:
     assert bob.got == [b"call"] and ring.carrier(ann, bob, BULK) is bulk
 
 
+def test_bulk_by_a_dead_tcp_connection_goes_on_by_another_way_while_control_is_heard_by_quic() -> None:
+    """Both punched their NATs, control by UDP and bulk by TCP; then bob's router got another address. The path table
+    has found another path for control; ann has nothing to send, and would not ask for a quarter of a minute."""
+    ring = Ring()
+    ann, bob = ring.node("ann", 1), ring.node("bob", 2)
+    ring.rank = DATAGRAM_RANK
+    ring.connect(ann, bob)
+    ring.rank = STREAM_RANK
+    ring.say(bob, ann, b"1", BULK)
+    old = ring.carrier(ann, bob, BULK)
+    ring.silence(old)
+    ring.rank = DATAGRAM_RANK
+    ring.send(bob, ann, b"2", BULK)
+    for _ in range(15):
+        ring.advance(0.1)
+        ring.say(ann, bob, b"alive")
+    assert ann.got == [b"1", b"2"] and not ann.seen(SessionDown)
+    assert ring.carrier(ann, bob, BULK) is not old
+
+
 def test_when_nothing_is_due_silence_is_broken_by_pings() -> None:
     ring, ann, bob = pair()
     ring.advance(300)
