@@ -412,7 +412,12 @@ class Runtime:
             self.reactor.flush()
         lost, coming = self.objects.lost, self.objects.is_coming
         if not self.wait_until(lambda: not any(map(coming, holds)) or self.gone, timeout):
-            raise GetTimeoutError(f"values on other machines had not come after {timeout} s")
+            from lattica.actors import waiting
+
+            first = next(hold for hold in holds if coming(hold))
+            reason = waiting.why_away(self, first.id, timeout or 0.0)
+            said = f", first {first.id.hex()[:8]}: {reason}" if reason else ""
+            raise GetTimeoutError(f"values on other machines had not come after {timeout} s{said}")
         for hold in holds:
             if hold.offset < 0:
                 why = lost(hold.id)

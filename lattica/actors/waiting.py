@@ -33,11 +33,23 @@ def why(runtime: Runtime, ref: ObjectRef, timeout: float) -> str:
     return f"{words}: {answer}" if answer else words
 
 
+def why_away(runtime: Runtime, id: bytes, timeout: float) -> str:
+    """The same of a value that lies on another machine."""
+    if timeout < ASKED_FROM_S or runtime.gone:
+        return ""
+    try:
+        return str(runtime.ask_node(m.Why(runtime.next_request(), object=id), ANSWER_S).data.get("why", ""))
+    except LatticaError:
+        return ""
+
+
 def _look(runtime: Runtime, ref: ObjectRef, depth: int) -> tuple[str, m.Why | None]:
     """(words, what the node may know more of)."""
     record: Any = ref._task
-    if ref._value is not None or record is None or not depth:
-        return ("" if ref._value is not None else "it is made by another process"), None
+    if ref._value is not None or not depth:
+        return "", None
+    if record is None:
+        return "it is made by another process", m.Why(runtime.next_request(), object=ref.id)
     name = record.name if isinstance(record, TaskRecord) else f"{record.peer.class_name}.{record.method}"
     if record.missing and (arguments := [dep for dep in record.deps if dep._value is None]):
         words, question = _look(runtime, arguments[0], depth - 1)

@@ -331,12 +331,14 @@ class ActorCheckpoint(msgspec.Struct, array_like=True, tag=33):
 
 class Why(msgspec.Struct, array_like=True, tag=34):
     """Why does it wait, and where is it? Answered by `State`: {"why": words}, "" if nothing is known. of: a lease
-    request of mine; actor: one that I call, at `worker` if I am connected with it; worker alone: of a task of mine."""
+    request of mine; actor: one that I call, at `worker` if I am connected with it; worker alone: of a task of mine;
+    object: that others make, or that lies elsewhere."""
 
     request: int
     of: int = 0
     actor: bytes = b""
     worker: int = 0
+    object: bytes = b""
 
 
 class GroupCreate(msgspec.Struct, array_like=True, tag=30):

@@ -237,6 +237,17 @@ class FarObjects:
         elif (missing := self._missing.get(object_)) is not None:
             self._seek(object_, missing.how)
 
+    def why(self, object_: bytes) -> str:
+        """Why what we borrow is not here, in words; "" if it is."""
+        if (source := self._sources.get(object_)) is not None:
+            return f"it is being fetched from {source.client.name}"
+        if (seeking := self._seeking.get(object_)) is not None:
+            return f"a copy is looked for: {seeking.how}"
+        if (missing := self._missing.get(object_)) is not None:
+            return f"{missing.how}; it is waited for, as that machine may be silent only"
+        lender = self._neighbour(self._node.store.ledger.lender(object_) or 0)
+        return f"{lender.client.name}, which lends it, has not said that it has a value" if lender is not None else ""
+
     def missing_of(self, neighbour: Neighbour) -> list[bytes]:
         """What it lends us, and has a value, and is not here."""
         lent = self._node.store.ledger.lent_by(neighbour.client.number)

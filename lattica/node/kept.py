@@ -136,9 +136,9 @@ class Kept:
         """Keep it here. Its CID, binary."""
         return self.disk.put(data)
 
-    def forget_soon(self, content: bytes) -> None:
-        """A newer checkpoint has taken its place: in SOON_S nobody asks for it any more."""
-        name, at = cid_text(content), self._loop.time() + SOON_S
+    def forget_soon(self, content: bytes, after_s: float = SOON_S) -> None:
+        """A newer checkpoint has taken its place: soon nobody asks for it any more."""
+        name, at = cid_text(content), self._loop.time() + after_s
         if name in self.disk.sizes:
             self._unnamed[name] = min(self._unnamed.get(name, at), at)
             self._sweep_later()
@@ -411,7 +411,7 @@ class Kept:
     def unkeep_here(self, neighbour: Neighbour, message: far.Unkeep) -> None:
         """They need it no more; others may."""
         if self._for.get(cid_text(message.content[:CID_MAX_BYTES])) == neighbour.peer:
-            self.forget_soon(message.content)
+            self.forget_soon(message.content, 0.0)  # no row names it, so its owner alone would ask
 
     def parted(self, neighbour: Neighbour) -> None:
         """A node is gone."""

@@ -22,10 +22,21 @@ def _why(node: Node, client: int, message: m.Why) -> str:
         return words
     if message.actor and not message.worker:
         return node.far.actors.why(message.actor) if node.far is not None else ""
+    if message.object:
+        return _of_object(node, message.object)
     if message.worker:
         away = node.far.workers.aways.get(message.worker) if node.far is not None else None
         return f"it is on {away.neighbour.client.name}" if away is not None else ""
     return of_request(node, client, message.of)
+
+
+def _of_object(node: Node, object_: bytes) -> str:
+    ledger = node.store.ledger
+    if node.far is not None and ledger.lender(object_) is not None:
+        return node.far.objects.why(object_)
+    owner = ledger.owner(object_)
+    client = node.clients.get(owner) if owner is not None else None
+    return f"{client.kind} {client.name or client.number} (pid {client.pid}) owes it" if client is not None else ""
 
 
 def _of_actor(node: Node, actor: bytes) -> str:

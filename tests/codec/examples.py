@@ -57,7 +57,7 @@ EXAMPLES: list[Any] = [
     m.CancelObject(OBJECT, True, False),
     m.Unheard([OBJECT], 3),
     m.FromAfar(OBJECT, 3, True, 5),
-    m.Why(7, 5, ACTOR, 3),
+    m.Why(7, 5, ACTOR, 3, OBJECT),
     m.GroupCreate(7, OBJECT, [CPU], "PACK", "trial"),
     m.GroupRemove(OBJECT, b"n" * 32),
     m.GroupWanted(7, OBJECT, b"n" * 32, "trial", True),

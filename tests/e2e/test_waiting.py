@@ -78,3 +78,12 @@ def test_of_placement_groups(one_cpu: object) -> None:
     strategy = PlacementGroupSchedulingStrategy(group)
     assert re.search(r"placement group \w+ is PENDING", said(nap.options(scheduling_strategy=strategy).remote(0.0)))
     lattica.kill(holds)
+
+
+def test_of_what_others_make(one_cpu: object) -> None:
+    @lattica.remote(num_cpus=0)
+    def owes() -> list[Any]:
+        return [nap.options(num_cpus=0).remote(5.0)]
+
+    [ref] = lattica.get(owes.remote(), timeout=10)
+    assert re.search(r"it is made by another process: worker .* \(pid \d+\) owes it", said(ref))

@@ -398,3 +398,18 @@ def test_a_copy_that_is_found_while_its_lender_is_dying_is_taken_once() -> None:
 
     for seed in range(SEEDS_OF_STORIES):
         run_virtually(act(seed))
+
+
+def test_who_gives_up_waiting_is_told_where_it_hangs() -> None:
+    async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
+        why = a.machine.objects.why
+        assert "which lends it, has not said that it has a value" in why(object_)
+        world.silence(b.machine, [a.machine, c.machine], 30.0)
+        a.read(object_)
+        assert "a copy is looked for: its machine is gone" in why(object_)
+        await past(8.0)
+        assert "its machine is gone; it is waited for" in why(object_)
+        await past(30.0)
+        assert not a.asked and world.reads == 1
+
+    tell(story)
