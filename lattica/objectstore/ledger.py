@@ -26,9 +26,7 @@ One file, though a long one: the verbs are few lines each, and the invariants th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 
 import msgspec
 
@@ -557,30 +555,53 @@ class Ledger:
     def validate(self) -> None:
         """Assert that every number kept twice is the same in both places, and that nothing is kept for nobody."""
         clients, entries = self._clients, self._entries
-        holders = Counter(chain.from_iterable(client.counts for client in clients.values()))
-        waits = {(number, object) for number, client in clients.items() for object in client.waits}
-        answers = {object: owner for owner, client in clients.items() for object in client.answers_for}
-        assert len(answers) == sum([len(client.answers_for) for client in clients.values()]), "two owners of one id"
-        makers: set[tuple[int, bytes]] = set()
+        holders: dict[bytes, int] = {}
+        # What an entry says of a client is looked up there, and counted: no client says more than the entries do.
+        waits = answers = made = 0
+        for client in clients.values():
+            for object, count in client.counts.items():
+                assert count, "a count of zero"
+                holders[object] = holders.get(object, 0) + 1
+            waits += len(client.waits)
+            answers += len(client.answers_for)
+            made += len(client.made)
         for object, entry in entries.items():
             state, waiters = entry.state, entry.waiters
-            for seal in state.attempts() if type(state) is _Sealed else ():
-                makers.add((seal.maker, object))
-                for inner in seal.contains:
-                    holders[inner] += 1
             assert entry.holders or waiters, "an entry is kept for nobody"
-            assert len(set(waiters)) == len(waiters), "one client waits twice"
-            assert not waiters or not isinstance(state, _Sealed | _Lost), "an answer is due"
+            if waiters:
+                assert len(set(waiters)) == len(waiters), "one client waits twice"
+                assert not isinstance(state, _Sealed | _Lost), "an answer is due"
+                for number in waiters:
+                    assert object in clients[number].waits, "lost waiters"
+                waits -= len(waiters)
+            if type(state) is _Sealed:
+                made -= self._validate_seals(object, state, holders)
+                continue
             owner = self._owner_of(object, entry)
-            assert answers.get(object) == owner, "the wrong client answers for an id"
+            if owner is not None:
+                assert object in clients[owner].answers_for, "the wrong client answers for an id"
+                answers -= 1
             assert owner is not None or not (state is None and waiters), "an answer can never come"
-        assert 0 not in chain.from_iterable(client.counts.values() for client in clients.values()), "a count of zero"
-        held = {object: entry.holders for object, entry in entries.items() if entry.holders}
-        assert dict(holders) == held, "wrong holders"
+        assert not waits, "a client waits for what does not know it"
+        assert not answers, "two owners of one id, or one of what needs none"
+        assert not made, "a maker remembers what it did not make, or what is gone"
+        assert holders == {object: entry.holders for object, entry in entries.items() if entry.holders}, "wrong holders"
         assert self._borrowed.keys() <= entries.keys(), "what nobody holds is still borrowed"
-        assert waits == {(n, object) for object, entry in entries.items() for n in entry.waiters}, "lost waiters"
-        made = {(number, object) for number, client in clients.items() for object in client.made}
-        assert made == {one for one in makers if one[0] != NODE}, "a maker forgot what it made, or made it never"
+
+    def _validate_seals(self, object: bytes, state: _Sealed, holders: dict[bytes, int]) -> int:
+        """Add what contains others to their `holders`; how many clients have made it, in one attempt or more."""
+        if state.earlier is None and not state.contains:
+            makers = {state.maker}
+        else:
+            makers = set()
+            for seal in state.attempts():
+                makers.add(seal.maker)
+                for inner in seal.contains:
+                    holders[inner] = holders.get(inner, 0) + 1
+        makers.discard(NODE)
+        for maker in makers:
+            assert object in self._clients[maker].made, "a maker forgot what it made"
+        return len(makers)
 
     def _ours_after_all(self, client: int, object: bytes) -> list[Effect]:
         """Two that borrow one object from each other would both keep it for ever."""
