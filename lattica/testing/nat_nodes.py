@@ -16,14 +16,17 @@ from itertools import count
 from random import Random
 
 from lattica.mesh.identity import PeerId
-from lattica.mesh.nat import datagrams, punching
+from lattica.mesh.nat import attempts, datagrams
 from lattica.mesh.nat.answering import KINDS, Answering, HaveSent
+from lattica.mesh.nat.attempts import Introduction, Situation, Tell
 from lattica.mesh.nat.candidates import gather
 from lattica.mesh.nat.datagrams import PROBE, Keys
 from lattica.mesh.nat.measuring import Measured, Measurement, Witness
 from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.paths import PathForgotten, PathProven, PathTable, SeenAs, Switched
-from lattica.mesh.nat.punching import Budget, Introduction, Puncher, Situation, Tell
+from lattica.mesh.nat.path import PathForgotten, PathProven, SeenAs, Switched
+from lattica.mesh.nat.paths import PathTable
+from lattica.mesh.nat.punching import Puncher
+from lattica.mesh.nat.rounds import Budget
 from lattica.mesh.nat.routes import MAIN, CloseSocket, Direct, Endpoint, OpenSocket, Route, SendOver, ViaRelay
 from lattica.testing.nats import PORT, Nats, Say
 from lattica.testing.world import World
@@ -197,7 +200,7 @@ class NatNode:
     def said(self, sender: str, message: object, now: float) -> list[object]:
         if isinstance(message, HaveSent):
             return self._done(self.answering.send_for(message.data, message.to, now), sender, now)
-        assert isinstance(message, punching.Message)
+        assert isinstance(message, attempts.Message)
         puncher = self.punchers.get(sender)
         return self._done(puncher.said(message, now), sender, now) if puncher else []
 
@@ -286,7 +289,7 @@ class NatNode:
         *given, now = args
         for peer, puncher in self.punchers.items():
             made = getattr(puncher, verb)(*given, now)
-            if any(isinstance(effect, punching.BecameDirect) for effect in made):
+            if any(isinstance(effect, attempts.BecameDirect) for effect in made):
                 self.tcp.add(peer)
             effects += self._done(made, peer, float(str(now)))
         return effects

@@ -23,7 +23,6 @@ Each round leaves an `Attempted`.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import assert_never
@@ -31,189 +30,42 @@ from typing import assert_never
 import msgspec
 
 from lattica.mesh.nat import datagrams, salvos
-from lattica.mesh.nat.behaviour import Behaviour
-from lattica.mesh.nat.candidates import CANDIDATES_MAX, Candidate, observed_of, targets
+from lattica.mesh.nat.attempts import (
+    Again,
+    Attempted,
+    BecameDirect,
+    Effect,
+    Go,
+    Introduce,
+    Introduced,
+    Introduction,
+    Later,
+    Message,
+    Prepare,
+    Readiness,
+    Ready,
+    Situation,
+    StaysRelayed,
+    Tell,
+)
+from lattica.mesh.nat.candidates import CANDIDATES_MAX
 from lattica.mesh.nat.datagrams import Keys, Kind, Probe
 from lattica.mesh.nat.measuring import Witness
-from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_open, is_symmetric, may_open_tcp
-from lattica.mesh.nat.routes import (
-    MAIN,
-    CloseSocket,
-    ConnectTcp,
-    Direct,
-    Endpoint,
-    OpenSocket,
-    Route,
-    SendOver,
-    is_sendable,
-)
-from lattica.mesh.nat.salvos import Shot
+from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_symmetric, may_open_tcp
+from lattica.mesh.nat.rounds import OBSERVED_S, Budget, Round, needs_preparation
+from lattica.mesh.nat.routes import CloseSocket, ConnectTcp, Direct, Endpoint, OpenSocket, Route, SendOver, is_sendable
 
-FRESH_ROUND = 3  # of simultaneous sending: an early packet may have spoilt the ports of the first
 ANSWER_S = 4.0  # for the other side's next message
-OBSERVE_S = (0.0, 0.15, 0.4, 0.8)
-OBSERVED_S = 1.2  # then a fresh socket does without
 TCP_S = 3.0  # a round of TCP: the second SYN comes after one second
 TCP_AGAIN_S = 0.2  # after a refusal
 TCP_TARGETS_MAX = 3
 TCP_TRIES_MAX = 12
 PAUSES_S = (30.0, 120.0, 600.0, 3600.0)
-BIRTHDAYS_AN_HOUR = 10
 AGAINS_S = 60.0  # by the other side's wish there is another attempt so often, the first AGAINS_FREE at once
 AGAINS_FREE = 4
 ANEW_S = 0.2
 SETTLED_S = 0.6  # after its beginning a round of simultaneous sending has succeeded, or it seldom will
 TEXT_MAX = 80
-
-
-class Introduction(msgspec.Struct, frozen=True):
-    """What one side tells of itself. tcp: where its listening port is seen over TCP."""
-
-    behaviour: Behaviour
-    candidates: tuple[Candidate, ...]
-    tcp: tuple[Endpoint, ...] = ()
-    birthday: bool = True
-
-
-class Situation(msgspec.Struct, frozen=True):
-    """What we know of ourselves. tcp_port: on which we listen."""
-
-    introduction: Introduction
-    witnesses: tuple[Witness, ...] = ()
-    tcp_port: int = 0
-
-
-class Readiness(msgspec.Struct, frozen=True):
-    """endpoint: where our fresh socket is seen. ports: those that its next mappings will probably get."""
-
-    endpoint: Endpoint | None = None
-    ports: tuple[int, ...] = ()
-
-
-class Introduce(msgspec.Struct, frozen=True, tag=1):
-    attempt: int
-    introduction: Introduction
-
-
-class Introduced(msgspec.Struct, frozen=True, tag=2):
-    attempt: int
-    introduction: Introduction
-
-
-class Prepare(msgspec.Struct, frozen=True, tag=3):
-    attempt: int
-    round: int
-    method: Method
-
-
-class Ready(msgspec.Struct, frozen=True, tag=4):
-    """took_s: how long it took to become ready, which is no part of the round trip."""
-
-    attempt: int
-    round: int
-    readiness: Readiness
-    took_s: float
-
-
-class Go(msgspec.Struct, frozen=True, tag=5):
-    attempt: int
-    round: int
-    method: Method
-    readiness: Readiness
-
-
-class Later(msgspec.Struct, frozen=True, tag=6):
-    """Instead of Ready: not now, but again in so many seconds."""
-
-    attempt: int
-    again_s: float
-
-
-class Again(msgspec.Struct, frozen=True, tag=7):
-    """Of the side that follows: it has found out more, so another attempt is worth it. attempt: the latest it knows."""
-
-    attempt: int
-
-
-Message = Introduce | Introduced | Prepare | Ready | Go | Later | Again
-
-
-class Tell(msgspec.Struct, frozen=True):
-    """Say this to the peer, over the session (`nat.punch`)."""
-
-    message: Message
-
-
-class Attempted(msgspec.Struct, frozen=True):
-    """A round is over. reason: why it came to nothing; shots: datagrams sent; took_s: since its beginning."""
-
-    method: Method | None
-    round: int
-    direct: bool
-    took_s: float
-    shots: int
-    reason: str = ""
-
-
-class BecameDirect(msgspec.Struct, frozen=True):
-    """over: the route, or the remote end of a TCP connection; took_s: since `punch`, or the other side's Introduce."""
-
-    method: Method
-    over: Direct | Endpoint
-    took_s: float
-
-
-class StaysRelayed(msgspec.Struct, frozen=True):
-    """Every method was tried, or there is none. again_s: until the next attempt by ourselves."""
-
-    reason: str
-    again_s: float
-
-
-Effect = Tell | SendOver | OpenSocket | CloseSocket | ConnectTcp | Attempted | BecameDirect | StaysRelayed
-
-
-class Budget:
-    """Of birthday rounds, which send by the thousand: of all punchers of a node together, one at a time."""
-
-    def __init__(self, an_hour: int = BIRTHDAYS_AN_HOUR) -> None:
-        self._times: deque[float] = deque(maxlen=max(an_hour, 1))
-        self._an_hour = an_hour
-
-    def is_busy(self, now: float) -> bool:
-        """Whether a round is under way."""
-        return bool(self._times) and now - self._times[-1] < salvos.BIRTHDAY_S
-
-    def take(self, now: float) -> bool:
-        if self.is_busy(now):
-            return False
-        full = len(self._times) == self._times.maxlen and now - self._times[0] < 3600.0
-        if full or not self._an_hour:
-            return False
-        self._times.append(now)
-        return True
-
-
-class _Round(msgspec.Struct):
-    """One round, from its preparation to its end."""
-
-    number: int
-    method: Method
-    since: float
-    sockets: tuple[int, ...] = ()  # fresh ones
-    opening: set[int] = set()
-    observing: dict[bytes, int] = {}  # transaction -> which witness
-    questions: list[tuple[float, bytes]] = []
-    seen: dict[int, Endpoint] = {}
-    prepared_at: float = float("inf")  # at the latest
-    ready: bool = False
-    asked_at: float = 0.0  # when Prepare came, on the higher side
-    shots: Sequence[Shot] = ()
-    begins: float = float("inf")
-    ends: float = float("inf")
-    shot: int = 0  # how many are sent
-    connects: list[tuple[float, Endpoint]] = []
-    connected: int = 0
 
 
 class Puncher:
@@ -239,7 +91,7 @@ class Puncher:
         self._attempt = 0
         self._theirs: Introduction | None = None
         self._plan: list[tuple[Method, int]] = []  # rounds to come
-        self._round: _Round | None = None
+        self._round: Round | None = None
         self._other: Readiness | None = None  # what the other side told of its fresh socket, before ours was ready
         self._since = 0.0
         self._rtt_s = 0.2
@@ -259,6 +111,15 @@ class Puncher:
     @property
     def busy(self) -> bool:
         return self._round is not None or self._waits_until < float("inf")
+
+    @property
+    def _witnesses(self) -> Sequence[Witness]:
+        return self.situation.witnesses if self.situation is not None else ()
+
+    @property
+    def _step(self) -> int:
+        """Between ports of our sequential allocator."""
+        return self.situation.introduction.behaviour.step if self.situation is not None else 0
 
     @property
     def tcp_targets(self) -> tuple[Endpoint, ...]:
@@ -332,7 +193,7 @@ class Puncher:
             return [CloseSocket(socket)]
         round_.opening.discard(socket)
         if not round_.opening:
-            self._observe(round_, now)
+            round_.observe(self._witnesses, self._rng, now)
         return self.tick(now)
 
     def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
@@ -340,13 +201,7 @@ class Puncher:
         round_ = self._round
         if round_ is None or self.situation is None or not round_.observing:
             return []
-        for witness in self.situation.witnesses:
-            answer = datagrams.read_answer(witness.keys.receiving, data)
-            if answer is not None and answer.transaction in round_.observing:
-                round_.seen[round_.observing.pop(answer.transaction)] = answer.seen
-                round_.questions = [each for each in round_.questions if each[1] in round_.observing]
-                return self.tick(now)
-        return []
+        return self.tick(now) if round_.answered(self._witnesses, data) else []
 
     def connected(self, attempt: int, remote: Endpoint, now: float) -> list[Effect]:
         """A TCP connection that we asked for is there."""
@@ -375,8 +230,8 @@ class Puncher:
         round_ = self._round
         if round_ is None:
             return []
-        effects = self._ask_witnesses(round_, now)
-        if not round_.ready and self._is_ready(round_, now):
+        effects = list[Effect](round_.ask(self._witnesses, now))
+        if not round_.ready and round_.is_ready(now):
             round_.ready = True
             effects += self._ready(round_, now)
         effects += self._shoot(round_, now)
@@ -457,16 +312,10 @@ class Puncher:
         if method is Method.BIRTHDAY and not self._budget.take(now):
             return [Attempted(method, number, False, 0.0, 0, "too many in this hour"), *self._next_round(now)]
         effects = self._prepare(method, number, now)
-        if self._needs_preparation(method, number):
+        if needs_preparation(method, number):
             self._asked_at, self._waits_until = now, now + ANSWER_S
             return [Tell(Prepare(self._attempt, number, method)), *effects]
         return [*effects, *self._go(Readiness(), now)]
-
-    @staticmethod
-    def _needs_preparation(method: Method, number: int) -> bool:
-        return method in (Method.PREDICTION, Method.BIRTHDAY) or (
-            method is Method.SIMULTANEOUS and number >= FRESH_ROUND
-        )
 
     def _asked_to_prepare(self, message: Prepare, now: float) -> list[Effect]:
         effects = self._drop_round(now, "the other side went on") if self._round else []
@@ -484,13 +333,13 @@ class Puncher:
         """On the side that follows: what it told of itself, and the hour's bound, hold here too."""
         return self.situation is not None and self.situation.introduction.birthday and self._budget.take(now)
 
-    def _ready(self, round_: _Round, now: float) -> list[Effect]:
+    def _ready(self, round_: Round, now: float) -> list[Effect]:
         """Our sockets are open and observed, or it took too long."""
-        if not self._needs_preparation(round_.method, round_.number):
+        if not round_.is_prepared:
             return []
         if not self.lower:
             round_.ends = now + ANSWER_S
-            readiness = self._readiness(round_)
+            readiness = round_.readiness(self._step)
             return [Tell(Ready(self._attempt, round_.number, readiness, now - round_.asked_at))]
         return self._go(self._other, now) if self._other is not None else []
 
@@ -510,7 +359,7 @@ class Puncher:
         round_ = self._round
         assert round_ is not None
         self._other = None
-        effects: list[Effect] = [Tell(Go(self._attempt, round_.number, round_.method, self._readiness(round_)))]
+        effects: list[Effect] = [Tell(Go(self._attempt, round_.number, round_.method, round_.readiness(self._step)))]
         self._begin(round_, other, now + self._rtt_s / 2)
         return effects
 
@@ -535,59 +384,17 @@ class Puncher:
         """Open the sockets that this round takes on our side."""
         assert self.situation is not None
         count, symmetric = 0, is_symmetric(self.situation.introduction.behaviour)
-        if fresh and self._needs_preparation(method, number):
+        if fresh and needs_preparation(method, number):
             count = {Method.BIRTHDAY: salvos.FAN if symmetric else 0, Method.PREDICTION: int(symmetric)}.get(method, 1)
         sockets = tuple(next(self._sockets) for _ in range(count))
         self._other = None
-        round_ = self._round = _Round(number, method, now, sockets, set(sockets), {}, [], {}, connects=[])
+        round_ = self._round = Round(number, method, now, sockets, set(sockets), {}, [], {}, connects=[])
         round_.prepared_at = now + OBSERVED_S + 1.0 if sockets else now
         round_.ends = now + OBSERVED_S + ANSWER_S + 1.0
         round_.ready = not sockets and self.lower
         return [OpenSocket(socket) for socket in sockets]
 
-    def _observe(self, round_: _Round, now: float) -> None:
-        """Ask two witnesses how the fresh socket is seen, one after the other: the second's port is the latest."""
-        assert self.situation is not None
-        if round_.method is Method.BIRTHDAY:
-            round_.prepared_at = now
-            return
-        wanted = 2 if round_.method is Method.PREDICTION else 1
-        for index in range(min(wanted, len(self.situation.witnesses))):
-            transaction = self._rng.randbytes(8)
-            round_.observing[transaction] = index
-            round_.questions += [(now + after, transaction) for after in OBSERVE_S]
-        round_.questions.sort(key=lambda question: question[0])
-        round_.prepared_at = now + OBSERVED_S
-
-    def _ask_witnesses(self, round_: _Round, now: float) -> list[Effect]:
-        effects: list[Effect] = []
-        while round_.questions and round_.questions[0][0] <= now:
-            _, transaction = round_.questions.pop(0)
-            witness = self._witness(round_.observing[transaction])
-            probe = Probe(transaction, Kind.OBSERVE, max(int(now * 1e6), 0))
-            data = datagrams.write_probe(witness.keys.sending, probe)
-            effects.append(SendOver(Direct(witness.endpoint, round_.sockets[0]), data))
-        return effects
-
-    def _witness(self, index: int) -> Witness:
-        assert self.situation is not None
-        return self.situation.witnesses[index % len(self.situation.witnesses)]
-
-    @staticmethod
-    def _is_ready(round_: _Round, now: float) -> bool:
-        return now >= round_.prepared_at or (not round_.opening and bool(round_.seen) and not round_.observing)
-
-    def _readiness(self, round_: _Round) -> Readiness:
-        """What the other side must know of our fresh socket."""
-        if not round_.seen or self.situation is None:
-            return Readiness()
-        if round_.method is not Method.PREDICTION:
-            return Readiness(next(iter(round_.seen.values())))
-        ports = [endpoint.port for endpoint in round_.seen.values()]
-        step = self.situation.introduction.behaviour.step
-        return Readiness(next(iter(round_.seen.values())), salvos.next_ports(ports, step))
-
-    def _begin(self, round_: _Round, other: Readiness, begins: float) -> None:
+    def _begin(self, round_: Round, other: Readiness, begins: float) -> None:
         """The round's shots, from `begins` on."""
         assert self.situation is not None and self._theirs is not None
         round_.ready, round_.begins = True, begins
@@ -599,33 +406,11 @@ class Puncher:
             round_.connects = [(begins, target) for target in self._theirs.tcp[:TCP_TARGETS_MAX]]
             round_.ends = begins + TCP_S
             return
-        round_.shots = self._salvo(round_, other)
+        round_.shots = round_.salvo(self.situation.introduction, self._theirs, other, self._rng)
         birthday = round_.method is Method.BIRTHDAY
         round_.ends = begins + (salvos.BIRTHDAY_S if birthday else salvos.ROUND_S) + self._rtt_s
 
-    def _salvo(self, round_: _Round, other: Readiness) -> Sequence[Shot]:
-        assert self.situation is not None and self._theirs is not None
-        ours, theirs = self.situation.introduction, self._theirs
-        socket = round_.sockets[0] if len(round_.sockets) == 1 else MAIN
-        places = targets(ours.candidates, theirs.candidates)
-        seen = observed_of(theirs.candidates)
-        match round_.method:
-            case Method.SIMULTANEOUS:
-                fresh = (other.endpoint,) if other.endpoint is not None else ()
-                return salvos.simultaneous((*fresh, *places)[: len(places) or 1], socket)
-            case Method.DIAL:
-                return salvos.dial(places, socket) if is_open(theirs.behaviour, theirs.candidates) else ()
-            case Method.PREDICTION if other.ports and other.endpoint is not None:
-                return salvos.predicted(other.endpoint.host, other.ports, socket)
-            case Method.PREDICTION if seen is not None:
-                return salvos.predicted(seen.host, (seen.port,), socket)
-            case Method.BIRTHDAY if seen is not None:
-                if round_.sockets:
-                    return salvos.fan(round_.sockets, seen, double=bool(ours.behaviour.double))
-                return salvos.spray(seen.host, socket, self._rng)
-        return ()
-
-    def _shoot(self, round_: _Round, now: float) -> list[Effect]:
+    def _shoot(self, round_: Round, now: float) -> list[Effect]:
         effects: list[Effect] = []
         while round_.shot < len(round_.shots) and round_.begins + round_.shots[round_.shot].at_s <= now:
             shot = round_.shots[round_.shot]
@@ -646,7 +431,7 @@ class Puncher:
                 effects.append(ConnectTcp(number, self.situation.tcp_port, target))
         return effects
 
-    def _tcp_round(self) -> _Round | None:
+    def _tcp_round(self) -> Round | None:
         return self._round if self._round is not None and self._round.method is Method.TCP else None
 
     # ---- ends ---------------------------------------------------------------------------------------------------
@@ -659,7 +444,7 @@ class Puncher:
         record = Attempted(round_.method, round_.number, True, now - round_.since, round_.shot + round_.connected)
         return [*self._close(round_), record, BecameDirect(round_.method, over, now - self._since)]
 
-    def _end_round(self, round_: _Round, reason: str, now: float) -> list[Effect]:
+    def _end_round(self, round_: Round, reason: str, now: float) -> list[Effect]:
         effects = self._drop_round(now, reason)
         if not self.lower:
             return effects
@@ -672,7 +457,7 @@ class Puncher:
         record = Attempted(round_.method, round_.number, False, now - round_.since, shots, reason[:TEXT_MAX])
         return [*self._close(round_), record]
 
-    def _close(self, round_: _Round) -> list[Effect]:
+    def _close(self, round_: Round) -> list[Effect]:
         self._round = None
         self._connecting.clear()
         return [CloseSocket(socket) for socket in round_.sockets if not self._in_use(socket)]

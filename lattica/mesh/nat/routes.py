@@ -137,3 +137,13 @@ def is_private(host: str) -> bool:
 def is_public(endpoint: Endpoint) -> bool:
     """Whether everybody means the same by it."""
     return is_sendable(endpoint) and not is_private(endpoint.host)
+
+
+def route_text(route: Route | None) -> str:
+    """For people: `direct 192.0.2.7:7411`, `relayed by 3ab7c0de`."""
+    match route:
+        case Direct(endpoint):
+            return f"direct {endpoint}"
+        case ViaRelay(relay):
+            return f"relayed by {relay.hex()[:8]}"
+    return "no path"

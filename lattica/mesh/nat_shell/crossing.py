@@ -15,12 +15,12 @@ from lattica.mesh import notices
 from lattica.mesh.identity import PeerId, peer_text, short_peer
 from lattica.mesh.nat import datagrams
 from lattica.mesh.nat.answering import KINDS
+from lattica.mesh.nat.attempts import BecameDirect, Introduction, Message, Situation
 from lattica.mesh.nat.behaviour import Behaviour
 from lattica.mesh.nat.candidates import gather
 from lattica.mesh.nat.datagrams import ANSWER, PROBE, Keys
-from lattica.mesh.nat.paths import route_text
-from lattica.mesh.nat.punching import BecameDirect, Budget, Introduction, Message, Situation
-from lattica.mesh.nat.routes import MAIN, ConnectTcp, Direct, Endpoint, Route, is_private, is_sendable
+from lattica.mesh.nat.rounds import Budget
+from lattica.mesh.nat.routes import MAIN, ConnectTcp, Direct, Endpoint, Route, is_private, is_sendable, route_text
 from lattica.mesh.nat_shell.exchange import read_behaviour, read_message, write_behaviour, write_message
 from lattica.mesh.nat_shell.keyring import Keyring
 from lattica.mesh.nat_shell.measuring import Measuring

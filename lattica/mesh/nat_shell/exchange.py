@@ -15,9 +15,9 @@ import msgspec
 from blake3 import blake3
 
 from lattica.errors import RemoteProtocolError
+from lattica.mesh.nat.attempts import Message
 from lattica.mesh.nat.behaviour import Behaviour
 from lattica.mesh.nat.datagrams import SECRET_BYTES, Keys
-from lattica.mesh.nat.punching import Message
 from lattica.mesh.papers import DAMAGED
 
 T = TypeVar("T")

@@ -17,29 +17,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from lattica.mesh.identity import PeerId, short_peer
+from lattica.mesh.nat.attempts import Attempted, BecameDirect, Introduction, Message, Situation, StaysRelayed, Tell
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.paths import (
-    PathForgotten,
-    PathLost,
-    PathProven,
-    PathTable,
-    SeenAs,
-    Suspected,
-    Switched,
-    route_text,
-)
-from lattica.mesh.nat.punching import (
-    Attempted,
-    BecameDirect,
-    Budget,
-    Introduction,
-    Message,
-    Puncher,
-    Situation,
-    StaysRelayed,
-    Tell,
-)
+from lattica.mesh.nat.path import PathForgotten, PathLost, PathProven, SeenAs, Suspected, Switched
+from lattica.mesh.nat.paths import PathTable
+from lattica.mesh.nat.punching import Puncher
+from lattica.mesh.nat.rounds import Budget
 from lattica.mesh.nat.routes import (
     CloseSocket,
     ConnectTcp,
@@ -49,6 +33,7 @@ from lattica.mesh.nat.routes import (
     Route,
     SendOver,
     ViaRelay,
+    route_text,
 )
 from lattica.mesh.nat_shell.records import Record, Records
 from lattica.mesh.nat_shell.sockets import Sockets, fresh_of

@@ -8,7 +8,8 @@ import pytest
 
 from lattica.mesh.nat import datagrams, paths
 from lattica.mesh.nat.datagrams import Keys, Kind, Probe
-from lattica.mesh.nat.paths import PathProven, PathTable, SeenAs, Switched
+from lattica.mesh.nat.path import PathProven, SeenAs, Switched
+from lattica.mesh.nat.paths import PathTable
 from lattica.mesh.nat.routes import Direct, Endpoint, SendOver, ViaRelay
 from tests.mesh.nat.talkers import RELAYS, Pair
 

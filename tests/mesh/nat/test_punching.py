@@ -12,21 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.mesh.nat import salvos
-from lattica.mesh.nat.behaviour import Behaviour, Dependence
-from lattica.mesh.nat.candidates import Candidate, Source
-from lattica.mesh.nat.datagrams import Keys
-from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.punching import (
-    AGAINS_FREE,
-    AGAINS_S,
-    ANEW_S,
-    BIRTHDAYS_AN_HOUR,
-    PAUSES_S,
-    SETTLED_S,
+from lattica.mesh.nat.attempts import (
     Again,
     Attempted,
     BecameDirect,
-    Budget,
     Go,
     Introduce,
     Introduced,
@@ -34,13 +23,18 @@ from lattica.mesh.nat.punching import (
     Later,
     Message,
     Prepare,
-    Puncher,
     Readiness,
     Ready,
     Situation,
     StaysRelayed,
     Tell,
 )
+from lattica.mesh.nat.behaviour import Behaviour, Dependence
+from lattica.mesh.nat.candidates import Candidate, Source
+from lattica.mesh.nat.datagrams import Keys
+from lattica.mesh.nat.methods import Method
+from lattica.mesh.nat.punching import AGAINS_FREE, AGAINS_S, ANEW_S, PAUSES_S, SETTLED_S, Puncher
+from lattica.mesh.nat.rounds import BIRTHDAYS_AN_HOUR, Budget
 from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, OpenSocket, SendOver, is_sendable
 from lattica.testing.nat_nodes import NatLab
 from lattica.testing.world import World

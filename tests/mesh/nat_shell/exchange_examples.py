@@ -8,10 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lattica.mesh.nat.behaviour import Allocation, Behaviour, Dependence
-from lattica.mesh.nat.candidates import Candidate, Source
-from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.punching import (
+from lattica.mesh.nat.attempts import (
     Again,
     Go,
     Introduce,
@@ -23,6 +20,9 @@ from lattica.mesh.nat.punching import (
     Readiness,
     Ready,
 )
+from lattica.mesh.nat.behaviour import Allocation, Behaviour, Dependence
+from lattica.mesh.nat.candidates import Candidate, Source
+from lattica.mesh.nat.methods import Method
 from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.nat_shell.exchange import Card, write_card, write_message
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
-from lattica.mesh.nat import punching
+from lattica.mesh.nat import attempts
 from lattica.mesh.nat.datagrams import SECRET_BYTES, Kind, Probe, read_probe, write_probe
 from lattica.mesh.nat_shell.exchange import (
     CARD_MAX_BYTES,
@@ -27,7 +27,7 @@ golden = json.loads(GOLDEN.read_text())
 
 
 def test_what_is_written_has_its_golden_bytes_and_is_read_as_what_it_was() -> None:
-    assert {type(message).__name__ for message in MESSAGES} == {kind.__name__ for kind in get_args(punching.Message)}
+    assert {type(message).__name__ for message in MESSAGES} == {kind.__name__ for kind in get_args(attempts.Message)}
     assert encoded() == golden, "older releases cannot read it; python -m tests.mesh.nat_shell.exchange_examples"
     assert [read_message(bytes.fromhex(golden[type(message).__name__])) for message in MESSAGES] == MESSAGES
     assert read_card(bytes.fromhex(golden["Card"])) == CARD
