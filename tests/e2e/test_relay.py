@@ -326,6 +326,7 @@ async def test_a_peer_whose_network_has_only_an_http_proxy_is_called_by_way_of_a
             assert await one.call(other.id, "work.echo", 7, timeout_s=10) == 7
         assert await send(outside, inside, 2 << 20) == 2 << 20
         assert proxy.asked and door in proxy.asked
+        assert path_to(inside, relay)["path"] == f"direct {door} through proxy {address.removeprefix('http://')}"
         assert inside.relays is not None
         assert all(isinstance(channel.binding.way, Framed) for channel in inside.relays.client.channels)
     finally:

@@ -183,7 +183,7 @@ class RelayClient:
     def _addresses(self, relay: PeerId) -> list[str]:
         """Those of its own; the one first by which the session goes."""
         known = [each for each in self._peer.addresses_of(relay) if not each.startswith(RELAY)]
-        used = self._peer.path_of(relay)
+        used = self._peer.path_of(relay).partition(" ")[0]  # without the proxy that it goes through
         return sorted(known, key=lambda address: address != used)
 
     def _close(self, channel: OwnChannel, reason: str) -> None:

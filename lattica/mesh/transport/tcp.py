@@ -26,7 +26,7 @@ from lattica.mesh.links import Member
 from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.transport import proxy as proxies
 from lattica.mesh.transport.interface import Owner
-from lattica.mesh.transport.proxy import proxy_for
+from lattica.mesh.transport.proxy import Proxy, proxy_for
 from lattica.mesh.transport.tls_connection import TlsConnection
 from lattica.mesh.wire import Frame, Received
 
@@ -225,21 +225,23 @@ class Tcp:
                 task.cancel()
 
     async def _connect(self, address: str, context: ssl.SSLContext) -> tuple[TlsConnection, Member]:
-        sock = await self._socket_to(*split_host(address))
+        sock, through = await self._socket_to(*split_host(address))
         connection = self._connection(context)
         try:
             await self._loop.create_connection(lambda: connection, sock=sock)
         except BaseException:
             sock.close()
             raise
+        if through is not None:
+            connection.remote = f"{address} through proxy {through}"
         return connection, await self._proved(connection)
 
-    async def _socket_to(self, host: str, port: int) -> socket.socket:
+    async def _socket_to(self, host: str, port: int) -> tuple[socket.socket, Proxy | None]:
         """Connected to that address; by way of the proxy of the environment, if there is one and nobody answers
         without it. Raises OSError."""
         proxy = proxy_for(host)
         if proxy is None:
-            return await self._directly(host, port)
+            return await self._directly(host, port), None
         reasons: list[str] = []
         ways = {self._loop.create_task(self._directly(host, port)): ""}
         try:
@@ -251,7 +253,7 @@ class Tcp:
                 for task in done:
                     name = ways.pop(task)
                     if task.exception() is None:
-                        return task.result()
+                        return task.result(), proxy if name else None
                     reasons.append(f"{name}{tls.words(task.exception() or OSError())}")
                 if fresh:
                     task = self._loop.create_task(proxies.connect(self._loop, proxy, host, port))

@@ -128,7 +128,8 @@ def test_a_proxy_is_asked_when_nobody_answers_without_it(
     @virtual
     async def story() -> None:
         stage = ProxyStage(monkeypatch, direct_s, proxy_s)
-        assert await stage._socket_to("203.0.113.7", 443) == taken  # type: ignore[comparison-overlap]
+        way, through = await stage._socket_to("203.0.113.7", 443)
+        assert way == taken and (through is not None) == (taken == "proxy")  # type: ignore[comparison-overlap]
         assert dict(stage.asked).get("proxy") == proxy_at
 
     story()
