@@ -541,9 +541,9 @@ def _keeper(peer: Peer, wish: Wish) -> Keeper | str:
 
 def _mapped(peer: Peer, keeper: Keeper) -> None:
     """The gateway has mapped other ports here."""
+    peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
     if peer.traversal is not None:
         peer.traversal.set_mapped(keeper.udp)
-    peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
     if peer.traversal is not None:
         peer.traversal.set_mapped(keeper.udp)
 

@@ -3,7 +3,7 @@
     UDP datagram, or what a relay's channel carried
         └─ bit 0x40 of the first byte? ── no ──► `on_datagram` (probes, relayed packets, punches)
              └─ a connection id that is known? ── yes ──► its connection, in batches
-                  └─ an Initial? ── no ──► dropped
+                  └─ an Initial? ── no ──► a reset: of a connection of ours, or said to one who takes us for another
                        └─ with a token of ours, from where it was sent to? ── yes ──► `on_stranger`
                             └─ no: a Retry, a tenth as long as the Initial
 
@@ -26,7 +26,17 @@ from lattica.errors import ConfigError
 from lattica.mesh.addresses import host_text, resolve, split_host
 from lattica.mesh.nat.datagrams import QUIC_BIT
 from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, Route, ViaRelay
-from lattica.mesh.transport.quic_packets import CID_BYTES, Initial, Retries, destination_of, initial_of
+from lattica.mesh.transport.quic_packets import (
+    CID_BYTES,
+    LONG,
+    RESET_BYTES,
+    TOKEN_BYTES,
+    Initial,
+    Resets,
+    Retries,
+    destination_of,
+    initial_of,
+)
 
 log = logging.getLogger(__name__)
 BUFFER_BYTES = 4 << 20
@@ -55,6 +65,9 @@ class Connected(Protocol):
     def arrived(self, route: Route, datagrams: list[bytes]) -> None:
         """Datagrams with its id, in order, of one turn of the loop."""
 
+    def was_reset(self) -> None:
+        """The other side has said that it knows nothing of it."""
+
 
 class PathSocket:
     """See the module."""
@@ -67,6 +80,8 @@ class PathSocket:
         self.is_proven: Callable[[Route], bool] = lambda route: False  # whoever sends by it is there: ask for no token
         self.to_relay: Callable[[ViaRelay, Sequence[bytes]], None] = lambda route, datagrams: None
         self.ids: dict[bytes, Connected] = {}
+        self.tokens: dict[bytes, Connected] = {}  # that end a connection
+        self.resets: Resets | None = None  # what is said of connections that nobody here has
         self._loop = asyncio.get_running_loop()
         self._retries = Retries(os.urandom(32))
         self._sockets: dict[tuple[int, bool], socket.socket] = {}  # (number, IPv6)
@@ -315,6 +330,8 @@ class PathSocket:
         """Whose connection begins with this datagram; None if it is a stranger's first, or nothing at all."""
         initial = initial_of(datagram)
         if initial is None:
+            if not datagram[0] & LONG:
+                self._unknown(route, datagram)
             return None
         if self.is_proven(route):
             return self.on_stranger(initial, initial.destination, route)
@@ -324,6 +341,16 @@ class PathSocket:
             return self.on_stranger(initial, original, route)
         self.send(route, [self._retries.answer(initial, source, os.urandom(CID_BYTES), now)])
         return None
+
+    def _unknown(self, route: Route, datagram: bytes) -> None:
+        """Of a connection that was: the other side has forgotten it, or we have."""
+        connected = self.tokens.get(datagram[-TOKEN_BYTES:])
+        if connected is not None:
+            connected.was_reset()
+        elif self.resets is not None:
+            answer = self.resets.answer(datagram, os.urandom(RESET_BYTES), self._loop.time())
+            if answer is not None:
+                self.send(route, [answer])
 
 
 def datagram_bytes(route: Route) -> int:

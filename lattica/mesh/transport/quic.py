@@ -27,7 +27,7 @@ from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, Route, ViaRelay
 from lattica.mesh.transport.interface import Owner
 from lattica.mesh.transport.path_socket import Connected, PathSocket
 from lattica.mesh.transport.quic_link import FASTER, Guide, QuicLink, QuicStream
-from lattica.mesh.transport.quic_packets import Initial
+from lattica.mesh.transport.quic_packets import Initial, Resets
 from lattica.mesh.transport.tls_connection import QUEUE_MAX_BYTES
 from lattica.mesh.wire import BULK, CONTROL, Frame, Hello, Received
 
@@ -52,6 +52,7 @@ class Quic:
         self.owner = owner
         self.loop = asyncio.get_running_loop()
         self.socket = PathSocket(self._stranger)
+        self.socket.resets = Resets(keys.private_key_pem)
         self.links: set[QuicLink] = set()
         self.pending: set[QuicLink] = set()  # accepted, and not proved
         self.streams: dict[int, QuicStream] = {}

@@ -14,6 +14,7 @@ What aioquic does not do by itself, and a test pins with its version (`PINNED`):
   never changes and is none, so it never does: paths are chosen outside, and a switch is told by `path_changed`.
 - Its windows double without end. Here they slide: WINDOW_BYTES beyond what was read, streams of one direction none.
 - Its congestion controls take every loss for a full queue, and its pacer leaks: see `quic_congestion`.
+- Its tokens of connection ids are random, so that nobody knows them after a restart; and it does not look for others'.
 - Acknowledgements ride on data wherever there is some.
 - There are no session tickets, so there is neither resumption nor early data: a resumed session would be accepted
   after its chain has expired.
@@ -49,7 +50,7 @@ from lattica.errors import AdmissionError, LatticaError
 from lattica.mesh import tls
 from lattica.mesh.certificates import Member, verify_chain
 from lattica.mesh.transport.quic_congestion import Bbr, Pacer
-from lattica.mesh.transport.quic_packets import CID_BYTES
+from lattica.mesh.transport.quic_packets import CID_BYTES, Resets
 
 if TYPE_CHECKING:
     from aioquic.quic.packet_builder import QuicPacketBuilder
@@ -123,6 +124,7 @@ class Configurations:
     def __init__(self, keys: tls.Keys, wall: Callable[[], float] = time) -> None:
         """wall: unix time, by which chains are judged."""
         self.keys, self.wall = keys, wall
+        self.resets = Resets(keys.private_key_pem)
         self._made_of: list[bytes] = []
         self._made: tuple[QuicConfiguration, QuicConfiguration] | None = None
 
@@ -163,8 +165,11 @@ register_congestion_control(_CONGESTION, Bbr)
 class _Connection(QuicConnection):
     """aioquic's, with what the module's docstring says of it."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, resets: Resets, **options: Any) -> None:
         super().__init__(**options)
+        self._resets = resets
+        if not self._is_client:  # a client's first has none (RFC 9000 §18.2)
+            self._host_cids[0].stateless_reset_token = resets.token(self._host_cids[0].cid)
         self._local_max_streams_bidi = _limit(self._local_max_streams_bidi, STREAMS_MAX)
         self._local_max_streams_uni = _limit(self._local_max_streams_uni, 0)
         self._ack_delay = ACK_DELAY_S
@@ -176,6 +181,12 @@ class _Connection(QuicConnection):
         # All keys of a mesh are Ed25519; one group saves a dialer three key pairs, 3 ms.
         self.tls._supported_groups = [Group.X25519]
         self.tls._signature_algorithms = [SignatureAlgorithm.ED25519]
+
+    def _replenish_connection_ids(self) -> None:
+        super()._replenish_connection_ids()
+        for made in self._host_cids:
+            if not made.was_sent:
+                made.stateless_reset_token = self._resets.token(made.cid)
 
     def _write_stream_limits(self, builder: QuicPacketBuilder, space: QuicPacketSpace, stream: QuicStream) -> None:
         wanted = stream.receiver.starting_offset() + WINDOW_BYTES
@@ -207,7 +218,7 @@ def _limit(like: Limit, value: int) -> Limit:
 def dial(configurations: Configurations, now: float) -> Engine:
     """A connection of ours to another peer, whichever answers."""
     configuration = configurations.get(client=True)
-    connection = _Connection(configuration=configuration)
+    connection = _Connection(configurations.resets, configuration=configuration)
     connection.connect(_NOWHERE, now)
     return Engine(connection, configurations)
 
@@ -216,6 +227,7 @@ def accept(configurations: Configurations, original: bytes, retried: bytes | Non
     """A connection that somebody begins whose address is known to be theirs. original, retried: the connection ids
     that their first Initial was for, and that our Retry, if there was one, has told them to use."""
     connection = _Connection(
+        configurations.resets,
         configuration=configurations.get(client=False),
         original_destination_connection_id=original,
         retry_source_connection_id=retried,
@@ -247,6 +259,16 @@ class Engine:
     def over(self) -> bool:
         """Nothing is said or heard any more."""
         return self._over
+
+    @property
+    def reset_token(self) -> bytes:
+        """What the other side, started again, will say to our packets; b"" if it has not told: as a dialer it does
+        not, and dials again."""
+        return self._connection._peer_cid.stateless_reset_token
+
+    def abandon(self) -> None:
+        """The other side knows nothing of it any more."""
+        self._over = True
 
     # -- packets
 

@@ -32,6 +32,7 @@ SILENT_S = 1.0
 not somebody on the way who was quicker."""
 SOON_S = 0.0005  # half of what uvloop's timers resolve: how early or late they are
 STREAMS_EVER_MAX = 4096  # of one side; then it dials again
+RESTARTED = "the other side was started again"
 FASTER = "another way was faster"  # says who dialed several at once; nobody was refused
 FAREWELLS_MAX = 3  # answers to what still comes after the end
 
@@ -79,6 +80,7 @@ class QuicLink:
         self.guide: Guide | None = None  # without one, it follows the other side when its route has fallen silent
         self._quic = quic
         self._ids: set[bytes] = {engine.id}
+        self._reset_token = b""  # of the other side
         self._timer: asyncio.TimerHandle | None = None
         self._armed_for = 0.0
         self._ends_at: float | None = quic.loop.time() + ACCEPT_S  # without a stream by then
@@ -271,6 +273,9 @@ class QuicLink:
     def _proved(self, member: Member) -> None:
         self.member = member
         self.engine.path_changed(datagram_bytes(self.route))
+        if self.engine.reset_token:
+            self._reset_token = self.engine.reset_token
+            self._quic.socket.tokens[self._reset_token] = self
         self.guide = self._quic.guide_of(member.peer)
         if not self.up.done():
             self.up.set_result(member)
@@ -314,6 +319,7 @@ class QuicLink:
         if self._last:
             self._quic.socket.send(self.route, self._last)
         self.over, self.refused = True, final
+        self._quic.socket.tokens.pop(self._reset_token, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -330,6 +336,11 @@ class QuicLink:
         if self.guide is not None:
             self.guide.gone(self)
         self._quic.loop.call_later(HANG_UP_S, self._forgotten)
+
+    def was_reset(self) -> None:
+        """The other side was started again."""
+        self.engine.abandon()
+        self._gone(RESTARTED, False)
 
     def _say_farewell_again(self) -> None:
         if self._last and self._farewells < FAREWELLS_MAX:

@@ -19,6 +19,7 @@ from lattica.mesh.nat.routes import ViaRelay
 from lattica.mesh.transport import quic, quic_engine
 from lattica.mesh.transport.quic import Quic
 from lattica.mesh.transport.quic_link import BUFFERED_MAX_BYTES, BULK_UNSENT_MAX_BYTES
+from lattica.mesh.transport.quic_packets import RESET_BYTES, RESETS_MAX
 from lattica.mesh.wire import BULK, CONTROL, Bye
 from lattica.testing.loop import run_virtually
 from tests.mesh.transport.quic_net import Net, Node, mesh_of_today, until
@@ -232,6 +233,51 @@ async def test_a_connection_whose_other_side_vanished_ends_by_itself() -> None:
     one.data(here, b"is anybody there")
     await until(lambda: bool(one.hears.closed_), 60)
     assert one.hears.closed_ == [(here, "it was silent for 30 s")] and not one.quic.links
+    await closed(one, two)
+
+
+@virtual
+async def test_a_side_that_was_started_again_says_so_to_who_still_talks_to_it() -> None:
+    """RFC 9000 §10.3. A node is killed and begins again at the same address, with the same key and no memory: without
+    a word of it the other would wait for half a minute."""
+    net = Net()
+    one, two = net.node(), net.node()
+    here, _ = await net.connected(one, two)
+    again = net.node(two.keys)  # in its place
+    began = asyncio.get_running_loop().time()
+    one.data(here, b"is anybody there")
+    await until(lambda: bool(one.hears.closed_), 5)
+    assert one.hears.closed_ == [(here, "the other side was started again")]
+    assert asyncio.get_running_loop().time() - began < 0.1
+    assert not one.quic.socket.tokens and not again.quic.links
+    await closed(one, two, again)
+
+
+@virtual
+async def test_nobody_else_can_reset_a_connection() -> None:
+    net = Net()
+    one, two = net.node(), net.node()
+    here, there = await net.connected(one, two)
+    stranger = net.node()
+    [token] = one.quic.socket.tokens
+    for forged in (stranger.quic.socket.resets.token(b"12345678"), token[:-1] + bytes([token[-1] ^ 1]), bytes(16)):
+        one.quic.socket.arrived(ViaRelay(two.keys.peer, 1), b"@" + os.urandom(8) + forged)
+    one.data(here, b"still here")
+    await until(lambda: payloads(two, there) == [b"still here"])
+    assert not one.hears.closed_
+    await closed(one, two, stranger)
+
+
+@virtual
+async def test_resets_are_short_and_few_and_two_who_forgot_do_not_answer_each_other() -> None:
+    net = Net()
+    one, two = net.node(), net.node()
+    for _ in range(1000):
+        two.quic.socket.arrived(ViaRelay(one.keys.peer, 1), b"@" + os.urandom(60))
+    await asyncio.sleep(0.5)
+    answers = [datagram for _, to, datagram in net.carried if to == one.keys.peer]
+    assert len(answers) == RESETS_MAX and {len(answer) for answer in answers} == {RESET_BYTES}
+    assert len(net.carried) == RESETS_MAX, "a reset is not answered"
     await closed(one, two)
 
 

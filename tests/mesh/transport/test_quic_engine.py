@@ -66,6 +66,37 @@ def test_a_dialer_without_a_certificate_is_refused_and_told_why() -> None:
     assert client.final and "no certificate" in client.reason
 
 
+class BareListener(Configurations):
+    """Shows no certificate as a listener: an empty list, which TLS 1.3 forbids, and nobody checks but who reads it."""
+
+    def get(self, *, client: bool) -> Any:
+        made = super().get(client=client)
+        if not client:
+            made.certificate_chain = []
+            made.certificate = Nothing(made.certificate)
+        return made
+
+
+class Nothing:
+    """A certificate of no bytes."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+
+    def public_bytes(self, encoding: Any) -> bytes:
+        return b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def test_a_listener_without_a_certificate_is_refused() -> None:
+    mesh = the_mesh()
+    pair = wire(configurations(mesh.member()), BareListener(mesh.member(), lambda: NOW))
+    pair.run(lambda wire: wire.client.gone is not None, 40.0)
+    assert pair.client.gone is not None and not pair.client.up and not pair.server.up
+
+
 def test_a_dialer_of_another_mesh_is_refused_and_told_why() -> None:
     ours, theirs = the_mesh(), Mesh()
     stranger = theirs.member()
@@ -252,7 +283,7 @@ def test_every_private_part_of_aioquic_that_is_used_is_there() -> None:
     for name in (
         "_close_at", "_close_pending", "_handshake_confirmed", "_local_max_streams_bidi", "_local_max_streams_uni",
         "_loss", "_max_datagram_size", "_network_paths", "_on_max_stream_data_delivery", "_spaces", "_state",
-        "_streams",
+        "_streams", "_host_cids", "_peer_cid", "_replenish_connection_ids",
     ):  # fmt: skip
         assert hasattr(connection, name), name
     for name in ("_request_client_certificate", "_supported_groups", "_signature_algorithms", "_peer_certificate",
@@ -269,6 +300,17 @@ def test_the_methods_that_are_overridden_are_called_as_they_were() -> None:
     limits = inspect.signature(QuicConnection._write_stream_limits).parameters
     assert list(limits) == ["self", "builder", "space", "stream"]
     assert "_pacer" in inspect.getsource(QuicPacketRecovery.__init__)
+
+
+def test_tokens_of_connection_ids_are_those_that_a_restarted_node_would_say() -> None:
+    pair = connected()
+    ours = pair.server.engine._configurations.resets
+    server, client = pair.server.engine._connection, pair.client.engine._connection
+    assert pair.client.engine.reset_token == ours.token(server._host_cids[0].cid) != b""
+    assert len(client._peer_cid_available) >= 1, "what else the server has told"
+    for cid in client._peer_cid_available:
+        assert cid.stateless_reset_token == ours.token(cid.cid)
+    assert pair.server.engine.reset_token == b"", "a dialer's first id has none"
 
 
 def test_aioquic_by_itself_asks_no_dialer_for_a_certificate() -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lattica.mesh.nat.routes import Direct, Endpoint, Route
 from lattica.mesh.transport import quic_engine
 from lattica.mesh.transport.path_socket import Connected, PathSocket
-from lattica.mesh.transport.quic_packets import CID_BYTES, Initial, Retries, destination_of, initial_of
+from lattica.mesh.transport.quic_packets import CID_BYTES, Initial, Resets, Retries, destination_of, initial_of
 from lattica.testing.loop import run_virtually
 from tests.mesh.transport.quic_net import Net, until
 from tests.mesh.transport.quic_pairs import configurations, the_mesh
@@ -126,6 +126,7 @@ def test_forged_noise_by_the_million_makes_no_state_and_costs_little() -> None:
 
         rng = Random(7)
         sock = Counted(stranger)
+        sock.resets = Resets(lambda: b"of this node")
         routes = [Direct(Endpoint(f"192.0.2.{n % 256}", 1000 + n)) for n in range(1000)]
         kinds = [real_initial(), returned_initial()]
         received, spent = 0, 0.0
