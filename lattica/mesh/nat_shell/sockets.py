@@ -24,6 +24,7 @@ class Sockets:
         self.numbers: Iterator[int] = count(FIRST_FRESH)
         self._socket = socket
         self._open: set[int] = set()
+        self._complained = False  # rounds ask for hundreds
 
     def __repr__(self) -> str:
         return f"<Sockets: {len(self._open)} beside the main ones>"
@@ -37,15 +38,21 @@ class Sockets:
     def open(self, number: int) -> Endpoint | None:
         """Open a fresh socket; where it is bound. None: it cannot be had."""
         if len(self._open) >= FRESH_MAX:
-            log.warning("%d UDP sockets are open for punching; no more are opened", FRESH_MAX)
+            self._complain(f"{FRESH_MAX} of them are open")
             return None
         try:
             where = self._socket.open(number)
         except OSError as error:
-            log.warning("a UDP socket cannot be opened: %s", error)
+            self._complain(str(error))
             return None
         self._open.add(number)
+        self._complained = False
         return where
+
+    def _complain(self, why: str) -> None:
+        if not self._complained:
+            log.warning("no UDP socket for punching is to be had: %s", why)
+        self._complained = True
 
     def close(self, number: int) -> None:
         """A fresh socket is of no use any more."""

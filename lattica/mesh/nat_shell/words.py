@@ -40,12 +40,20 @@ def _behind(status: Mapping[str, Any]) -> str:
     words = str(status.get("words", ""))
     if not behaviour.get("udp") and words in ("", "not measured"):
         return "what this machine is behind is not known: no peer with a public address has told it"
-    parts = [f"this machine is behind: {words}"]
+    if behaviour.get("udp") is False:
+        parts = ["UDP is blocked for this machine"]
+    elif words.startswith("public"):
+        parts = [f"this machine has a {words}"]
+    else:
+        parts = [f"this machine is behind a {words}"]
     if behaviour.get("double"):
         parts.append("which is behind another NAT")
     if observed := [str(each) for each in status.get("observed") or ()]:
         parts.append(f"seen at {observed[0]}")
-    parts.append("a port of the router leads here" if behaviour.get("mapped") else "no port mapping")
+    if behaviour.get("mapped"):
+        parts.append("a port of the router leads here")
+    elif behaviour.get("translated"):
+        parts.append("no port mapping")
     if behaviour.get("ipv6"):
         parts.append("IPv6 works")
     if lifetime_s := behaviour.get("lifetime_s"):

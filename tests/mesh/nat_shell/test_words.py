@@ -32,7 +32,7 @@ def test_what_a_machine_is_behind_and_how_its_peers_are_reached_is_one_sentence(
     peers += [peer(number, "relay/peer7xxx", 61.0) for number in (21, 22, 23)]
     first, *relayed = words_of(status(SYMMETRIC, observed=["203.0.113.9:41000"]), peers)
     assert first.good and first.what == (
-        "this machine is behind: symmetric NAT, random ports, seen at 203.0.113.9:41000, no port mapping, "
+        "this machine is behind a symmetric NAT, random ports, seen at 203.0.113.9:41000, no port mapping, "
         "an idle mapping lives 60 s at least; direct to 11 of 14 peers, 3 relayed through gpu-7, round trip 61 ms"
     )
     assert len(relayed) == 3 and not any(said.good for said in relayed)
@@ -61,6 +61,12 @@ def test_what_is_not_known_is_said_so_and_a_node_of_another_release_is_tolerated
     assert list(words_of({}, [peer(1, "relay/x")])) == []
     for said in words_of({"words": "something", "behaviour": None, "records": [{}]}, [{}, {"path": "relay/abc"}]):
         assert said.what
+
+
+def test_public_addresses_and_blocked_udp_are_behind_nothing() -> None:
+    public = Behaviour(udp=True, translated=False, mapping=Dependence.INDEPENDENT, filtering=Dependence.INDEPENDENT)
+    assert [said.what for said in words_of(status(public), [])] == ["this machine has a public address"]
+    assert [said.what for said in words_of(status(Behaviour(udp=False)), [])] == ["UDP is blocked for this machine"]
 
 
 def test_many_relayed_peers_are_counted() -> None:
