@@ -59,13 +59,13 @@ class RelayClient:
         """tcp: dials TLS connections to relays; None: there is only UDP. udp: False: as if it was blocked."""
         self.socket: PathSocket = quic.socket
         self.on_lost: list[Callable[[PeerId], None]] = []  # hear of relays that do not answer any more
-        self.ours: Callable[[], Sequence[PeerId]] = tuple  # the relays at which we have a reservation
         self._peer, self._quic, self._tcp, self._udp = peer, quic, tcp, udp
         self._loop = asyncio.get_running_loop()
         self._channels: dict[int, OwnChannel] = {}
         self._by_other: dict[bytes, OwnChannel] = {}
         self._framed: dict[PeerId, Framed] = {}
         self._connecting: dict[PeerId, asyncio.Task[None]] = {}
+        self._expected: dict[PeerId, float] = {}  # relays that may tell us of channels -> until when
         self._asking: Counter[PeerId] = Counter()  # relays that are asked for a channel now
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -142,10 +142,18 @@ class RelayClient:
         number, secret = _grant(answer)
         return await self._made(relay, peer, number, secret)
 
+    def expect(self, relay: PeerId) -> None:
+        """This relay was asked to tell us of channels, for the time of its lease. Others could fill our memory."""
+        now = self._loop.time()
+        self._expected = {each: until for each, until in self._expected.items() if until >= now}
+        self._expected[relay] = now + LEASE_S
+
     @method(role=Role.RELAY, idempotent=True)
     async def opened(self, who: bytes, number: int, secret: bytes, lease_s: float) -> None:
         """The relay that calls has a channel for us, which that peer has opened."""
         relay = caller.get().peer
+        if self._expected.get(relay, 0.0) < self._loop.time():
+            raise PeerUnreachableError(f"this node has no reservation at relay {short_peer(relay)}")
         number, secret = _grant((number, secret, lease_s))
         if not isinstance(who, bytes | memoryview) or len(who) != PEER_ID_BYTES:
             raise RemoteProtocolError("a channel of nobody")
@@ -321,7 +329,7 @@ class RelayClient:
                 link.end("the relay does not answer any more")
 
     def relays_of(self, peer: PeerId, but: PeerId) -> list[PeerId]:
-        """By which it may be reached: those it tells of, then those at which we have a reservation."""
+        """By which it may be reached, as it tells; others would not tell it."""
         found: dict[PeerId, None] = {}
         for address in self._peer.addresses_of(peer):
             if address.startswith(RELAY):
@@ -329,7 +337,6 @@ class RelayClient:
                     found[parse_peer(address.removeprefix(RELAY))] = None
                 except LatticaError:
                     continue
-        found |= dict.fromkeys(self.ours())
         return [relay for relay in found if relay not in (but, peer, self._peer.id)]
 
     # -- time

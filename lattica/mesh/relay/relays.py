@@ -51,7 +51,6 @@ class Relays:
         self.is_punched: Callable[[str], bool] = lambda host: False
         peer.serve(self.service, offered=False)
         peer.serve(self.client, offered=False)
-        self.client.ours = lambda: tuple(self._reservations.round_trips)
         self.client.on_lost.append(self._reservations.doubt)
         for byte, serve in ((BIND, self._bind), (BOUND, self._bound), (RELAYED, self._relayed)):
             datagrams.on(byte, serve)

@@ -159,6 +159,7 @@ class Reservations:
         datagrams of ours, and let it dial us. One that we have dialed counts meanwhile: just after a join, others wait
         to hear by which relays we are reached."""
         sessions = self._peer.sessions
+        self._client.expect(relay)
         try:
             await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
             rtt_s = self._reserved.get(relay)

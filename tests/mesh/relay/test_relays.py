@@ -278,6 +278,14 @@ async def test_what_is_no_channel_or_no_peer_is_refused_and_takes_no_memory(site
 
 
 @story
+async def test_a_member_at_which_nothing_was_reserved_cannot_tell_of_channels(site: Site) -> None:
+    other = StagePeer(site.network, 4, offers=ALWAYS)
+    with pytest.raises(PeerUnreachableError, match="no reservation"):
+        await other.call(site.a.id, "relayed.opened", bytes(site.b.id), 2, bytes(32), 600.0)
+    assert not site.a.relays.client.channels
+
+
+@story
 async def test_a_dial_that_is_given_up_leaves_no_channel_behind(site: Site) -> None:
     site.a.udp = False
     opening = asyncio.ensure_future(site.a.relays.client.relayed(site.b.id, site.r1.id))
