@@ -17,7 +17,7 @@ measured LIFETIME_AFTER_S later, in passing: for each of LIFETIMES_S a socket or
 and `Measured` tells what was found, again when the lifetime is known too, and when the main socket is seen elsewhere:
 every WATCH_S a witness is asked, which also keeps its mapping alive. `Glimpsed` tells a round trip after the beginning
 what needs no silence to be known: all but the filtering, so that punching may begin; and that when it is known, before
-hairpins are tried. See `behaviour` for what follows
+hairpins are tried; and that UDP seems to be blocked, if nobody answers for BLOCKED_S. See `behaviour` for what follows
 from what.
 """
 
@@ -49,6 +49,7 @@ __all__ = ["KINDS", "Measured", "Measurement", "Witness"]
 ASKS_S = (0.0, 0.25, 0.55, 0.9, 1.3)  # at 10 % loss of questions and answers together, one in 100,000 stays open
 ANSWERED_S = 1.9  # after the beginning everything is answered that will be: the longest round trip of a world is 0.4 s
 OPENED_S = 2.0  # for the shell to open the sockets
+BLOCKED_S = 0.9  # of silence, in answer to three questions each: so much is glimpsed
 HAIRPINS_S = (0.0, 0.15, 0.3)
 HAIRPINNED_S = 0.6
 WITNESSES_MAX = 3
@@ -125,6 +126,7 @@ class Measurement:
         self._allocating: list[int] = []
         self._filtering: list[int] = []
         self._hairpinned = self._glimpsed = False
+        self._blocked_at = float("inf")  # when the silence of all looks like blocked UDP
         self._observed: tuple[Endpoint, ...] = ()
         self._watch_at = float("inf")
         self._watch: bytes | None = None  # the transaction of the question
@@ -190,7 +192,7 @@ class Measurement:
         self._local[socket] = local
         effects = role(local, now)
         if not self._roles and self._phase == "asking":
-            self._phase_ends = now + ANSWERED_S
+            self._phase_ends, self._blocked_at = now + ANSWERED_S, now + BLOCKED_S
         return effects + self.tick(now)
 
     def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
@@ -226,7 +228,7 @@ class Measurement:
 
     def next_deadline(self) -> float | None:
         times = [question.times[0] for question in self._questions.values() if question.times]
-        due = min([*times, self._again_at, self._lifetimes_at, self._phase_ends, self._watch_at])
+        due = min([*times, self._blocked_at, self._again_at, self._lifetimes_at, self._phase_ends, self._watch_at])
         return None if due == float("inf") else due
 
     def validate(self) -> None:
@@ -236,7 +238,7 @@ class Measurement:
     # ---- phases -------------------------------------------------------------------------------------------------
 
     def _begin(self, phase: str, ends: float) -> None:
-        self._phase, self._phase_ends = phase, ends
+        self._phase, self._phase_ends, self._blocked_at = phase, ends, float("inf")
 
     def _stop(self) -> list[Effect]:
         """Forget what is under way."""
@@ -254,6 +256,10 @@ class Measurement:
             self._glimpsed = True
             behaviour, observed = self._found(None)
             return [Glimpsed(behaviour, observed), *self._advance(now)]
+        if self._phase == "asking" and now >= self._blocked_at:
+            self._blocked_at = float("inf")
+            if not any(question.seen for question in self._questions.values()):
+                return [Glimpsed(Behaviour(udp=False), ()), *self._advance(now)]
         match self._phase:
             case "asking" if now >= self._phase_ends or self._all_known():
                 return self._begin_hairpins(now)

@@ -107,6 +107,15 @@ def test_all_but_the_filtering_is_known_a_round_trip_after_the_beginning(nat: st
     assert glimpsed.behaviour == msgspec.structs.replace(whole, filtering=None, hairpin=glimpsed.behaviour.hairpin)
 
 
+@pytest.mark.parametrize("nat", ["udp-blocked", "tcp443-only"])
+def test_blocked_udp_is_glimpsed_within_a_second(nat: str) -> None:
+    lab = Measuring(1, nat)
+    began = lab.world.now
+    assert lab.measure().udp is False
+    ((at, glimpsed),) = [(at, event) for at, _, event in lab.world.events if isinstance(event, Glimpsed)]
+    assert at - began < 1.0 and glimpsed.behaviour == Behaviour(udp=False)
+
+
 def test_other_witnesses_are_asked_when_the_first_are_gone_and_what_is_known_stays() -> None:
     lab = Measuring(1, "port-restricted", witnesses=3)
     behaviour = lab.measure()
