@@ -55,6 +55,7 @@ LOST_MIN = 6  # packets in a round trip, before its share of losses says anythin
 BETA, REGROWTH = 0.7, 1.15
 BOUND_MIN = 0.9  # of what fills the path: the rate itself is measured, and falls within BANDWIDTH_S
 WINDOW_MIN = 4  # datagrams
+SAFE_BYTES = 1200  # of a packet: what every path carries (RFC 9000 §14)
 INITIAL_WINDOW = 10  # RFC 9002 §7.2
 BURST_S = 0.004
 """As much may leave at once: timers come up to a millisecond late, and Python a few. More overflows short queues; less
@@ -76,6 +77,8 @@ class Bbr(QuicCongestionControl):
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
         self.datagram_bytes = max_datagram_size
+        self.long_lost = 0  # long packets that were lost, since one arrived, and as shorter ones arrive
+        self._short_came = False
         self._begin()
 
     def _begin(self) -> None:
@@ -142,6 +145,10 @@ class Bbr(QuicCongestionControl):
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
         self.bytes_in_flight -= packet.sent_bytes
+        if packet.sent_bytes > SAFE_BYTES:
+            self.long_lost, self._short_came = 0, False
+        else:
+            self._short_came = True
         self._delivered += packet.sent_bytes
         self._delivered_at = now
         about: Any = packet
@@ -157,6 +164,8 @@ class Bbr(QuicCongestionControl):
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
         for packet in packets:
             self.bytes_in_flight -= packet.sent_bytes
+            if packet.sent_bytes > SAFE_BYTES and self._short_came:
+                self.long_lost += 1
             self._lost += packet.sent_bytes
             self._lost_packets += 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import ssl
+from heapq import heappush
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ from lattica.mesh.certificates import DAY_S
 from lattica.mesh.roles import MEMBER, NOTHING
 from lattica.mesh.transport import quic_engine
 from lattica.mesh.transport.quic_engine import Configurations, Engine, Gone, Up
-from tests.mesh.transport.quic_pairs import NOW, Mesh, Wire, configurations, connected, the_mesh, wire
+from tests.mesh.transport.quic_pairs import NOW, Mesh, Side, Wire, configurations, connected, the_mesh, wire
 
 
 def settle(pair: Wire) -> Wire:
@@ -241,6 +242,27 @@ def test_a_window_that_is_not_used_does_not_grow() -> None:
     engine.write(stream, bytes(400_000))
     pair.run(lambda w: not engine.unacked(stream), 30.0)
     assert engine._connection._loss.congestion_window > 40_000, "when it is used it does"
+
+
+def test_a_path_that_drops_long_packets_in_silence_is_used_with_shorter_ones() -> None:
+    """A tunnel on the way carries 1,300 bytes, and the word that packets are too long is lost: a black hole."""
+
+    class Tunnel(Wire):
+        def flush(self, side: Side) -> None:
+            other = self.server if side is self.client else self.client
+            for datagram in side.engine.datagrams(self.now):
+                if len(datagram) <= 1300:
+                    self._count += 1
+                    heappush(self._under_way, (self.now + self.delay_s, self._count, other, datagram))
+
+    pair = connected()
+    tunnel = Tunnel(pair.client.engine, pair.server.engine)
+    tunnel.now = pair.now
+    tunnel.client.engine.path_changed(1350)
+    stream = tunnel.client.engine.open()
+    tunnel.client.engine.write(stream, bytes(200_000))
+    assert tunnel.run(lambda wire: len(wire.server.data(stream)) == 200_000, 5.0)
+    assert tunnel.now - pair.now < 2.0
 
 
 def test_a_connection_that_is_closed_tells_the_other_side_and_says_nothing_more() -> None:
