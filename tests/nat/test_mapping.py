@@ -39,6 +39,7 @@ jump prerouting_miniupnpd
 }
 """
 CONFIG = """ext_ifname=wan
+ext_ifname6=wan
 ext_ip={outer}
 listening_ip=lan
 enable_natpmp={natpmp}
@@ -109,9 +110,9 @@ class Router:
             self._process.wait(WITHIN_S)
             self._process = None
 
-    def rules(self) -> str:
+    def rules(self, chain: str = "prerouting_miniupnpd") -> str:
         """What it has mapped."""
-        command = ["nft", "list", "chain", "inet", "filter", "prerouting_miniupnpd"]
+        command = ["nft", "list", "chain", "inet", "filter", chain]
         return str(self._lab.run(self._site, command, capture_output=True, text=True).stdout)
 
 
@@ -223,6 +224,22 @@ def test_a_gateway_that_was_started_again_maps_anew(
         assert time.monotonic() < end, asks.status()
         time.sleep(0.2)
     assert reaches(lab, "far", "a1", lab.public_ip("a1"), socket.SOCK_DGRAM)
+
+
+def test_a_gateway_is_asked_to_let_others_in_by_ipv6(
+    netlab: MakeLab, router: Callable[..., Router], asker: Callable[..., Asker]
+) -> None:
+    """There is nothing to map: the firewall of the gateway lets others through to our own address."""
+    lab = netlab(sites={"a": Site("port-restricted", ipv6="stateful")})
+    gateway = router(lab, "a", natpmp=True, upnp=False)
+    asks = asker(lab, "a1")
+    ours = f"[{lab.ip('a1', v6=True)}]:{PORT}"
+    both = {"udp": ours, "tcp": ours}
+    said = asks.until(lambda said: len(said["at"]) == 2 and said["gateways"][1]["mapped"] == both)
+    assert said["at"] == [f"{SAID_OUTER}:{PORT}", ours]
+    assert gateway.rules("miniupnpd").count("accept") == 4, "UDP and TCP, of both families"
+    asks.stop()
+    assert "accept" not in gateway.rules("miniupnpd")
 
 
 def test_where_both_older_ways_are_not_served_upnp_is_found(
