@@ -1,8 +1,8 @@
 """What each kind of path carries between two machines over cables without a limit: `python benchmarks/paths.py`.
 
-    TCP dialed      both are public                        QUIC direct    the same, without TCP
-    TCP punched     both are behind NATs that let no UDP   QUIC relayed   both have another port for each destination
-                    through, and open at once                             at random, so only a relay's channel is left
+    TCP dialed      both are public                      QUIC direct    the same, without TCP
+    TCP punched     both are behind port-restricted      QUIC relayed   both have another port for each destination
+                    NATs, and bulk opens TCP at once                    at random, so only a relay's channel is left
 
 Hosts of a network lab (lattica.testing.netlab, so root), peers in processes of their own, all on this machine's cores:
 the relay's work counts as well, so compare rows of one sitting. One side pulls a stream of what nobody can compress.
@@ -28,18 +28,20 @@ ANSWER_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """pair: kinds of the two. transports: that both may use. path, transport: how those of `Peer.peers()` begin."""
+    """pair: kinds of the two. transports: that both may use. transport, path: how those of `Peer.peers()` begin. bulk:
+    how the transport of bulk begins; "": the same one."""
 
     name: str
     pair: tuple[str, str]
     transports: Sequence[str]
     transport: str
     path: str
+    bulk: str = ""
 
 
 PATHS = (
     Path("TCP dialed", ("public", "public"), ("tcp",), "tcp", "direct"),
-    Path("TCP punched", ("udp-blocked", "udp-blocked"), ("tcp", "quic"), "tcp", "direct"),
+    Path("TCP punched", ("port-restricted", "port-restricted"), ("tcp", "quic"), "quic", "direct", "tcp"),
     Path("QUIC direct", ("public", "public"), ("quic",), "quic", "direct"),
     Path("QUIC relayed", ("symmetric", "symmetric"), ("tcp", "quic"), "quic", "relay"),
 )
@@ -57,10 +59,13 @@ def measure(fleet: Fleet, path: Path, seconds: float, within_s: float) -> Mappin
         raise Told(f"the path is {taken}")
     single = fleet.ask(one, "flight", peer=peer, in_flight=1, seconds=seconds / 2)
     many = fleet.ask(one, "flight", peer=peer, in_flight=IN_FLIGHT, seconds=seconds)
+    fleet.ask(one, "pull", peer=peer, mib=AS_MUCH_MIB, seconds=seconds)  # until bulk has found its way, and its pace
     pulled = fleet.ask(one, "pull", peer=peer, mib=AS_MUCH_MIB, seconds=seconds)
+    if not str(pulled["bulk"]).startswith(path.bulk or path.transport):
+        raise Told(f"bulk goes by {pulled['bulk']}")
     fleet.finish(one, other)
     return {
-        "path": taken,
+        "path": f"calls {taken}; stream {pulled['bulk']}",
         "call_us": single["took_s"] / max(single["answered"], 1) * 1e6,
         "calls_s": many["answered"] / many["took_s"],
         "mb_s": pulled["bytes"] / pulled["took_s"] / 1e6,

@@ -23,10 +23,11 @@ import uvloop
 
 from lattica.errors import LatticaError
 from lattica.mesh.addresses import split_host
-from lattica.mesh.identity import peer_text
+from lattica.mesh.identity import parse_peer, peer_text
 from lattica.mesh.mapping.keeper import Keeper
 from lattica.mesh.peer import Peer
 from lattica.mesh.services import method, service
+from lattica.mesh.wire import BULK
 
 POLL_S = 0.01  # how often it is looked whether something has become true
 AGAIN_S = 0.02  # after a call that was refused at once
@@ -201,7 +202,10 @@ class Agent:
                 gaps.saw(time.monotonic())
         took_s = time.monotonic() - began
         cpu_s = time.process_time() - here + await self._peer.call(peer, "far.cpu", timeout_s=CALL_S) - there
-        return {"bytes": total, "took_s": took_s, "cpu_s": cpu_s, "gap_s": gaps.longest, "gap_at": gaps.at}
+        number = self._peer.sessions.connection(parse_peer(peer), BULK)
+        bulk = " ".join(self._peer._transport.path(number)) if number is not None else ""
+        gap = {"gap_s": gaps.longest, "gap_at": gaps.at}
+        return {"bytes": total, "took_s": took_s, "cpu_s": cpu_s, "bulk": bulk, **gap}
 
     @property
     def _peer(self) -> Peer:
