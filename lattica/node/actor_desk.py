@@ -258,6 +258,8 @@ class ActorDesk:
                         continue  # whoever asked for it had dropped it: see `_accept`
                     if found.plan.detached and node.far is not None:
                         node.far.detached.needs_worker(found.plan, incarnation)
+                        if self.supervisor.actors.get(actor) is not found:
+                            continue  # by its row, which is looked at for that, another life goes on
                     self._need(actor, incarnation, pause_s)
                 case CancelNeed(actor, incarnation):
                     self._cancel_need(actor, incarnation)
