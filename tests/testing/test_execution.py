@@ -180,14 +180,14 @@ def test_a_group_that_is_removed_and_keeps_its_bundles_is_seen(monkeypatch: pyte
         execution.play(3)
 
 
-def test_two_workers_that_are_one_incarnation_of_an_actor_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_workers_that_are_one_life_of_an_actor_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     become = SimWorker._become_actor
 
     def become_the_first(self: SimWorker, message: m.BecomeActor) -> None:
         become(self, msgspec.structs.replace(message, incarnation=1))
 
     monkeypatch.setattr(SimWorker, "_become_actor", become_the_first)
-    with pytest.raises(AssertionError, match="was incarnation 1 before"):
+    with pytest.raises(AssertionError, match=r"was life \(.*, 1\) before"):
         execution.play(9, happens="faults")
 
 

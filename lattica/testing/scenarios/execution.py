@@ -2,11 +2,11 @@
 
 Everything above I/O is the product's: peers, table and membership, desks, leases, ledgers, drivers' runtimes. On the
 way: a call without retries and a task with `max_retries=0` begin at most once, calls of one caller begin in order and
-never in an incarnation older than one that it has heard of, and every value is read as it was made. In the end: every
+never in a life older than one that it has heard of, and every value is read as it was made. In the end: every
 wait is over, with a value or an error of ours, and when the refs are dropped nothing is held, leased, carried or asked
 for anywhere. Where nothing is broken there is no error at all, but for what was cancelled; where nodes only go on
 purpose, actors that may not restart are all that is lost. Detached actors are found by their names in the end, and no
-two workers are one incarnation; what runs in placement groups: `execution_groups`; what breaks: `execution_faults`.
+two workers are one life; what runs in placement groups: `execution_groups`; what breaks: `execution_faults`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lattica.actors.tasks import TaskRecord
 from lattica.codec import messages as m
 from lattica.errors import LatticaError
 from lattica.node.far_objects import LEASE_S
+from lattica.scheduler.fencing import Life
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
 from lattica.testing.execution import End, Unit, Universe
 from lattica.testing.execution_faults import Faults
@@ -51,6 +52,11 @@ META = Meta("Model", {})
 LETTERS = b"abcdefg"
 FUNCTION, CODE = b"function", b"code"
 
+Lived = tuple[tuple[int, bool, int], int]
+"""(standing, incarnation) of one worker that is an actor. Both sides of a cut may begin an incarnation of one number:
+what tells them apart is the epoch of a detached actor's row, by which one of them wins when they meet."""
+FIRST: Lived = (0, False, 0), 0
+
 
 @dataclass(eq=False, slots=True)
 class Plan:
@@ -67,7 +73,8 @@ class Plan:
     boxed: Plan | None = None  # what its result has a ref of
     crashes: int = 0  # times that it kills its worker
     actor: Actor | None = None
-    floor: int = 0  # of a call: its caller has heard of this incarnation
+    floor: Lived = FIRST  # of a call: its caller has heard of this life
+    lived: Lived | None = None  # of a call: the life in which it began last
     order: int = 0
     starts: int = 0
     made: list[Plan] = field(default_factory=list)  # by its body
@@ -111,15 +118,14 @@ class Actor:
     number: int
     restarts: int
     retries: int
-    latest: int = 0
     name: str = ""
     detached: bool = False
     accepted: bool = False
     ended: bool = False  # somebody has killed it for good
     found: bool = False  # in the end, by its name
-    lives: dict[int, Unit] = field(default_factory=dict)  # incarnation -> the worker that took its calls
+    lives: dict[Lived, Unit] = field(default_factory=dict)  # -> the worker that took its calls
     last: dict[tuple[Unit, Unit], int] = field(default_factory=dict)  # (worker, caller) -> order of its last call
-    heard: dict[Unit, int] = field(default_factory=dict)  # caller -> incarnation
+    heard: dict[Unit, Lived] = field(default_factory=dict)  # by caller
 
 
 @cache
@@ -334,6 +340,7 @@ class Play:
         self.scripts: dict[str, Script] = {}
         self.plans: dict[int, Plan] = {}
         self.actors: dict[bytes, Actor] = {}
+        self.lived: dict[Unit, Lived] = {}
         self.calm = True  # nothing was broken
         self.drained = False  # nodes were told to go
         self.rough = False  # drivers kill actors, and cancel by force
@@ -430,7 +437,7 @@ class Play:
         actor = self.actors[handle._actor_id]
         plan = self.plan(process, retries=actor.retries, actor=actor)
         plan.deps = [dep for dep, _ in deps]
-        plan.order, plan.floor = plan.number, actor.heard.get(process.unit, 0)
+        plan.order, plan.floor = plan.number, actor.heard.get(process.unit, FIRST)
         args = (plan.number, [], None, *(ref for _, ref in deps))
         body, dep_refs, at = encode_arguments(runtime, args, {}, "a call")
         refs = runtime.new_refs(1)
@@ -443,16 +450,15 @@ class Play:
     def _watch(self, plan: Plan, record: Any, ref: ObjectRef) -> None:
         ref._task = record
         runtime = ref._runtime
-        peer = getattr(record, "peer", None)
 
         def done(ref: ObjectRef) -> None:
             failed = runtime.objects.failure_of(ref._value)
             if failed is None:
                 plan.outcome = "value"
                 self.hold(plan.starts > 0, f"{plan} has a value and never began")
-                if plan.actor is not None and peer is not None and plan.who is not None:
+                if plan.actor is not None and plan.lived is not None and plan.who is not None:
                     heard = plan.actor.heard
-                    heard[plan.who] = max(heard.get(plan.who, 0), peer.incarnation)
+                    heard[plan.who] = max(heard.get(plan.who, FIRST), plan.lived)
             else:
                 error = runtime.load_failure(failed)
                 self.failed(plan, type(error).__name__, str(error))
@@ -547,20 +553,33 @@ class Play:
     # -- what workers run
 
     def actor(self, worker: SimWorker, message: m.BecomeActor) -> Body:
-        actor = self.actors[message.actor]
-        actor.latest = max(actor.latest, message.incarnation)
+        lived = self._lived(worker, message)
+        if lived is not None:
+            self.lived[worker.unit] = lived
         return ActorBody(self.universe.rng.uniform(0.001, 0.3))
+
+    def _lived(self, worker: SimWorker, message: m.BecomeActor) -> Lived | None:
+        """None: its node knows a row of this actor, and not whether this worker is the life that it speaks of."""
+        node = worker.host.node
+        if node is None or node.far is None:
+            return None
+        deciding = node.far.deciding
+        life = deciding.token_of(worker.runtime.client)[1]
+        if life is not None:
+            return Life(*life).standing(), message.incarnation
+        return None if message.actor in deciding.records else (FIRST[0], message.incarnation)
 
     def body(self, worker: SimWorker, caller: Caller, task: m.Task | m.Call, args: Any, deps: list[Any]) -> Body:
         plan = self.plans[args[0][0]]
         if isinstance(task, m.Call):
             assert plan.actor is not None and worker.actor is not None and plan.who is not None
-            mine = worker.actor.incarnation
-            self.hold(mine >= plan.floor, f"{plan} begins in incarnation {mine}, and its caller knows {plan.floor}")
+            plan.lived = mine = self.lived.get(worker.unit)
+            if mine is not None:
+                self.hold(mine >= plan.floor, f"{plan} begins in life {mine}, and its caller knows {plan.floor}")
+                unit = plan.actor.lives.setdefault(mine, worker.unit)
+                self.hold(unit is worker.unit, f"{plan} begins in {worker.unit}, and {unit} was life {mine} before")
             last = plan.actor.last.get((worker.unit, plan.who), 0)
-            life = plan.actor.lives.setdefault(mine, worker.unit)
-            self.hold(life is worker.unit, f"{plan} begins in {worker.unit}, and {life} was incarnation {mine} before")
-            self.hold(plan.order > last, f"{plan} begins after call {last} of its caller, in one incarnation")
+            self.hold(plan.order > last, f"{plan} begins after call {last} of its caller, in one life")
             plan.actor.last[worker.unit, plan.who] = plan.order
         if plan.group is not None:
             self.groups.begins(worker, plan)
