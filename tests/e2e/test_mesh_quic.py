@@ -86,12 +86,19 @@ async def test_a_session_moves_from_quic_to_tcp_and_back_and_nothing_is_lost_or_
                 connection.abort()
             return transport_of(peer) == "quic"
 
+        async def upgraded() -> bool:
+            """One upgrade may find a dial under way that began while there was no TCP: then the next one counts."""
+            for _ in range(10):
+                peer.verb(peer.sessions.upgrade(other))
+                if await eventually(lambda: transport_of(peer) == "tcp+tls", 1):
+                    return True
+            return False
+
         for _ in range(3):
             tcp_dial, tcp.dial = tcp.dial, lambda dial: None  # type: ignore[method-assign]
             assert await eventually(cut, 10)
             tcp.dial = tcp_dial  # type: ignore[method-assign]
-            peer.verb(peer.sessions.upgrade(other))
-            assert await eventually(lambda: transport_of(peer) == "tcp+tls", 10)
+            assert await upgraded()
         assert (await stream)[0] == 24 << 20
         await asyncio.gather(*callers)
         ran = await peer.call(other, "far.order")
