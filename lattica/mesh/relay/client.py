@@ -91,7 +91,7 @@ class RelayClient:
         for channel in self.channels:
             self._forget(channel, "it was stopped")
         for framed in list(self._framed.values()):
-            framed.close()
+            framed.close(within_s=0.0)
 
     # -- opening
 

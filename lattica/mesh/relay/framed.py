@@ -6,6 +6,7 @@ The connection is a mesh's: both sides show certificates. By the application pro
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from lattica.mesh.addresses import split_host
@@ -16,6 +17,7 @@ from lattica.mesh.transport.tls_connection import TlsConnection
 LENGTH_BYTES = 2
 BACKLOG_BYTES = 64 << 10
 """That wait in one connection for the kernel, at the relay: beyond it they wait in the fair queue."""
+CLOSE_S = 5.0  # for the last words
 BACKLOG_MAX_BYTES = 1 << 20  # at who sends: beyond it datagrams are lost, as on any link that is too slow
 
 
@@ -54,9 +56,13 @@ class Framed:
         self._connection.write((b"".join(parts),))
         self._connection.flush()
 
-    def close(self) -> None:
-        """It is not needed any more."""
+    def close(self, within_s: float = CLOSE_S) -> None:
+        """It is not needed any more: end it properly, or at all, if the other side does not read for so long."""
         self._connection.finish()
+        if within_s:
+            asyncio.get_running_loop().call_later(within_s, self._connection.abort)
+        elif self._connection.backlog:
+            self._connection.abort()
 
     # -- what the connection says
 

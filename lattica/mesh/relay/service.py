@@ -68,7 +68,7 @@ class RelayService:
         for task in self._telling:
             task.cancel()
         for framed in [framed for many in self._framed.values() for framed in many]:
-            framed.close()
+            framed.close(within_s=0.0)
 
     @property
     def is_used(self) -> bool:

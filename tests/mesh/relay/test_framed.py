@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.relay.channels import DATAGRAM_MAX_BYTES
-from lattica.mesh.relay.framed import BACKLOG_MAX_BYTES, Framed
+from lattica.mesh.relay.framed import BACKLOG_MAX_BYTES, CLOSE_S, Framed
+from tests.mesh.transport.test_quic import virtual
 
 
 class StageConnection:
@@ -21,7 +23,7 @@ class StageConnection:
         self.drained: Callable[[], None] = lambda: None
         self.written = b""
         self.backlog = 0
-        self.paused = self.aborted = False
+        self.paused = self.aborted = self.finished = False
 
     def now(self) -> float:
         return 0.0
@@ -34,6 +36,9 @@ class StageConnection:
 
     def abort(self) -> None:
         self.aborted = True
+
+    def finish(self) -> None:
+        self.finished = True
 
 
 def framed() -> tuple[Framed, StageConnection, list[bytes]]:
@@ -74,6 +79,23 @@ def test_what_the_other_side_does_not_read_is_lost_beyond_a_bound() -> None:
     connection.backlog = BACKLOG_MAX_BYTES + 1
     sender.send([b"x" * 100])
     assert not connection.written
+
+
+@virtual
+async def test_one_that_does_not_read_the_last_words_is_cut_off_after_a_moment() -> None:
+    patient, connection, _ = framed()
+    patient.close()
+    assert connection.finished and not connection.aborted
+    await asyncio.sleep(CLOSE_S + 0.1)
+    assert connection.aborted
+
+
+def test_at_the_end_of_the_node_one_that_does_not_read_is_cut_off_at_once_and_another_is_not() -> None:
+    for backlog in (0, 1):
+        sender, connection, _ = framed()
+        connection.backlog = backlog
+        sender.close(within_s=0.0)
+        assert connection.finished and connection.aborted == bool(backlog)
 
 
 def test_it_is_told_once_that_the_connection_has_ended() -> None:
