@@ -18,14 +18,16 @@ TEXT_MAX_CHARS = 256
 
 
 def split_host(address: str) -> tuple[str, int]:
-    """(host, port) of an address; "" for all interfaces. Raises ConfigError."""
+    """(host, port) of an address; "" for all interfaces. Raises ConfigError, also for a host with spaces or control
+    characters: a peer's address goes into logs, and into what a proxy is asked."""
     host, colon, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
         colon = ""
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else -1
-    if not colon or not 0 <= number <= 65535 or len(address) > TEXT_MAX_CHARS:
+    is_text = host.isprintable() and " " not in host
+    if not colon or not is_text or not 0 <= number <= 65535 or len(address) > TEXT_MAX_CHARS:
         raise ConfigError(f"{address!r:.80} is no address", do_next='write it as HOST:PORT, like "192.0.2.7:7411"')
     return host, number
 

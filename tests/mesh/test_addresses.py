@@ -32,7 +32,7 @@ def test_an_address_is_a_host_and_a_port(text: str, host: str, port: int) -> Non
 @pytest.mark.parametrize(
     "text",
     ["", "host", "host:", "host:x", "host:-1", "host:65536", "::1:80", "host:٣", "h" * TEXT_MAX_CHARS + ":1",
-     "host:" + "9" * 5000, "host: 80", "host:1_0"],
+     "host:" + "9" * 5000, "host: 80", "host:1_0", "a host:80", "host\r\nX: y:80", "[::1\r\n\r\n]:80", "host\x00:80"],
 )  # fmt: skip
 def test_what_is_no_address_says_how_to_write_one(text: str) -> None:
     with pytest.raises(ConfigError, match="is no address") as caught:

@@ -40,8 +40,8 @@ def write_card(card: Card) -> bytes:
     return msgspec.msgpack.encode(card)
 
 
-def read_card(data: bytes) -> Card:
-    """Raises RemoteProtocolError."""
+def read_card(data: object) -> Card:
+    """Of what a peer gave as one. Raises RemoteProtocolError."""
     card = _read(data, CARD_MAX_BYTES, _card, "a card")
     if len(card.half) != SECRET_BYTES or not 0 <= card.port < 65536:
         raise RemoteProtocolError("a card holds something that is not what it should be")
@@ -72,9 +72,11 @@ def write_behaviour(behaviour: Behaviour) -> bytes:
 def read_behaviour(data: bytes) -> Behaviour:
     """Of some node's row; one that cannot be read says nothing."""
     try:
-        return _behaviour.decode(data) if 0 < len(data) <= BEHAVIOUR_MAX_BYTES else Behaviour()
+        found = _behaviour.decode(data) if 0 < len(data) <= BEHAVIOUR_MAX_BYTES else Behaviour()
     except DAMAGED:
         return Behaviour()
+    lives = found.lifetime_s is None or 0.0 < found.lifetime_s < float("inf")  # false also for what is no number
+    return found if lives else msgspec.structs.replace(found, lifetime_s=None)
 
 
 _behaviour = msgspec.msgpack.Decoder(Behaviour)
@@ -82,7 +84,9 @@ _card = msgspec.msgpack.Decoder(Card)
 _message: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 
-def _read(data: bytes, most: int, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
+def _read(data: object, most: int, decoder: msgspec.msgpack.Decoder[T], what: str) -> T:
+    if not isinstance(data, bytes | memoryview):  # of a number, bytes() would be so many zeros
+        raise RemoteProtocolError(f"{what} is no bytes")
     if len(data) > most:
         raise RemoteProtocolError(f"{what} has {len(data)} bytes, and may have {most}")
     try:

@@ -87,7 +87,7 @@ class Keyring:
             task = self._asking[peer] = asyncio.get_running_loop().create_task(self._exchange(peer, False))
             task.add_done_callback(lambda done: self._asked(peer, done))
 
-    def asked(self, peer: PeerId, card: bytes) -> bytes:
+    def asked(self, peer: PeerId, card: object) -> bytes:
         """The peer has sent its card; ours. Raises RemoteProtocolError."""
         theirs = read_card(card)
         self._agreed(peer, theirs)
@@ -104,8 +104,8 @@ class Keyring:
         mine = write_card(Card(self._half(peer), asks))
         try:
             answer = await self._peer.call(peer, "nat.key", mine, timeout_s=KEY_S, idempotent=True)
-            return self._agreed(peer, read_card(bytes(answer)))
-        except (LatticaError, TypeError) as error:  # it runs a release that knows nothing of this, or is gone
+            return self._agreed(peer, read_card(answer))
+        except LatticaError as error:  # it runs a release that knows nothing of this, or is gone
             log.info("no keys with %s: %s", short_peer(peer), str(error).partition("\n")[0])
             return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lattica.errors import RemoteProtocolError
 from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.services import caller, method, service
 
@@ -20,10 +21,12 @@ class NatService:
     @method(role=None)
     def key(self, card: bytes) -> bytes:
         """Our card for theirs; both have keys with each other now. Raises RemoteProtocolError."""
-        return self._traversal.crossing.keyring.asked(caller.get().peer, bytes(card))
+        return self._traversal.crossing.keyring.asked(caller.get().peer, card)
 
     @method(role=None)
     def answer_from(self, data: bytes, host: str, port: int) -> None:
         """Send this ANSWER, which the caller has signed, from our main socket to somebody who asked the caller for it:
-        does it arrive, although its receiver has never sent anything here?"""
+        does it arrive, although its receiver has never sent anything here? Raises RemoteProtocolError."""
+        if not (isinstance(data, bytes | memoryview) and isinstance(host, str) and isinstance(port, int)):
+            raise RemoteProtocolError("an answer for somebody else holds what is none")
         self._traversal.crossing.measuring.asked_to_answer(bytes(data), Endpoint(host, port))

@@ -34,6 +34,8 @@ class Proxy(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         return host_text(self.host, self.port)
 
+    __repr__ = __str__  # no log holds the password
+
 
 def proxy_for(host: str, environment: Mapping[str, str] = os.environ) -> Proxy | None:
     """The proxy by which this host is to be tried; None without one, and for addresses that mean nothing to it."""

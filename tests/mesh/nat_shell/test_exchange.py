@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.nat import attempts
+from lattica.mesh.nat.behaviour import Behaviour
 from lattica.mesh.nat.datagrams import SECRET_BYTES, Kind, Probe, read_probe, write_probe
 from lattica.mesh.nat_shell.exchange import (
     CARD_MAX_BYTES,
     MESSAGE_MAX_BYTES,
     Card,
     keys_of,
+    read_behaviour,
     read_card,
     read_message,
+    write_behaviour,
     write_card,
 )
 from tests.mesh.nat_shell.exchange_examples import CARD, GOLDEN, MESSAGES, encoded
@@ -46,6 +49,18 @@ def test_noise_is_no_card_and_no_message(data: bytes) -> None:
 def test_a_card_that_holds_what_none_does_is_refused(card: Card) -> None:
     with pytest.raises(RemoteProtocolError):
         read_card(write_card(card))
+
+
+@pytest.mark.parametrize("card", [10**12, -1, "a card", [1] * 32, None])
+def test_a_card_that_is_no_bytes_is_refused_before_memory_is_taken_for_it(card: object) -> None:
+    with pytest.raises(RemoteProtocolError, match="no bytes"):
+        read_card(card)
+
+
+@pytest.mark.parametrize("lifetime_s", [float("nan"), float("inf"), float("-inf"), 0.0, -5.0])
+def test_a_row_tells_no_lifetime_that_is_none_for_timers_are_set_by_it(lifetime_s: float) -> None:
+    read = read_behaviour(write_behaviour(Behaviour(udp=True, lifetime_s=lifetime_s)))
+    assert read == Behaviour(udp=True)
 
 
 def test_what_is_too_long_is_not_decoded() -> None:

@@ -81,3 +81,8 @@ async def test_a_proxy_that_refuses_or_speaks_something_else_is_an_error(answer:
     async with answering(answer) as (proxy, _):
         with pytest.raises(ConnectionError):
             await connect(asyncio.get_running_loop(), proxy, FAR, 443)
+
+
+def test_a_proxy_is_shown_without_its_password() -> None:
+    proxy = proxy_of(https_proxy="http://user:secret@proxy.example:3128")
+    assert proxy is not None and proxy.authorization and f"{proxy} {proxy!r}" == "proxy.example:3128 proxy.example:3128"
