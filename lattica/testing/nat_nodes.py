@@ -134,6 +134,8 @@ class NatNode:
         self._outer = ""
         self._dues: dict[str, float] = {}  # by peer, when one of its cores is to be ticked
         self._touched: dict[str, None] = {}  # peers whose cores were called since
+        self._own_due = float("inf")  # when measurement or answering is to be ticked
+        self._own_touched = False  # one of these two was called since
         self._observed: tuple[Endpoint, ...] = ()
         self.mapped: tuple[Endpoint, ...] = ()
 
@@ -148,7 +150,7 @@ class NatNode:
     def measure(self, now: float) -> list[object]:
         witnesses = [self.lab.witness(self.name, relay) for relay in RELAYS]
         own = [endpoint.host for endpoint in self.lab.nats.locals(self.name)]
-        return self._done(self.measurement.measure(witnesses, own, now), "", now)
+        return self._own(self.measurement.measure(witnesses, own, now), "", now)
 
     def meet(self, peer: str, every_s: float, now: float) -> list[object]:
         if peer in self.tables:
@@ -170,7 +172,7 @@ class NatNode:
 
     def network_changed(self, now: float) -> list[object]:
         """This machine has another address."""
-        effects = self._done(self.measurement.network_changed(now), "", now)
+        effects = self._own(self.measurement.network_changed(now), "", now)
         for peer, table in self.tables.items():
             effects += self._done(table.network_changed(now), peer, now)
         return effects
@@ -182,7 +184,7 @@ class NatNode:
             return self._heard(route, data, now)
         who = datagrams.key_id(data)
         if who == self.measurement.hairpin_id:
-            return self._done(self.measurement.received(route, data, now), "", now)
+            return self._own(self.measurement.received(route, data, now), "", now)
         peer = self._owners.get(who) or self._witness_of(who)
         if not peer:
             return []
@@ -191,15 +193,15 @@ class NatNode:
             return self._done(table.received(route, data, now), peer, now) if table else []
         if data[0] == PROBE:
             keys = self.lab.keys(self.name, peer)
-            return self._done(self.answering.received(peer_of(peer), keys, route, data, now), peer, now)
-        effects = self._done(self.measurement.received(route, data, now), "", now)
+            return self._own(self.answering.received(peer_of(peer), keys, route, data, now), peer, now)
+        effects = self._own(self.measurement.received(route, data, now), "", now)
         for other, puncher in self.punchers.items():
             effects += self._done(puncher.received(route, data, now), other, now)
         return effects
 
     def said(self, sender: str, message: object, now: float) -> list[object]:
         if isinstance(message, HaveSent):
-            return self._done(self.answering.send_for(message.data, message.to, now), sender, now)
+            return self._own(self.answering.send_for(message.data, message.to, now), sender, now)
         assert isinstance(message, attempts.Message)
         puncher = self.punchers.get(sender)
         return self._done(puncher.said(message, now), sender, now) if puncher else []
@@ -208,7 +210,7 @@ class NatNode:
         if socket == OTHER:
             return []
         if self.measurement.awaits(socket):
-            return self._done(self.measurement.opened(socket, local, now), "", now)
+            return self._own(self.measurement.opened(socket, local, now), "", now)
         for peer, puncher in self.punchers.items():
             if puncher.awaits(socket):
                 return self._done(puncher.opened(socket, local, now), peer, now)
@@ -229,9 +231,11 @@ class NatNode:
             if at <= now:
                 self._send_at[peer] = now + self._every_s[peer]
                 effects += self._data(peer, DATA, now)
-        effects += self._done(self.measurement.tick(now), "", now)
-        effects += self._done(self.answering.tick(now), "", now)
         self._look_at_touched()
+        if self._own_due <= now:
+            effects += self._own(self.measurement.tick(now), "", now)
+            effects += self._own(self.answering.tick(now), "", now)
+            self._look_at_touched()
         for peer in [peer for peer, due in self._dues.items() if due <= now]:
             effects += self._done(self.tables[peer].tick(now), peer, now)
             effects += self._done(self.punchers[peer].tick(now), peer, now)
@@ -239,8 +243,7 @@ class NatNode:
 
     def next_deadline(self) -> float | None:
         self._look_at_touched()
-        times = [_due(self.measurement), _due(self.answering), *self._dues.values(), *self._send_at.values()]
-        due = min(times)
+        due = min([self._own_due, *self._dues.values(), *self._send_at.values()])
         return None if due == float("inf") else due
 
     def validate(self) -> None:
@@ -255,6 +258,8 @@ class NatNode:
         for peer in self._touched:
             self._dues[peer] = min(_due(self.tables[peer]), _due(self.punchers[peer]))
         self._touched.clear()
+        if self._own_touched:
+            self._own_due, self._own_touched = min(_due(self.measurement), _due(self.answering)), False
 
     # ---- inside -------------------------------------------------------------------------------------------------
 
@@ -316,6 +321,11 @@ class NatNode:
                 effects += self._done(puncher.punch(now), peer, now)
         return effects
 
+    def _own(self, effects: Sequence[object], peer: str, now: float) -> list[object]:
+        """As `_done`, of measurement and answering."""
+        self._own_touched = True
+        return self._done(effects, peer, now)
+
     def _done(self, effects: Sequence[object], peer: str, now: float) -> list[object]:
         """What the shell does with the cores' effects; those that the world carries out or records are left."""
         left: list[object] = []
@@ -336,7 +346,7 @@ class NatNode:
                 case SeenAs(Direct(_, socket), endpoint):
                     left.append(effect)
                     if socket == MAIN and self._moved(endpoint):
-                        left += self._done(self.measurement.network_changed(now), "", now)
+                        left += self._own(self.measurement.network_changed(now), "", now)
                 case Measured():
                     left += [effect, *self._measured(effect, now)]
                 case _:
