@@ -23,6 +23,7 @@ Each round leaves an `Attempted`.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import assert_never
@@ -63,6 +64,9 @@ TCP_TRIES_MAX = 12
 PAUSES_S = (30.0, 120.0, 600.0, 3600.0)
 AGAINS_S = 60.0  # by the other side's wish there is another attempt so often, the first AGAINS_FREE at once
 AGAINS_FREE = 4
+FOLLOWED_MAX = 40
+"""Rounds in a minute on the side that follows: one after the other takes as long. A leader could begin a new one with
+each word, and have us send to whom it likes."""
 ANEW_S = 0.2
 SETTLED_S = 0.6  # after its beginning a round of simultaneous sending has succeeded, or it seldom will
 TEXT_MAX = 80
@@ -102,6 +106,7 @@ class Puncher:
         self._wanted: tuple[Method, ...] | None = None
         self._agains: list[float] = []  # when the other side wished for another attempt
         self._anew = False  # ... while one was under way
+        self._followed: deque[float] = deque(maxlen=FOLLOWED_MAX)  # when we followed into a round
         self._connecting: dict[int, Endpoint] = {}
 
     def __repr__(self) -> str:
@@ -319,6 +324,8 @@ class Puncher:
 
     def _asked_to_prepare(self, message: Prepare, now: float) -> list[Effect]:
         effects = self._drop_round(now, "the other side went on") if self._round else []
+        if not self._may_follow(now):
+            return [*effects, Tell(Later(self._attempt, PAUSES_S[0]))]
         if message.method is Method.BIRTHDAY and self._budget.is_busy(now):
             again_s = salvos.BIRTHDAY_S * self._rng.uniform(1.0, 2.0)
             return [*effects, Tell(Later(self._attempt, again_s))]
@@ -328,6 +335,13 @@ class Puncher:
         if self._round is not None:
             self._round.asked_at = now
         return effects + self.tick(now)
+
+    def _may_follow(self, now: float) -> bool:
+        """Whether the other side has not begun too many rounds; one more is counted."""
+        if len(self._followed) == FOLLOWED_MAX and now - self._followed[0] < 60.0:
+            return False
+        self._followed.append(now)
+        return True
 
     def _may_be_birthday(self, now: float) -> bool:
         """On the side that follows: what it told of itself, and the hour's bound, hold here too."""
@@ -370,7 +384,7 @@ class Puncher:
         round_ = self._round
         if round_ is None or (round_.method, round_.number) != (message.method, message.round):
             effects = self._drop_round(now, "the other side went on") if round_ else []
-            if message.method is Method.BIRTHDAY:
+            if message.method is Method.BIRTHDAY or not self._may_follow(now):
                 return effects  # we were not asked to prepare, or have refused
             effects += self._prepare(message.method, message.round, now, fresh=False)
             round_ = self._round

@@ -33,7 +33,7 @@ from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.candidates import Candidate, Source
 from lattica.mesh.nat.datagrams import Keys
 from lattica.mesh.nat.methods import Method
-from lattica.mesh.nat.punching import AGAINS_FREE, AGAINS_S, ANEW_S, PAUSES_S, SETTLED_S, Puncher
+from lattica.mesh.nat.punching import AGAINS_FREE, AGAINS_S, ANEW_S, FOLLOWED_MAX, PAUSES_S, SETTLED_S, Puncher
 from lattica.mesh.nat.rounds import BIRTHDAYS_AN_HOUR, Budget
 from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, OpenSocket, SendOver, is_sendable
 from lattica.testing.nat_nodes import NatLab
@@ -392,6 +392,23 @@ def test_whatever_the_other_side_says_is_survived_and_nothing_is_sent_where_noth
     for effect in effects:
         if isinstance(effect, SendOver):
             assert isinstance(effect.route, Direct) and is_sendable(effect.route.endpoint)
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_a_leader_cannot_have_others_send_to_a_stranger_faster_than_rounds_follow_each_other(prepares: bool) -> None:
+    stranger = Candidate(Source.CONFIGURED, Endpoint("203.0.113.9", 53))
+    theirs = Introduction(Behaviour(udp=True, mapped=True), (stranger,))
+    follower, sent = puncher(), 0
+    follower.said(Introduce(1, theirs), 0.0)
+    for number in range(1, 10_000):
+        now = number / 500
+        words = [Prepare(1, number, SIMULTANEOUS)] if prepares else []
+        for word in (*words, Go(1, number, DIAL, Readiness())):
+            sent += sum(isinstance(effect, SendOver) for effect in follower.said(word, now))
+    assert sent <= FOLLOWED_MAX * len(salvos.DIAL_S), f"{sent} datagrams within 20 s"
+    later = follower.said(Prepare(1, 1, SIMULTANEOUS), 20.0)
+    assert any(isinstance(word, Later) for word in tells(later))
+    assert any(isinstance(effect, SendOver) for effect in follower.said(Go(1, 1, DIAL, Readiness()), 90.0))
 
 
 def test_nobody_is_punched_before_it_is_known_what_we_are_behind() -> None:
