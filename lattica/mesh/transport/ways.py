@@ -3,9 +3,9 @@
     Dial ──► TCP at once ─────────────────────────────┐ the first that proves to be the peer;
         └──► QUIC to the same addresses, 0.3 s later ─┘ the other is given up, or hung up
 
-QUIC begins earlier where TCP has failed already, and 0.05 s later to addresses `relay/…`; bulk joins the QUIC connection
-that carries the control plane, if one does. Connections have numbers of their own on both sides: here they are told
-apart by the last bit.
+QUIC begins earlier where TCP has failed already, and 0.05 s later to addresses `relay/…`; bulk joins the QUIC
+connection that carries the control plane, if one does. Connections have numbers of their own on both sides: here they
+are told apart by the last bit.
 """
 
 from __future__ import annotations
