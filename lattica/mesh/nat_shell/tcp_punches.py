@@ -29,6 +29,8 @@ CONNECT_S = 2.8  # a SYN and a second one: as long as a round lasts
 SEEN_S = 3.0
 EXPECTED_S = 6.0  # after the last try, connections from there may be of this punch
 EXPECTED_MAX = 64  # hosts
+TRIED_MAX = 8  # ports of one of them
+LOOKED_AT_MAX = 64  # connections that came in, to see who speaks: each holds a descriptor, for whoever is at that host
 SPEAKS_S = 0.4  # who dialed as usual has said hello by then
 LOOK_S = 0.05
 
@@ -49,6 +51,7 @@ class TcpPunches:
         self._expected: dict[str, tuple[PeerPaths, set[Endpoint], float]] = {}  # host -> whose, tried, until
         self._connected: dict[PeerId, socket.socket] = {}  # what the puncher is being told of
         self._tasks: set[asyncio.Task[None]] = set()
+        self._looked_at = 0
         if tcp is not None:
             tcp.takes = self._takes
 
@@ -56,6 +59,7 @@ class TcpPunches:
         return f"<TcpPunches: {len(self._expected)} hosts expected, {len(self._tasks)} under way>"
 
     def stop(self) -> None:
+        self._expected.clear()
         for task in self._tasks:
             task.cancel()
 
@@ -86,7 +90,10 @@ class TcpPunches:
 
     def _expect(self, paths: PeerPaths, target: Endpoint, now: float) -> None:
         """A connection from there may be of this punch."""
+        self._expected = {host: each for host, each in self._expected.items() if each[2] > now}
         _, tried, _ = self._expected.get(target.host, (paths, set(), 0.0))
+        if len(tried) >= TRIED_MAX:
+            tried = set()
         if len(self._expected) < EXPECTED_MAX or target.host in self._expected:
             self._expected[target.host] = paths, tried | {target}, now + EXPECTED_S
 
@@ -98,9 +105,10 @@ class TcpPunches:
             self._tcp.adopt(sock, paths.peer, BULK if bulk else CONTROL, client=paths.puncher.lower)
 
     def drop(self, peer: PeerId) -> None:
-        """End the punched connection to this peer, if there is one."""
+        """End the punched connection to this peer, if its session goes by one: the peer said where that leads, and it
+        may be where another one is."""
         remote = self.punched.pop(peer, None)
-        if remote is not None and self._tcp is not None:
+        if remote is not None and self._tcp is not None and str(remote) in self._remotes(peer):
             self._tcp.cut(str(remote))
 
     async def _try(self, paths: PeerPaths, effect: ConnectTcp) -> None:
@@ -166,8 +174,17 @@ class TcpPunches:
             if remote in tried:  # else it may be anybody's behind that gateway
                 paths.step(paths.puncher.accepted, remote.port, remote)
             return False
-        self._spawn(self._look_who_speaks(paths, sock, remote))
+        if self._looked_at >= LOOKED_AT_MAX:
+            return False
+        self._looked_at += 1
+        task = self._spawn(self._look_who_speaks(paths, sock, remote))
+        task.add_done_callback(lambda done: self._looked(done, sock))
         return True
+
+    def _looked(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._looked_at -= 1
+        if task.cancelled():
+            sock.close()
 
     async def _look_who_speaks(self, paths: PeerPaths, sock: socket.socket, remote: Endpoint) -> None:
         """It is an ordinary dial if the other side begins."""
@@ -186,10 +203,11 @@ class TcpPunches:
             return
         self._offer(paths, sock, lambda: paths.step(paths.puncher.accepted, remote.port, remote))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
