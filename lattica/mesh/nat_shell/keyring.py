@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -97,7 +98,7 @@ class Keyring:
     def _half(self, peer: PeerId) -> bytes:
         half = self._halves.get(peer)
         if half is None:
-            half = self._halves[peer] = self._peer.rng.randbytes(SECRET_BYTES)
+            half = self._halves[peer] = os.urandom(SECRET_BYTES)  # the peer's own numbers can be guessed from others
         return half
 
     async def _exchange(self, peer: PeerId, asks: bool) -> Known | None:

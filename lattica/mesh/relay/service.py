@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Hashable
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -47,7 +48,7 @@ class RelayService:
     """See the module. Numbers and keys of channels go to their owners only."""
 
     def __init__(self, peer: Peer, socket: PathSocket) -> None:
-        self.channels = Channels(peer.rng.randbytes)
+        self.channels = Channels(os.urandom)  # members see many of them, and must not guess those of others
         self._peer, self._socket = peer, socket
         self._loop = asyncio.get_running_loop()
         self._members: dict[PeerId, Member] = {}  # by the certificates of their last call

@@ -123,3 +123,11 @@ def test_a_card_of_a_stranger_is_answered_with_ours_and_nothing_else() -> None:
     low, _ = sides()
     card = read_card(low.keyring.asked(HIGH, write_card(Card(bytes(32)))))
     assert len(card.half) == 32 and (card.asks, card.port, card.has_others) == (False, 0, False)
+
+
+def test_halves_do_not_follow_from_the_random_numbers_that_a_peer_shows_others() -> None:
+    async def main() -> None:
+        halves = {read_card(sides()[0].keyring.asked(HIGH, write_card(Card(bytes(32))))).half for _ in range(2)}
+        assert len(halves) == 2, "both peers' own numbers begin with the same seed"
+
+    run_virtually(main())

@@ -46,7 +46,7 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site() -> AsyncIterator[Site]:
+async def a_site() -> AsyncIterator[Site]:
     made = Site()
     await made.start()
     try:
@@ -61,7 +61,7 @@ def story(test: Callable[[Site], Awaitable[None]]) -> Callable[[], None]:
     @wraps(test)
     def run() -> None:
         async def main() -> None:
-            async with site() as made:
+            async with a_site() as made:
                 await test(made)
 
         run_virtually(main())
@@ -90,6 +90,13 @@ async def test_a_channel_carries_datagrams_both_ways_and_both_traversals_hear_of
     await asyncio.sleep(0.1)
     assert site.b.socket.got == [(back, b"one"), (back, b"two")] and site.a.socket.got == [(there, b"three")]
     assert await site.a.relays.client.relayed(site.b.id, site.r1.id) == there, "it is used again"
+
+
+@story
+async def test_channels_do_not_follow_from_the_random_numbers_that_a_relay_shows_others(site: Site) -> None:
+    async with a_site() as other:
+        numbers = {(await each.a.relays.client.relayed(each.b.id, each.r1.id)).channel for each in (site, other)}  # type: ignore[union-attr]
+    assert len(numbers) == 2
 
 
 @story
