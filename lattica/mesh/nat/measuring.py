@@ -50,6 +50,8 @@ ASKS_S = (0.0, 0.25, 0.55, 0.9, 1.3)  # at 10 % loss of questions and answers to
 ANSWERED_S = 1.9  # after the beginning everything is answered that will be: the longest round trip of a world is 0.4 s
 OPENED_S = 2.0  # for the shell to open the sockets
 BLOCKED_S = 0.9  # of silence, in answer to three questions each: so much is glimpsed
+BLOCKED_AGAIN_S = (30.0, 60.0, 120.0, 300.0, 600.0)
+"""After which it is measured again: it may have been an outage."""
 HAIRPINS_S = (0.0, 0.15, 0.3)
 HAIRPINNED_S = 0.6
 WITNESSES_MAX = 3
@@ -126,6 +128,7 @@ class Measurement:
         self._allocating: list[int] = []
         self._filtering: list[int] = []
         self._hairpinned = self._glimpsed = False
+        self._blocked = 0  # how often in a row nobody answered
         self._blocked_at = float("inf")  # when the silence of all looks like blocked UDP
         self._observed: tuple[Endpoint, ...] = ()
         self._watch_at = float("inf")
@@ -333,7 +336,10 @@ class Measurement:
         if self.behaviour.filtering is not Dependence.INDEPENDENT and self.behaviour.udp:
             self._lifetimes_at = now + LIFETIME_AFTER_S
         if self.behaviour.udp:
-            self._watch_at, self._watches_lost = now + WATCH_S, 0
+            self._watch_at, self._watches_lost, self._blocked = now + WATCH_S, 0, 0
+        else:
+            self._again_at = now + BLOCKED_AGAIN_S[min(self._blocked, len(BLOCKED_AGAIN_S) - 1)]
+            self._blocked += 1
         return [*effects, Measured(self.behaviour, self._observed)]
 
     def _begin_lifetimes(self, now: float) -> list[Effect]:

@@ -362,7 +362,7 @@ class PathTable:
     def _why(self, path: Path, now_path: Path | None) -> str:
         """Why this path is to be current in place of that one; "" if it is not."""
         if now_path is None or not now_path.proven:
-            return "it answers"
+            return "it answers" if path.lost < DOUBT_PROBES else ""
         if path.good < path.needed:
             return ""
         if path.is_direct and not now_path.is_direct:

@@ -116,6 +116,17 @@ def test_blocked_udp_is_glimpsed_within_a_second(nat: str) -> None:
     assert at - began < 1.0 and glimpsed.behaviour == Behaviour(udp=False)
 
 
+def test_a_machine_that_measured_in_an_outage_measures_again_and_less_often_each_time() -> None:
+    lab = Measuring(1, "port-restricted")
+    lab.nats.change("a", udp=False)
+    assert lab.measure().udp is False
+    lab.world.run(1000.0)
+    assert len(lab.measured()) in (5, 6), "after 30 s, 1, 2, 5 and 10 minutes"
+    lab.nats.change("a", udp=True)
+    lab.world.run(1620.0)
+    assert same_class(lab.measured()[-1].behaviour, "port-restricted")
+
+
 def test_other_witnesses_are_asked_when_the_first_are_gone_and_what_is_known_stays() -> None:
     lab = Measuring(1, "port-restricted", witnesses=3)
     behaviour = lab.measure()
