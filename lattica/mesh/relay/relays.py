@@ -46,7 +46,8 @@ class Relays:
         self._offers = offers
         self._peer = peer
         self._reservations = Reservations(peer, self.client, self._needs_relays)
-        self._was_reached = self._stopped = False
+        self._reached_by: set[int] = set()  # versions of IP by which somebody has come from outside
+        self._stopped = False
         # Whoever comes from this host may have been let in by packets of ours.
         self.is_punched: Callable[[str], bool] = lambda host: False
         peer.serve(self.service, offered=False)
@@ -94,9 +95,10 @@ class Relays:
 
     def reached(self, address: str) -> None:
         """Somebody has connected from there."""
-        if self._was_reached or not _is_public(address) or self.is_punched(split_host(address)[0]):
+        version = 6 if address.startswith("[") else 4
+        if version in self._reached_by or not _is_public(address) or self.is_punched(split_host(address)[0]):
             return
-        self._was_reached = True
+        self._reached_by.add(version)
         if self._may_offer() and not self._stopped:
             self.offer()
 
@@ -105,21 +107,31 @@ class Relays:
         public address is not enough: behind a firewall we would give up our own reservations, and nobody reached us."""
         if self._offers != AUTO or self._peer.gossip.community.info.ephemeral or not self._peer.listening:
             return False
+        return bool(self._reached_by) or self._is_open
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether anybody reaches our UDP socket over IPv4, as was measured."""
         traversal = self._peer.traversal
-        if traversal is not None and traversal.behaviour.udp is not None and not self._was_reached:
-            known = traversal.behaviour
-            return known.mapped or (known.translated is False and known.filtering is Dependence.INDEPENDENT)
-        return self._was_reached
+        if traversal is None or traversal.behaviour.udp is None:
+            return False
+        known = traversal.behaviour
+        return known.mapped or (known.translated is False and known.filtering is Dependence.INDEPENDENT)
 
     def _needs_relays(self) -> bool:
-        """Whether others can call us only by way of a relay, for all that is known now."""
-        if not self.offering and self._may_offer():
+        """Whether others can call us only by way of a relay, for all that is known now: one that was reached in another
+        network, or over IPv6 alone, offers and needs them, too."""
+        may = self._may_offer()
+        if may and not self.offering:
             self.offer()
-        return not self.offering
+        reached = self._offers == ALWAYS or (may and (4 in self._reached_by or self._is_open))
+        return not (self.offering and reached)
 
     def network_changed(self) -> None:
-        """An address of this machine has changed."""
+        """An address of this machine has changed: whether others reach it here is not known yet."""
+        self._reached_by.clear()
         self.client.network_changed()
+        self._reservations.look_soon()
 
     # -- datagrams
 

@@ -81,6 +81,12 @@ class Reservations:
             if self._looking is None:
                 self._look_in(0.0)
 
+    def look_soon(self) -> None:
+        """Whether this node needs any may have changed."""
+        if self._timer is not None:
+            self._pause_s = LOOK_S[0] / 2
+            self._look_in(LOOK_S[0])
+
     # -- looking
 
     def _heard_of(self, row: Row | None, before: Row | None) -> None:

@@ -368,6 +368,34 @@ async def test_a_node_offers_to_relay_when_it_was_reached_from_a_public_address(
 
 
 @story
+async def test_a_node_that_moves_behind_a_router_is_reached_by_relays_again(site: Site) -> None:
+    node = StagePeer(site.network, 5, offers=AUTO)
+    node.listening = ["198.51.100.5:7411"]
+    node.relays.start()
+    node.relays.reached("198.51.100.9:1234")
+    await asyncio.sleep(5)
+    assert node.relays.offering and not node.relays.reserved
+    node.relays.network_changed()
+    await asyncio.sleep(5)
+    assert len(node.relays.reserved) == 2 and len(node.advertised["relays"]) == 2
+    node.relays.reached("198.51.100.9:1234")
+    await asyncio.sleep(120)
+    assert not node.relays.reserved, "it is reached here, too"
+    node.stop()
+
+
+@story
+async def test_a_node_that_was_reached_over_ipv6_alone_needs_relays_for_those_without_it(site: Site) -> None:
+    node = StagePeer(site.network, 5, offers=AUTO)
+    node.listening = ["10.0.0.5:7411", "[2001:db8::5]:7411"]
+    node.relays.start()
+    node.relays.reached("[2001:db8::9]:1234")
+    await asyncio.sleep(120)
+    assert node.relays.offering and len(node.relays.reserved) == 2
+    node.stop()
+
+
+@story
 async def test_a_node_that_measured_that_it_is_public_offers_and_one_of_a_driver_does_not(site: Site) -> None:
     node, driver, walled = (StagePeer(site.network, number, offers=AUTO) for number in (5, 6, 7))
     for peer, filtering in ((node, Dependence.INDEPENDENT), (driver, Dependence.INDEPENDENT), (walled, None)):
