@@ -214,6 +214,7 @@ class Peer:
                 if self._listen_tls is not None and isinstance(self._transport, Ways):
                     bound += await self._transport.listen_tls(self._listen_tls)
             except BaseException:
+                self._stop_finding_ways()
                 await self._transport.close()
                 raise
             self._bound_at = bound
@@ -260,10 +261,7 @@ class Peer:
         for talk in list(self._talks.values()):
             talk.end(reason)
         self._talks.clear()
-        if self.relays is not None:
-            self.relays.stop()
-        if self.traversal is not None:
-            self.traversal.stop()
+        self._stop_finding_ways()
         for timer in (self._timer, self._arming):
             if timer is not None:
                 timer.cancel()
@@ -273,6 +271,13 @@ class Peer:
         await self.gossip.stop()
         if self._temporary is not None:
             self._temporary.cleanup()
+
+    def _stop_finding_ways(self) -> None:
+        """End the timers, channels and sockets of relays and of what traverses NATs."""
+        if self.relays is not None:
+            self.relays.stop()
+        if self.traversal is not None:
+            self.traversal.stop()
 
     async def __aenter__(self) -> Self:
         await self.start()

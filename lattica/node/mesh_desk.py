@@ -544,8 +544,6 @@ def _mapped(peer: Peer, keeper: Keeper) -> None:
     peer.advertise("mapped", [str(endpoint) for endpoint in keeper.addresses])
     if peer.traversal is not None:
         peer.traversal.set_mapped(keeper.udp)
-    if peer.traversal is not None:
-        peer.traversal.set_mapped(keeper.udp)
 
 
 async def _started(peer: Peer) -> Peer:

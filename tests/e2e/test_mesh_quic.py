@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lattica.errors import PeerUnreachableError
+from lattica.errors import ConfigError, PeerUnreachableError
 from lattica.mesh import credentials
 from lattica.mesh.addresses import split_host
 from lattica.mesh.identity import PeerId
@@ -142,3 +142,12 @@ async def test_both_families_and_one_port_and_noise_on_it_does_no_harm(mesh: Mes
         member = await mesh.join(founder.ticket(), transports=transports)
         await member.connect(founder.id, [f"[::1]:{port}", f"127.0.0.1:{port}"], timeout_s=10)
         assert transport_of(member) == ("quic" if "quic" in transports else "tcp+tls")
+
+
+async def test_a_peer_that_cannot_listen_leaves_no_timers_behind(mesh: Mesh, tmp_path: Path) -> None:
+    founder = await mesh.found(listen="127.0.0.1:0")
+    mine = credentials.join(str(tmp_path / "mine"), parse_ticket(founder.ticket()), time.time())
+    peer = Peer(mine, listen=founder.listening[0])
+    with pytest.raises(ConfigError, match="cannot listen on UDP"):
+        await peer.start()
+    assert peer.relays is not None and peer.relays.service._timer.cancelled()

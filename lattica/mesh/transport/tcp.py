@@ -137,6 +137,9 @@ class Tcp:
         for sock in self._accepted:
             sock.close()
         self._accepted.clear()
+        for connection, _ in self._ready.values():
+            connection.abort()
+        self._ready.clear()
         self.flush()
         for connection in list(self._connections.values()):
             connection.finish()
@@ -293,22 +296,27 @@ class Tcp:
     def adopt(self, sock: socket.socket, peer: PeerId, plane: int, *, client: bool) -> None:
         """Carry on with a TCP connection to this peer, as the side that dialed or as the other. `better` tells when a
         dial of the plane would have it."""
-        if client:
-            self._spawn(self._adopted(sock, peer, plane))
-        else:
-            self._accepted.add(sock)
-            self._spawn(self._accept(sock, host_text(*sock.getpeername()[:2])))
+        try:
+            remote = host_text(*sock.getpeername()[:2])
+        except OSError:  # it has ended already
+            sock.close()
+            return
+        self._accepted.add(sock)
+        self._spawn(self._adopted(sock, peer, plane) if client else self._accept(sock, remote))
 
     async def _adopted(self, sock: socket.socket, peer: PeerId, plane: int) -> None:
+        self._accepted.discard(sock)
         connection = self._connection(self._contexts.client())
         try:
             async with asyncio.timeout(DIAL_S):
                 await self._loop.create_connection(lambda: connection, sock=sock)
                 member = await self._proved(connection)
-        except (OSError, LatticaError, ssl.SSLError, TimeoutError) as error:
-            log.info("a connection to %s came to nothing: %s", short_peer(peer), tls.words(error))
+        except BaseException as error:
             connection.abort()
             sock.close()
+            if not isinstance(error, (OSError, LatticaError, ssl.SSLError, TimeoutError)):
+                raise
+            log.info("a connection to %s came to nothing: %s", short_peer(peer), tls.words(error))
             return
         if member.peer != peer or (peer, plane) in self._ready:
             connection.abort()

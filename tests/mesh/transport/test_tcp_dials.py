@@ -81,6 +81,20 @@ async def test_an_address_that_refuses_is_followed_by_the_next_at_once_and_all_a
 
 
 @virtual
+async def test_connections_that_no_dial_has_taken_yet_end_with_the_transport() -> None:
+    stage, waits = Stage(), Scripted(0.0)
+    stage._ready[PEER, 0] = waits, PlainMember(PEER)  # type: ignore[assignment]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+    stage._contexts = None  # type: ignore[assignment]
+    stage.adopt(ours, PEER, 0, client=True)
+    await stage.close()
+    assert waits.aborted and ours.fileno() == -1
+    stage.adopt(ended := socket.socket(), PEER, 0, client=True)
+    assert ended.fileno() == -1 and not stage._tasks, "one that nobody is at is closed at once"
+
+
+@virtual
 async def test_a_slow_address_that_answers_after_all_is_taken_before_a_slower_one() -> None:
     stage = Stage(a=Scripted(NEXT_ADDRESS_S * 1.5), b=Scripted(10.0))
     found, _ = await stage.dialed()
