@@ -58,7 +58,7 @@ async def relayed(mesh: Mesh, **options: object) -> tuple[Peer, Peer, FakeRelay]
 async def test_a_relayed_session_becomes_direct_and_calls_flow_meanwhile(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crossing, "UNMEASURED_S", 0.5)
+    monkeypatch.setattr(crossing, "UNMEASURED_S", 1.0)
     one, two, relay = await relayed(mesh)
     assert await one.call(two.id, "work.submit", 1, timeout_s=5) == 1 and relay.carried
     calls = asyncio.ensure_future(asyncio.wait_for(_call_until(one, two), 20))

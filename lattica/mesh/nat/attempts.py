@@ -84,7 +84,7 @@ Message = Introduce | Introduced | Prepare | Ready | Go | Later | Again
 
 
 class Tell(msgspec.Struct, frozen=True):
-    """Say this to the peer, over the session (`nat.punch`)."""
+    """Say this to the peer, over the session (a notice)."""
 
     message: Message
 
