@@ -23,7 +23,7 @@ from blake3 import blake3
 
 from lattica.mesh.mapping import natpmp, pcp
 from lattica.mesh.mapping.pcp import Protocol
-from lattica.mesh.nat.routes import Endpoint, is_private
+from lattica.mesh.nat.routes import Endpoint, is_private, is_public
 
 ASK_S = 0.25  # RFC 6886 §3.1: before the second question, then twice as long each time
 ASKS_MAX = 3  # without a mapping, of each way: 1.75 s, within a LAN
@@ -213,7 +213,7 @@ class Mapper:
     def mapped(self, protocol: Protocol) -> Endpoint | None:
         """Where others reach our port from outside."""
         found = self.told(protocol)
-        return None if found is None or is_private(found.host) else found
+        return found if found is not None and is_public(found) else None
 
     @property
     def outer_hosts(self) -> list[str]:

@@ -79,8 +79,9 @@ def read(data: bytes) -> Answer | None:
 
 def has_forgotten(before_s: int, epoch_s: int, elapsed_s: float) -> bool:
     """Whether the gateway has lost its state between two answers (§3.6): it counts slower than we do by more than an
-    eighth and two seconds."""
-    return epoch_s < before_s + elapsed_s * 7 / 8 - 2
+    eighth and two seconds. Or so much faster: this machine slept, and what it had may have run out."""
+    theirs_s = epoch_s - before_s
+    return theirs_s < elapsed_s * 7 / 8 - 2 or theirs_s > elapsed_s * 9 / 8 + 2
 
 
 def result_text(result: int) -> str:

@@ -42,6 +42,9 @@ ASKS_FIRST_S = 1.0
 """So much later the higher PeerId asks for keys as well: the lower one's question was enough, nearly always."""
 ADDRESSES_MAX = 6  # of a peer's addresses are tried, as paths
 UNMEASURED_S = 4.0  # then we punch without knowing what we are behind
+DOUBTED_AGAIN_S = 30.0
+"""Between measurements that a peer's word brings about: one that tells of another address each second would keep us
+from ever finding out. `Measurement` asks by itself every 20 s."""
 
 
 class Crossing:
@@ -60,6 +63,7 @@ class Crossing:
         self._measured_at: float | None = None
         self._glimpse: Behaviour | None = None  # what the first measurement has found so far
         self._outer = ""  # the address at which somebody saw us, and nobody had before
+        self._doubted_at = float("-inf")  # when we measured because of that
         self._tcp_seen: tuple[Endpoint, ...] = ()
         self._seeing: asyncio.Task[None] | None = None
         self._stopped = False
@@ -326,8 +330,9 @@ class Crossing:
         known = {each.host for each in self.door.observed}
         if route.socket != MAIN or not known or endpoint.host in known or endpoint.host == self._outer:
             return
-        if endpoint.host not in self.own_hosts:
-            self._outer = endpoint.host
+        now = self._loop.time()
+        if endpoint.host not in self.own_hosts and now >= self._doubted_at + DOUBTED_AGAIN_S:
+            self._outer, self._doubted_at = endpoint.host, now
             self.measuring.network_changed()
 
     def connect_tcp(self, paths: PeerPaths, effect: ConnectTcp) -> None:

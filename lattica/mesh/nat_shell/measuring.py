@@ -179,8 +179,10 @@ class Measuring:
             self.step(self.answering.send_for, data, to)
 
     def _have_sent(self, effect: HaveSent) -> None:
+        if len(self._tasks) >= ANSWERS_FROM_MAX or not is_sendable(effect.to):
+            return
         others = self._others(effect.asker, effect.to.host)
-        if not others or len(self._tasks) >= ANSWERS_FROM_MAX or not is_sendable(effect.to):
+        if not others:
             return
         task = self._loop.create_task(self._ask_to_send(self._crossing.rng.choice(others), effect))
         self._tasks.add(task)

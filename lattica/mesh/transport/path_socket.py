@@ -141,6 +141,7 @@ class PathSocket:
         for key in [key for key in self._sockets if key[0] == number]:
             sock = self._sockets.pop(key)
             self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())
             sock.close()
 
     def close(self) -> None:

@@ -334,3 +334,11 @@ def test_whatever_a_gateway_says_the_mapper_keeps_its_rules_and_asks_little(data
         due = mapper.next_deadline()
         assert due is None or due >= 0
     assert sent <= 8 + 8 * 41
+
+
+@pytest.mark.parametrize("outer", ["224.0.0.7", "0.0.0.0", "240.1.2.3", "127.0.0.1"])
+def test_an_outer_address_that_is_nobodys_is_told_to_nobody(outer: str) -> None:
+    mapper = Mapper(PORT, CLIENT, b"secret")
+    for wish in mapper._wishes:
+        wish.host, wish.port = outer, PORT
+    assert mapper.told(Protocol.UDP) == Endpoint(outer, PORT) and mapper.mapped(Protocol.UDP) is None
