@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-from lattica.errors import LatticaError, PeerUnreachableError, RemoteProtocolError
+from lattica.errors import LatticaError, PeerUnreachableError, PermissionDeniedError, RemoteProtocolError
 from lattica.mesh import tls
 from lattica.mesh.addresses import resolve, split_host
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId, parse_peer, peer_text, short_peer
@@ -139,8 +139,16 @@ class RelayClient:
         finally:
             self._asking[relay] -= 1
             self._asking += Counter()  # without those that nobody asks any more
+        self.admit(relay)
         number, secret = _grant(answer)
         return await self._made(relay, peer, number, secret)
+
+    def admit(self, relay: PeerId) -> None:
+        """Raises PermissionDeniedError if this member, with whom there is a session, may not relay: whatever it says,
+        it shall not learn who talks to whom."""
+        member = self._peer.sessions.member(relay)
+        if member is None or not member.roles & Role.RELAY:
+            raise PermissionDeniedError(role="relay", peer=peer_text(relay), action="carry what others send")
 
     def expect(self, relay: PeerId) -> None:
         """This relay was asked to tell us of channels, for the time of its lease. Others could fill our memory."""

@@ -168,6 +168,7 @@ class Reservations:
         self._client.expect(relay)
         try:
             await self._peer.call(relay, "relay.reserve", timeout_s=RESERVE_S, idempotent=True)
+            self._client.admit(relay)
             rtt_s = self._reserved.get(relay)
             if rtt_s is None and sessions.is_dialed(relay):
                 self._add(relay, sessions.rtt_s(relay) or RESERVE_S)

@@ -18,6 +18,7 @@ from lattica.mesh.relay.channels import LEASE_S
 from lattica.mesh.relay.client import IDLE_S
 from lattica.mesh.relay.relays import ALWAYS, AUTO
 from lattica.mesh.roles import MEMBER, Role
+from lattica.mesh.services import caller
 from lattica.testing.loop import run_virtually
 from tests.mesh.relay.stage import Link, Network, StagePeer
 
@@ -257,6 +258,24 @@ async def test_a_node_without_the_role_relays_for_nobody(site: Site) -> None:
         with pytest.raises(PermissionDeniedError):
             await work
     other.stop()
+
+
+@story
+async def test_a_member_without_the_role_is_no_relay_whatever_it_says(site: Site) -> None:
+    liar = StagePeer(site.network, 5, roles=MEMBER & ~Role.RELAY)
+    liar.relays.service._admit = lambda: caller.get().peer  # type: ignore[method-assign]
+    site.network.offering.append(liar.id)
+    site.network.far[site.r1.at] = site.network.far[site.r2.at] = 0.1  # it is much nearer than the others
+    site.a.dialed.add(liar.id)
+    late = StagePeer(site.network, 6)
+    late.dialed.add(liar.id)
+    late.relays.start()
+    await asyncio.sleep(1000)
+    assert set(late.relays.reserved) == set(site.a.relays.reserved) == {site.r1.id, site.r2.id}
+    with pytest.raises(PermissionDeniedError, match="lacks the role relay"):
+        await site.a.relays.client.relayed(site.b.id, liar.id)
+    liar.stop()
+    late.stop()
 
 
 @story
