@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lattica.errors import LatticaError, PeerUnreachableError, PermissionDeniedError, RemoteProtocolError
 from lattica.mesh import tls
@@ -146,7 +146,7 @@ class RelayClient:
     def admit(self, relay: PeerId) -> None:
         """Raises PermissionDeniedError if this member, with whom there is a session, may not relay: whatever it says,
         it shall not learn who talks to whom."""
-        member = self._peer.sessions.member(relay)
+        member: Any = self._peer.sessions.member(relay)
         if member is None or not member.roles & Role.RELAY:
             raise PermissionDeniedError(role="relay", peer=peer_text(relay), action="carry what others send")
 
