@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 from lattica._version import __version__
 from lattica.errors import ConfigError, GetTimeoutError, PeerUnreachableError, RemoteProtocolError
 from lattica.mesh import credentials, values
-from lattica.mesh.addresses import ranked, reachable
+from lattica.mesh.addresses import ranked, reachable, split_host
 from lattica.mesh.authority import INVITE_S
 from lattica.mesh.calls import Pipe, Stream, Talk
 from lattica.mesh.compression import Packer
@@ -472,6 +472,11 @@ class Peer:
         self.listening = ranked([*self._bound, *(each for found in self._advertised.values() for each in found)])
         self._say_hello_with(addresses=self.listening)
         self.gossip.moved(self.listening)
+
+    @property
+    def port(self) -> int:
+        """On which others reach it by TCP and UDP; 0: it only dials."""
+        return split_host(self._bound_at[0])[1] if self._bound_at else 0
 
     def way_of(self, peer: PeerId, plane: int = CONTROL) -> tuple[str, str]:
         """(what it is, as `Transport.path` says; the other end's address) of the connection that carries this plane of

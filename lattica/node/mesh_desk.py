@@ -526,9 +526,9 @@ def _keeper(peer: Peer, wish: Wish) -> Keeper | str:
     """Who asks the gateway for ports that lead to where this peer listens; or why nobody does."""
     if not wish.maps_ports:
         return "it is switched off"
-    if not peer.listening:
+    if not peer.port:
         return "this node does not listen"
-    host, port = "", split_host(peer.listening[0])[1]
+    host = ""
     if wish.listen:
         host = split_host(wish.listen)[0]
     if host in ("0.0.0.0", "::"):
@@ -536,7 +536,7 @@ def _keeper(peer: Peer, wish: Wish) -> Keeper | str:
     if host.startswith("127.") or host in ("localhost", "::1"):
         return "this node listens for this machine alone"
     secret = blake3(peer.credentials.identity.sign(NONCES_OF)).digest()
-    return Keeper(port, secret, partial(_mapped, peer), host=host)
+    return Keeper(peer.port, secret, partial(_mapped, peer), host=host)
 
 
 def _mapped(peer: Peer, keeper: Keeper) -> None:

@@ -620,7 +620,7 @@ def test_no_secret_is_in_the_log_or_in_what_is_printed(tmp_path: Path, caplog: p
 )
 def test_the_router_is_asked_for_no_port_that_is_not_wanted_or_leads_nowhere(wish: Wish, why: str) -> None:
     class Silent:
-        listening = [] if wish.listen == "none" else ["127.0.0.1:7411"]
+        port = 0 if wish.listen == "none" else 7411
 
     peer: Any = Silent()
     assert why in str(mesh_desk._keeper(peer, wish))

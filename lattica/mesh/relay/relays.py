@@ -22,6 +22,7 @@ from lattica.mesh.relay.framed import Framed
 from lattica.mesh.relay.reservations import Reservations
 from lattica.mesh.relay.service import OFFER, RelayService
 from lattica.mesh.roles import Role
+from lattica.mesh.transport.quic import RELAY
 
 if TYPE_CHECKING:
     from lattica.mesh.links import Member
@@ -105,7 +106,8 @@ class Relays:
     def _may_offer(self) -> bool:
         """Whether others reach us, as far as is known; whoever wants to use us sees for itself. That we listen at a
         public address is not enough: behind a firewall we would give up our own reservations, and nobody reached us."""
-        if self._offers != AUTO or self._peer.gossip.community.info.ephemeral or not self._peer.listening:
+        listens = any(not address.startswith(RELAY) for address in self._peer.listening)
+        if self._offers != AUTO or self._peer.gossip.community.info.ephemeral or not listens:
             return False
         return bool(self._reached_by) or self._is_open
 

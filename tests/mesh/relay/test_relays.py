@@ -404,6 +404,15 @@ async def test_a_node_that_moves_behind_a_router_is_reached_by_relays_again(site
 
 
 @story
+async def test_a_node_that_only_dials_stays_with_its_relays_although_its_udp_is_open(site: Site) -> None:
+    site.a.relays._offers = AUTO
+    site.a.listening = list(site.a.advertised["relays"])
+    site.a.traversal.behaviour = Behaviour(udp=True, translated=False, filtering=Dependence.INDEPENDENT)
+    await asyncio.sleep(300)
+    assert not site.a.relays.offering and len(site.a.relays.reserved) == 2
+
+
+@story
 async def test_a_node_that_was_reached_over_ipv6_alone_needs_relays_for_those_without_it(site: Site) -> None:
     node = StagePeer(site.network, 5, offers=AUTO)
     node.listening = ["10.0.0.5:7411", "[2001:db8::5]:7411"]
