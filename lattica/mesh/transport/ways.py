@@ -11,6 +11,8 @@ are told apart by the last bit.
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
 import msgspec
@@ -26,6 +28,7 @@ from lattica.mesh.transport.quic import RELAY, Quic
 from lattica.mesh.transport.tcp import Tcp
 from lattica.mesh.wire import BULK, CONTROL, Frame, Received
 
+log = logging.getLogger(__name__)
 QUIC_AFTER_S = 0.3
 """The head start of TCP: three round trips of 100 ms, TLS included. More delays peers that TCP cannot reach, less
 begins handshakes of 5 ms of CPU for nothing."""
@@ -88,7 +91,14 @@ class Ways:
             return await side.listen(address)
         host, port = split_host(address)
         for tried in range(1, PORTS_TRIED + 1):
-            bound = await self.quic.listen(address)
+            try:
+                bound = await self.quic.listen(address)
+            except ConfigError as error:
+                if not _is_denied(error.__cause__):
+                    raise
+                alone = await self.tcp.listen(address)
+                log.warning("UDP is withheld from this node (%s): TCP alone is used", error.__cause__)
+                return alone
             free = split_host(bound[0])[1]
             try:
                 return await self.tcp.listen(f"[{host}]:{free}" if ":" in host else f"{host}:{free}")
@@ -212,6 +222,12 @@ class Ways:
         if QUIC in attempt.under_way and self.quic is not None:
             self.quic.give_up(number)
         self._owner.dial_failed(number, "; ".join(attempt.reasons), attempt.final)
+
+
+def _is_denied(error: object) -> bool:
+    """Whether UDP is withheld from us, as in some sandboxes: not that a port is taken, or an address is nobody's."""
+    denied = (errno.EPERM, errno.EACCES, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+    return isinstance(error, OSError) and error.errno in denied
 
 
 RANKS = (STREAM_RANK, DATAGRAM_RANK)

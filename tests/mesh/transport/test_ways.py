@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from lattica.errors import ConfigError
 from lattica.mesh.effects import NOBODY_LISTENS, Dial
 from lattica.mesh.identity import PeerId
 from lattica.mesh.links import DATAGRAM_RANK, STREAM_RANK
+from lattica.mesh.transport import path_socket
 from lattica.mesh.transport.ways import QUIC_AFTER_S, QUIC_BULK_AFTER_S, REFUSED_S, RELAY_AFTER_S, Ways
 from lattica.mesh.wire import BULK, CONTROL
 from tests.mesh.conftest import PlainMember
@@ -255,4 +257,18 @@ async def test_both_listen_at_one_port_and_give_it_back_when_one_of_them_cannot(
     with pytest.raises(ConfigError, match="taken"):
         await ways.listen("127.0.0.1:7411")
     assert stopped == [1, 1]
+    await ways.close()
+
+
+async def test_where_udp_is_withheld_tcp_alone_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(family: int, where: Any) -> Any:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(path_socket, "_bound", denied)
+    ways = Ways(Hears(), None, mesh_of_today().member())  # type: ignore[arg-type]
+    (address,) = await ways.listen("127.0.0.1:0")
+    assert ways.tcp is not None and ways.quic is not None
+    assert address.startswith("127.0.0.1:") and ways.tcp._listeners and not ways.quic.socket._sockets
+    ways.quic.socket._loopback = False
+    assert ways.quic.socket.port == 0
     await ways.close()
