@@ -41,6 +41,8 @@ ROUTES_MAX = 8  # tried in one dial: each costs a handshake's beginning, 2 ms
 RELAYS_MAX = 2  # of a peer, asked for a channel at once
 PENDING_MAX = 128
 """Handshakes at once: each costs 5 ms of CPU, and is made with somebody who has proved no more than an address."""
+PENDING_OF_PLACE_MAX = 32
+"""Of them from one host, or by one channel of a relay: who begins some and ends none keeps out its own site only."""
 RELAY = "relay/"  # an address by way of another peer: "relay/PEER"
 
 
@@ -307,6 +309,9 @@ class Quic:
         """Somebody begins a connection, from where it says it is."""
         if len(self.pending) >= PENDING_MAX or self._closed:
             return None
+        place = _place(route)
+        if sum(_place(link.route) == place for link in self.pending) >= PENDING_OF_PLACE_MAX:
+            return None
         from lattica.mesh.transport import quic_engine
 
         retried = initial.destination if initial.destination != original else None
@@ -315,6 +320,10 @@ class Quic:
         self.links.add(link)
         self.pending.add(link)
         return link
+
+
+def _place(route: Route) -> object:
+    return route.endpoint.host if isinstance(route, Direct) else route
 
 
 class _Failures:

@@ -522,6 +522,23 @@ async def test_handshakes_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -
 
 
 @virtual
+async def test_one_place_that_begins_handshakes_and_ends_none_keeps_out_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quic, "PENDING_OF_PLACE_MAX", 3)
+    net = Net()
+    one, two, other = net.node(), net.node(), net.node()
+    for attempt in range(8):
+        two.quic.dial(Dial(attempt, one.keys.peer, (one.address,)))
+    await asyncio.sleep(0.045)
+    net.dead.add(two.keys.peer)
+    assert len(one.quic.pending) == 3
+    await net.connected(other, one)
+    assert asyncio.get_running_loop().time() < 0.5
+    await closed(one, two, other)
+
+
+@virtual
 async def test_one_who_begins_a_handshake_and_says_nothing_more_is_forgotten() -> None:
     net = Net()
     one, two = net.node(), net.node()
