@@ -1,12 +1,13 @@
 """How fast QUIC sends: by the bandwidth and the round trip that it measures, and not by what is lost (BBR).
 
     rate    = gain × the largest rate at which packets were acknowledged within BANDWIDTH_S
-    window  = 2 × that rate × (the shortest round trip within ROUND_TRIP_S + LATE_S)
+    window  = that rate × (2 × the shortest round trip within ROUND_TRIP_S + how late the ends are)
 
 Reno halves its window for every loss: one packet in a hundred lost over 40 ms leaves 0.4 MB/s of any link. Radio links,
 busy machines with short socket buffers, and Python that reads too late lose such a share without being full.
 
-    STARTUP     gain 2.8: twice the rate each round trip, until three in a row brought no quarter more
+    STARTUP     gain 2.8: twice the rate each round trip, until three in a row brought no quarter more, or all packets
+                of one have waited
     DRAIN       gain 0.5: until the queue that this left is gone
     PROBE       eight phases of a round trip: 1.25 (is there more?), 0.75 (give back what was queued), 1, 1, 1, 1, 1, 1
     ROUND TRIP  half the window for a fifth of a second, where the shortest round trip is old: is it still so short?
@@ -44,6 +45,9 @@ PHASE_MIN_S = 0.02  # of a phase of PROBE: timers of a millisecond tell no short
 LATE_S = 0.008
 """How late ends are, beside the path: acknowledgements wait for 2 ms, and for Python. Without it, the window over a
 path of 0.3 ms would be less than is acknowledged at once."""
+LATE_MAX_S = 0.016
+"""How late they may be found to be, the path included: as long as the turns that a machine gives its processes when ten
+want each of its cores. A queue on the way looks alike, so that no more is believed, and nothing over longer paths."""
 LOSS_MAX = 0.08
 """Of a round trip's packets. Lower: less is sent over radio links that lose as much. Higher: short queues of others are
 kept full while we look for more."""
@@ -61,6 +65,10 @@ BURST_S = 0.004
 """As much may leave at once: timers come up to a millisecond late, and Python a few. More overflows short queues; less
 wakes both ends for a packet or two, which costs half as much again."""
 BURST_MIN, BURST_MAX = 2, 16  # datagrams
+CATCH_UP_S = 0.02
+"""So much time is made up for by a longer burst, if the loop was busy when the next one was due. Without it a machine
+that is always late would never learn how fast its path is."""
+BURST_MAX_BYTES = 128 << 10  # of such a burst; it fits into the buffer of a receiver who is not root, 208 KiB
 GRAIN_S = 1e-5  # later than the pacer's very moment, or sums of floats come out just before it
 
 
@@ -98,7 +106,7 @@ class Bbr(QuicCongestionControl):
         self._bound, self._cut_until = float("inf"), 0
         self._phase, self._phase_at = 0, 0.0
         self._shortest_s, self._shortest_until = float("inf"), 0.0
-        self._round_shortest_s = float("inf")
+        self._round_shortest_s, self._late_s = float("inf"), 0.0
 
     def __repr__(self) -> str:
         rate, window = self.rate / 1e6, self.congestion_window / 1e3
@@ -121,13 +129,19 @@ class Bbr(QuicCongestionControl):
         return max(min(self.gain * self.rate, self._bound / self._path_s), floor)
 
     @property
+    def late_s(self) -> float:
+        """How much longer than the path an acknowledgement lately took at the least."""
+        return max(LATE_S, min(self._late_s, LATE_MAX_S - self.round_trip_s))
+
+    @property
     def _path_s(self) -> float:
         """The round trip, with as much lateness as is surely no queue."""
         return self.round_trip_s + min(LATE_S, self.round_trip_s / 8)
 
     def _pipe(self, gain: float) -> float:
-        """Bytes in flight at which the path is full, times that."""
-        return gain * self.rate * (self.round_trip_s + LATE_S)
+        """Bytes in flight at which the path is full, times that, and what ends hold that are late: once, or between two
+        busy processes a word would wait as long again."""
+        return self.rate * (gain * self.round_trip_s + self.late_s)
 
     def nothing_to_send(self) -> None:
         """The window has room, and there is nothing for it: what is measured now says nothing of the path."""
@@ -223,6 +237,12 @@ class Bbr(QuicCongestionControl):
         share = self._lost / (self._lost + delivered) if self._lost_packets >= LOST_MIN else 0.0
         queued = self._round_shortest_s > QUEUED * self.round_trip_s + LATE_S
         self._round_began, self._lost, self._lost_packets = self._delivered, 0, 0
+        if self._round_shortest_s < float("inf"):
+            longer_s = self._round_shortest_s - self.round_trip_s
+            if self.state is State.STARTUP and longer_s > max(2 * LATE_S, self.round_trip_s / 2):
+                self._full_rounds = FULL_ROUNDS  # a queue, before the rate can tell
+            late_s = min(longer_s, LATE_MAX_S)
+            self._late_s += (late_s - self._late_s) / 4
         self._round_shortest_s = float("inf")
         if share > (QUEUE_LOSS_MAX if queued else LOSS_MAX) and self._delivered >= self._cut_until:
             before = min(self._bound, max(self.bytes_in_flight + delivered * share, self._pipe(1.0)))
@@ -295,16 +315,28 @@ class Pacer(QuicPacketPacer):
     def __init__(self, control: Bbr) -> None:
         super().__init__(max_datagram_size=control.datagram_bytes)
         self._control = control
-        self._waits = False
+        self._due: float | None = None  # when we are to be asked again, as nothing more may leave before
 
     def next_send_time(self, now: float) -> float | None:  # type: ignore[override]  # as aioquic's does in fact
         """When the next packets may go; None: now. Once no more may, half a burst has to come together."""
         if self.packet_time is None:
             return None
         self.update_bucket(now=now)
-        least = self.bucket_max / 2 if self._waits else 0.0
-        self._waits = self.bucket_time <= least
-        return now + self.bucket_max / 2 - self.bucket_time + GRAIN_S if self._waits else None
+        least = 0.0 if self._due is None else self.bucket_max / 2
+        if self.bucket_time > least:
+            self._due = None
+            return None
+        self._due = now + self.bucket_max / 2 - self.bucket_time + GRAIN_S
+        return self._due
+
+    def update_bucket(self, now: float) -> None:
+        """What may leave at once grows with time; by more than a burst, if we were to be asked earlier."""
+        if now <= self.evaluation_time or self.packet_time is None:
+            return
+        late_s = 0.0 if self._due is None else min(max(now - self._due, 0.0), CATCH_UP_S)
+        late_s = min(late_s, BURST_MAX_BYTES / self._control.datagram_bytes * self.packet_time)
+        self.bucket_time = min(self.bucket_time + now - self.evaluation_time, self.bucket_max + late_s)
+        self.evaluation_time = now
 
     def update_after_send(self, now: float) -> None:
         if self.packet_time is not None:
@@ -315,7 +347,7 @@ class Pacer(QuicPacketPacer):
         """Packets were counted as full ones: bytes that they did not have."""
         if self.packet_time is not None:
             spared_s = self.packet_time * unused / self._control.datagram_bytes
-            self.bucket_time = min(self.bucket_time + spared_s, self.bucket_max)
+            self.bucket_time = max(self.bucket_time, min(self.bucket_time + spared_s, self.bucket_max))
 
     def update_rate(self, congestion_window: int, smoothed_rtt: float) -> None:
         rate = self._control.sending_rate

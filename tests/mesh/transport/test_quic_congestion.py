@@ -192,6 +192,20 @@ def test_who_says_little_is_not_held_up_when_it_says_more() -> None:
     assert flow.waiting < 60_000
 
 
+def test_ends_that_are_late_learn_how_fast_their_path_is() -> None:
+    """Two processes of a busy machine: each gets its turn every 15 ms, and may then send what it was due to send."""
+
+    class Busy(Link):
+        def _at(self, when: float, kind: str, flow: Flow, numbers: list[int]) -> None:
+            turn_s = 0.015 if kind in ("ack", "acked", "send") else 0.0
+            super()._at(-(-when // turn_s) * turn_s if turn_s else when, kind, flow, numbers)
+
+    link = Busy(Flow(), rate=20e6, delay_s=0.00025, queue_s=0.05)
+    link.run(5.0)
+    link.run(6.0)
+    assert link.used > 0.3, f"{link.used:.0%} of 20 MB/s, {link.flows[0].control!r}"
+
+
 def test_after_silence_it_begins_anew() -> None:
     link = Link(Flow(), rate=5e6, delay_s=0.02, queue_s=0.05)
     link.run(3.0)
@@ -207,9 +221,10 @@ def test_a_packet_of_another_path_tells_nothing_of_this_one() -> None:
     before, after = Bbr(max_datagram_size=SIZE), Bbr(max_datagram_size=SIZE)
     packet = QuicSentPacket(Epoch.ONE_RTT, True, True, False, 1, QuicPacketType.ONE_RTT, 1.0, SIZE)
     before.on_packet_sent(packet=packet)
-    after.bytes_in_flight = before.bytes_in_flight
     after.on_packet_acked(now=1.1, packet=packet)
     after.on_rtt_measurement(now=1.1, rtt=0.1)
+    after.on_packets_lost(now=1.1, packets=[packet])
+    after.on_packets_expired(packets=[packet])
     assert after.rate == 0.0 and after.bytes_in_flight == 0
 
 
@@ -220,6 +235,8 @@ def test_the_pacer_lets_no_more_go_however_often_it_is_asked() -> None:
     control, pacer = link.flows[0].control, link.flows[0].pacer
     pacer.update_rate(congestion_window=0, smoothed_rtt=0.0)
     now, sent = link.now + 1.0, 0
+    while pacer.next_send_time(now=now) is None:  # what it may catch up with
+        pacer.update_after_send(now=now)
     for _ in range(10_000):  # for a tenth of a second, every 10 us
         now += 1e-5
         while pacer.next_send_time(now=now) is None:
