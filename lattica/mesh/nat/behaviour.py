@@ -20,6 +20,9 @@ SEQUENTIAL_GAP = 16  # ports between two of our mappings that others may have ta
 SEQUENTIAL_LEAST = 3  # ports: that so many at random lie so close together happens once in a million measurements
 
 
+ONLY_6 = "IPv6 alone"  # answers came over nothing else
+
+
 class Dependence(Enum):
     """On what of the other end a mapping or a filter depends (RFC 4787 §4.1, §5)."""
 
@@ -64,6 +67,8 @@ class Behaviour(msgspec.Struct, frozen=True, omit_defaults=True):
             return "not measured"
         if not self.udp:
             return "UDP is blocked"
+        if self.ipv6 and self.translated is None:
+            return ONLY_6
         if self.translated is False:
             return "public address" if self.filtering is Dependence.INDEPENDENT else "public address behind a firewall"
         if self.mapping in (Dependence.ADDRESS, Dependence.ADDRESS_AND_PORT):

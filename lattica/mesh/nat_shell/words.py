@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lattica.mesh.nat.behaviour import ONLY_6
+
 RELAY = "relay/"  # as of `transport/quic`
 PEERS_SHOWN = 8  # of those that are relayed; the others are counted
 TRIES_SHOWN = 4  # of one peer
@@ -42,6 +44,8 @@ def _behind(status: Mapping[str, Any]) -> str:
         return "what this machine is behind is not known: no peer with a public address has told it"
     if behaviour.get("udp") is False:
         parts = ["UDP is blocked for this machine"]
+    elif words == ONLY_6:
+        parts = ["UDP gets out of this machine over IPv6 alone"]
     elif words.startswith("public"):
         parts = [f"this machine has a {words}"]
     else:
@@ -54,7 +58,7 @@ def _behind(status: Mapping[str, Any]) -> str:
         parts.append("a port of the router leads here")
     elif behaviour.get("translated"):
         parts.append("no port mapping")
-    if behaviour.get("ipv6"):
+    if behaviour.get("ipv6") and words != ONLY_6:
         parts.append("IPv6 works")
     if lifetime_s := behaviour.get("lifetime_s"):
         parts.append(f"an idle mapping lives {lifetime_s:g} s at least")

@@ -72,3 +72,8 @@ def test_public_addresses_and_blocked_udp_are_behind_nothing() -> None:
 def test_many_relayed_peers_are_counted() -> None:
     found = list(words_of(status(SYMMETRIC), [peer(number, "relay/zzzzzzzz") for number in range(20)]))
     assert found[-1].what == "... and 12 more peers are relayed"
+
+
+def test_a_machine_with_ipv6_alone_is_not_said_to_be_behind_a_nat() -> None:
+    (said,) = words_of(status(Behaviour(udp=True, ipv6=True), observed=["[2001:db8::7]:7411"]), [])
+    assert said.what == "UDP gets out of this machine over IPv6 alone, seen at [2001:db8::7]:7411"
