@@ -75,6 +75,8 @@ ETHERNET_MAX_BYTES = 1500  # what is longer stays within a machine, where nothin
 LONG_LOST_MAX = 12
 """Packets of more than HANDSHAKE_DATAGRAM_BYTES in a row that are lost while shorter ones arrive: somewhere on the way
 they are dropped, and no word of it comes back (RFC 8899 §4.3). By chance, at 20 % loss: once in 10^8 packets."""
+UNHEARD_MAX = 3
+"""Timeouts in a row that say the same, where only long packets are sent. If the path is dead, it costs nothing."""
 GRAIN_S = 1e-6  # aioquic's timers may be due at a time that its sums only come to a rounding error later
 _CRYPTO_ERROR = 0x100  # RFC 9000 §20.1: plus the number of a TLS alert
 _NOWHERE = ("-", 0)  # the address that aioquic is told: none, so that nothing it is told can lead elsewhere
@@ -397,7 +399,9 @@ class Engine:
     def _events(self, now: float) -> list[Event]:
         connection = self._connection
         control: Any = connection._loss._cc
-        if control.long_lost > LONG_LOST_MAX and connection._max_datagram_size <= ETHERNET_MAX_BYTES:
+        if HANDSHAKE_DATAGRAM_BYTES < connection._max_datagram_size <= ETHERNET_MAX_BYTES and (
+            control.long_lost > LONG_LOST_MAX or connection._loss._pto_count >= UNHEARD_MAX
+        ):
             self.path_changed(HANDSHAKE_DATAGRAM_BYTES)
         found: list[Event] = []
         while (event := connection.next_event()) is not None:
