@@ -93,12 +93,21 @@ class RoutingTable:
             self._count += 1
 
     def closest(self, target: bytes, count: int = K, without: PeerId | None = None) -> list[Contact]:
-        """Those closest to `target`, closest first."""
-        place = place_of(target)
-        by_distance = {
-            known.place ^ place: known.contact for bucket in self.buckets.values() for known in bucket.peers.values()
-        }
-        found = [by_distance[distance] for distance in sorted(by_distance)[: count + 1]]  # sorts numbers: no calls
+        """Those closest to `target`, closest first. Of the bucket that it would be in itself all are closer than any
+        others; then come those that are nearer to us, whatever bucket they are in; then one bucket after the other."""
+        place, shared = place_of(target), shared_bits(self.me, target)
+        farther = [[bits] for bits in sorted(self.buckets, reverse=True) if bits < shared]
+        found: list[Contact] = []
+        for group in ([shared], [bits for bits in self.buckets if bits > shared], *farther):
+            by_distance = {
+                known.place ^ place: known.contact
+                for bits in group
+                if bits in self.buckets
+                for known in self.buckets[bits].peers.values()
+            }
+            found += [by_distance[distance] for distance in sorted(by_distance)]  # sorts numbers: no calls
+            if len(found) > count:
+                break
         return [contact for contact in found if contact.peer != without][:count]
 
     def stale(self, before: float) -> list[Contact]:

@@ -95,12 +95,13 @@ class Lookup:
     def next(self) -> list[Contact]:
         """Whom to ask now; they count as asked."""
         found: list[Contact] = []
-        window = K
+        window, new, silent, slow = K, State.NEW, State.SILENT, State.SLOW
         for _, candidate in self._order:
             if not window or self._open >= ALPHA or self.asked >= ASKED_MAX:
                 break
-            window -= candidate.state not in (State.SILENT, State.SLOW)
-            if candidate.state is State.NEW:
+            state = candidate.state
+            window -= state is not silent and state is not slow
+            if state is new:
                 candidate.state = State.ASKED
                 self._open += 1
                 self.asked += 1
@@ -145,18 +146,16 @@ class Lookup:
     @property
     def is_complete(self) -> bool:
         """Whether the K closest that are not silent have answered, or nobody is left to ask."""
-        window = K
+        window, new, answered, silent = K, State.NEW, State.ANSWERED, State.SILENT
         spent = self.asked >= ASKED_MAX
         for _, candidate in self._order:
-            match candidate.state:
-                case State.ANSWERED:
-                    window -= 1
-                case State.NEW if not spent:
-                    return False
-                case State.ASKED | State.SLOW:
-                    return False
-            if not window:
-                return True
+            state = candidate.state
+            if state is answered:
+                window -= 1
+                if not window:
+                    return True
+            elif state is not silent and not (state is new and spent):
+                return False
         return True
 
     def closest(self) -> list[Candidate]:

@@ -83,10 +83,12 @@ def test_the_closest_come_first_over_all_buckets_and_without_the_asker() -> None
     table = RoutingTable(ME)
     for _ in range(300):
         table.saw(peer_at(rng.getrandbits(256)), ("a",), 0.0)
-    target = peer_at(rng.getrandbits(256))
-    known = sorted((contact.peer for contact in table), key=lambda peer: distance(peer, target))
-    assert [contact.peer for contact in table.closest(target)] == known[:K]
-    assert [contact.peer for contact in table.closest(target, 3, known[0])] == known[1:4]
+    far, near = peer_at(rng.getrandbits(256)), peer_at(rng.getrandbits(248))
+    for target in (far, near, ME, next(iter(table)).peer):
+        known = sorted((contact.peer for contact in table), key=lambda peer: distance(peer, target))
+        assert [contact.peer for contact in table.closest(target)] == known[:K]
+        assert [contact.peer for contact in table.closest(target, 3, known[0])] == known[1:4]
+        assert [contact.peer for contact in table.closest(target, 1000)] == known
 
 
 def test_a_thousand_peers_fill_few_places_far_away_and_all_near_by() -> None:
