@@ -188,7 +188,7 @@ def test_two_workers_that_are_one_life_of_an_actor_are_seen(monkeypatch: pytest.
 
     monkeypatch.setattr(SimWorker, "_become_actor", become_the_first)
     with pytest.raises(AssertionError, match=r"was life \(.*, 1\) before"):
-        execution.play(9, happens="faults")
+        execution.play(8, happens="faults")
 
 
 def test_what_is_kept_of_a_detached_actor_that_has_ended_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
