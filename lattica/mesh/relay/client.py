@@ -11,6 +11,7 @@ by way of another to each peer whose connection went by it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable, Sequence
@@ -43,6 +44,7 @@ CONNECT_S = 6.0  # for a TLS connection to it
 CHANNELS_MAX = 1024
 OF_RELAY_MAX = 512  # channels of which one relay may tell us
 WAYS_MAX = 4  # addresses of a relay that are tried by UDP
+RESOLVE_S = 2.0  # for names among them: a relay may tell of many that nobody knows
 FRESH_S = 20.0  # a channel that brought something so lately is used again for the same peer
 YOUNG_S = 2.0  # after it was opened, for which the same is true
 IDLE_S = 120.0  # a channel that carried nothing for so long is closed
@@ -187,14 +189,20 @@ class RelayClient:
             for link in self._quic.links_of(relay):
                 if isinstance(link.route, Direct):
                     ways[link.route] = None
-            for address in self._addresses(relay):
-                try:
-                    for _, where in await resolve(self._loop, *split_host(address)):
-                        ways[Direct(Endpoint(where[0], where[1]))] = None
-                except (OSError, LatticaError):
-                    continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESOLVE_S):
+                    await self._resolved(self._addresses(relay)[: 2 * WAYS_MAX], ways)
         found = list(ways)[:WAYS_MAX]
         return [*found, framed] if (framed := self._framed.get(relay)) is not None else found
+
+    async def _resolved(self, addresses: Sequence[str], ways: dict[Hashable, None]) -> None:
+        """Add where these lead."""
+        for address in addresses:
+            try:
+                for _, where in await resolve(self._loop, *split_host(address)):
+                    ways[Direct(Endpoint(where[0], where[1]))] = None
+            except (OSError, LatticaError):
+                continue
 
     def _addresses(self, relay: PeerId) -> list[str]:
         """Those of its own; the one first by which the session goes."""

@@ -14,6 +14,7 @@ from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.datagrams import BIND, RELAYED, SIGNED_BYTES, write_relayed
 from lattica.mesh.nat.routes import Direct, Endpoint, ViaRelay
+from lattica.mesh.relay import client
 from lattica.mesh.relay.channels import LEASE_S
 from lattica.mesh.relay.client import IDLE_S
 from lattica.mesh.relay.relays import ALWAYS, AUTO
@@ -225,6 +226,23 @@ async def test_a_relay_that_we_have_dialed_is_named_at_once_and_forgotten_if_no_
     assert late.advertised["relays"] == [f"relay/{peer_text(third.id)}"]
     await asyncio.sleep(15)
     assert late.advertised["relays"] == []
+
+
+@story
+async def test_a_relay_that_tells_of_names_that_nobody_knows_is_not_waited_for(site: Site) -> None:
+    asked: list[str] = []
+
+    async def unknown(loop: object, host: str, port: int) -> list[object]:
+        asked.append(host)
+        await asyncio.sleep(10.0)
+        return []
+
+    site.a.addresses_of = lambda peer: [f"name{number}.example:1" for number in range(1000)]  # type: ignore[method-assign]
+    began = asyncio.get_running_loop().time()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(client, "resolve", unknown)
+        await site.a.relays.client.reach(site.r1.id)
+    assert asyncio.get_running_loop().time() - began < client.RESOLVE_S + 5.0 and len(asked) == 1
 
 
 @story
