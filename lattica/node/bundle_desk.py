@@ -75,8 +75,6 @@ class BundleDesk:
                     self._answer(to, message)
                 case reservations.Kept(owner, group, bundles):
                     for index, allocation in bundles:
-                        if (owner, group, index) in self._here:  # of an attempt that its owner has not ended
-                            self._let_go(owner, group, index)
                         number = self._here[owner, group, index] = next(self._numbers)
                         self._node.resources.grow(number, allocation)
                 case reservations.Ended(owner, group, bundles):

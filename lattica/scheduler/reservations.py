@@ -7,7 +7,9 @@
 Rules of this file. An attempt is the bundles of one group that one node shall keep: all of them or none. Its owner is
 the peer that sent `Reserve`, and only that may commit or abort it. Every message may come twice or late: a `Reserve`
 that is known gets the same token, a `Commit` of what is committed renews it, one after the expiry is refused even if
-nobody has taken the resources since. What is not renewed ends by itself, so that a dead owner leaves nothing behind.
+nobody has taken the resources since. What is not renewed ends by itself, so that a dead owner leaves nothing behind. A
+bundle that is committed anew ends the attempt that had it before: its owner, which took this node for dead, has lost
+sight of that one.
 """
 
 from __future__ import annotations
@@ -154,6 +156,7 @@ class Reservations:
                 attempt.expires = now + KEEP_S
                 if not attempt.committed:
                     attempt.committed = True
+                    effects += self._supersede(key, attempt)
                     effects.append(Kept(sender, message.group, attempt.bundles))
                 return [*effects, Send(sender, Committed(message.group, message.attempt))]
             case Abort():
@@ -199,6 +202,15 @@ class Reservations:
         self._token += 1
         self._attempts[key] = _Attempt(self._token, tuple(got), now + RESERVE_S)
         return [Send(owner, Reserved(group, number, self._token))]
+
+    def _supersede(self, key: _Key, later: _Attempt) -> list[Effect]:
+        bundles = {index for index, _ in later.bundles}
+        earlier = [
+            other
+            for other, attempt in self._attempts.items()
+            if other[:2] == key[:2] and other != key and bundles.intersection(index for index, _ in attempt.bundles)
+        ]
+        return [effect for other in earlier for effect in self._end(other)]
 
     def _end(self, key: _Key) -> list[Effect]:
         attempt = self._attempts.pop(key, None)

@@ -140,6 +140,16 @@ def test_what_runs_in_a_bundle_ends_with_it_whether_removed_silent_or_orphaned()
 # ---- the owner --------------------------------------------------------------------------------------------------
 
 
+def test_a_bundle_that_is_committed_anew_is_one_and_does_not_end_with_the_attempt_that_had_it_before() -> None:
+    """Its owner took this node for dead, forgot what it keeps, and has placed the bundle here once more."""
+    keeper = Keeper()
+    keeper.hear(Commit(GROUP, 1, keeper.reserve(0.0, 1)), 0.0)
+    first, kept, _ = keeper.hear(Commit(GROUP, 2, keeper.reserve(30.0, 2)), 30.0)
+    assert first == Ended(OWNER, GROUP, (0,)) and isinstance(kept, Kept) and keeper.free == 2
+    assert keeper.core.tick(KEEP_S) == [] and keeper.free == 2
+    assert keeper.hear(Commit(GROUP, 1, 101), 31.0) == [Send(OWNER, Expired(GROUP, 1))]
+
+
 class Mesh:
     """Owners and keepers; messages take up to 0.1 s, overtake each other, and are lost or doubled at will."""
 
