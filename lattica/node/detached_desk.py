@@ -399,7 +399,7 @@ class DetachedDesk:
     def fenced(self, actor: bytes, life: Life, by: restarts.Record | None) -> None:
         """What runs here was superseded, or ended by somebody."""
         self._forget(actor)
-        plan = self._node.actor_desk.supervisor.living(actor)
+        known = self._node.actor_desk.supervisor.actors.get(actor)
         self._desk.names.gone_on(actor)
         how = (
             f"a newer life of it runs on {short_peer(PeerId(by.host))}" if by is not None else "it was ended elsewhere"
@@ -408,8 +408,13 @@ class DetachedDesk:
         if by is not None:
             self.offer_state(actor, life, how)
         self._node.actor_desk.fence(actor, how, goes_on=by is not None)
-        if plan is not None:
-            self._forget_job(plan.job)
+        if known is not None:
+            self._forget_job(known.plan.job)
+
+    def let_go(self, plan: Plan) -> None:
+        """One of ours was fenced by somebody else."""
+        self._forget(plan.actor)
+        self._forget_job(plan.job)
 
     def offer_state(self, actor: bytes, life: Life, how: str) -> None:
         """A life of an actor ends here though it could go on: what it knew is kept, if its class has checkpoints."""

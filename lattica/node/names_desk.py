@@ -218,8 +218,11 @@ class NamesDesk:
         deciding, life = self._desk.deciding, self._desk.deciding.token(actor)[1]
         if by is not None and life is not None:
             self._desk.detached.offer_state(actor, Life(*life), how)
+        known = self._node.actor_desk.supervisor.actors.get(actor)
         deciding.bury(actor)
         self._node.actor_desk.fence(actor, f"it was superseded: {how}", goes_on=False)
+        if known is not None and known.plan.detached:
+            self._desk.detached.let_go(known.plan)
 
     # -- looking up
 

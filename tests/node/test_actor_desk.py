@@ -7,6 +7,10 @@ from typing import Any
 
 from lattica.actors.supervision import Plan
 from lattica.node.actor_desk import ActorDesk
+from lattica.node.names_desk import name_key
+from lattica.node.seeds import read_paper
+from lattica.testing.execution import Universe
+from lattica.testing.scenarios import execution
 
 ACTOR = b"an actor, 12"
 
@@ -22,3 +26,32 @@ def test_no_worker_is_sought_for_an_actor_of_which_a_later_life_is_met_when_its_
     node.far = SimpleNamespace(detached=SimpleNamespace(needs_worker=needs_worker))
     desk.adopt(Plan(ACTOR, 1, b"", {}, "Model", detached=True, max_restarts=-1), 2)
     assert not desk.supervisor.actors and not desk._needs
+
+
+def test_nothing_stays_of_a_detached_actor_whose_name_was_released_by_another_node() -> None:
+    with Universe(1) as universe:
+        act = execution.Play(universe, long=False)
+        for name in ("n0", "n1"):
+            act.land.start(name)
+        universe.run(until=3)
+        act.drive("n0")
+        universe.run(until=4)
+        act.scripts["n0"].acting = False
+        while not any(actor.detached for actor in act.actors.values()):
+            act.create(act.scripts["n0"])
+        universe.run(until=8)
+        actor = next(id for id, actor in act.actors.items() if actor.detached)
+        node, other = act.land.node("n0"), act.land.node("n1")
+        assert node is not None and other is not None and node.far is not None and other.far is not None
+        job, deciding = node.actor_desk.supervisor.actors[actor].plan.job, other.far.deciding
+        paper = read_paper(deciding.records[actor].spec)
+        assert job in node.jobs and paper is not None
+
+        def release() -> None:
+            key = name_key(paper.namespace, paper.name)
+            deciding.do(deciding.names.release(key, paper.claim, deciding.now()))
+
+        other.unit.loop.do(release)
+        universe.run(until=12)
+        assert actor not in node.actor_desk.supervisor.actors and job not in node.jobs
+        assert actor not in node.far.detached._seeds

@@ -62,7 +62,7 @@ def test_the_loser_of_a_split_leaves_its_last_checkpoint_under_its_content_id(tm
             checkpoints=SimpleNamespace(
                 states={ACTOR: State(b"seen so far")}, contents=tuple, members_changed=lambda: None
             ),
-            supervisor=SimpleNamespace(living=lambda _: plan),
+            supervisor=SimpleNamespace(living=lambda _: plan, actors={ACTOR: SimpleNamespace(plan=plan)}),
             fence=lambda _, how, goes_on: ended.append((how, goes_on)),
         )
         desk: Any = SimpleNamespace(
