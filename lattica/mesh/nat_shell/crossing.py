@@ -24,7 +24,7 @@ from lattica.mesh.nat.routes import MAIN, ConnectTcp, Direct, Endpoint, Route, i
 from lattica.mesh.nat_shell.exchange import read_behaviour, read_message, write_behaviour, write_message
 from lattica.mesh.nat_shell.keyring import Keyring
 from lattica.mesh.nat_shell.measuring import Measuring
-from lattica.mesh.nat_shell.network import NetworkWatch, own_hosts
+from lattica.mesh.nat_shell.network import own_hosts
 from lattica.mesh.nat_shell.peer_paths import PeerPaths
 from lattica.mesh.nat_shell.sockets import Sockets
 from lattica.mesh.nat_shell.tcp_punches import TcpPunches
@@ -59,7 +59,7 @@ class Crossing:
         self.paths: dict[PeerId, PeerPaths] = {}
         self._peer, self._quic = peer, quic
         self._loop = asyncio.get_running_loop()
-        self._watch: NetworkWatch | None = None
+        self._watches = False  # this machine's addresses
         self._measured_at: float | None = None
         self._glimpse: Behaviour | None = None  # what the first measurement has found so far
         self._outer = ""  # the address at which somebody saw us, and nobody had before
@@ -83,8 +83,6 @@ class Crossing:
         self.tcp.stop()
         if self._seeing is not None:
             self._seeing.cancel()
-        if self._watch is not None:
-            self._watch.stop()
         for paths in list(self.paths.values()):
             self.unused(paths)
         self.sockets.close_all()
@@ -179,7 +177,8 @@ class Crossing:
 
     @property
     def own_hosts(self) -> list[str]:
-        return self._watch.hosts if self._watch is not None else own_hosts()
+        known = self.door.hosts if self._watches else None
+        return known if known is not None else own_hosts()
 
     def sessions(self) -> Iterable[PeerId]:
         """With whom there is one."""
@@ -194,8 +193,8 @@ class Crossing:
 
     def watch_network(self) -> None:
         """From now on it matters when this machine gets another address."""
-        if self._watch is None and not self._stopped:
-            self._watch = NetworkWatch(self._network_changed)
+        self._watches = True
+        self.door.watch_network()
 
     def see_tcp(self) -> None:
         """Ask the witnesses how our listening port is seen."""
@@ -208,11 +207,8 @@ class Crossing:
             self._tcp_seen = (seen,)
             self._situate()
 
-    def _network_changed(self, hosts: list[str]) -> None:
-        log.info("this machine has other addresses now: %s", ", ".join(hosts))
-        self._peer.rebound()
-        for hear in self.door.on_network:
-            hear()
+    def network_changed(self, hosts: list[str]) -> None:
+        """This machine has these addresses now."""
         self.measuring.network_changed(hosts)
         for paths in self.paths.values():
             paths.step(paths.table.network_changed)

@@ -10,6 +10,7 @@ not even loaded: on a machine that works alone nothing of this takes time or mem
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,13 @@ from lattica.mesh.transport.quic import RELAY
 
 if TYPE_CHECKING:
     from lattica.mesh.nat_shell.crossing import Crossing
+    from lattica.mesh.nat_shell.network import NetworkWatch
     from lattica.mesh.nat_shell.peer_paths import PeerPaths
     from lattica.mesh.peer import Peer
     from lattica.mesh.transport.quic import Quic
     from lattica.mesh.transport.tcp import Tcp
 
+log = logging.getLogger(__name__)
 ROUTES_MAX = 8  # by way of relays, of one peer
 
 
@@ -50,6 +53,7 @@ class Traversal:
         self.routes: dict[PeerId, dict[Route, None]] = {}  # by way of relays
         self._peer, self._quic, self._tcp = peer, quic, tcp
         self._crossing: Crossing | None = None
+        self._watch: NetworkWatch | None = None
         self._stopped = False
         quic.socket.on_datagram = self.datagrams.arrived
         quic.guide_of, quic.route_of, quic.bulk_began = self._guide_of, self._route_of, self._bulk_began
@@ -60,6 +64,8 @@ class Traversal:
 
     def stop(self) -> None:
         self._stopped = True
+        if self._watch is not None:
+            self._watch.stop()
         if self._crossing is not None:
             self._crossing.stop()
 
@@ -137,6 +143,7 @@ class Traversal:
 
     def connected(self, peer: PeerId) -> None:
         """A session began."""
+        self.watch_network()
         if self._crossing is not None or self._quic.links_of(peer) or self._is_worth_asking(peer):
             self.crossing.connected(peer)
 
@@ -149,6 +156,30 @@ class Traversal:
         """It tells of other addresses than before."""
         if self._crossing is not None:
             self._crossing.found(peer)
+
+    # -- this machine's addresses
+
+    @property
+    def hosts(self) -> list[str] | None:
+        """Of its interfaces; None: they are not watched."""
+        return self._watch.hosts if self._watch is not None else None
+
+    def watch_network(self) -> None:
+        """From now on others must hear when this machine gets another address."""
+        if self._watch is None and not self._stopped and self.is_exposed:
+            from lattica.mesh.nat_shell.network import NetworkWatch
+
+            self._watch = NetworkWatch(self._network_changed)
+
+    def _network_changed(self, hosts: list[str]) -> None:
+        log.info("this machine has other addresses now: %s", ", ".join(hosts) or "none")
+        self._peer.rebound()
+        for hear in self.on_network:
+            hear()
+        if self._crossing is not None:
+            self._crossing.network_changed(hosts)
+
+    # -- what is asked
 
     def _is_worth_asking(self, peer: PeerId) -> bool:
         """Whether it may tell us what we are behind."""
