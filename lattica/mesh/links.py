@@ -113,6 +113,7 @@ class Connection:
     __slots__ = (
         "asked_at",
         "dialed",
+        "doubted_at",
         "generation",
         "heard_at",
         "measured_at",
@@ -148,6 +149,7 @@ class Connection:
         self.theirs: Hello | None = None
         self.since = self.heard_at = now
         self.pinged_at: float | None = None  # a sound is due
+        self.doubted_at = float("-inf")  # of bulk: control was heard, and this was not
         self.asked_at: float | None = None  # of the last ping, for the round trip
         self.measured_at = now  # when one was last sent
         self.rtt_s: float | None = None

@@ -11,9 +11,10 @@ PING_AFTER_S = 15.0  # of silence: half of the shortest NAT mapping we have met
 WAIT_S = 0.6
 """Of silence while an acknowledgement is due, until we ask whether there is anybody, and dial beside a TCP connection:
 twice the longest round trip on Earth. Less asks busy processes in vain, more is a longer gap where the way is gone."""
-BULK_DEAD_AFTER_S = 0.3
-"""The same of bulk by TCP, while control is heard by QUIC: the process lives, so the way of bulk is gone. A stall of
-TCP that is as long costs that what is under way, 16 MiB at the most, is sent again."""
+BULK_DEAD_AFTER_S = 0.2
+"""Of bulk by TCP, once control was heard by QUIC after bulk had been asked in vain: the process lives, and has had the
+time to answer there too, so the way of bulk is gone. A stall of TCP that is as long costs that what is under way, 16
+MiB at the most, is sent again."""
 DEAD_AFTER_S = 5.0  # without a sound although something is due: 20 round trips of the longest path on Earth
 PROBE_S = 1.5  # for an answer from the old connection when a second one turns up
 MEASURE_S = 30.0
@@ -75,11 +76,11 @@ def verdict(
 
 
 def given_up_at(bulk: Connection, control: Connection | None) -> float:
-    """When bulk by TCP that was asked whether it lives is given up, for control by QUIC is heard."""
+    """When bulk by TCP that was asked whether it lives is doubted, or given up, for control by QUIC is heard."""
     asked_at = bulk.pinged_at
     if asked_at is None or control is None or control.rank >= bulk.rank or control.heard_at <= asked_at:
         return float("inf")
-    return asked_at + BULK_DEAD_AFTER_S + (control.rtt_s or 0.0)
+    return bulk.doubted_at + BULK_DEAD_AFTER_S if bulk.doubted_at >= asked_at else asked_at
 
 
 def fell_silent(bulk: Connection, now: float) -> bool:

@@ -294,6 +294,9 @@ class Peering:
     def _look_at(self, connection: Connection, now: float) -> list[Effect]:
         """Ask whether this connection lives, or close it, if it is time to."""
         if connection.plane == BULK and given_up_at(connection, self.control) <= now:
+            if connection.pinged_at is not None and connection.doubted_at < connection.pinged_at:
+                connection.doubted_at = now
+                return []
             return self._close(connection, wire.STALE, "it is silent, and control is heard", now)
         by = self._measure(connection)
         if due(connection, *by) > now:

@@ -34,7 +34,7 @@ from lattica.mesh.sessions import (
     PROBE_S,
     UNREACHABLE_S,
 )
-from lattica.mesh.wire import BULK, CONTROL, Data, Hello, Want, data_head, encode
+from lattica.mesh.wire import BULK, CONTROL, Data, Hello, Pong, Want, data_head, encode
 from tests.mesh.ring import UNIX_S, Node, Ring, byes, pair, session_of
 
 # -- beginnings
@@ -354,6 +354,26 @@ def test_bulk_by_a_dead_tcp_connection_goes_on_by_another_way_while_control_is_h
         ring.say(ann, bob, b"alive")
     assert ann.got == [b"1", b"2"] and not ann.seen(SessionDown)
     assert ring.carrier(ann, bob, BULK) is not old
+
+
+def test_a_process_that_wakes_answers_over_control_first_and_keeps_its_bulk_connection() -> None:
+    """It stood still for a second; what it had been asked over both, it answers within a millisecond, control first."""
+    ring = Ring()
+    ann, bob = ring.node("ann", 1), ring.node("bob", 2)
+    ring.rank = DATAGRAM_RANK
+    ring.connect(ann, bob)
+    ring.rank = STREAM_RANK
+    ring.say(bob, ann, b"1", BULK)
+    bulk = ring.carrier(bob, ann, BULK)
+    ring.silence(bulk)
+    ring.send(bob, ann, b"2", BULK)
+    ring.advance(WAIT_S + 0.4)
+    ring.say(ann, bob, b"awake")
+    ring.advance(0.001)
+    bulk.silent = bulk.other.silent = False  # type: ignore[union-attr]
+    ring.perform(bob, bob.sessions.received(bulk.number, [Pong(0)], ring.now))
+    ring.advance(1)
+    assert ring.carrier(bob, ann, BULK) is bulk
 
 
 def test_when_nothing_is_due_silence_is_broken_by_pings() -> None:
