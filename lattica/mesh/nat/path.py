@@ -19,11 +19,12 @@ GOOD_FIRST, GOOD_MAX = 3, 24  # answers in a row that a path which fell silent h
 
 
 class Switched(msgspec.Struct, frozen=True):
-    """Packets go over `route` from now on; None: no path is left."""
+    """Packets go over `route` from now on; None: no path is left. lost: what was sent by `was` of late is lost."""
 
     route: Route | None
     was: Route | None
     reason: str
+    lost: bool = False
 
 
 class PathProven(msgspec.Struct, frozen=True):

@@ -19,8 +19,10 @@ Choice. A path that has answered may become current:
   - direct over relayed at once, if it loses at most LOSS_GOOD more; back only if it loses LOSS_BAD, and twice as much;
   - of two alike the one that was better by BETTER_SHARE and BETTER_S of round trip for BETTER_TIMES answers in a row;
   - any over one that is *silent*: something was sent on it, nothing has come back for SILENT_S, and SILENT_PROBES were
-    not answered either, while another has been heard since; without waiting for the probes, if the peer's own packets
-    come by that other one;
+    not answered either, while another has been heard since;
+  - that by which the peer's own packets come now, over one by which none came since: at once if DOUBT_PROBES were not
+    answered by it, and after SILENT_S in any case. So that this is known by then, the current path is probed when the
+    peer probes another one: it may hear nothing by this;
   - any over one that is *deaf*: packets of the peer come by it, and DEAF_PROBES in a row were not answered, while those
     by another are: what we send by it does not arrive;
   - a new source of the peer over the old one, at once, if nothing has come from the old one since: the peer has moved.
@@ -66,11 +68,12 @@ BUSY_S = 1.0  # between probes of the current path while packets flow
 BUSY_FOR_S = 2.0  # after the last packet they still do
 KEEP_ALIVE_S = 15.0  # the shortest NAT mapping we have met lives 30 s
 KEEP_ALIVE_S_RANGE = (4.0, 60.0)  # whatever lifetime was measured
-HASTE_S = 0.14  # between probes in silence; SLOW_S after SILENT_LONG of them
-SILENT_S = 0.6  # and a round trip
+HASTE_S = 0.1  # between probes in silence; SLOW_S after SILENT_LONG of them
+SILENT_S = 0.5  # and a round trip
 SILENT_PROBES = 3  # unanswered in a row, each for longer than its answer may take
 DEAF_PROBES = 4  # one probe and its answer in ten are lost where a twentieth of all packets is: once in 10,000
 DOUBT_PROBES = 2  # unanswered in a row, after which more are sent, and by the other paths too
+BESIDE_S = 0.25  # for which the current path is asked in haste, if the peer asks by another
 SILENT_LONG = 20
 SLOW_S = 1.0
 GONE_S = 10.0  # of silence on every path: none is current any more
@@ -97,6 +100,7 @@ class PathTable:
         self._looked_at = float("-inf")  # when `tick` was called
         self._told = float("inf")  # what `next_deadline` said
         self._newest_us = 0  # of the peer's clock
+        self._asked_beside_at = float("-inf")  # when the peer probed another path than the current one
         self._allowance, self._allowance_at = float(PROBES_MAX), 0.0
 
     def __repr__(self) -> str:
@@ -145,6 +149,10 @@ class PathTable:
         if path is None:
             return self._add(route, now, is_source=True)
         path.used_at = now
+        now_path = self._now_path
+        if path is not now_path and now_path is not None and now_path.lost >= DOUBT_PROBES > path.lost and path.proven:
+            reason = f"the peer goes by it, and {now_path.lost} probes were not answered"
+            return [*self._sound(path, now), *self._fell_silent(now_path, now), *self._switch(path, now, reason)]
         return self._sound(path, now)
 
     def _sound(self, path: Path, now: float) -> list[Effect]:
@@ -236,6 +244,9 @@ class PathTable:
                 return min(path.probe_at, max(suspect_at, path.probed_at + self._haste_s()))
             if path.lost >= DOUBT_PROBES and self._sent_at + BUSY_FOR_S > path.probed_at:
                 return min(path.probe_at, path.probed_at + self._haste_s())
+            beside_at = self._asked_beside_at
+            if path.answered_at < beside_at and path.probed_at < beside_at + BESIDE_S:
+                return min(path.probe_at, max(beside_at, path.probed_at + self._haste_s()))
             busy_at = max(path.answered_at, path.probed_at) + BUSY_S
             if self._sent_at + BUSY_FOR_S > busy_at:
                 return min(path.probe_at, busy_at)
@@ -312,6 +323,9 @@ class PathTable:
         effects: list[Effect] = [SendOver(route, datagrams.write_answer(self.keys.sending, answer))]
         path = self._paths.get(route)
         if path is not None:
+            if path is not self._now_path and self._sent_at + BUSY_FOR_S > now:
+                self._asked_beside_at = now
+                return [*effects, *self._sound(path, now), *self.tick(now)]
             return effects + self._sound(path, now)
         if len(self._proven_direct()) >= DIRECT_KEPT:
             return effects  # there are enough; if it is used, it is heard
@@ -433,12 +447,19 @@ class PathTable:
         return min(paths, key=lambda path: (not path.is_direct, path.loss > LOSS_BAD, path.rtt_s), default=None)
 
     def _switch(self, path: Path | None, now: float, reason: str) -> list[Effect]:
-        was, self._now_path = self.current, path
+        was, was_path, self._now_path = self.current, self._now_path, path
         self.current = path.route if path else None
         self._waiting_since = None
         for other in self._paths.values():
             other.better = 0
-        return [Switched(self.current, was, reason)] if self.current != was else []
+        if self.current == was:
+            return []
+        lost = was_path is not None and (
+            not was_path.proven
+            or was_path.route not in self._paths
+            or (path is not None and self._has_moved(path, was_path))
+        )
+        return [Switched(self.current, was, reason, lost)]
 
     def _unproven(self) -> list[Path]:
         """Those that have never answered, oldest first."""

@@ -205,8 +205,8 @@ class PeerPaths:
 
     def _event(self, effect: Any) -> None:
         match effect:
-            case Switched(route, was, reason):
-                self._switched(route, was, reason)
+            case Switched():
+                self._switched(effect)
             case PathProven(route, rtt_s):
                 if isinstance(route, ViaRelay):
                     self.relayed_s = rtt_s
@@ -241,11 +241,12 @@ class PeerPaths:
     def _record(self, record: Record) -> None:
         self._shell.records.add(record)
 
-    def _switched(self, route: Route | None, was: Route | None, reason: str) -> None:
+    def _switched(self, effect: Switched) -> None:
+        route, was, reason = effect.route, effect.was, effect.reason
         log.info("%s: %s in place of %s: %s", short_peer(self.peer), route_text(route), route_text(was), reason)
         if route is not None:
             for link in self._shell.links_of(self.peer):
-                link.take(route)
+                link.take(route, lost=effect.lost)
         if isinstance(was, Direct) and isinstance(route, ViaRelay):
             self._shell.path_died(self)
             self._bulk_at = min(self._bulk_at, self._loop.time() + BULK_AFTER_S)

@@ -158,30 +158,34 @@ class Bbr(QuicCongestionControl):
         about.then = self, self._delivered, self._delivered_at, self._first_sent_at, self._has_idled()
 
     def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        self.bytes_in_flight -= packet.sent_bytes
-        if packet.sent_bytes > SAFE_BYTES:
-            self.long_lost, self._short_came = 0, False
-        else:
+        about: Any = packet
+        ours = about.then[0] is self  # else it was sent by another path, and is no matter of this one (RFC 9000 §9.4)
+        if packet.sent_bytes <= SAFE_BYTES:
             self._short_came = True
+        elif ours:
+            self.long_lost, self._short_came = 0, False
+        if not ours:
+            return
+        self.bytes_in_flight -= packet.sent_bytes
         self._delivered += packet.sent_bytes
         self._delivered_at = now
-        about: Any = packet
-        if about.then[0] is not self:  # it was sent by another path
-            return
         if self._newest is None or about.then[1] >= self._newest.then[1]:
             self._newest = about
 
     def on_packets_expired(self, *, packets: Iterable[QuicSentPacket]) -> None:
-        for packet in packets:
+        for packet in self._of_this_path(packets):
             self.bytes_in_flight -= packet.sent_bytes
 
     def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
-        for packet in packets:
+        for packet in self._of_this_path(packets):
             self.bytes_in_flight -= packet.sent_bytes
             if packet.sent_bytes > SAFE_BYTES and self._short_came:
                 self.long_lost += 1
             self._lost += packet.sent_bytes
             self._lost_packets += 1
+
+    def _of_this_path(self, packets: Iterable[Any]) -> Iterable[QuicSentPacket]:
+        return (packet for packet in packets if packet.then[0] is self)
 
     def on_persistent_congestion(self) -> None:
         """Nothing came through for several timeouts: it is another path, as far as we know."""

@@ -333,15 +333,22 @@ class Engine:
 
     def path_changed(self, datagram_bytes: int) -> None:
         """Its packets take another path from now on, which carries datagrams of that size: what was measured of the
-        old one says nothing of it."""
+        old one says nothing of it, and what is on its way there takes no room here."""
         loss, configuration = self._connection._loss, self._connection.configuration
-        in_flight = loss.bytes_in_flight
         size = self._connection._max_datagram_size = datagram_bytes
         loss._cc = create_congestion_control(configuration.congestion_control_algorithm, max_datagram_size=size)
-        loss._cc.bytes_in_flight = in_flight
         loss._pacer = _pacer_of(loss._cc)
         loss._rtt_initialized = False
         loss._rtt_min, loss._rtt_smoothed, loss._rtt_variance, loss._pto_count = float("inf"), 0.0, 0.0, 0
+
+    def path_died(self, now: float) -> None:
+        """What is on its way does not arrive: send it again, and do not wait until that shows."""
+        loss = self._connection._loss
+        for space in loss.spaces:
+            loss._on_packets_lost(
+                congestion_event=False, now=now, packets=list(space.sent_packets.values()), space=space
+            )
+            space.loss_time = None
 
     @property
     def rtt_s(self) -> float | None:

@@ -119,19 +119,24 @@ class QuicLink:
             elif route == self.route:
                 self._heard_at = now
             elif self._heard_at + SILENT_S <= now:  # a NAT gave the other side another address
-                self.take(route)
+                self.take(route, lost=True)
         self.handle(events)
         if self._waiting() or self.engine.in_a_hurry(now):
             self.pump(now)
         elif not self.over:
             self._arm(now)
 
-    def take(self, route: Route) -> None:
-        """Send by this route from now on."""
-        if route != self.route:
-            log.debug("%r goes on by %s", self, route)
-            self.route, self._heard_at = route, self._quic.loop.time()
-            self.engine.path_changed(datagram_bytes(route))
+    def take(self, route: Route, *, lost: bool = False) -> None:
+        """Send by this route from now on. lost: what was sent by the former one, and is not acknowledged, is."""
+        if route == self.route or self.over:
+            return
+        log.debug("%r goes on by %s", self, route)
+        now = self._quic.loop.time()
+        self.route, self._heard_at = route, now
+        if lost:
+            self.engine.path_died(now)
+        self.engine.path_changed(datagram_bytes(route))
+        self.pump(now)
 
     def pump(self, now: float) -> None:
         """Give the engine what it has room for, send what it makes of it, and wait for the next occasion."""

@@ -276,8 +276,8 @@ def test_a_closed_channel_is_left_at_once() -> None:
     channel = ViaRelay(RELAYS["relay"], 1)
     answer(table, theirs, table.add(channel, 1.0), 1.1)
     effects = table.remove(ELSEWHERE, 2.0)
-    assert Switched(channel, ELSEWHERE, "the path was closed") in effects
-    assert Switched(None, channel, "the path was closed") in table.remove(channel, 3.0)
+    assert Switched(channel, ELSEWHERE, "the path was closed", lost=True) in effects
+    assert Switched(None, channel, "the path was closed", lost=True) in table.remove(channel, 3.0)
 
 
 def test_noting_a_packet_asks_for_a_nearer_deadline_only_when_it_is_nearer() -> None:
@@ -320,3 +320,26 @@ def test_a_path_that_the_peer_has_left_is_left_too_without_waiting_for_probes() 
     for now in (10.4, 10.5, 10.6, 10.7):
         effects += [*table.heard(channel, now), *table.tick(now)]
     assert [effect.route for effect in effects if isinstance(effect, Switched)] == [channel]
+
+
+def test_a_peer_that_hears_nothing_by_the_direct_path_is_followed_as_soon_as_it_goes_by_another() -> None:
+    """Its gateway has another address now: what it sends still comes, and what is sent to it does not arrive."""
+    table, theirs = quiet_table()
+    channel = ViaRelay(RELAYS["relay"], 1)
+    answer(table, theirs, table.add(channel, 1.0), 1.05)
+    began, now, switched, asked_at = 100.0, 100.0, list[Switched](), 100.25
+    while now < began + 2.0 and not switched:
+        now += 0.01
+        table.sent(now)
+        left = now >= began + 0.65  # it is sure now
+        effects = [*table.heard(channel if left else ELSEWHERE, now), *table.tick(now)]
+        if now >= asked_at:  # it has its doubts since a quarter of a second has passed
+            asked_at += 0.2
+            probe = Probe(table._rng.randbytes(8), Kind.PATH, int(now * 1e6))
+            effects += table.received(channel, datagrams.write_probe(theirs.sending, probe), now)
+        arrived = [effect for effect in effects if isinstance(effect, SendOver) and effect.route == channel]
+        effects += answer(table, theirs, arrived, now)
+        table.validate()
+        switched = [effect for effect in effects if isinstance(effect, Switched)]
+    assert table.current == channel and now < began + 0.75, f"{now - began:.2f} s"
+    assert switched[0].lost, "what was sent by the old path is to be sent again at once"

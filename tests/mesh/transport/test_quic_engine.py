@@ -222,12 +222,28 @@ def test_a_new_path_begins_with_what_is_known_of_it_nothing() -> None:
     pair.run(lambda w: w.now > 0.3, 5.0)
     loss = engine._connection._loss
     assert loss.congestion_window > 20_000 and engine.rtt_s is not None
-    in_flight = loss.bytes_in_flight
+    assert loss.bytes_in_flight
     engine.path_changed(1350)
     engine.write(0, bytes(500_000), ends=True)
-    assert (loss.congestion_window, loss.bytes_in_flight, engine.rtt_s) == (10 * 1350, in_flight, None)
+    assert (loss.congestion_window, loss.bytes_in_flight, engine.rtt_s) == (10 * 1350, 0, None)
     pair.sent.clear()
     assert pair.run(lambda w: engine.sent(0)) and max(size for _, side, size in pair.sent) == 1350
+
+
+def test_what_a_dead_path_swallowed_is_sent_by_the_new_one_at_once() -> None:
+    """Not when timeouts have shown that it was lost, and without having room taken by it."""
+    pair = connected()
+    engine = pair.client.engine
+    stream = engine.open()
+    engine.write(stream, bytes(10_000))
+    pair.loss = 1.0
+    pair.run(lambda w: False, 1.0)  # the timer for probes has doubled meanwhile
+    pair.loss, began = 0.0, pair.now
+    engine.path_died(pair.now)
+    engine.path_changed(1350)
+    pair.flush(pair.client)
+    assert pair.run(lambda w: len(w.server.data(stream)) == 10_000, 5.0)
+    assert pair.now - began <= pair.delay_s * 1.5
 
 
 def test_a_window_that_is_not_used_does_not_grow() -> None:
