@@ -464,9 +464,19 @@ class Peer:
         """This machine has other addresses than when we began to listen."""
         if self.relays is not None:
             self.relays.network_changed()
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Tell others where we are, if this machine has other addresses than when we looked last: it may have been
+        started before its network was there."""
         if self._bound_at and self._bound != (now := reachable(self._bound_at)):
             self._bound = now
             self._tell_addresses()
+
+    @property
+    def listens_everywhere(self) -> bool:
+        """At all addresses that this machine has, or will have."""
+        return any(address.startswith(("0.0.0.0:", "[::]:")) for address in self._bound_at)
 
     def _tell_addresses(self) -> None:
         self.listening = ranked([*self._bound, *(each for found in self._advertised.values() for each in found)])

@@ -166,10 +166,11 @@ class Traversal:
 
     def watch_network(self) -> None:
         """From now on others must hear when this machine gets another address."""
-        if self._watch is None and not self._stopped and self.is_exposed:
+        if self._watch is None and not self._stopped and (self.is_exposed or self._peer.listens_everywhere):
             from lattica.mesh.nat_shell.network import NetworkWatch
 
             self._watch = NetworkWatch(self._network_changed)
+            self._peer.look_around()
 
     def _network_changed(self, hosts: list[str]) -> None:
         log.info("this machine has other addresses now: %s", ", ".join(hosts) or "none")

@@ -27,10 +27,12 @@ class Watch:
         self.stopped = True
 
 
-def traversal(listening: list[str], said: list[str]) -> Traversal:
+def traversal(listening: list[str], said: list[str], *, everywhere: bool = False) -> Traversal:
     peer: Any = SimpleNamespace(
         listening=listening,
         rebound=lambda: said.append("rebound"),
+        look_around=lambda: said.append("looked"),
+        listens_everywhere=everywhere,
         serve=lambda *args, **how: None,
         path_of=lambda peer: "192.168.1.7:7411",
         addresses_of=lambda peer: ("192.168.1.7:7411",),
@@ -53,7 +55,7 @@ def test_a_node_whose_sessions_all_go_by_tcp_within_one_network_tells_where_it_i
     door.connected(PEER)
     (watch,) = Watch.made
     watch.changed(["192.168.1.6"])
-    assert said == ["rebound", "mapped anew"] and door._crossing is None
+    assert said == ["looked", "rebound", "mapped anew"] and door._crossing is None
     door.stop()
     assert watch.stopped
 
@@ -63,3 +65,13 @@ def test_a_node_of_this_machine_alone_watches_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(Watch, "made", [])
     traversal(["127.0.0.1:7411"], []).connected(PEER)
     assert Watch.made == []
+
+
+def test_a_node_that_was_started_before_its_network_was_there_looks_around_with_its_first_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network, "NetworkWatch", Watch)
+    monkeypatch.setattr(Watch, "made", [])
+    said: list[str] = []
+    traversal(["127.0.0.1:7411"], said, everywhere=True).connected(PEER)
+    assert len(Watch.made) == 1 and said == ["looked"]
