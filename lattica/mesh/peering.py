@@ -137,13 +137,19 @@ class Peering:
 
     def found(self, addresses: Sequence[str]) -> list[Effect]:
         """Where the peer is now. If it is not reached yet, what is new is tried at once, beside a dial under way: that
-        may wait for seconds at an address that leads nowhere from here."""
+        may wait for seconds at an address that leads nowhere from here. Over datagrams only what a stream may reach."""
         new = tuple(address for address in addresses if address not in self.dialing.addresses)
         awaited = self.dialing.wanted_since is not None or self.session is not None
-        if not new or not awaited or self.us.stopped or self._is_talking:
+        if not new or not awaited or self.us.stopped:
             return []
+        if self._is_talking:
+            control = self.control
+            direct = tuple(address for address in new if "/" not in address)  # not by way of a relay
+            if control is None or control.rank == STREAM_RANK or not direct:
+                return []
+            new = direct
         self.dialing.addresses = tuple(addresses)
-        if CONTROL not in self.dialing.attempts:
+        if CONTROL not in self.dialing.attempts and not self._is_talking:
             self.dialing.moved()
             return self._dial_if_needed()
         beside = self.us.under_way(self, CONTROL) < DIALS_MAX

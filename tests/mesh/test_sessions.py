@@ -282,6 +282,26 @@ def test_an_address_that_becomes_known_during_a_dial_is_tried_beside_it() -> Non
     assert not ring.dials and not ann.seen(SessionDown) and len(ring.dialed_at) == 1
 
 
+def test_a_peer_that_is_reached_by_datagrams_is_dialed_at_an_address_that_it_tells_of_later() -> None:
+    """Its gateway has mapped a port, a second after the two met by way of a relay; ann's firewall lets no UDP out."""
+    ring = Ring()
+    ann, bob = ring.node("ann", 1), ring.node("bob", 2)
+    ring.rank = DATAGRAM_RANK
+    ring.connect(ann, bob)
+    relayed = ring.carrier(ann, bob)
+    ring.hold_dials = True
+    ring.perform(ann, ann.sessions.found(bob.id, ["bob", "relay/x"]))
+    assert not ring.dials, "another relay is no better way"
+    ring.perform(ann, ann.sessions.found(bob.id, ["bob", "relay/x", "mapped"]))
+    ((_, dial),) = ring.dials
+    assert dial.addresses == ("mapped",)
+    ring.dials.clear()
+    ring.dials.append((ann, type(dial)(dial.attempt, bob.id, ("bob",), dial.plane)))
+    ring.rank, ring.hold_dials = STREAM_RANK, False
+    ring.settle()
+    assert ring.carrier(ann, bob) is not relayed and not relayed.open
+
+
 def test_a_dial_that_fails_beside_another_one_is_no_failure_yet() -> None:
     ring = Ring()
     ann, bob = ring.node("ann", 1), ring.node("bob", 2)
