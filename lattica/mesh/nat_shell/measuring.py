@@ -141,6 +141,9 @@ class Measuring:
 
     def network_changed(self, own: Sequence[str] | None = None) -> None:
         """This machine has other addresses (own), or is seen elsewhere."""
+        if self._useless:  # it may have been the network that did not let them answer
+            self._useless.clear()
+            self.sessions_changed()
         if self.witnesses:
             self.step(partial(self.core.network_changed, own=own))
 

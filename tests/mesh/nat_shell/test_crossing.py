@@ -1,12 +1,14 @@
-"""What a peer's word about our own address brings about."""
+"""What a peer's word about our own address brings about, and another network."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
 
+from lattica.mesh.identity import PeerId
 from lattica.mesh.nat.routes import Direct, Endpoint
 from lattica.mesh.nat_shell.crossing import DOUBTED_AGAIN_S, Crossing
+from lattica.mesh.nat_shell.measuring import Measuring
 
 ROUTE = Direct(Endpoint("203.0.113.9", 7411))
 
@@ -26,3 +28,12 @@ def test_a_peer_that_tells_of_another_address_each_second_does_not_keep_us_from_
         clock.now = float(second)
         Crossing.seen_as(shell, ROUTE, Endpoint(f"192.0.2.{second + 1}", 7411))
     assert len(measured) == 120 / DOUBTED_AGAIN_S, "the first at once, since it may be true"
+
+
+def test_peers_that_did_not_answer_in_one_network_are_asked_again_in_another() -> None:
+    looks: list[str] = []
+    shell: Any = SimpleNamespace(
+        _useless={PeerId(bytes(32))}, witnesses=(), sessions_changed=lambda: looks.append("look")
+    )
+    Measuring.network_changed(shell)
+    assert not shell._useless and looks == ["look"]
