@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from lattica.cli import daemon, protection
+from lattica.cli.addresses import dial_text, shown, trouble_text
 from lattica.cli.sizes import parse_duration, parse_size, size_text
 from lattica.cli.where import data_dir_option
 from lattica.errors import NodeDiedError
@@ -284,7 +285,7 @@ def _mesh_lines(mesh: Mapping[str, Any]) -> list[str]:
         return []
     how = {"founded": "founded", "joined": "joined", "returned": "back in"}.get(mesh.get("how", ""), "in")
     lines = [f"  mesh      {how} {str(mesh.get('mesh', '?'))[:SHORT]}, with the roles {mesh.get('roles', '?')}"]
-    addresses = mesh.get("addresses", [])
+    addresses = shown(mesh.get("addresses", []))
     more = f" and {len(addresses) - ADDRESSES_SHOWN} more" if len(addresses) > ADDRESSES_SHOWN else ""
     lines.append(
         f"  listens   {', '.join(addresses[:ADDRESSES_SHOWN]) + more if addresses else 'nowhere: it only dials'}"
@@ -294,9 +295,11 @@ def _mesh_lines(mesh: Mapping[str, Any]) -> list[str]:
     if peers:
         lines.append(f"  peers     {', '.join(peers[:ADDRESSES_SHOWN])}")
     else:
-        troubles = [f"            {one.get('why', '?')}" for one in mesh.get("troubles", ())[:ADDRESSES_SHOWN]]
+        troubles = [f"            {trouble_text(one)}" for one in mesh.get("troubles", ())[:ADDRESSES_SHOWN]]
         if troubles or mesh.get("how") == "joined":
             lines += ["  peers     none has answered yet; the node keeps trying (lattica doctor)", *troubles]
+        if mesh.get("how") == "joined" and (reached := dial_text(mesh)):
+            lines.append(f"            if they are behind a router and this machine is not, run there: {reached}")
     return lines
 
 

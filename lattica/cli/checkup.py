@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lattica.cli import protection
+from lattica.cli.addresses import RELAY, are_local, dial_text, shown, trouble_text
 from lattica.cli.client import NodeConnection
 from lattica.cli.sizes import duration_text, moment_text
 from lattica.errors import ConfigError, LatticaError
@@ -133,9 +134,9 @@ def of_node(facts: Mapping[str, Any], unix_s: float) -> Iterator[Finding]:
     yield from of_issuers(facts.get("issuers", []))
     yield from of_clock(state, facts.get("peers", []))
     yield from of_port(state, facts.get("reached", []))
-    yield from of_mapping(facts.get("mapping", {}))
+    yield from of_mapping(facts.get("mapping", {}), state)
     yield from of_nat(facts.get("nat", {}), facts.get("peers", []))
-    yield from of_peers(facts.get("peers", []), facts.get("troubles", []))
+    yield from of_peers(facts.get("peers", []), facts.get("troubles", []), state)
     yield from of_members(facts.get("members", {}))
     yield from of_table(facts.get("table", {}))
     yield from of_refusals(facts.get("refusals", []), unix_s)
@@ -214,7 +215,7 @@ def of_port(state: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> I
         yield Finding(OK, "this node does not listen: it only dials")
         return
     yield from (Finding(WARN, note, "give --listen HOST:PORT to choose") for note in state.get("notes", ()))
-    listens = f"this node listens at {', '.join(addresses[:3])}"
+    listens = f"this node listens at {', '.join(shown(addresses)[:3])}"
     good = [
         (address, str(answer.get("peer_id", "?"))[:SHORT])
         for answer in reached
@@ -226,19 +227,25 @@ def of_port(state: Mapping[str, Any], reached: Sequence[Mapping[str, Any]]) -> I
     elif reached:
         why = next((f"{at}: {why}" for answer in reached for at, why in answer.get("addresses", {}).items()), "")
         peer = str(reached[0].get("peer_id", "?"))[:SHORT]
+        if any(address.startswith(RELAY) for address in addresses):
+            yield Finding(OK, f"{listens}; who does not reach that port, like peer {peer}, comes by way of the relay")
+            return
         yield Finding(
             WARN,
             f"{listens}, and peer {peer} does not reach it ({why or 'it knows no address'})",
-            "open the port in the firewall; this node can still dial others",
+            "open the port in the firewall, or have a relay in the mesh; this node can still dial others",
         )
     else:
         yield Finding(OK, f"{listens}; there is no peer to ask whether it reaches that")
 
 
-def of_mapping(status: Mapping[str, Any]) -> Iterator[Finding]:
-    """What the router maps here. A router that maps nothing is no fault: most nodes do without."""
+def of_mapping(status: Mapping[str, Any], state: Mapping[str, Any]) -> Iterator[Finding]:
+    """What the router maps here. A router that maps nothing is no fault: most nodes do without, and one with a public
+    IPv4 address needs nothing."""
     if status:
-        yield Finding(OK, *words_of(status))
+        what, do_next = words_of(status)
+        outer = [text for text in state.get("addresses", ()) if not text.startswith(("[", RELAY))]
+        yield Finding(OK, what, do_next if are_local(outer) or not outer else "")
 
 
 def of_nat(status: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -247,8 +254,11 @@ def of_nat(status: Mapping[str, Any], peers: Sequence[Mapping[str, Any]]) -> Ite
         yield Finding(OK if said.good else WARN, said.what, said.do_next)
 
 
-def of_peers(peers: Sequence[object], troubles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def of_peers(
+    peers: Sequence[object], troubles: Sequence[Mapping[str, Any]], state: Mapping[str, Any]
+) -> Iterator[Finding]:
     """Sessions, and those that are wanted in vain."""
+    from_there = "" if peers else dial_text(state)
     if peers:
         yield Finding(OK, f"sessions with {len(peers)} other node{'s' if len(peers) > 1 else ''}")
     for trouble in troubles[:REFUSALS_SHOWN]:
@@ -256,7 +266,10 @@ def of_peers(peers: Sequence[object], troubles: Sequence[Mapping[str, Any]]) -> 
         if "refuses this node" in why:
             yield Finding(BAD, why, "ask an admin of the mesh (`lattica issuer` on another node)")
         else:
-            yield Finding(WARN, why, "see that it runs, and that this machine reaches its addresses")
+            do_next = "see that it runs, and that this machine reaches its addresses"
+            yield Finding(
+                WARN, trouble_text(trouble), f"{do_next}; or run there: {from_there}" if from_there else do_next
+            )
 
 
 def of_members(members: Mapping[str, Any]) -> Iterator[Finding]:

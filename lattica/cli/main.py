@@ -22,6 +22,7 @@ VERBS = {
     "join": "Start this machine's node, in the mesh of a ticket.",
     "relay": "Carry what nodes of a mesh send each other, and nothing else.",
     "ticket": "Make a ticket, by which others join.",
+    "dial": "Reach a member that cannot reach this node.",
     "peers": "List the nodes of the mesh.",
     "table": "Show what all nodes of the mesh know.",
     "whoami": "Show who this node is in its mesh.",

@@ -35,13 +35,14 @@ def command(as_json: bool, data_dir: str | None) -> None:
     if as_json:
         click.echo(json.dumps(peers, indent=2))
     else:
-        click.echo("\n".join(page(peers, time.time())))
+        click.echo("\n".join(page(peers, time.time(), is_issuer=bool(state.get("issuer", True)))))
     for warning in state.get("warnings", ()):
         click.echo(f"warning: {warning}", err=True)
 
 
-def page(peers: Sequence[Mapping[str, Any]], unix_s: float) -> list[str]:
-    """The lines for people, the living first. Tolerates what a node of another release leaves out."""
+def page(peers: Sequence[Mapping[str, Any]], unix_s: float, *, is_issuer: bool = True) -> list[str]:
+    """The lines for people, the living first. is_issuer: it can make tickets. Tolerates what a node of another release
+    leaves out."""
     alone = all(peer.get("this_node") for peer in peers)
     rows = [
         [
@@ -57,8 +58,10 @@ def page(peers: Sequence[Mapping[str, Any]], unix_s: float) -> list[str]:
         for peer in sorted(peers, key=lambda peer: peer.get("state") in GONE)[:ROWS_MAX]
     ]
     lines = table(["peer", "name", "state", "path", "rtt", "roles", "lattica", "address"], rows) if rows else []
-    if alone:
+    if alone and is_issuer:
         lines.append("there is no other node; `lattica ticket` here and `lattica join` there bring one")
+    elif alone:
+        lines.append("no other node has answered yet; `lattica doctor` says where this one looks for them")
     if len(peers) > ROWS_MAX:
         lines.append(f"  ... and {len(peers) - ROWS_MAX} more, with --json")
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from lattica.cli import daemon, protection
+from lattica.cli.addresses import shown
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, size_text, table
 from lattica.node.logs import FILE_BACKUPS, FILE_BYTES_MAX
@@ -86,13 +87,13 @@ def _mesh(mesh: Mapping[str, Any]) -> list[str]:
         "id": f"{str(mesh.get('mesh', '?'))[:8]}, this node is {mesh.get('name', '?')} ({mesh.get('roles', '?')})",
         "members": f"{members.get('alive', 0)} alive{others} (lattica peers)",
         "issuers": ", ".join(issuers) + (": with it lost, nobody can join" if len(issuers) == 1 else "") or "none",
-        "listens": ", ".join(mesh.get("addresses", ())) or "nowhere: it only dials",
+        "listens": ", ".join(shown(mesh.get("addresses", ()))) or "nowhere: it only dials",
         "relayed": _relayed(mesh.get("relays") or {}),
         "relays": _relays(mesh.get("relays") or {}),
         "metrics": mesh.get("metrics", ""),
     }
     lines = ["", "mesh", *(f"  {name:<8}  {text}" for name, text in rows.items() if text)]
-    if side.get("island"):
+    if side.get("island") and side.get("members"):  # of none, while nobody has been met
         lines.append(
             f"  warning   cut off with {side.get('here', '?')} of {side.get('members', '?')} members; "
             f"missing: {', '.join(side.get('missing', ()))}"

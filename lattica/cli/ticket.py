@@ -6,6 +6,7 @@ import json
 
 import click
 
+from lattica.cli.addresses import are_local, shown
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import moment_text, parse_duration
 
@@ -46,8 +47,15 @@ def command(roles: tuple[str, ...], ttl: float, label: str, as_json: bool, data_
         click.echo(json.dumps(made, indent=2))
         return
     click.echo(made["ticket"])
-    addresses = made.get("addresses", [])
+    found = made.get("addresses", [])
+    addresses = shown(found)
     where = ", ".join(addresses[:ADDRESSES_SHOWN]) + (", ..." if len(addresses) > ADDRESSES_SHOWN else "")
     click.echo(f"joiners may: {made['roles']}; until {moment_text(made['expires'])}", err=True)
     click.echo(f"they look for this mesh at {where or 'no address: this node does not listen'}", err=True)
+    if are_local(found):
+        click.echo(
+            "these are addresses of a local network: a machine elsewhere does not reach them by itself. Begin with one "
+            "that has a public address: `lattica relay TICKET` there, which says what to run here",
+            err=True,
+        )
     click.echo("on another machine: lattica join TICKET; keep it secret, it lets anybody in", err=True)

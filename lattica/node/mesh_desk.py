@@ -4,6 +4,7 @@
 
     whoami, peers, table, issuers, doctor   what is so
     met                                     as `whoami`, once a session is up or all dials have come to nothing
+    dial                                    a session with one who cannot dial this node
     ticket, revoke, revoke_issuer, add_issuer, recover_issuer        what only commands may ask for
 
 Only a node begun by `lattica start` has one; it is imported when such a node begins. Secrets go into answers to
@@ -162,6 +163,7 @@ class MeshDesk:
             "issuers": self._issuers,
             "met": self._met,
             "doctor": self._doctor,
+            "dial": self._dial_one,
             "ticket": self._ticket,
             "revoke": self._revoke,
             "revoke_issuer": self._revoke_issuer,
@@ -219,6 +221,14 @@ class MeshDesk:
             return answer(data)
 
         self._verbs[verb] = told
+
+    def objection_to_programs(self) -> str:
+        """Why no program may attach to this node; "" if it may. One that neither lends workers nor may ask others for
+        some, like a relay, would let it wait for ever."""
+        roles = self.peer.credentials.member.roles
+        if roles & (Role.EXECUTE | Role.SUBMIT):
+            return ""
+        return f"this node has the role {roles_text(roles)} alone: run programs where a node has the role submit"
 
     def offer(self, resources: Mapping[str, float], load: Callable[[], Load] | None = None) -> None:
         """Tell the mesh what this node has in all, and each second what of it is taken."""
@@ -410,13 +420,18 @@ class MeshDesk:
         return await self._whoami(data) | {"peers": self.peer.peers(), "troubles": self._troubles()}
 
     def _troubles(self) -> list[dict[str, Any]]:
-        """Dials that came to nothing, while they matter."""
-        if len(self._sessions()) >= SESSIONS_ENOUGH:
+        """Dials that came to nothing, or have not come to anything yet, while they matter."""
+        sessions = self._sessions()
+        if len(sessions) >= SESSIONS_ENOUGH:
             return []
         return [
-            {"peer_id": peer_text(contact.peer), "addresses": list(contact.addresses), "why": contact.trouble}
+            {
+                "peer_id": peer_text(contact.peer),
+                "addresses": list(contact.addresses),
+                "why": contact.trouble or f"peer {short_peer(contact.peer)} has not answered yet",
+            }
             for contact in self.contacts.known.values()
-            if contact.trouble
+            if contact.trouble or (contact.peer in self._dialing and contact.peer not in sessions)
         ]
 
     async def _doctor(self, data: Mapping[str, Any]) -> dict[str, Any]:
@@ -433,6 +448,16 @@ class MeshDesk:
             "nat": self.peer.traversal.status() if self.peer.traversal is not None else {},
             "mapping": self.mapping.status() if isinstance(self.mapping, Keeper) else {"off": self.mapping},
         }
+
+    async def _dial_one(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """data: {"peer": its whole id, or what tells it apart, "address": HOST:PORT}. Raises PeerUnreachableError."""
+        peer, address = self.peer_of(str(data.get("peer", ""))), str(data.get("address", ""))
+        split_host(address)
+        if peer == self.peer.id:
+            raise ConfigError("this is the node itself", do_next="run it on a node that should dial this one")
+        await self.peer.connect(peer, [address], timeout_s=DIAL_S)
+        found = next((row for row in self.peer.peers() if row["peer_id"] == peer_text(peer)), {})
+        return {"peer_id": peer_text(peer), "name": found.get("name", ""), "path": found.get("path", "")}
 
     async def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
         """data: {"roles": words, "ttl_s": seconds, "label": words}."""

@@ -486,6 +486,7 @@ def _log_to(path: str) -> None:
     node_log.write_to(path)
     faulthandler.enable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("quic").setLevel(logging.WARNING)  # aioquic's: ten lines for each dial, whatever came of it
 
 
 def _bound_log(loop: AbstractEventLoop, path: str) -> None:

@@ -244,6 +244,8 @@ class Node:
             return f"a client is a driver or a command, not {hello.kind[:40]!r}"
         if hello.kind == DRIVER and not os.access(hello.python, os.X_OK):
             return f"its interpreter {hello.python!r} cannot be run by the node"
+        if hello.kind == DRIVER and self.mesh is not None and (reason := self.mesh.objection_to_programs()):
+            return reason
         for place in self.job_desk.places(hello):
             if hider := self.workers.zygotes.hider_of(place):
                 return f"{place} lies in {hider}, which tasks see empty: move it, or choose another data directory"

@@ -171,9 +171,11 @@ def test_a_clock_is_judged_by_the_others(behind_s: float, level: str) -> None:
 
 def test_what_the_router_maps_is_told_and_is_no_fault_if_it_maps_nothing() -> None:
     nothing = {"looked": True, "gateways": [{"gateway": "192.168.1.1", "tried": {"PCP": "no answer"}}]}
-    [finding] = checkup.of_mapping(nothing)
+    [finding] = checkup.of_mapping(nothing, STATE)
     assert finding.level == OK and "maps no port" in finding.what and "router" in finding.do_next
-    assert list(checkup.of_mapping({})) == [], "a node of an earlier release says nothing"
+    [public] = checkup.of_mapping(nothing, STATE | {"addresses": ["198.51.100.7:7411", "10.0.0.2:7411"]})
+    assert not public.do_next, "it is reached without"
+    assert list(checkup.of_mapping({}, STATE)) == [], "a node of an earlier release says nothing"
 
 
 def test_a_nat_is_told_in_words_and_a_peer_that_is_relayed_for_it_is_a_warning() -> None:
@@ -190,14 +192,27 @@ def test_a_port_that_a_peer_does_not_reach_is_warned_of() -> None:
     assert levels(checkup.of_port(STATE, FACTS["reached"])) == [OK]
     assert "no answer within 2 s" in only(checkup.of_port(STATE, silent), WARN).what
     assert "knows no address" in only(checkup.of_port(STATE, [{"peer_id": PEER}]), WARN).what
+    relayed = STATE | {"addresses": [*STATE["addresses"], f"relay/{PEER}"]}
+    assert "by way of the relay" in only(checkup.of_port(relayed, silent), OK).what
     assert levels(checkup.of_port(STATE, [])) == levels(checkup.of_port({"addresses": []}, silent)) == [OK]
     assert levels(checkup.of_port(STATE | {"notes": ["port 7411 is not to be had"]}, FACTS["reached"])) == [WARN, OK]
 
 
 def test_peers_that_are_not_reached_are_warned_of_and_one_that_refuses_us_is_bad() -> None:
     troubles = [{"why": "nobody listens there"}, {"why": "k3f9 refuses this node: it was revoked"}]
-    found = list(checkup.of_peers([{}, {}], troubles))
+    found = list(checkup.of_peers([{}, {}], troubles, STATE))
     assert levels(found) == [OK, WARN, BAD] and "2 other nodes" in found[0].what
+
+
+def test_who_meets_nobody_is_told_where_it_looked_and_how_others_may_look_for_it() -> None:
+    silent = [{"why": "peer wvrt3rjm did not answer", "addresses": ["10.0.0.3:7411", "127.0.0.1:7411"]}]
+    public = STATE | {"addresses": ["198.51.100.7:7411"]}
+    [finding] = checkup.of_peers([], silent, public)
+    assert finding.what.endswith("; tried 10.0.0.3:7411, of a local network: no machine elsewhere reaches that")
+    assert finding.do_next.endswith(f"; or run there: lattica dial {PEER} 198.51.100.7:7411")
+    for peers, state in (([], STATE), ([{}], public)):
+        *_, other = checkup.of_peers(peers, silent, state)
+        assert "lattica dial" not in other.do_next, "it is reached nowhere, or was"
 
 
 def test_refused_handshakes_of_late_are_shown_the_latest_first() -> None:

@@ -134,6 +134,15 @@ def test_a_port_that_was_taken_and_peers_that_do_not_answer_are_said(
     )  # fmt: skip
     assert "  listens   nowhere: it only dials\n            port 7411 is not to be had\n" in said
     assert "none has answered yet" in said and "            peer k3f9a2bc cannot be reached: nobody" in said
+    assert "lattica dial" not in said
+
+
+def test_who_meets_nobody_and_is_reached_itself_says_how(lattica: Lattica, stage: Stage, ticket: str) -> None:
+    trouble = {"peer_id": PEER, "why": "peer k3f9a2bc has not answered yet", "addresses": ["10.0.0.3:7411"]}
+    addresses = ["198.51.100.7:7411", "127.0.0.1:7411"]
+    said = said_of(stage, lattica, "join", ticket, addresses=addresses, troubles=[trouble])
+    assert "            peer k3f9a2bc has not answered yet; tried 10.0.0.3:7411, of a local network" in said
+    assert f"run there: lattica dial {PEER} 198.51.100.7:7411\n" in said
 
 
 def test_options_of_the_mesh_are_handed_on(lattica: Lattica, stage: Stage) -> None:

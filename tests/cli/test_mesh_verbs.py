@@ -39,7 +39,17 @@ def apart(data_dir: object) -> Lattica:
 
 
 @pytest.mark.parametrize(
-    "words", [["ticket"], ["peers"], ["table"], ["whoami"], ["revoke", "x"], ["issuer"], ["issuer", "add", "x"]]
+    "words",
+    [
+        ["ticket"],
+        ["peers"],
+        ["table"],
+        ["whoami"],
+        ["revoke", "x"],
+        ["issuer"],
+        ["issuer", "add", "x"],
+        ["dial", "x", "y:1"],
+    ],
 )
 def test_without_a_node_a_verb_says_how_to_start_one(lattica: Lattica, words: list[str]) -> None:
     result = lattica(*words)
@@ -50,7 +60,7 @@ def test_without_a_node_a_verb_says_how_to_start_one(lattica: Lattica, words: li
     ("words", "verb"),
     [
         (["ticket"], "ticket"), (["peers"], "peers"), (["table", "node"], "table"), (["whoami"], "whoami"),
-        (["revoke", "x"], "revoke"),
+        (["revoke", "x"], "revoke"), (["dial", "x", "y:1"], "dial"),
         (["revoke", "--issuer", "x"], "revoke_issuer"), (["issuer"], "issuers"),
         (["issuer", "add", "x"], "add_issuer"), (["issuer", "recover", "/dev/null"], "recover_issuer"),
     ],
@@ -91,6 +101,28 @@ def test_a_wrong_time_is_refused(lattica: Lattica, node: FakeNode) -> None:
     assert result.exit_code == 2 and "7d, 12h or 30min" in result.output
 
 
+def test_a_ticket_that_leads_nowhere_from_outside_is_made_with_a_warning(apart: Lattica, node: FakeNode) -> None:
+    said = {}
+    for addresses in (["10.0.0.2:1", "127.0.0.1:1"], ["10.0.0.2:1", f"relay/{PEER}"], ["gpu.example.org:1"]):
+        node.mesh["ticket"] = MADE | {"addresses": addresses}
+        said[addresses[-1]] = apart("ticket").stderr
+    assert "lattica relay TICKET" in said["127.0.0.1:1"] and "10.0.0.2:1\n" in said["127.0.0.1:1"]
+    assert "at 10.0.0.2:1, relay/k3f9a2bc\n" in said[f"relay/{PEER}"]
+    assert ["local network" in words for words in said.values()] == [True, False, False]
+
+
+# -- dial ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_peer_is_dialed_where_it_says_it_is(lattica: Lattica, node: FakeNode) -> None:
+    node.mesh["dial"] = {"peer_id": PEER, "name": "vps", "path": "direct 198.51.100.7:7411"}
+    result = lattica("dial", PEER, "198.51.100.7:7411")
+    assert result.output == "peer k3f9a2bc (vps) is connected: direct 198.51.100.7:7411\n"
+    assert node.asked("dial") == {"peer": PEER, "address": "198.51.100.7:7411"}
+    assert json.loads(lattica("dial", PEER, "vps:7411", "--json").output) == node.mesh["dial"]
+    assert "is no address" in lattica("dial", PEER, "vps").output
+
+
 # -- peers and whoami ------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +141,12 @@ def test_of_a_path_it_is_said_by_which_method_it_came_to_be() -> None:
     relayed = ROW | {"transport": "quic", "path": "relay/k3f9a2bc", "method": ""}
     lines = peers.page([punched, relayed], 0.0)
     assert "  quic direct 192.0.2.9:41000 (birthday)  " in lines[1] and "  quic relay/k3f9a2bc  " in lines[2]
+
+
+def test_who_is_alone_is_told_to_invite_if_it_can_and_else_where_it_looks() -> None:
+    alone = [ROW | {"this_node": True}]
+    assert "lattica ticket" in peers.page(alone, 0.0)[-1]
+    assert "lattica doctor" in peers.page(alone, 0.0, is_issuer=False)[-1]
 
 
 def test_peers_are_a_list_for_machines(apart: Lattica, node: FakeNode) -> None:

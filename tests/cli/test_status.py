@@ -96,6 +96,8 @@ def test_the_page_says_which_mesh_the_node_is_in_and_how_that_is() -> None:
         "  metrics   http://127.0.0.1:9/metrics",
         "  warning   cut off with 1 of 4 members; missing: aaaa, bbbb",
     ]
+    nobody = MESH | {"side": {"island": True, "members": 0, "here": 0, "missing": []}}
+    assert "cut off" not in "\n".join(status.page({**STATE, "mesh": nobody}, NOW)), "it has met nobody yet"
     assert "mesh" not in status.page(STATE, NOW), "a node without one"
 
 

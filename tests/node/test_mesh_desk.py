@@ -273,6 +273,26 @@ async def test_a_relay_has_no_other_role_whatever_its_ticket_gives(machines: Mac
 
 
 @story
+async def test_a_node_that_relays_takes_no_programs(machines: Machines) -> None:
+    founder = await machines.start("founder")
+    relay = await joined(machines, "relay", founder, relay=True)
+    assert not founder.objection_to_programs() and "the role relay alone" in relay.objection_to_programs()
+
+
+@story
+async def test_who_joins_with_a_ticket_that_leads_nowhere_is_dialed_by_a_member(machines: Machines) -> None:
+    founder = await machines.start("founder", listen="none")
+    relay = await machines.start("relay", await ticket_of(founder), relay=True)
+    assert relay.peer.credentials.member.via_invite and not names(relay)
+    found = await ask(founder, "dial", peer=relay.peer_id, address=relay.peer.listening[0])
+    assert found["peer_id"] == relay.peer_id and found["name"] == "relay"
+    await until(lambda: not relay.peer.credentials.member.via_invite)
+    for peer, address in ((founder.peer_id, "x:1"), (relay.peer_id, "nowhere"), ("abcd", "x:1")):
+        with pytest.raises(ConfigError):
+            await ask(founder, "dial", peer=peer, address=address)
+
+
+@story
 async def test_a_relay_needs_a_ticket_that_lets_it_and_a_directory_of_its_own(machines: Machines) -> None:
     founder = await machines.start("a")
     with pytest.raises(ConfigError, match="joins a mesh"):
