@@ -11,7 +11,7 @@ PING_AFTER_S = 15.0  # of silence: half of the shortest NAT mapping we have met
 WAIT_S = 0.6
 """Of silence while an acknowledgement is due, until we ask whether there is anybody, and dial beside a TCP connection:
 twice the longest round trip on Earth. Less asks busy processes in vain, more is a longer gap where the way is gone."""
-BULK_DEAD_AFTER_S = 0.2
+BULK_DEAD_AFTER_S = 0.1
 """Of bulk by TCP, once control was heard by QUIC after bulk had been asked in vain: the process lives, and has had the
 time to answer there too, so the way of bulk is gone. A stall of TCP that is as long costs that what is under way, 16
 MiB at the most, is sent again."""

@@ -303,7 +303,9 @@ class Peering:
             if connection.pinged_at is not None and connection.doubted_at < connection.pinged_at:
                 connection.doubted_at = now
                 return []
-            return self._close(connection, wire.STALE, "it is silent, and control is heard", now)
+            effects = self._close(connection, wire.STALE, "it is silent, and control is heard", now)
+            self.dialing.not_needed(BULK)  # no pause: this side knows, and the other may not
+            return effects + self._bulk_if_needed(now)
         by = self._measure(connection)
         if due(connection, *by) > now:
             return []
