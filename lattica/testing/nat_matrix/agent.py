@@ -31,8 +31,7 @@ from lattica.mesh.wire import BULK
 
 POLL_S = 0.01  # how often it is looked whether something has become true
 AGAIN_S = 0.02  # after a call that was refused at once
-ITEM_BYTES = 256 << 10
-NOISE = os.urandom(ITEM_BYTES - 8)  # that nobody compresses
+NOISE = os.urandom(1 << 20)  # that nobody compresses
 JOIN_S = 20.0
 CALL_S = 30.0
 TICK_S = 0.01  # between two handfuls of calls
@@ -68,13 +67,13 @@ class Far:
         return time.process_time()
 
     @method()
-    async def blob(self, items: int, seconds: float) -> AsyncIterator[bytes]:
+    async def blob(self, items: int, item_bytes: int, seconds: float) -> AsyncIterator[bytes]:
         """So many numbered items, or as many as go out in so many seconds (0: no limit)."""
         end = time.monotonic() + seconds if seconds else float("inf")
         for number in range(items):
             if time.monotonic() > end:
                 return
-            yield number.to_bytes(8, "little") + NOISE
+            yield number.to_bytes(8, "little") + NOISE[: item_bytes - 8]
 
 
 class Agent:
@@ -187,13 +186,13 @@ class Agent:
         await asyncio.gather(*(one() for _ in range(in_flight)))
         return {"answered": answered, "took_s": time.monotonic() - began}
 
-    async def pull(self, peer: str, mib: float, seconds: float = 0.0) -> Answer:
+    async def pull(self, peer: str, mib: float, seconds: float = 0.0, item_kib: int = 256) -> Answer:
         """A stream of that peer's: (MiB) long, or as long as lasts these seconds. Items must come in order."""
-        items = max(1, round(mib * (1 << 20) / ITEM_BYTES))
+        items = max(1, round(mib * 1024 / item_kib))
         there = await self._peer.call(peer, "far.cpu", timeout_s=CALL_S)
         here, began = time.process_time(), time.monotonic()
         gaps, total = _Gaps(began), 0
-        async with await self._peer.stream(peer, "far.blob", items, seconds) as stream:
+        async with await self._peer.stream(peer, "far.blob", items, item_kib << 10, seconds) as stream:
             expected = 0
             async for item in stream:
                 assert int.from_bytes(item[:8], "little") == expected, f"item {expected} is missing"

@@ -25,6 +25,7 @@ from .kinds import Pair, hosts_of, sites_of
 
 CALM_S = 2.0  # of load before the change
 AFTER_S = 6.0  # of load after it, at the least
+ITEM_KIB = 16  # of the stream: large ones hide how soon it flows again
 STREAM_S = 600.0  # for all of the stream to come, on a machine that others use
 
 
@@ -124,7 +125,7 @@ def play(fleet: Fleet, move: Move, *, rate: float, mib: float, after_s: float = 
     seconds = (CALM_S if move.act is not _become_direct else 0.0) + after_s
     run = f"{time.monotonic():.6f}"
     calls = fleet.tell(one, "calls", peer=peer, run=run, rate=rate, seconds=seconds)
-    stream = fleet.tell(one, "pull", peer=peer, mib=mib)
+    stream = fleet.tell(one, "pull", peer=peer, mib=mib, item_kib=ITEM_KIB)
     if move.act is not _become_direct:
         time.sleep(CALM_S)
     acted_at = time.monotonic()
