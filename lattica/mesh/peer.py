@@ -589,10 +589,13 @@ class Peer:
         waiter: asyncio.Future[Talk] = self._loop.create_future()
         self._waiting.setdefault(peer, []).append(waiter)
         self._arm_soon()
-        if known:
+        if not known:
+            return await self._summoned(peer, waiter, deadline)
+        try:
             async with asyncio.timeout_at(deadline):
                 return await waiter
-        return await self._summoned(peer, waiter, deadline)
+        except TimeoutError as error:
+            raise GetTimeoutError(waiting_for=f"a session with peer {peer_text(peer)[:8]}") from error
 
     async def _summoned(self, peer: PeerId, waiter: asyncio.Future[Talk], deadline: float | None) -> Talk:
         """Wait for a member that cannot be dialed, and was asked to dial us."""
@@ -602,7 +605,7 @@ class Peer:
                 return await waiter
         except TimeoutError as error:
             if deadline is not None and deadline <= latest:
-                raise
+                raise GetTimeoutError(waiting_for=f"a session with peer {peer_text(peer)[:8]}") from error
             raise PeerUnreachableError(
                 f"peer {peer_text(peer)[:8]} cannot be dialed, and did not dial when it was asked to",
                 peer=peer_text(peer),

@@ -289,6 +289,16 @@ async def test_a_peer_nobody_answers_for_is_unreachable_in_bounded_time(network:
 
 
 @virtual
+async def test_a_deadline_that_passes_before_there_is_a_session_says_so_as_any_other(network: Networks) -> None:
+    one = await network().peer()
+    stranger = PeerId(b"s" * 32)
+    one.know(stranger, ["memory:77"])
+    with pytest.raises(GetTimeoutError, match="a session with peer"):
+        await one.call(stranger, "shop.echo", 1, timeout_s=0.5)
+    await one.stop()
+
+
+@virtual
 async def test_what_is_found_out_of_a_peer_s_addresses_is_told_with_them(network: Networks) -> None:
     """Each source speaks for itself: the gateway may map another port, or none, while a relay stays."""
     net = network()
