@@ -98,6 +98,7 @@ class StateDesk:
             "Alive": True,
             "NodeManagerAddress": "127.0.0.1",
             "NodeManagerHostname": socket.gethostname(),
+            "NodeName": node.mesh.peer.name if node.mesh is not None else socket.gethostname(),
             "Resources": self.resources()["total"],
             "Labels": dict(node.settings.labels),
         }
@@ -114,6 +115,7 @@ class StateDesk:
                 "Alive": row["state"] in ("alive", "suspect"),
                 "NodeManagerAddress": next(iter(row["addresses"]), "").rpartition(":")[0],
                 "NodeManagerHostname": row["name"],
+                "NodeName": row["name"],
                 "Resources": row["resources"],
                 "Labels": row["labels"],
             }

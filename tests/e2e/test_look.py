@@ -70,6 +70,7 @@ def test_one_node_tells_of_all(
         mine, other = lattica.nodes()
         assert mine["NodeID"] == lattica.get_runtime_context().get_node_id() and mine["Resources"]["tpu"] == 2
         assert other["NodeID"] == there.node_id and other["Alive"] and other["Labels"] == {"site": "attic"}
+        assert (mine["NodeName"], other["NodeName"]) == ("one", "two")
         total = lattica.cluster_resources()
         assert (total["CPU"], total["tpu"]) == (3, 2)
         counter = Counter.options(name="counter", num_cpus=1, scheduling_strategy=there).remote()
