@@ -70,7 +70,8 @@ class Behaviour(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.ipv6 and self.translated is None:
             return ONLY_6
         if self.translated is False:
-            return "public address" if self.filtering is Dependence.INDEPENDENT else "public address behind a firewall"
+            filtered = self.filtering in (Dependence.ADDRESS, Dependence.ADDRESS_AND_PORT)
+            return "public address behind a firewall" if filtered else "public address"
         if self.mapping in (Dependence.ADDRESS, Dependence.ADDRESS_AND_PORT):
             ports = {Allocation.SEQUENTIAL: ", sequential ports", Allocation.RANDOM: ", random ports"}
             return "symmetric NAT" + (ports.get(self.allocation, "") if self.allocation else "")

@@ -466,6 +466,8 @@ class Measurement:
         asked = {kind: [each for each in self._questions.values() if each.kind is kind and each.socket in alive]
                  for kind in (Kind.OTHER_PEER, Kind.OTHER_PORT)}  # fmt: skip
         found = {kind: any(each.seen for each in questions) if questions else None for kind, questions in asked.items()}
+        if found[Kind.OTHER_PEER] is None and found[Kind.OTHER_PORT] and self._translated() is False:
+            return None  # no witness knew anybody who could have shown whether there is a firewall
         return filtering_of(other_peer=found[Kind.OTHER_PEER], other_port=found[Kind.OTHER_PORT])
 
 

@@ -149,7 +149,8 @@ class Measuring:
 
     def _look_again_later(self, behaviour: Behaviour) -> None:
         """Whether strangers get through could not be asked, while no witness knew one."""
-        unsure = behaviour.filtering is Dependence.ADDRESS and not any(each.has_others for each in self.witnesses)
+        unsure = behaviour.udp and behaviour.filtering in (Dependence.ADDRESS, None)
+        unsure = unsure and not any(each.has_others for each in self.witnesses)
         if unsure and self._again is None and self._pauses:
             self._again = self._loop.call_later(self._pauses.pop(0), self._measure_again)
 

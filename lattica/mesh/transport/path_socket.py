@@ -284,6 +284,8 @@ class PathSocket:
                 break
             except OSError as error:  # what an earlier datagram of ours met on its way
                 log.debug("a socket says: %s", error)
+                if sock.fileno() < 0:  # what came has had it closed
+                    break
                 continue
             if not size:
                 continue

@@ -69,6 +69,9 @@ def test_with_one_witness_less_is_said_and_nothing_wrong() -> None:
     behaviour = Measuring(1, "full-cone", witnesses=1).measure()
     assert behaviour.mapping is None and behaviour.filtering is AD and behaviour.translated
     assert Measuring(1, "symmetric", witnesses=1).measure().mapping is APD
+    alone = Measuring(1, "open", witnesses=1).measure()
+    assert (alone.words, alone.filtering) == ("public address", None), "nobody could show whether there is a firewall"
+    assert Measuring(1, "firewall", witnesses=1).measure().filtering is APD, "its other port was not let through"
 
 
 @pytest.mark.parametrize("nat", ["udp-blocked", "tcp443-only"])
