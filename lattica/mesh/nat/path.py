@@ -10,7 +10,8 @@ from lattica.mesh.nat.routes import Direct, Endpoint, Route, SendOver
 
 LOSS_WINDOW = 16  # probes
 MARGIN_S = 0.1  # that an answer may take beyond the round trip and four mean deviations
-SUSPECT_S = 0.05  # of silence beyond what an answer may take: then probes say whether it is the path or the peer
+ASK_S = 0.05  # of silence beyond the round trip and four mean deviations: then probes say whether it is the path
+SUSPECT_S = 0.02  # of silence beyond what an answer may take: then the other paths are asked as well
 TRIAL_PROBES = 16  # of a path that has just proven itself, as many as `loss` looks at
 FLAP_S = 60.0
 RETRY_S = (1.0, 30.0)  # pauses between probes of a path that is silent, doubling
@@ -108,6 +109,11 @@ class Path:
     def patience_s(self) -> float:
         """How long an answer may take before the probe counts as lost."""
         return self.rtt_s + 4 * self.rtt_var_s + MARGIN_S if self.rtt_s else 1.0
+
+    @property
+    def ask_s(self) -> float:
+        """How long it may be silent after something was sent on it, until it is probed."""
+        return self.rtt_s + 4 * self.rtt_var_s + ASK_S
 
     @property
     def suspect_s(self) -> float:

@@ -68,13 +68,15 @@ BUSY_S = 1.0  # between probes of the current path while packets flow
 BUSY_FOR_S = 2.0  # after the last packet they still do
 KEEP_ALIVE_S = 15.0  # the shortest NAT mapping we have met lives 30 s
 KEEP_ALIVE_S_RANGE = (4.0, 60.0)  # whatever lifetime was measured
-HASTE_S = 0.1  # between probes in silence; SLOW_S after SILENT_LONG of them
-SILENT_S = 0.5  # and a round trip
+HASTE_S = 0.1  # between probes of a path in doubt
+SILENT_HASTE_S = 0.05  # ... in silence; SLOW_S after SILENT_LONG of them
+SILENT_S = 0.4  # and a round trip
 SILENT_PROBES = 3  # unanswered in a row, each for longer than its answer may take
 DEAF_PROBES = 4  # one probe and its answer in ten are lost where a twentieth of all packets is: once in 10,000
 DOUBT_PROBES = 2  # unanswered in a row, after which more are sent, and by the other paths too
+LEFT_S = 1.0  # after which it is not news that the peer's packets do not come by this path
 BESIDE_S = 0.25  # for which the current path is asked in haste, if the peer asks by another
-SILENT_LONG = 20
+SILENT_LONG = 40
 SLOW_S = 1.0
 GONE_S = 10.0  # of silence on every path: none is current any more
 LOSS_GOOD, LOSS_BAD, LOSS_AWFUL = 0.1, 0.35, 0.5
@@ -150,7 +152,9 @@ class PathTable:
             return self._add(route, now, is_source=True)
         path.used_at = now
         now_path = self._now_path
-        if path is not now_path and now_path is not None and now_path.lost >= DOUBT_PROBES > path.lost and path.proven:
+        if now_path is None or path is now_path or now_path.used_at + LEFT_S < now:
+            return self._sound(path, now)
+        if now_path.lost >= DOUBT_PROBES > path.lost and path.proven:
             reason = f"the peer goes by it, and {now_path.lost} probes were not answered"
             return [*self._sound(path, now), *self._fell_silent(now_path, now), *self._switch(path, now, reason)]
         return self._sound(path, now)
@@ -171,7 +175,7 @@ class PathTable:
         if self._waiting_since is not None or self._now_path is None:
             return False
         self._waiting_since = now
-        return now + self._now_path.suspect_s < self._told
+        return now + self._now_path.ask_s < self._told
 
     def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
         """A datagram that claims to be this peer's. What is forged or replayed changes nothing."""
@@ -240,8 +244,7 @@ class PathTable:
         """When it is to be probed next."""
         if path is self._now_path:
             if self._waiting_since is not None:
-                suspect_at = self._waiting_since + path.suspect_s
-                return min(path.probe_at, max(suspect_at, path.probed_at + self._haste_s()))
+                return min(path.probe_at, max(self._waiting_since + path.ask_s, path.probed_at + self._haste_s()))
             if path.lost >= DOUBT_PROBES and self._sent_at + BUSY_FOR_S > path.probed_at:
                 return min(path.probe_at, path.probed_at + self._haste_s())
             beside_at = self._asked_beside_at
@@ -263,8 +266,9 @@ class PathTable:
     def _haste_s(self) -> float:
         """Between probes in silence; if it lasts, it is the peer, or all of the network."""
         path = self._now_path
-        long = path is not None and self._waiting_since is not None and path.lost > SILENT_LONG
-        return SLOW_S if long else HASTE_S
+        if path is None or self._waiting_since is None:
+            return HASTE_S
+        return SLOW_S if path.lost > SILENT_LONG else SILENT_HASTE_S
 
     def _probe(self, path: Path, now: float) -> list[Effect]:
         if not self._may_probe(now):

@@ -288,7 +288,7 @@ def test_noting_a_packet_asks_for_a_nearer_deadline_only_when_it_is_nearer() -> 
     assert table.heard(ELSEWHERE, 9.0) == []
     table.tick(9.0)
     due = table.next_deadline()
-    assert due is not None and table.sent(9.0) == (due > 9.0 + table.paths[0].suspect_s)
+    assert due is not None and table.sent(9.0) == (due > 9.0 + table.paths[0].ask_s)
     table.next_deadline()
     assert not table.sent(9.001), "the first one is waited for already"
 

@@ -17,7 +17,7 @@ from lattica.mesh import certificates
 from lattica.mesh.certificates import DAY_S
 from lattica.mesh.roles import MEMBER, NOTHING
 from lattica.mesh.transport import quic_engine
-from lattica.mesh.transport.quic_engine import Configurations, Engine, Gone, Up
+from lattica.mesh.transport.quic_engine import SWITCH_WINDOW, Configurations, Engine, Gone, Up
 from tests.mesh.transport.quic_pairs import NOW, Mesh, Side, Wire, configurations, connected, the_mesh, wire
 
 
@@ -225,7 +225,7 @@ def test_a_new_path_begins_with_what_is_known_of_it_nothing() -> None:
     assert loss.bytes_in_flight
     engine.path_changed(1350)
     engine.write(0, bytes(500_000), ends=True)
-    assert (loss.congestion_window, loss.bytes_in_flight, engine.rtt_s) == (10 * 1350, 0, None)
+    assert (loss.congestion_window, loss.bytes_in_flight, engine.rtt_s) == (SWITCH_WINDOW * 1350, 0, None)
     pair.sent.clear()
     assert pair.run(lambda w: engine.sent(0)) and max(size for _, side, size in pair.sent) == 1350
 
