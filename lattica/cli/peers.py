@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from lattica.cli.addresses import shown
 from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, table
 
@@ -53,7 +54,7 @@ def page(peers: Sequence[Mapping[str, Any]], unix_s: float, *, is_issuer: bool =
             _rtt(peer.get("rtt_ms")),
             peer.get("roles", ""),
             peer.get("version", ""),
-            next(iter(peer.get("addresses", ())), ""),
+            next(iter(shown(peer.get("addresses", ()))), ""),
         ]
         for peer in sorted(peers, key=lambda peer: peer.get("state") in GONE)[:ROWS_MAX]
     ]

@@ -138,8 +138,9 @@ def test_peers_are_a_table_for_people_with_warnings_on_stderr(apart: Lattica, no
 
 def test_of_a_path_it_is_said_by_which_method_it_came_to_be() -> None:
     punched = ROW | {"transport": "quic", "path": "direct 192.0.2.9:41000", "method": "birthday"}
-    relayed = ROW | {"transport": "quic", "path": "relay/k3f9a2bc", "method": ""}
+    relayed = ROW | {"transport": "quic", "path": "relay/k3f9a2bc", "method": "", "addresses": [f"relay/{PEER}"]}
     lines = peers.page([punched, relayed], 0.0)
+    assert lines[2].endswith("  relay/k3f9a2bc"), "the whole id is for machines"
     assert "  quic direct 192.0.2.9:41000 (birthday)  " in lines[1] and "  quic relay/k3f9a2bc  " in lines[2]
 
 
