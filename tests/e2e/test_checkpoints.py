@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import lattica
+from lattica.actors import current
 from tests.e2e.conftest import Sessions, eventually
 from tests.e2e.far import Mesh, far_mesh, node_id
 
@@ -42,7 +43,8 @@ def test_weights_of_20_mib_outlive_a_worker_of_a_machine_alone(sessions: Session
     for step in range(1, 4):
         assert lattica.get(learner.step.remote(), timeout=20) == (step, step)
     for step in (4, 5):
-        time.sleep(0.5)  # the node copies it
+        time.sleep(1.0)  # its worker lays it into the store, and the node copies it
+        assert eventually(lambda: not current.get().state("status")["memory"]["objects"], 20)
         lattica.kill(learner, no_restart=False)
         assert lattica.get(learner.step.remote(), timeout=20) == (step, step)
     lattica.shutdown()
