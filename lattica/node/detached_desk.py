@@ -174,6 +174,8 @@ class DetachedDesk:
         self._seeds[actor] = content
         self._packages[actor] = [each.content for each in packages]
         await self._spread(actor)
+        if actor not in self._seeds or node.actor_desk.supervisor.living(actor) is None:
+            return  # or its row would stay for ever
         paper = Paper(
             VERSION, content, plan.class_name, plan.name, plan.namespace, desk.names.claim_of(actor),
             node.actor_desk.supervisor.actors[actor].incarnation, packages=[each.content for each in packages],
@@ -344,16 +346,17 @@ class DetachedDesk:
 
     async def _supervise(self, actor: bytes, record: restarts.Record, paper: Paper, seed: Seed) -> None:
         node, desk, deciding = self._node, self._desk, self._desk.deciding
+        environment, using = await self._surroundings.unpacked(seed, deciding.in_order(actor))
         for held in seed.objects:
             await desk.objects.take_in(held.object, held.data, held.failed, held.contains)
         if deciding.restarts.running.get(ActorId(actor)) is None or actor in node.actor_desk.supervisor.actors:
             node.store.let_go([held.object for held in seed.objects])
+            self._surroundings.let_go(using)
             return
         for hold in seed.holds:
             node.store.give(hold, m.NODE)
         node.store.let_go([held.object for held in seed.objects])  # `take_in` holds each once
         python = seed.python if seed.minor == _MINOR and os.access(seed.python, os.X_OK) else sys.executable
-        environment, using = await self._surroundings.unpacked(seed, deciding.in_order(actor))
         job = self._job(0, python, seed, environment)
         self._surroundings.using[job.number] = using
         plan = Plan(

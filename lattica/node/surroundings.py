@@ -73,6 +73,10 @@ class Surroundings:
 
     def forgotten(self, job: int) -> None:
         """Nothing is left of it."""
-        for name in self.using.pop(job, ()):
+        self.let_go(self.using.pop(job, []))
+
+    def let_go(self, folders: list[str]) -> None:
+        """These need not stay any more."""
+        for name in folders:
             assert self._node.runs is not None, "it has unpacked them"
             self._node.runs.packages.release(name)

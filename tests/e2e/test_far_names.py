@@ -170,6 +170,7 @@ def test_one_constructor_runs_however_many_nodes_make_the_same_name_at_once(
     mesh: Mesh, script: Script, tmp_path: Path
 ) -> None:
     rounds_at_once(mesh, script, tmp_path, ["a", "b", "c"], rounds=20)
+    assert eventually(lambda: not any(mesh.nodes[name].ask("actors") for name in "abc"), 10.0), "each was killed"
 
 
 def test_a_detached_actor_outlives_the_program_that_made_it(mesh: Mesh, script: Script) -> None:
