@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ settings.register_profile("ci", settings.get_profile("developer"), derandomize=T
 settings.register_profile("fuzz", settings.get_profile("developer"), max_examples=5_000)
 PROFILE = "fuzz" if os.environ.get("LATTICA_FUZZ") else "ci" if os.environ.get("CI") else "developer"
 settings.load_profile(PROFILE)
+
+# A run in the background of a shell inherits that Ctrl-C is ignored, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Variables that point a driver or a command at a mesh or node of the user's.
 NODE_VARIABLES = ("LATTICA_DATA_DIR", "LATTICA_TICKET")
