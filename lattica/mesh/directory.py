@@ -12,6 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from lattica.errors import GetTimeoutError, LatticaError
+from lattica.mesh.alarm import Alarm
 from lattica.mesh.dht import messages
 from lattica.mesh.dht.events import Event, LookupFinished, ProvidersFound, RecordFound, Stored
 from lattica.mesh.dht.kademlia import Kademlia
@@ -19,7 +20,6 @@ from lattica.mesh.dht.keys import Key, content_key, peer_key, topic_key, value_k
 from lattica.mesh.dht.messages import Send
 from lattica.mesh.identity import PeerId
 from lattica.mesh.notices import DHT
-from lattica.mesh.topics import Alarm
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer

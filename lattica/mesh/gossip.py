@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lattica._version import __version__
 from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.mesh import notices
+from lattica.mesh.alarm import Alarm
 from lattica.mesh.community import (
     BootRaised,
     Community,
@@ -39,7 +40,7 @@ from lattica.mesh.table.journal import Journal
 from lattica.mesh.table.kinds import NODE, SERVICE, STATEMENT, Kind
 from lattica.mesh.table.replica import WRONG_SIGNATURE, Replica
 from lattica.mesh.table.rows import BOOT_BITS, Row
-from lattica.mesh.topics import Alarm, Topics
+from lattica.mesh.topics import Topics
 
 if TYPE_CHECKING:
     from lattica.mesh.peer import Peer

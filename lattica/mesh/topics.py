@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
 from lattica.mesh import publications, values
+from lattica.mesh.alarm import Alarm
 from lattica.mesh.identity import PeerId
 from lattica.mesh.notices import PUBSUB
 from lattica.mesh.pubsub import Effect, Published, PubSub, Send
@@ -165,30 +166,3 @@ class Topics:
 
     def _tick(self) -> None:
         self._carry_out(self._core.tick(self._loop.time()))
-
-
-class Alarm:
-    """A shell's one timer: it rings when the core wants it, or sooner. uvloop's handles do not say when they ring."""
-
-    def __init__(self, ring: Callable[[], None]) -> None:
-        self._ring = ring
-        self._loop = asyncio.get_running_loop()
-        self._handle: asyncio.TimerHandle | None = None
-        self._due = 0.0
-
-    def set(self, due: float | None) -> None:
-        """Ring at this time of the loop's clock, if not before."""
-        if due is None or (self._handle is not None and self._due <= due):
-            return
-        self.cancel()
-        self._due, self._handle = due, self._loop.call_at(due, self._rings)
-
-    def cancel(self) -> None:
-        """Do not ring."""
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
-
-    def _rings(self) -> None:
-        self._handle = None
-        self._ring()

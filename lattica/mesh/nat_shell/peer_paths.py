@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
+from lattica.mesh.alarm import Alarm
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.attempts import Attempted, BecameDirect, Introduction, Message, Situation, StaysRelayed, Tell
 from lattica.mesh.nat.datagrams import Keys
@@ -87,8 +88,7 @@ class PeerPaths:
         self.stays: str = ""  # why it is relayed, as far as was tried
         self._shell = shell
         self._loop = asyncio.get_running_loop()
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed_for = 0.0
+        self._alarm = Alarm(self._tick)
         self._over = False
         self._bulk_at = float("-inf")  # from when on TCP may be tried for it
 
@@ -152,9 +152,7 @@ class PeerPaths:
     def close(self) -> None:
         """It is over; fresh sockets that lead there are closed."""
         self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         for path in self.table.paths:
             if (number := fresh_of(path.route)) is not None:
                 self._shell.sockets.close(number)
@@ -169,17 +167,10 @@ class PeerPaths:
             return
         found = [at for at in (self.table.next_deadline(), self.puncher.next_deadline()) if at is not None]
         due = min(found, default=None)
-        if self._timer is not None:
-            if due is not None and self._armed_for <= due:
-                return
-            self._timer.cancel()
-            self._timer = None
         if due is not None:
-            self._armed_for = max(due, self._loop.time() + LEAST_S)
-            self._timer = self._loop.call_at(self._armed_for, self._tick)
+            self._alarm.set(max(due, self._loop.time() + LEAST_S))
 
     def _tick(self) -> None:
-        self._timer = None
         now = self._loop.time()
         self.perform([*self.table.tick(now), *self.puncher.tick(now)])
 

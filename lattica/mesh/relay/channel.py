@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from random import Random
 from typing import Protocol
 
+from lattica.mesh.alarm import Alarm
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.nat.datagrams import ID_BYTES, RELAYED
 from lattica.mesh.nat.routes import Direct, ViaRelay
@@ -62,8 +63,7 @@ class OwnChannel:
         self._inbox: list[bytes] = []
         least, most = PATIENCE_S
         patience_s = most if rtt_s is None else min(max(2 * rtt_s + least / 2, least), most)
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed_for = 0.0
+        self._alarm = Alarm(self._tick)
         for way in ways:
             self.perform(self.binding.add(way, self.began_at))
         self._loop.call_later(patience_s, self._look_for_another_way)
@@ -139,9 +139,7 @@ class OwnChannel:
     def close(self, reason: str) -> None:
         """It is of no use any more."""
         self.closed = self.binding.over = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         if not self.up.done():
             self.up.set_exception(ConnectionError(reason))
             self.up.exception()
@@ -151,15 +149,8 @@ class OwnChannel:
     def arm(self) -> None:
         """A timer that comes too early asks again: setting one for each packet would cost more."""
         due = None if self.closed else self.binding.next_deadline()
-        if self._timer is not None:
-            if due is not None and self._armed_for <= due:
-                return
-            self._timer.cancel()
-            self._timer = None
         if due is not None:
-            self._armed_for = max(due, self._loop.time() + LEAST_S)
-            self._timer = self._loop.call_at(self._armed_for, self._tick)
+            self._alarm.set(max(due, self._loop.time() + LEAST_S))
 
     def _tick(self) -> None:
-        self._timer = None
         self.perform(self.binding.tick(self._loop.time()))
