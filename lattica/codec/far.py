@@ -177,7 +177,7 @@ class Output(msgspec.Struct, array_like=True, tag=14, frozen=True):
 
 
 class JobGone(msgspec.Struct, array_like=True, tag=15, frozen=True):
-    """The workers of your job have ended, and their last lines are sent."""
+    """The workers of a job have ended, and their last lines are sent: I do not know it any more."""
 
     job: Id
 

@@ -5,6 +5,8 @@
     origin ── JobOver ──► host ── JobGone ──► origin   the driver waits for the last lines
 
 A host begins a job under a number of its own, whose driver is a proxy; it ends with the driver's node, or by its word.
+A node may only have seemed dead: whoever said of a job hears `JobGone` and says of it anew before its next question;
+the host begins it under another number, even while the last workers of the first one go.
 """
 
 from __future__ import annotations
@@ -127,6 +129,9 @@ class FarJobs:
         if known is not None and known.origin != message.origin:
             log.warning("a job of %s is refused: another's has its id", neighbour.client.name)
             return
+        if number is not None and self._has_ended(number):  # its node only seemed dead: this is another life of it
+            number = None
+            del self._jobs[message.job]
         if _chars_of(message) > JOB_SAID_MAX_CHARS:
             log.warning("a job of %s is refused: it says too much of itself", neighbour.client.name)
             return
@@ -158,6 +163,11 @@ class FarJobs:
             number = self._begin_job(paper, environment, sys_path, cwd)
             self._papers[number] = paper
             self._submissions[number] = token
+
+    def _has_ended(self, number: int) -> bool:
+        """Whether a job of others is over here, and its last workers have not gone yet."""
+        job = self._node.jobs.get(number)
+        return job is not None and job.ended and self._papers[number].origin != self._desk.me
 
     def number(self, id: bytes) -> int:
         """Ours for a job that `objection` lets through."""
@@ -261,7 +271,8 @@ class FarJobs:
         self.end(job.number, "its driver ended")
 
     def job_gone(self, neighbour: Neighbour, message: far.JobGone) -> None:
-        """What a job of ours had there has ended."""
+        """What a job had there has ended, and it is not known there any more."""
+        neighbour.told_jobs.pop(message.job, None)
         waiting = self._seen_off.get(message.job)
         job = self._node.jobs.get(self._jobs.get(message.job, 0))
         if waiting is not None and job is not None:
@@ -277,15 +288,18 @@ class FarJobs:
             self._node.client_gone(driver, how)
 
     def forgotten(self, number: int) -> None:
-        """Nothing is left of it."""
+        """Nothing is left of it: who has told us of it does so again before it asks the next thing."""
         paper = self._papers.pop(number, None)
         self._submissions.pop(number, None)
-        if paper is not None:
-            self._desk.environments.forgotten(paper.job)
-            self._jobs.pop(paper.job, None)
-            for neighbour in self._desk.neighbours.values():
-                neighbour.told_jobs.pop(paper.job, None)
+        if paper is None or self._jobs.get(paper.job) != number:  # it has begun anew, under another number
+            return
+        self._desk.environments.forgotten(paper.job)
+        del self._jobs[paper.job]
+        for neighbour in self._desk.neighbours.values():
+            neighbour.told_jobs.pop(paper.job, None)
+            if paper.job in neighbour.asked_jobs:
                 neighbour.asked_jobs.discard(paper.job)
+                neighbour.link.send(far.JobGone(paper.job))
 
     def origin(self, job: int) -> PeerId | None:
         """The node of a job's driver, as far as it is known."""
@@ -295,7 +309,7 @@ class FarJobs:
     def objection(self, job: bytes) -> str:
         """Why nothing of this job runs here; "" if it may."""
         number = self._jobs.get(job)
-        if number is None or number not in self._node.jobs:
+        if number is None or number not in self._node.jobs or self._has_ended(number):
             reason = self._desk.environments.objection(job)
             return reason or "its job is not known here, or was refused: see this node's log"
         if self._node.closing or self._desk.closing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,9 +10,88 @@ import pytest
 
 from lattica.codec import far
 from lattica.mesh.roles import MEMBER
+from lattica.node import far_jobs
 from lattica.node.far_jobs import _MINOR, FarJobs
 
 JOB = b"j" * 16
+THEM = b"t" * 32
+
+
+class _Host:
+    """A node on which a job of THEM may begin. said: what its neighbour, which tells of the job, hears."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.said: list[Any] = []
+        self.neighbour: Any = SimpleNamespace(
+            peer=THEM, link=SimpleNamespace(send=self.said.append), told_jobs={}, asked_jobs=set()
+        )
+        self.freed: list[bytes] = []
+        environments = SimpleNamespace(
+            needed=lambda _: False, forgotten=self.freed.append, objection=lambda _: "", over=lambda _: None
+        )
+        peer = SimpleNamespace(
+            credentials=SimpleNamespace(root=None, trust=None, member=SimpleNamespace(roles=MEMBER)),
+            sessions=SimpleNamespace(correction_s=0.0),
+        )
+        self.node: Any = SimpleNamespace(jobs={}, closing=False)
+        desk: Any = SimpleNamespace(
+            node=self.node,
+            me=b"me",
+            peer=peer,
+            closing=False,
+            environments=environments,
+            neighbours={THEM: self.neighbour},
+        )
+        self.jobs = FarJobs(desk)
+        numbers = count(1)
+
+        def begin(paper: far.JobIs, *_: Any) -> int:
+            number = self.jobs._jobs[paper.job] = next(numbers)
+            self.node.jobs[number] = SimpleNamespace(number=number, ended=False)
+            return number
+
+        token = SimpleNamespace(job=JOB, peer=THEM, expires=1e12)
+        monkeypatch.setattr(self.jobs, "_begin_job", begin)
+        monkeypatch.setattr(far_jobs, "verify_token", lambda *_: token)
+
+    def told(self) -> None:
+        self.jobs.job_is(self.neighbour, far.JobIs(JOB, b"", THEM))
+
+    def forget(self, number: int) -> None:
+        del self.node.jobs[number]
+        self.jobs.forgotten(number)
+
+
+def test_a_job_whose_node_only_seemed_dead_begins_anew_while_its_last_workers_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its node was taken for dead, which ended it here. 40 ms later that says of it again, and takes it for known,
+    while a worker of the first one still dies: what it asked for in a placement group was refused for ever (world
+    `execution`, long seed 519)."""
+    host = _Host(monkeypatch)
+    host.told()
+    host.node.jobs[1].ended = True
+    assert host.jobs.objection(JOB), "nothing begins in a job that ends"
+    host.told()
+    assert (host.jobs.number(JOB), host.jobs.objection(JOB)) == (2, "")
+    host.forget(1)
+    assert (host.jobs.number(JOB), host.jobs.objection(JOB)) == (2, "")
+    assert host.freed == [] and host.neighbour.asked_jobs == {JOB} and host.said == []
+    host.forget(2)
+    assert host.jobs.objection(JOB) and host.freed == [JOB]
+
+
+def test_who_said_of_a_job_says_so_again_once_that_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a third node, whose link lasts while the job ends here because its own node seems dead."""
+    host = _Host(monkeypatch)
+    host.told()
+    host.node.jobs[1].ended = True
+    host.forget(1)
+    assert host.said == [far.JobGone(JOB)]
+    teller = _Host(monkeypatch)
+    teller.neighbour.told_jobs[JOB] = 1e12
+    teller.jobs.job_gone(teller.neighbour, far.JobGone(JOB))
+    assert teller.neighbour.told_jobs == {}
 
 
 def test_a_node_that_was_only_asked_lets_the_program_end_at_once() -> None:
