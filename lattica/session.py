@@ -41,7 +41,7 @@ for."""
 IGNORED = {
     "include_dashboard", "dashboard_host", "dashboard_port", "configure_logging", "logging_level", "logging_format",
     "logging_config", "job_config", "local_mode", "labels", "storage", "log_to_driver_event_level",
-    "enable_resource_isolation", "system_reserved_cpu", "system_reserved_memory",
+    "enable_resource_isolation", "cgroup_path", "system_reserved_cpu", "system_reserved_memory", "proxy_server_url",
 }  # fmt: skip
 """Arguments of Ray's `init` that mean nothing here; anything that begins with `_` as well."""
 
@@ -105,7 +105,7 @@ def init(
     object_store_memory: int | None = None,
     ignore_reinit_error: bool = False,
     namespace: str | None = None,
-    log_to_driver: bool = True,
+    log_to_driver: bool | None = None,
     runtime_env: Mapping[str, Any] | None = None,
     preload: Iterable[str] = (),
     results: str = "any",
@@ -135,11 +135,11 @@ def init(
             if not ignore_reinit_error:
                 raise _initialized_already()
             return Context(present)
-        _say_ignored(others)
+        _check_others(others)
         options.check({"results": results}, {"results"}, "init()")
         environment, folder = _environment(runtime_env)
         connection, process = _connect(address, num_cpus, num_gpus, resources, object_store_memory, preload)
-        job = _job(namespace, preload, environment, log_to_driver=log_to_driver)
+        job = _job(namespace, preload, environment, log_to_driver=log_to_driver is not False)
         _session = _begin(Runtime(connection), process, job, folder)
         _session.runtime.data = results == "data"
         current.put(_session.runtime)
@@ -213,7 +213,6 @@ def _environment(runtime_env: Mapping[str, Any] | None) -> tuple[Environment | N
         return None, None
     from lattica.node import environment
 
-    environment.check(runtime_env or {})
     return environment.make(runtime_env)
 
 
@@ -354,18 +353,26 @@ def _print(lines: m.LogLines) -> None:
         return
 
 
-def _say_ignored(others: Mapping[str, Any]) -> None:
+def _check_others(others: Mapping[str, Any]) -> None:
     unknown = [name for name in others if name not in IGNORED and not name.startswith("_")]
     if unknown:
         raise ConfigError(f"init() got an unknown argument: {', '.join(unknown)}")
-    new = sorted(others.keys() - _said_ignored)
+    _say_ignored(others, "init()")
+
+
+def _say_ignored(given: Mapping[str, Any], what: str) -> None:
+    """One warning for each argument and program."""
+    new = sorted(given.keys() - _said_ignored)
     if new:
         _said_ignored.update(new)
-        log.warning("lattica.init() ignores %s, without a meaning here (docs/limits.md)", ", ".join(new))
+        log.warning("lattica.%s ignores %s, without a meaning here (docs/limits.md)", what, ", ".join(new))
 
 
-def shutdown(_exiting_interpreter: bool = False) -> None:
-    """End the session: the job's tasks and actors end, their last output is shown; our own node ends too."""
+def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = False) -> None:
+    """End the session: the job's tasks and actors end, their last output is shown; our own node ends too.
+
+    wait_for_processes: Ray's; a node of our own is always waited for.
+    """
     global _session
     session, _session = _session, None
     if session is None or session.pid != os.getpid():
@@ -406,39 +413,50 @@ def is_initialized() -> bool:
 # -- objects
 
 
-def put(value: Any) -> ObjectRef:
-    """Keep a value and answer with its ref. Raises ObjectStoreFullError, SerializationError."""
+def put(value: Any, *, _owner: Any = None, _tensor_transport: str | None = None) -> ObjectRef:
+    """Keep a value and answer with its ref. Raises ObjectStoreFullError, SerializationError.
+
+    _owner, _tensor_transport: private to Ray; accepted, and named once in a warning. The value is this process's.
+    """
     if type(value) is ObjectRef:
         raise TypeError("put() takes a value, not an ObjectRef; pass the ref itself along")
+    if _owner is not None or _tensor_transport is not None:
+        given = {"_owner": _owner, "_tensor_transport": _tensor_transport}
+        _say_ignored({name: value for name, value in given.items() if value is not None}, "put()")
     return current.get().put(value)
 
 
-def get(refs: Any, *, timeout: float | None = None) -> Any:
+def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bool = False) -> Any:
     """The value of a ref, or the values of a list of refs, in order.
 
     timeout: seconds; None waits for ever, 0 asks whether it is there. Raises GetTimeoutError, or what the task raised.
+    _use_object_store: Ray's, of tensors that lie elsewhere; here all lie in the store.
     """
-    if type(refs) is ObjectRef:
-        return refs._runtime.get_one(refs, timeout)
-    if isinstance(refs, list | tuple):
-        for ref in refs:
+    if type(object_refs) is ObjectRef:
+        return object_refs._runtime.get_one(object_refs, timeout)
+    if isinstance(object_refs, list | tuple):
+        for ref in object_refs:
             if type(ref) is not ObjectRef:
                 raise TypeError(f"get() takes refs, not a {type(ref).__name__}: {ref!r:.80}")
-        return current.get().get(refs, timeout) if refs else []
-    raise TypeError(f"get() takes a ref or a list of refs, not a {type(refs).__name__}")
+        return current.get().get(object_refs, timeout) if object_refs else []
+    raise TypeError(f"get() takes a ref or a list of refs, not a {type(object_refs).__name__}")
 
 
 def wait(
-    refs: Sequence[ObjectRef], *, num_returns: int = 1, timeout: float | None = None, fetch_local: bool = True
+    ray_waitables: Sequence[ObjectRef],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
     """(ready, not ready), both in the order given; returns when `num_returns` are ready or after `timeout` seconds.
 
     fetch_local: whether to wait for the bytes to be here, too; on one machine they are. Raises ValueError for refs that
     appear twice, or a `num_returns` that is not between 1 and their number.
     """
-    if isinstance(refs, ObjectRef):
+    if isinstance(ray_waitables, ObjectRef):
         raise TypeError("wait() takes a list of refs, not one ref")
-    refs = list(refs)
+    refs = list(ray_waitables)
     if not refs and num_returns == 1:
         return [], []
     if set(map(type, refs)) != _ONLY_REFS:  # in C: programs that wait one by one on thousands check them all each time
@@ -451,16 +469,16 @@ def wait(
     return current.get().wait(refs, num_returns, timeout)
 
 
-def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
-    """Stop the task or actor call that makes `ref`; `get(ref)` then raises TaskCancelledError.
+def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """Stop the task or actor call that makes this ref; `get` of it then raises TaskCancelledError.
 
     A running task gets a KeyboardInterrupt raised inside it; with `force` its worker is killed. What has ended stays.
     recursive: what the task itself submitted is cancelled too. A ref that came from another process is cancelled by the
     process that made it, in its own time; `force` then means nothing for an actor call, which is no error there.
     """
-    if not isinstance(ref, ObjectRef):
-        raise TypeError(f"cancel() takes a ref, not a {type(ref).__name__}")
-    ref._runtime.cancel(ref, force=force, recursive=recursive)
+    if not isinstance(ray_waitable, ObjectRef):
+        raise TypeError(f"cancel() takes a ref, not a {type(ray_waitable).__name__}")
+    ray_waitable._runtime.cancel(ray_waitable, force=force, recursive=recursive)
 
 
 # -- the cluster
