@@ -44,6 +44,7 @@ from lattica.testing.host import Host
 TO_CARRY_OUT = {Transmit, Hangup, Dial}  # by the world; all other effects are events
 STREAM_ITEMS = 40
 ITEM_BYTES = (10, 3000)
+THOROUGH_EVERY = 10  # steps of a peer; after the others only the sessions that were touched are validated
 ANSWER_S = (0.0, 0.0, 0.0, 0.5, 3.0)  # how long methods take; most answer at once
 
 
@@ -122,6 +123,8 @@ class _Talk:
         self.unchanged = conversation  # for a look that changes nothing
         self.touched = True  # and not validated since
         self.flushed = False  # nothing to send has come since
+        self._due: float | None = None
+        self._asked = False  # when it is due, since the last verb
         self.mine: dict[int, int] = {}  # call -> tag
         self.theirs: dict[int, int] = {}
         self.to_send: dict[tuple[int, int], tuple[int, int]] = {}  # (call, side) -> (tag, next item)
@@ -130,8 +133,14 @@ class _Talk:
     @property
     def conversation(self) -> rpc.Conversation:
         """For a verb: it will be validated, and asked what it has to send."""
-        self.touched, self.flushed = True, False
+        self.touched, self.flushed, self._asked = True, False, False
         return self.unchanged
+
+    def next_deadline(self) -> float | None:
+        """Of the conversation."""
+        if not self._asked:
+            self._due, self._asked = self.unchanged.next_deadline(), True
+        return self._due
 
 
 class MeshPeer:
@@ -162,6 +171,7 @@ class MeshPeer:
         self.stopped = False
         self._due: list[tuple[float, int, PeerId, _Talk, int]] = []
         self._order = count()
+        self._steps = 0
 
     def __repr__(self) -> str:
         return f"<MeshPeer {self.host.name}: {self.sessions!r}>"
@@ -228,20 +238,24 @@ class MeshPeer:
             if self.talks.get(peer) is talk:
                 self._answer(talk, id)
         for talk in self.talks.values():
-            due = talk.unchanged.next_deadline()
+            due = talk.next_deadline()
             if due is not None and due <= now:
                 self._events(talk, talk.conversation.tick(now), now)
         return self._carry_out(effects, now)
 
     def next_deadline(self) -> float | None:
-        due = [self.sessions.next_deadline()]
-        due += [talk.unchanged.next_deadline() for talk in self.talks.values()]
-        if self._due:
-            due.append(self._due[0][0])
-        return min([at for at in due if at is not None], default=None)
+        first = self.sessions.next_deadline()
+        for talk in self.talks.values():
+            due = talk.next_deadline()
+            if due is not None and (first is None or due < first):
+                first = due
+        if self._due and (first is None or self._due[0][0] < first):
+            first = self._due[0][0]
+        return first
 
     def validate(self) -> None:
-        self.sessions.validate()
+        self._steps += 1
+        self.sessions.validate(thorough=self._steps % THOROUGH_EVERY == 0)
         for talk in self.talks.values():
             if talk.touched:
                 talk.unchanged.validate()
