@@ -265,7 +265,8 @@ class LeaseBook:
 
     def next_deadline(self) -> float | None:
         """When to call `tick`; None while nobody waits for what others could return."""
-        due = [self._asking[holder].next_at for holder in self._askable() if holder in self._asking]
+        asked = self._askable() if self._asking else []
+        due = [self._asking[holder].next_at for holder in asked if holder in self._asking]
         return min([*due, *(until for _, until in self._pressing.values())], default=None)
 
     # -- whose turn it is
@@ -328,16 +329,20 @@ class LeaseBook:
 
     def _lacking(self, wanted: ResourceSet) -> set[str]:
         """Names of what is not free of this, if it would fit once every task's lease was returned; else empty."""
-        lacking = {name for name in wanted if not self._pool.fits(wanted.only(name))}
-        kept = ResourceSet({})
-        for lease in self.leases.values():
-            if lease.holder == NODE or lease.request.lasting:
-                kept += lease.request.resources.but_cpus() if lease.blocked else lease.request.resources
         pool = self._pool
-        fits = all(
-            pool.size(name) - pool.in_bundles(name) - kept.units.get(name, 0) >= wanted.units[name] for name in lacking
-        )
-        return lacking if fits else set()
+        lacking = pool.lacking(wanted)
+        if not lacking:
+            return lacking
+        kept = [
+            lease.request.resources.but_cpus() if lease.blocked else lease.request.resources
+            for lease in self.leases.values()
+            if lease.holder == NODE or lease.request.lasting
+        ]
+        for name in lacking:
+            kept_units = sum([resources.units.get(name, 0) for resources in kept])
+            if pool.size(name) - pool.in_bundles(name) - kept_units < wanted.units[name]:
+                return set()
+        return lacking
 
     # -- asking for leases back
 
@@ -365,8 +370,12 @@ class LeaseBook:
         """
         if not self._waiting and not self._pressing:
             return []
-        waiters = [(line[0].holder, self._lacking(line[0].resources)) for line in self._waiting.values()]
-        waiters += [(NODE, self._lacking(resources)) for resources, _ in self._pressing.values()]
+        wants = [(line[0].holder, line[0].resources) for line in self._waiting.values()]
+        wants += [(NODE, resources) for resources, _ in self._pressing.values()]
+        lacking_of = {resources: self._lacking(resources) for resources in {wanted for _, wanted in wants}}
+        waiters = [(holder, lacking) for holder, wanted in wants if (lacking := lacking_of[wanted])]
+        if not waiters:
+            return []
         found: dict[int, None] = {}
         for lease in self.leases.values():
             holder = lease.holder

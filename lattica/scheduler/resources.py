@@ -252,6 +252,14 @@ class ResourcePool:
         gpu = _gpu_of(request)
         return not gpu or _pick_gpus(self._cards[gpu], request.units[gpu]) is not None
 
+    def lacking(self, request: ResourceSet) -> set[str]:
+        """Names of what is not free of this now."""
+        lacking = {name for name, amount in request.units.items() if self._free.get(name, 0) < amount}
+        gpu = _gpu_of(request)
+        if gpu and gpu not in lacking and _pick_gpus(self._cards[gpu], request.units[gpu]) is None:
+            lacking.add(gpu)
+        return lacking
+
     def acquire(self, request: ResourceSet) -> Allocation | None:
         """Take it all, or nothing. A share of a GPU comes from the fullest one that has room: others stay whole."""
         if not self.fits(request):
