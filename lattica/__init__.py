@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         shutdown,
         wait,
     )
+    from lattica.trace import timeline
 
 _HOMES = {
     "lattica.session": ("available_resources", "cancel", "cluster_resources", "get", "init", "is_initialized", "nodes",
@@ -44,6 +45,7 @@ _HOMES = {
     "lattica.actors.handles": ("get_actor", "kill", "method"),
     "lattica.actors.refs": ("ObjectRef",),
     "lattica.actors.context": ("get_gpu_ids", "get_runtime_context"),
+    "lattica.trace": ("timeline",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = ("actor", "errors", "exceptions", "util")
@@ -72,5 +74,5 @@ def __dir__() -> list[str]:
 __all__ = [
     "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
-    "remote", "shutdown", "wait",
+    "remote", "shutdown", "timeline", "wait",
 ]  # fmt: skip

@@ -22,7 +22,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HOUSE = ROOT / "lattica"
 FLOORS = {
-    4: {"__init__", "__main__", "actor", "session", "cli", "dashboard", "launch", "rl", "util", "compat", "testing"},
+    4: {
+        "__init__",
+        "__main__",
+        "actor",
+        "session",
+        "cli",
+        "compat",
+        "dashboard",
+        "launch",
+        "rl",
+        "testing",
+        "trace",
+        "util",
+    },  # fmt: skip
     3: {"node", "actors"},
     2: {"objectstore", "scheduler"},
     1: {"mesh", "local"},
@@ -52,6 +65,8 @@ NEIGHBOURS = {
     ("__main__", "cli"),
     ("__init__", "session"),
     ("__init__", "actor"),
+    ("__init__", "trace"),
+    ("cli", "trace"),  # a command writes the same trace
     ("__init__", "util"),  # `lattica.util` is a name of the front door
 }
 

@@ -22,6 +22,7 @@ from lattica.actors.handles import spec_decoder
 from lattica.actors.mailbox import KEPT_BYTES_MAX, Mailbox
 from lattica.codec import messages as m
 from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, TaskCancelledError
+from lattica.local import events
 
 if TYPE_CHECKING:
     import asyncio
@@ -62,6 +63,8 @@ class ActorHost:
         self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of)
         self.instance: Any = None
         self.checkpoints = Checkpoints(self.runtime, message.actor, self.spec.class_name, self.spec.checkpoint_s)
+        self._names: dict[str, str] = {}  # of methods, with the class's before them
+        self._alone = not self.spec.is_async and self.spec.max_concurrency == 1  # calls run in the main thread
         self._running: dict[tuple[int, int], context.Running] = {}
         self._canceled_early: set[tuple[int, int]] = set()  # between the mailbox and `_running`
         self._coroutines: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -119,11 +122,13 @@ class ActorHost:
 
         def make() -> None:
             token = context.running.set(now)
+            began = time.perf_counter()
             try:
                 self.instance = cls(*args, **kwargs)
                 self.checkpoints.begin(self.instance, self.message.state, self._state_fd)
             finally:
                 context.running.reset(token)
+                self._note(call, events.CALL, began, int((time.perf_counter() - began) * 1e6))
 
         if self._loop is not None:
             import asyncio
@@ -242,6 +247,8 @@ class ActorHost:
                 if self._over():
                     return
                 self._unsent = 0  # `wait` sends first
+                if self.worker.events.noted:
+                    self.worker.events.store()
                 self._wait(spin=ran == 1)
                 ran = 0
                 continue
@@ -286,12 +293,14 @@ class ActorHost:
         key = client, call.seq
         self._running[key] = now
         token = context.running.set(now)
+        kind = events.CALL
         began = time.perf_counter()
         try:
             out = [self._given_up(client, call)] if key in self._canceled_early else self._execute(client, call)
         except ExitActor:
             out = [self._exited(call)]
         except BaseException as error:
+            kind |= events.FAILED
             out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}", call.data)]
         finally:
             if self.runtime.forked:
@@ -301,8 +310,17 @@ class ActorHost:
             self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
         with self.runtime.lock:
+            self._note(call, kind, began, micros)
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
+
+    def _note(self, call: m.Call, kind: int, began: float, micros: int) -> None:
+        """For `timeline()`. Lock held, or no call runs yet."""
+        name = self._names.get(call.method)
+        if name is None:
+            name = self._names[call.method] = f"{self.spec.class_name}.{call.method}"
+        thread = 0 if self._alone else threading.get_ident()
+        self.worker.events.note((name, began, micros, kind, call.attempt, call.object, thread))
 
     def _arguments(self, client: int, call: m.Call) -> tuple[Any, dict[str, Any]]:
         if not (call.args or call.deps):
@@ -414,6 +432,8 @@ class ActorHost:
                 self._send_now()
                 self.wake()
                 self.runtime.reactor.changed()
+                if self.worker.events.noted:
+                    self.worker.events.store()
             self.checkpoints.ran()
 
     # -- coroutines
@@ -445,6 +465,7 @@ class ActorHost:
         key = client, call.seq
         now = self._running[key] = context.Running(call.object, call.method, call.attempt)
         context.running.set(now)  # a task has a context of its own
+        kind = events.COROUTINE
         began = time.perf_counter()
         try:
             if key in self._canceled_early:
@@ -464,6 +485,7 @@ class ActorHost:
         except self._coroutine_canceled:
             out = [self._canceled(call)]
         except BaseException as error:
+            kind |= events.FAILED
             out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}", call.data)]
         finally:
             if self.runtime.forked:
@@ -473,6 +495,7 @@ class ActorHost:
             self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
         with self.runtime.lock:
+            self._note(call, kind, began, micros)
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
         if not self._flush_due:  # one send for all that end in this turn of the loop
@@ -492,6 +515,8 @@ class ActorHost:
         self._flush_due = False
         with self.runtime.lock:
             self._send_now()
+            if self.worker.events.noted:
+                self.worker.events.store()
             if len(self.mailbox):
                 self.wake()
             if self._releasing or self._ending is not None:

@@ -30,6 +30,7 @@ from lattica.actors.runtime import Runtime
 from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.errors import TaskCancelledError
+from lattica.local import events
 from lattica.local.page import Page
 from lattica.objectstore.arena import ArenaMap
 
@@ -98,6 +99,7 @@ class Worker:
         self.marshal = Marshal(self.runtime, self.place)
         self.page = Page(page_fd)
         os.close(page_fd)
+        self.events = self.page.event_writer()
         self.queue: deque[tuple[Caller, m.Task]] = deque()
         self.callers: dict[int, Caller] = {}
         self.exports: dict[bytes, tuple[m.Value, int]] = {}  # code of functions, and who gave it if from afar
@@ -210,6 +212,8 @@ class Worker:
         assert self._setup is not None
         self._enter_job(self._setup)
         while True:
+            if self.events.noted:
+                self.events.store()
             reactor.wait(self._something_to_do, spin=self._ran == 1)
             self._ran = 0
             if self.queue:
@@ -289,11 +293,13 @@ class Worker:
             self._flushed_at = time.monotonic()
         token = context.running.set(now)
         runtime.data = task.data
+        kind = events.TASK
         began = time.perf_counter()
         page.start(task.seq)
         try:
             out = self._execute(caller, task)
         except BaseException as error:
+            kind |= events.FAILED
             out = [self.marshal.failed(error, task.name, task.data)]
         finally:
             if runtime.forked:
@@ -301,6 +307,7 @@ class Worker:
             self._now = None
             context.running.reset(token)
         micros = int((time.perf_counter() - began) * 1e6)
+        self.events.note((task.name, began, micros, kind, task.attempt, task.object, 0))
         reply = frames.encode_one(m.Reply(task.seq, out, micros))
         with runtime.lock:
             if now.children and not self._owes and runtime.owes():

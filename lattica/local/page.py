@@ -7,12 +7,15 @@ A store of eight aligned bytes is atomic enough here: the reader looks only afte
 bytes are written before `end` moves over them.
 
 Layout, u64 in the machine's byte order: client, started, extent (end << 32 | count); the replies begin at byte 64.
+Behind them lies what the worker ran and when (`local/events`).
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+
+from lattica.local import events
 
 PAGE_BYTES = 160 << 10
 """Room for one largest inline reply (100 KiB) and a batch of small ones; untouched pages cost nothing."""
@@ -26,7 +29,7 @@ class Page:
     __slots__ = ("_end", "_map", "_taken", "_words", "count", "fresh")
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, PAGE_BYTES)
+        self._map = mmap.mmap(fd, PAGE_BYTES + events.EVENTS_BYTES)
         self._words = memoryview(self._map)[:_DATA].cast("Q")
         self.count = 0  # replies that lie here
         self.fresh = 0  # those of them that nobody has begun to send
@@ -36,8 +39,16 @@ class Page:
     def create() -> int:
         """The descriptor of a new page."""
         fd = os.memfd_create("lattica-page", os.MFD_CLOEXEC)
-        os.ftruncate(fd, PAGE_BYTES)
+        os.ftruncate(fd, PAGE_BYTES + events.EVENTS_BYTES)
         return fd
+
+    def event_writer(self) -> events.EventWriter:
+        """Where the worker notes what it ran."""
+        return events.EventWriter(self._map, PAGE_BYTES)
+
+    def ran(self) -> bytes:
+        """What the worker ran, the newest of it, for `events.parse`."""
+        return events.stored(self._map, PAGE_BYTES)
 
     def lease_to(self, client: int) -> None:
         """Tasks come from `client` now, and nothing of it has started."""

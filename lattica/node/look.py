@@ -25,6 +25,7 @@ from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
 from lattica.node import roster
 from lattica.node.clients import WORKER
+from lattica.node.history import TIMELINE
 
 if TYPE_CHECKING:
     from lattica.node.mesh_desk import MeshDesk
@@ -55,6 +56,11 @@ class LookService:
         return self._look.here(what)
 
     @method(role=LOOKERS, idempotent=True)
+    async def timeline(self) -> list[dict[str, Any]]:
+        """What ran here, as of `history`."""
+        return self._look.ran()
+
+    @method(role=LOOKERS, idempotent=True)
     async def find(self, what: str) -> list[str]:
         """Names of log files here of what is meant."""
         return self._look.files_of(what)
@@ -80,6 +86,7 @@ class Look:
         }
         self._peer.serve(LookService(self), offered=False)
         mesh.answers("list", self._list)
+        mesh.answers(TIMELINE, self._timeline)
         mesh.answers("summary", self._summary)
         mesh.answers("logs_find", self._find)
         mesh.answers("logs_read", self._read)
@@ -217,8 +224,11 @@ class Look:
         what = str(data.get("what", ""))
         if what == "nodes":
             return {"rows": roster.members(self._peer), "silent": []}
-        mine = self.here(what)
-        answers, silent = await self._ask_all("look.at", what)
+        return await self._gather(self.here(what), "look.at", what)
+
+    async def _gather(self, mine: list[dict[str, Any]], method: str, *words: str) -> dict[str, Any]:
+        """{rows, silent}: ours and what the others answer."""
+        answers, silent = await self._ask_all(method, *words)
         names = self._others() | {self._peer.id: self._peer.name}
         rows = []
         found_at = {self._peer.id: mine} | answers
@@ -230,6 +240,14 @@ class Look:
             where = {"node": peer_text(peer), "node_name": names.get(peer, "")}
             rows += [where | row for row in found[:ROWS_MAX]]
         return {"rows": rows, "silent": silent}
+
+    def ran(self) -> list[dict[str, Any]]:
+        """What ran here."""
+        return self._node.history.rows()
+
+    async def _timeline(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """{rows: as of `history`, each with "node" and "node_name", silent}."""
+        return await self._gather(self.ran(), "look.timeline")
 
     # -- logs of actors and workers
 

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -334,6 +334,14 @@ class MeshDesk:
 
     # -- commands
 
+    def show(self, client: Client, request: int, verb: str) -> None:
+        """Answer a program's `StateRequest` by what a verb finds: one that any program may use."""
+
+        async def answer() -> None:
+            client.send(m.State(request, await self._verbs[verb]({})))
+
+        self._answer_later(answer())
+
     def request(self, client: Client, message: m.MeshRequest) -> None:
         """Answer it, now or later."""
         if len(self._answering) >= REQUESTS_MAX:
@@ -341,7 +349,10 @@ class MeshDesk:
                 _error(message.request, LatticaError("the node answers too many commands", do_next="try again"))
             )
             return
-        task = self._loop.create_task(self._answer(client, message))
+        self._answer_later(self._answer(client, message))
+
+    def _answer_later(self, answer: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(answer)
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 

@@ -27,6 +27,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.node import reasons
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import AWAY, COMMAND, DRIVER, GUEST, WORKER, Client, Job
+from lattica.node.history import History
 from lattica.node.job_desk import FAREWELL_S, JobDesk
 from lattica.node.lease_desk import LeaseDesk
 from lattica.node.log_desk import LogDesk
@@ -110,6 +111,7 @@ class Node:
         self.actor_desk = ActorDesk(self)
         self.job_desk = JobDesk(self)
         self.state = StateDesk(self)
+        self.history = History(self)
         self.memory = MemoryDesk(self, memory, settings.memory_threshold)
         self.clients: dict[int, Client] = {}
         self.jobs: dict[int, Job] = {}
@@ -399,6 +401,7 @@ class Node:
             return
         worker = process.client
         log.info("worker %d (pid %d) ended: %s", worker, process.pid, death.how)
+        self.history.ended(process)
         self.pool.gone(worker)
         if self.far is not None:
             self.far.hosting.worker_died(process, death)

@@ -14,6 +14,7 @@ from lattica.actors.supervision import State
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.node.clients import Client
+from lattica.node.history import TIMELINE
 from lattica.node.memory_readings import resident_bytes
 from lattica.scheduler.resources import UNITS
 
@@ -41,10 +42,12 @@ class StateDesk:
         }
 
     def request(self, client: Client, message: m.StateRequest) -> None:
+        if message.what == TIMELINE:
+            return self._node.history.request(client, message)
         view = self._views.get(message.what)
         if view is None:
             raise RemoteProtocolError(f"it asked for {message.what[:40]!r}, which is none of {', '.join(self._views)}")
-        client.send(m.State(message.request, view()))
+        return client.send(m.State(message.request, view()))
 
     def status(self) -> dict[str, Any]:
         """All of it, as `lattica status --json` prints it."""

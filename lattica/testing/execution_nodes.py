@@ -379,6 +379,9 @@ class SimPage:
     def post_mortem(self, client: int) -> tuple[int, int, bytes]:
         return (self.started, self.count, self.items) if client == self.client else (0, 0, b"")
 
+    def ran(self) -> bytes:
+        return b""
+
     def close(self) -> None: ...
 
 

@@ -95,6 +95,9 @@ def test_one_node_tells_of_all(
         for word in ("counter", str(pid), actor["actor"][:8]):
             assert "hello from the attic" in one.ok("logs", word), word
         assert "hello from the attic" in two.ok("logs", "counter")
+        trace = json.loads(one.ok("timeline", "-"))
+        machines = {event["pid"]: event["args"]["name"] for event in trace if event["name"] == "process_name"}
+        assert "two" in {machines[event["pid"]] for event in trace if event["name"] == "Counter.say"}, trace
         os.kill(two.pid, signal.SIGSTOP)
         try:
             asked = one.run("list", "workers")
