@@ -95,7 +95,7 @@ class ActorMethod:
         merged = self._options | options.check(given, options.METHOD, "a method")
         return ActorMethod(self._peer, self._hold, self._name, merged, Meta(self._peer.class_name, {}, self._retries))
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call it; a ref of the result, or a list of refs if it has several.
 
         Raises PendingCallsLimitExceededError, SerializationError, ObjectStoreFullError.
@@ -218,7 +218,7 @@ class ActorClass:
         other._code = self._code
         return other
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
         """Start an actor. Returns at once; the constructor's exception comes with the first call.
 
         Raises ActorAlreadyExistsError if the name is taken, SerializationError.
