@@ -34,6 +34,7 @@ VERBS = {
     "job": "List jobs, stop one, read what it prints, fetch what it wrote.",
     "list": "List tasks, actors, workers, objects, nodes or jobs of the mesh.",
     "logs": "Show what a job, an actor or a worker prints.",
+    "top": "Watch machines and workers, live.",
     "timeline": "Write down what ran when, for a trace viewer.",
     "doctor": "Look for what is wrong, and say what to do.",
     "up": "Start the nodes of a cluster's file.",

@@ -24,7 +24,7 @@ def command(file: str, data_dir: str | None) -> None:
 
     Writes the tasks and actor calls that have ended on all nodes of the mesh, the newest thousands of each worker, to
     FILE (default: lattica-timeline.json; "-" is stdout), as a Chrome trace: open it at https://ui.perfetto.dev or
-    chrome://tracing. A process there is a machine, a thread a worker. Returns when all nodes have answered, or after
+    chrome://tracing. A process there is a machine, a thread a worker. It returns when all nodes have answered, or after
     five seconds; who did not is named.
     """
     with NodeConnection(node_of(data_dir)) as connection:

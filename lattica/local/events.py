@@ -5,7 +5,7 @@ before the worker waits. Nothing is sent, and what a killed worker had stored st
 and once more when the worker has ended.
 
 Two halves are filled in turn, so the newest few thousand are there. Layout, u64 in the machine's byte order: how often
-the halves were changed, bytes used of the first, of the second; the halves begin at byte 64 and behind it. In a half
+the halves were changed, bytes used of the first, of the second, events so far; the halves begin at byte 64. In a half
 lie a u32 size and a batch (msgpack), again and again.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import sys
 import time
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ TASK, CALL, COROUTINE = 1, 2, 3
 """Kinds: a task, an actor's call, one that shares its thread with others."""
 FAILED = 16
 """Added to the kind: it raised."""
-_CHANGES, _USED = 0, 1
+_CHANGES, _USED, _TOTAL = 0, 1, 3
 _SIZE = struct.Struct("=I")
 Noted = tuple[str, float, int, int, int, bytes, int]
 _encode = msgspec.msgpack.Encoder().encode
@@ -67,6 +68,7 @@ class EventWriter:
     def store(self) -> None:
         """Put what was noted where the node sees it."""
         batch, self.noted = self.noted, []
+        self._words[_TOTAL] += len(batch)
         data = _encode((self._offset_s, batch))
         size = _SIZE.size + len(data)
         if size > HALF_BYTES:  # names of hundreds of thousands of letters
@@ -97,6 +99,11 @@ def stored(shared: mmap.mmap, at: int) -> bytes:
         return b"".join(parts)
     finally:
         words.release()
+
+
+def total(shared: mmap.mmap, at: int) -> int:
+    """How many events were stored in all."""
+    return int.from_bytes(shared[at + 8 * _TOTAL : at + 8 * _TOTAL + 8], sys.byteorder)
 
 
 def parse(data: bytes) -> list[Event]:

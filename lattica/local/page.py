@@ -50,6 +50,11 @@ class Page:
         """What the worker ran, the newest of it, for `events.parse`."""
         return events.stored(self._map, PAGE_BYTES)
 
+    @property
+    def total(self) -> int:
+        """How many tasks and calls the worker has run, as far as it has said."""
+        return events.total(self._map, PAGE_BYTES)
+
     def lease_to(self, client: int) -> None:
         """Tasks come from `client` now, and nothing of it has started."""
         self._clear()

@@ -80,6 +80,7 @@ class Look:
             "tasks": self._tasks,
             "actors": self._actors,
             "workers": node.state.workers,
+            "machines": node.state.machine,
             "objects": self._objects,
             "memory": self._memory,
             "drivers": node.state.jobs,
@@ -115,7 +116,7 @@ class Look:
                     "name": lease.request.name,
                     "state": "blocked" if lease.blocked else "running",
                     "pid": client.pid,
-                    "job": client.job,
+                    "job": node.environments.root(client.job),
                     "resources": lease.request.resources.to_dict(),
                     "why": "",
                 }
@@ -127,7 +128,7 @@ class Look:
                     "name": wish.name,
                     "state": "waiting",
                     "pid": 0,
-                    "job": wish.job,
+                    "job": node.environments.root(wish.job),
                     "resources": wish.demand.resources.to_dict(),
                     "why": wish.trouble or where,
                 }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from lattica.node.clients import Client
 from lattica.node.loop import Timer
-from lattica.node.memory_monitor import Candidate, MemoryMonitor, Work
+from lattica.node.memory_monitor import Candidate, MemoryMonitor, Reading, Work
 from lattica.node.memory_readings import MemoryReader, private_bytes
 from lattica.node.pool import Use
 
@@ -24,6 +24,10 @@ class MemoryDesk:
         self._node, self._reader = node, reader
         self.monitor = MemoryMonitor(threshold)
         self._timer: Timer | None = None
+
+    def reading(self) -> Reading:
+        """How much of the machine's memory, or of what this container may use, is in use now."""
+        return self._reader.read()
 
     def watch(self) -> None:
         """There is a worker."""

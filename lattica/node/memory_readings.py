@@ -12,6 +12,7 @@ from lattica.node.memory_monitor import Reading, fullest
 
 NO_LIMIT_BYTES = 1 << 60  # cgroup v1 says "no limit" as the largest multiple of a page
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 STORE_SHARE = 0.30
 """Part of the memory that objects may take by default; Ray's."""
 
@@ -77,6 +78,18 @@ def resident_bytes(pid: int) -> int:
     """All memory that the process has mapped and touched (RSS), shared or not; 0 if it is gone."""
     fields = _read(f"/proc/{pid}/statm").split()
     return int(fields[1]) * PAGE_BYTES if len(fields) > 2 else 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that the process has used, user's and system's; 0 if it is gone."""
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S if len(fields) > 12 else 0.0
+
+
+def machine_cpu_seconds() -> float:
+    """CPU time that the machine has spent on anything, all cores together, since it was started."""
+    fields = [int(number) for number in _read("/proc/stat").split(b"\n", 1)[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / TICKS_PER_S if len(fields) == 8 else 0.0  # all but idle and iowait
 
 
 def _cgroups(root: str) -> list[tuple[str, _CgroupFiles]]:

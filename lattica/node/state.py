@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
@@ -15,7 +15,7 @@ from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.node.clients import Client
 from lattica.node.history import TIMELINE
-from lattica.node.memory_readings import resident_bytes
+from lattica.node.memory_readings import cpu_seconds, machine_cpu_seconds, resident_bytes
 from lattica.scheduler.resources import UNITS
 
 if TYPE_CHECKING:
@@ -137,10 +137,13 @@ class StateDesk:
                 "since": job.since,
                 "script": job.script,
                 "ended": job.ended,
-                "workers": len(node.pool.of_job(job.number)),
-                "actors": len(node.actor_desk.supervisor.living_in(job.number)),
+                "workers": len(node.job_desk.workers_of(job.number)),
+                "actors": sum(
+                    len(node.actor_desk.supervisor.living_in(number)) for number in node.environments.family(job.number)
+                ),
             }
             for job in node.jobs.values()
+            if not job.root
         ]
 
     def workers(self) -> list[dict[str, Any]]:
@@ -156,12 +159,35 @@ class StateDesk:
                     "client": worker.client,
                     "pid": client.pid,
                     "state": "blocked" if lease is not None and lease.blocked else worker.use.value,
-                    "job": worker.job,
+                    "job": self._node.environments.root(worker.job),
                     "name": client.name if lease is not None else "",
                     "rss_bytes": resident_bytes(client.pid) if client.pid else 0,
+                    "cpu_s": cpu_seconds(client.pid) if client.pid else 0.0,
+                    "ran": self._node.workers.processes[worker.client].page.total,
                 }
             )
         return found
+
+    def machine(self) -> list[dict[str, Any]]:
+        """This machine in one row: what of it is used, by whomever, and what of the node's resources. CPU times in
+        seconds since the machine was started, `clock_s` too."""
+        node = self._node
+        memory, store, resources = node.memory.reading(), node.store.spans, self.resources()
+        wishes = node.far.placing.wishes.values() if node.far is not None else ()
+        return [
+            {
+                "cpus": os.cpu_count() or 1,
+                "cpu_s": machine_cpu_seconds(),
+                "clock_s": monotonic(),
+                "memory_bytes": memory.used,
+                "memory_total": memory.total,
+                "store_bytes": store.used_bytes,
+                "store_total": store.capacity_bytes,
+                "total": resources["total"],
+                "available": resources["available"],
+                "waiting": len(wishes),
+            }
+        ]
 
     def actors(self) -> list[dict[str, Any]]:
         """Actors, the dead among them while somebody holds a handle."""
@@ -178,7 +204,7 @@ class StateDesk:
                     "incarnation": actor.incarnation,
                     "restarts": actor.restarts,
                     "pid": client.pid if client is not None and actor.state is not State.DEAD else 0,
-                    "job": actor.plan.job,
+                    "job": self._node.environments.root(actor.plan.job),
                     "how": actor.end.how if actor.end is not None else "",
                 }
             )

@@ -18,7 +18,7 @@ from lattica.node.paths import NodeFile
 
 class FakeNode:
     """Listens in `folder`, welcomes commands, answers StateRequest from `states` and MeshRequest from `mesh` (an error
-    is raised by the command), and notes what it was told."""
+    is raised by the command, a function is asked), and notes what it was told."""
 
     def __init__(self, folder: Path, *, pid: int | None = None, refusal: str = "") -> None:
         self.states: dict[str, Any] = {}
@@ -64,8 +64,10 @@ class FakeNode:
                         sock.sendall(frames.encode([m.LogLines("x", 1, 1, ["noise"]), self._state(request, what)]))
                     case m.MeshRequest(verb=verb) if verb == self.hangs_up_at:
                         return
-                    case m.MeshRequest(request=request, verb=verb):
-                        sock.sendall(frames.encode([m.LogLines("x", 1, 1, ["noise"]), self._answer(request, verb)]))
+                    case m.MeshRequest(request=request, verb=verb, data=data):
+                        sock.sendall(
+                            frames.encode([m.LogLines("x", 1, 1, ["noise"]), self._answer(request, verb, data)])
+                        )
                     case m.Shutdown(node=True):
                         self.told_to_end()
 
@@ -74,8 +76,10 @@ class FakeNode:
         found: dict[str, Any] = [one.data for one in self.heard if getattr(one, "verb", "") == verb][-1]
         return found
 
-    def _answer(self, request: int, verb: str) -> m.MeshAnswer:
+    def _answer(self, request: int, verb: str, data: dict[str, Any]) -> m.MeshAnswer:
         answer = self.mesh.get(verb)
+        if callable(answer):
+            answer = answer(data)
         if isinstance(answer, LatticaError):
             return m.MeshAnswer(request, None, dict(answer.to_data()))
         return m.MeshAnswer(request, answer)

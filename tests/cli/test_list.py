@@ -41,14 +41,7 @@ def test_logs_of_an_actor_are_read_to_their_end(lattica: Lattica, node: FakeNode
         "logs_find": [
             {"node": PEER, "node_name": "box", "file": name} for name in ("worker-1-2.err", "worker-1-2.out")
         ],
+        "logs_read": lambda _: {"data": next(answers), "offset": 4},
     }
-    plain = node._answer
-
-    def answer(request: int, verb: str) -> object:
-        if verb == "logs_read":
-            node.mesh[verb] = {"data": next(answers), "offset": 4}
-        return plain(request, verb)
-
-    node._answer = answer  # type: ignore[method-assign, assignment]
     assert lattica("logs", "counter").output == "one\ntwo\n"
     assert node.asked("logs_read") == {"node": PEER, "file": "worker-1-2.out", "offset": 4, "wait_s": 0.0}
