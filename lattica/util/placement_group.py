@@ -19,8 +19,6 @@ from lattica.actors.refs import ObjectRef
 from lattica.codec import messages as m
 from lattica.errors import ConfigError, LatticaError, TaskPlacementGroupRemovedError, TaskUnschedulableError
 from lattica.ids import ID_BYTES
-from lattica.scheduler.bundles import BUNDLES_MAX, Pattern
-from lattica.scheduler.given import decode_within
 from lattica.scheduler.resources import ResourceSet
 
 CREATED, UNSCHEDULABLE = "CREATED", "UNSCHEDULABLE"  # as of `node.known_groups`
@@ -128,6 +126,8 @@ def placement_group(
     Raises ConfigError (a ValueError) for what cannot be meant, or a name that is taken.
     """
     made = _checked(bundles)
+    from lattica.scheduler.bundles import Pattern  # not with the module: workers that use any of lattica.util load it
+
     if strategy not in Pattern.__members__:
         raise ConfigError(f"strategy={strategy!r:.80} is none", do_next=f"use one of {', '.join(Pattern.__members__)}")
     if not isinstance(name, str):
@@ -150,6 +150,8 @@ def placement_group(
 
 
 def _checked(bundles: Any) -> list[dict[str, float]]:
+    from lattica.scheduler.bundles import BUNDLES_MAX
+
     if not isinstance(bundles, list | tuple) or not 0 < len(bundles) <= BUNDLES_MAX:
         raise ConfigError(
             f"bundles={bundles!r:.80} must be a list of 1 to {BUNDLES_MAX} dicts",
@@ -220,6 +222,8 @@ def get_current_placement_group() -> PlacementGroup | None:
     runtime = current.get()
     if not runtime.within:
         return None
+    from lattica.scheduler.given import decode_within
+
     within = decode_within(runtime.within)
     return PlacementGroup(within.group, None, within.owner)
 
