@@ -5,9 +5,10 @@
 
 A ring of all living members by PeerId; each watches the four on either side, and is watched by them. What a neighbour
 does not answer is asked for by others who watch it too; who stays silent for ACCUSE_S is accused by a row (`Accuse`).
-Two accusers of a member's current row are a death, for everybody who has those rows and without any timer, until the
-member writes a newer one (`Refute`): it never ends itself. Stalls of five seconds therefore cost the neighbours some
-pings, and nobody else hears of them.
+Two accusers of a member's current row are a death, for everybody who has those rows, until the member writes a newer
+one (`Refute`): it never ends itself. Only who heard it itself less than HEARD_S ago does not believe them yet: when a
+partition heals, each side's words of the other arrive before the accused have refuted them. Stalls of five seconds
+therefore cost the neighbours some pings, and nobody else hears of them.
 
 Above SMALL members sessions are few: ring neighbours, RANDOM others as short cuts for what is flooded, those in use.
 
@@ -38,6 +39,9 @@ ACCUSE_S = 10.5
 """Of silence. A stall of 5 s may begin PING_S after the last sound, or later if pings were lost just then. Two losses
 in a row must fit, that is 4.8 s, the stall and a round trip: at a thousand peers that happens every hour. It is looked
 at when pings are due, at 10.6 s or 10.8 s."""
+HEARD_S = ASK_AFTER_S
+"""After a sound of a neighbour, what others say of its silence is not believed. Longer than two pings apart with one
+lost; less than REFUSED_S, or a crash would be believed later than it is accused."""
 REFUSED_S = 5.0  # of refused dials instead: its machine answers, so it is the process that is gone
 SETTLE_S = 0.2  # after the ring changed: many rows come together, and each would choose other neighbours
 LATE_S = 0.5  # a tick that comes so late says that this process stood still
@@ -149,6 +153,7 @@ class _Watch(msgspec.Struct):
 
     heard_at: float
     ping_at: float
+    spoke_at: float = float("-inf")  # heard by ourselves, not by others for us
     pinged_at: float | None = None  # not answered yet
     ask_at: float = 0.0
     asked: frozenset[PeerId] = frozenset()  # in this silence, and may say that they hear it
@@ -298,7 +303,7 @@ class Membership:
             case Heard(suspect):  # who was not asked could keep a dead one alive for ever
                 watch = self._watched.get(suspect)
                 if watch is not None and sender in watch.asked:
-                    effects += self.heard(suspect, now)
+                    effects += self._lives(suspect, watch, now)
         return effects
 
     def heard(self, peer: PeerId, now: float) -> list[Effect]:
@@ -306,6 +311,11 @@ class Membership:
         watch = self._watched.get(peer)
         if watch is None:
             return []
+        watch.spoke_at = now
+        return self._lives(peer, watch, now)
+
+    def _lives(self, peer: PeerId, watch: _Watch, now: float) -> list[Effect]:
+        """We, or whom we have asked, have heard it."""
         watch.heard_at, watch.pinged_at, watch.refused_at, watch.accused = now, None, None, None
         watch.asked = frozenset()
         if not watch.silent:
@@ -363,7 +373,8 @@ class Membership:
             member.accusers = {who: dot for who, dot in member.accusers.items() if dot >= member.dot} or None
         others = len(self._ring) - (1 if self._in_ring(peer) else 0)
         needed = max(1, min(WITNESSES, others))
-        member.dead = peer != self.me and not member.left and member.witnesses >= needed
+        convicted = peer != self.me and not member.left and member.witnesses >= needed
+        member.dead = convicted and (member.dead or not self._hears(peer, now))
         if member.dead:
             self._dead.add(peer)
         else:
@@ -373,6 +384,20 @@ class Membership:
         elif not self._in_ring(peer):
             insort(self._ring, peer)
             self._changes(now)
+
+    def _judge_again(self, peer: PeerId, now: float) -> list[Effect]:
+        """What was said of it was not enough, or was not believed."""
+        member = self._members.get(peer)
+        if member is None or member.dead or not member.accusers:
+            return []
+        before = self.state(peer)
+        self._judge(peer, member, now)
+        return self._told(peer, before)
+
+    def _hears(self, peer: PeerId, now: float) -> bool:
+        """Whether it has told us something just now."""
+        watch = self._watched.get(peer)
+        return watch is not None and now - watch.spoke_at < HEARD_S
 
     def _in_ring(self, peer: PeerId) -> bool:
         at = bisect_left(self._ring, peer)
@@ -396,16 +421,13 @@ class Membership:
         """The ring has changed: whom we watch, and with whom we keep sessions."""
         self._settle_at = None
         effects: list[Effect] = []
-        for peer, member in self._members.items():  # one of few others has left: so many witnesses are not needed now
-            if member.accusers and not member.dead:
-                before = self.state(peer)
-                self._judge(peer, member, now)
-                effects += self._told(peer, before)
+        for peer in self._members:  # one of few others has left: so many witnesses are not needed now
+            effects += self._judge_again(peer, now)
         watched = set(self.neighbours(self.me)) if self._in_ring(self.me) else set()
         for peer in sorted(self._watched.keys() - watched):
             before = self.state(peer)
             del self._watched[peer]  # whether it is silent is for others to say now
-            effects += self._told(peer, before)
+            effects += self._told(peer, before) + self._judge_again(peer, now)
         for peer in sorted(watched - self._watched.keys()):
             first = now + self._rng.uniform(0.0, PING_S)
             self._watched[peer] = _Watch(heard_at=now, ping_at=first)
@@ -428,17 +450,16 @@ class Membership:
 
     def _look_at(self, peer: PeerId, watch: _Watch, now: float) -> list[Effect]:
         """A neighbour's turn: ping it, ask others about it, accuse it."""
-        member = self._members.get(peer)
+        effects, member = self._judge_again(peer, now), self._members.get(peer)
         if member is None or member.dead or member.left:  # until the ring is settled
             watch.ping_at = now + SETTLE_S
-            return []
+            return effects
         before = self.state(peer)
         silence = now - watch.heard_at
-        effects: list[Effect] = []
         waits = watch.pinged_at is not None
         if not waits and silence < self._interval(peer) - 0.01 and watch.refused_at is None:
             watch.ping_at = watch.heard_at + self._interval(peer)  # it has told us something meanwhile
-            return []
+            return effects
         if waits:
             watch.silent = silence > PING_S + ANSWER_S or watch.refused_at is not None
         watch.pinged_at = now if watch.pinged_at is None else watch.pinged_at

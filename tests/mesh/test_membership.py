@@ -19,6 +19,8 @@ from lattica.mesh.membership import (
     ASK_S,
     ASKED,
     DEAD_TRY_S,
+    HASTE_S,
+    HEARD_S,
     LATE_S,
     PING_S,
     PINGS_FOR_OTHERS_MAX,
@@ -324,6 +326,7 @@ def test_a_sound_makes_a_refusal_forgotten() -> None:
 
 def test_who_was_accused_by_two_need_not_be_accused_by_all_eight() -> None:
     story, _ = silent()
+    story.run(HEARD_S)
     for witness in (2, 3):
         story.accuse(1, by=witness)
     assert story.state(1) is State.DEAD
@@ -372,6 +375,68 @@ def test_two_witnesses_are_a_death_and_one_is_none() -> None:
     assert story.accuse(1, by=5) == [], "the same one again"
     assert story.accuse(1, by=6) == [MemberChanged(peer(1), State.DEAD, State.SUSPECT)]
     assert peer(1) not in story.core.living
+
+
+def test_whom_we_hear_ourselves_is_not_dead_by_what_others_say() -> None:
+    """A partition heals: the other side's words of the two of us arrive before either has refuted them."""
+    story = Story(12)
+    story.run(20.0)
+    story.accuse(1, by=5)
+    assert story.accuse(1, by=6) == [] and story.state(1) is State.SUSPECT
+    story.run(60.0)
+    assert story.state(1) is State.SUSPECT, "for as long as it answers"
+    assert story.write(1, SECOND) == [MemberChanged(peer(1), State.ALIVE, State.SUSPECT)]
+
+
+@pytest.mark.parametrize("late", [0.0, 2.0])
+def test_what_others_say_is_believed_once_we_have_heard_nothing_for_a_while(late: float) -> None:
+    """It falls silent, and their words of that come just then. Without them it would be accused after ACCUSE_S."""
+    story, heard = silent()
+    story.run(late)
+    for witness in (5, 6):
+        story.accuse(1, by=witness)
+    assert story.state(1) is State.SUSPECT
+    story.run(HEARD_S + HASTE_S + heard - story.now)
+    assert story.state(1) is State.DEAD
+    (died,) = [at for at, effect in story.told if effect == MemberChanged(peer(1), State.DEAD, State.SUSPECT)]
+    assert HEARD_S <= died - heard < REFUSED_S
+
+
+def test_a_crash_is_believed_as_soon_as_it_is_accused() -> None:
+    story, heard = silent()
+    story.run(heard + REFUSED_S - story.now)
+    story.accuse(1, by=5)
+    assert story.accuse(1, by=6) == [MemberChanged(peer(1), State.DEAD, State.SUSPECT)]
+
+
+def test_what_others_hear_for_us_does_not_contradict_witnesses() -> None:
+    """One liar could keep a dead one alive for those who ask it."""
+    story, _ = silent()
+    story.run(10.0, stop=lambda effect: isinstance(effect, Tell) and isinstance(effect.message, Ask))
+    asked = next(to.peer for _, to in story.told if isinstance(to, Tell) and to.message == Ask(peer(1)))
+    story.hear(story.core.receive(asked, Heard(peer(1)), story.now))
+    story.accuse(1, by=5)
+    story.accuse(1, by=6)
+    assert story.state(1) is State.DEAD
+
+
+def test_who_is_dead_is_so_until_it_refutes_though_it_makes_a_sound() -> None:
+    story = Story(12)
+    for witness in (5, 6):
+        story.accuse(1, by=witness)
+    story.hear(story.core.heard(peer(1), story.now))
+    assert story.accuse(1, by=7) == [] and story.state(1) is State.DEAD
+
+
+def test_whom_a_newcomer_takes_out_of_our_watch_is_judged_by_what_others_say() -> None:
+    story = Story(12)
+    story.run(20.0)
+    for witness in (5, 6):
+        story.accuse(8, by=witness)
+    assert story.state(8) is State.SUSPECT
+    story.write(12, FIRST)
+    story.run(SETTLE_S)
+    assert story.state(8) is State.DEAD
 
 
 def test_in_a_mesh_of_two_one_witness_must_do() -> None:
