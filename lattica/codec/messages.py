@@ -115,9 +115,11 @@ class Promise(msgspec.Struct, array_like=True, tag=6):
 
 
 class Resolve(msgspec.Struct, array_like=True, tag=7):
-    """Tell me (`Located` or `Lost`) where these lie, now or as soon as they are sealed."""
+    """Tell me (`Located` or `Lost`) where these lie, now or as soon as they are sealed. here: I want to read them: what
+    lies on disk comes back first, or `NoRoom` says why not."""
 
     objects: list[bytes]
+    here: bool = False
 
 
 class SpanRequest(msgspec.Struct, array_like=True, tag=8):
@@ -149,6 +151,7 @@ class LeaseRequest(msgspec.Struct, array_like=True, tag=10):
     given: bytes = b""  # where it may run: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
     inputs: list[tuple[bytes, int]] = []  # the largest arguments of the first such task: (object, bytes)
     work_s: float = 0.0  # how long one takes; 0: not known
+    environment: bytes = b""  # the key of an `EnvironmentIs`; empty: the sender's own
 
 
 class LeaseCancel(msgspec.Struct, array_like=True, tag=11):
@@ -206,6 +209,7 @@ class ActorCreate(msgspec.Struct, array_like=True, tag=15):
     given: bytes = b""  # where it may live: a `scheduler.given.DemandGiven`, encoded; empty: anywhere
     available: bool = False  # of a detached one: a smaller side of a mesh may restart it, too
     inputs: list[tuple[bytes, int]] = []  # as in `LeaseRequest`
+    environment: bytes = b""  # as in `LeaseRequest`
 
 
 class ActorConnect(msgspec.Struct, array_like=True, tag=16):
@@ -329,6 +333,28 @@ class ActorCheckpoint(msgspec.Struct, array_like=True, tag=33):
     size: int = 0
 
 
+class Evicted(msgspec.Struct, array_like=True, tag=36):
+    """My answer to `Evict`: where these lie I do not know any more, unless the node tells me again (`Located`); and
+    these are `kept`: arrays of mine lie over them."""
+
+    round: int
+    objects: list[bytes] = []
+    kept: list[bytes] = []
+
+
+class Refs(msgspec.Struct, array_like=True, tag=37):
+    """My answer to `RefsWanted`: a row for each object that I have a ref or a view of."""
+
+    request: int
+    rows: list[dict[str, object]]
+
+
+class SpanCancel(msgspec.Struct, array_like=True, tag=38):
+    """I have found room in a span of mine: do not make any for this request. (It is answered all the same.)"""
+
+    request: int
+
+
 class Why(msgspec.Struct, array_like=True, tag=34):
     """Why does it wait, and where is it? Answered by `State`: {"why": words}, "" if nothing is known. of: a lease
     request of mine; actor: one that I call, at `worker` if I am connected with it; worker alone: of a task of mine;
@@ -339,6 +365,13 @@ class Why(msgspec.Struct, array_like=True, tag=34):
     actor: bytes = b""
     worker: int = 0
     object: bytes = b""
+
+
+class EnvironmentIs(msgspec.Struct, array_like=True, tag=35):
+    """I shall ask for workers with this around them, by its key. data: a `scheduler.environments.Environment`."""
+
+    key: bytes
+    data: bytes
 
 
 class GroupCreate(msgspec.Struct, array_like=True, tag=30):
@@ -392,7 +425,7 @@ class Refused(msgspec.Struct, array_like=True, tag=41):
 
 
 class Located(msgspec.Struct, array_like=True, tag=42):
-    """The object lies here; sent once per `Resolve`."""
+    """The object lies here; sent once per `Resolve`. offset: -1 on disk, for who did not want to read it."""
 
     object: bytes
     offset: int
@@ -425,14 +458,47 @@ class SpanGrant(msgspec.Struct, array_like=True, tag=45):
 
 
 class SpanDenied(msgspec.Struct, array_like=True, tag=46):
-    """The store is full and stayed so. `detail` says who holds what and what to do."""
+    """The store is full and stayed so. `detail` says who holds what and what to do; disk: the disk it spills to is
+    full, too."""
 
     request: int
     detail: str
+    disk: bool = False
 
 
 class SpanWanted(msgspec.Struct, array_like=True, tag=47):
     """Memory is short: return every span that holds nothing."""
+
+
+class Evict(msgspec.Struct, array_like=True, tag=85):
+    """Memory is short: forget where these lie, but for those that arrays of yours lie over; answered by `Evicted`. What
+    comes to you as `InArena` of one of these from now on is asked for before it is read. seal: first seal every region
+    of yours that nobody else knows."""
+
+    round: int
+    objects: list[bytes] = []
+    seal: bool = False
+
+
+class Forget(msgspec.Struct, array_like=True, tag=86):
+    """These objects of earlier `Evict`s are gone: nobody will speak of them again."""
+
+    objects: list[bytes]
+
+
+class NoRoom(msgspec.Struct, array_like=True, tag=87):
+    """You wait for this object, which lies on disk, and there is no memory to read it into. disk: as of
+    `SpanDenied`."""
+
+    object: bytes
+    detail: str
+    disk: bool = False
+
+
+class RefsWanted(msgspec.Struct, array_like=True, tag=88):
+    """What do you have refs of? Answered by `Refs`."""
+
+    request: int
 
 
 class LeaseGranted(msgspec.Struct, array_like=True, tag=48):
@@ -452,11 +518,13 @@ class LeaseGranted(msgspec.Struct, array_like=True, tag=48):
 
 
 class LeaseDenied(msgspec.Struct, array_like=True, tag=49):
-    """This can never be granted here. removed: its placement group was removed."""
+    """This can never be granted here. removed: its placement group was removed. environment: what its workers need
+    around them could not be made."""
 
     request: int
     reason: str
     removed: bool = False
+    environment: bool = False
 
 
 class LeaseWanted(msgspec.Struct, array_like=True, tag=50):
@@ -514,7 +582,7 @@ class ActorDown(msgspec.Struct, array_like=True, tag=55):
 
     `error`: the constructor's exception, serialized, or empty. `intended`: `kill`, `exit_actor` or out of scope.
     `fenced`: another life of it won. `unavailable`: it cannot be reached now; it is not dead. `removed`: its placement
-    group was, and it can be nowhere else.
+    group was, and it can be nowhere else. `environment`: what it needs around it could not be made.
     """
 
     actor: bytes
@@ -528,6 +596,7 @@ class ActorDown(msgspec.Struct, array_like=True, tag=55):
     fenced: bool = False
     unavailable: bool = False
     removed: bool = False
+    environment: bool = False
 
 
 class ActorFound(msgspec.Struct, array_like=True, tag=56):
@@ -767,13 +836,14 @@ FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
     | ActorFailed | ActorExit | ActorArguments | StateRequest | Shutdown | Owes | CancelObject | MeshRequest | Unheard
-    | FromAfar | GroupCreate | GroupRemove | GroupWanted | ActorCheckpoint | Why
+    | FromAfar | GroupCreate | GroupRemove | GroupWanted | ActorCheckpoint | Why | Evicted | Refs | SpanCancel
+    | EnvironmentIs
 )  # fmt: skip
 FromNode = (
     Welcome | Refused | Located | Lost | Freed | SpanGrant | SpanDenied | SpanWanted | LeaseGranted | LeaseDenied
     | LeaseWanted | LeaseLost | ActorAccepted | ActorRefused | ActorConnected | ActorDown | ActorFound | State
     | LogLines | BecomeActor | NewCaller | Leased | ActorRelease | Exit | JobSetup | ClientGone | CancelWanted
-    | MeshAnswer | InGroup | CheckpointWanted
+    | MeshAnswer | InGroup | CheckpointWanted | Evict | Forget | NoRoom | RefsWanted
 )  # fmt: skip
 ToZygote = Fork | Import
 FromZygote = Forked | Exited | Confined

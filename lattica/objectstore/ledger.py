@@ -21,6 +21,9 @@ still brings it: an executor's reply may have been read by the owner that died, 
 Another machine's node is a client like any other: it holds what its processes hold, and what it lends to ours stands
 here as its promise until the bytes have been fetched (`borrow`, `Unborrowed`).
 
+A sealed object may lie on disk for a while (`evict`, `restored`): nobody may read its region then, and whoever wants
+its bytes waits until they are back (`Wanted`). See `spill` for what is to go there and when.
+
 One file, though a long one: the verbs are few lines each, and the invariants that `validate` states bind all of them.
 """
 
@@ -51,6 +54,19 @@ class FreeRegion(msgspec.Struct, frozen=True):
 
     offset: int
     size: int
+    object: bytes = b""
+
+
+class Forgotten(msgspec.Struct, frozen=True):
+    """Nobody holds this object any more, and no region is to be freed for it: it was on disk, or `Adopt` says so."""
+
+    object: bytes
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """Somebody waits for the bytes of this object, which lies on disk."""
+
+    object: bytes
 
 
 class Adopt(msgspec.Struct, frozen=True):
@@ -73,12 +89,15 @@ class Unborrowed(msgspec.Struct, frozen=True):
     object: bytes
 
 
-Effect = Tell | FreeRegion | Adopt | Unreferenced | Unborrowed
+Effect = Tell | FreeRegion | Forgotten | Wanted | Adopt | Unreferenced | Unborrowed
+
+SPILLED = -1
+"""In place of the offset of what lies on disk."""
 
 
 class _Sealed:
-    """The object lies here. `maker`: client whose span it is, NODE once that is gone; `author`: who that was; `to`: who
-    was given a hold; `attempt`: by which run of its task it was made."""
+    """The object lies here, at SPILLED on disk. `maker`: client whose span it is, NODE once that is gone; `author`: who
+    that was; `to`: who was given a hold; `attempt`: by which run of its task it was made."""
 
     __slots__ = ("attempt", "author", "contains", "earlier", "failed", "maker", "offset", "size", "to")
 
@@ -147,9 +166,9 @@ class ClientView(msgspec.Struct, frozen=True):
 
 
 class ObjectView(msgspec.Struct, frozen=True):
-    """One object, for `lattica list objects`. state: "here", "failed" (here, an error), "promised", "lost", "unknown".
-    owner: the client whose id it is, if that lives; lender: who lends it to us; holders: clients that hold it, and
-    objects here that contain it."""
+    """One object, for `lattica list objects`. state: "here", "spilled", "failed" (here, an error), "promised", "lost",
+    "unknown". owner: the client whose id it is, if that lives; lender: who lends it to us; holders: clients that hold
+    it, and objects here that contain it."""
 
     object: bytes
     state: str
@@ -404,9 +423,82 @@ class Ledger:
     def place(self, object: bytes) -> tuple[int, int, bool, Sequence[bytes]] | None:
         """(offset, size, whether it is a failure, what it contains) of an object that lies here."""
         entry = self._entries.get(object)
-        if entry is None or not isinstance(entry.state, _Sealed):
+        if entry is None or not isinstance(entry.state, _Sealed) or entry.state.offset == SPILLED:
             return None
         return entry.state.offset, entry.state.size, entry.state.failed, entry.state.contains
+
+    def size_here(self, object: bytes) -> int | None:
+        """Bytes of an object that lies here, in memory or on disk; None of one that does not."""
+        entry = self._entries.get(object)
+        return entry.state.size if entry is not None and isinstance(entry.state, _Sealed) else None
+
+    # -- on disk
+
+    def is_spilled(self, object: bytes) -> bool:
+        """Whether it lies on disk."""
+        entry = self._entries.get(object)
+        return entry is not None and isinstance(entry.state, _Sealed) and entry.state.offset == SPILLED
+
+    def sealed(self) -> Iterator[tuple[bytes, int, int]]:
+        """(object, offset, size) of each that lies in memory and may be spilled: no failure, and one attempt alone."""
+        for object, entry in self._entries.items():
+            state = entry.state
+            if type(state) is _Sealed and state.offset >= 0 and state.size and not state.failed and not state.earlier:
+                yield object, state.offset, state.size
+
+    def holders(self, object: bytes) -> list[int]:
+        """The clients that hold it, the node too."""
+        return [number for number, client in self._clients.items() if object in client.counts]
+
+    def evict(self, object: bytes, offset: int) -> tuple[int, int] | None:
+        """It lies on disk from now on: (whose span its region is in, bytes of that), for whom it is free. None, and
+        nothing has changed, if it is not the one at `offset` any more."""
+        entry = self._entries.get(object)
+        state = None if entry is None else entry.state
+        if not isinstance(state, _Sealed) or state.offset != offset or offset < 0 or state.earlier is not None:
+            return None
+        maker = state.maker
+        if maker in self._clients:
+            self._clients[maker].made.pop(object, None)
+        state.maker, state.offset = NODE, SPILLED
+        return maker, state.size
+
+    def restored(self, object: bytes, client: int, offset: int) -> list[Effect]:
+        """What lay on disk lies in a span of `client` now."""
+        entry, maker = self._entries[object], self._clients[client]
+        state = entry.state
+        assert isinstance(state, _Sealed) and state.offset == SPILLED, "only what lies on disk comes from there"
+        state.maker, state.offset = client, offset
+        maker.made[object] = None
+        effects: list[Effect] = [Tell(each, Located(object, offset, state.size)) for each in entry.waiters]
+        self._answered(object, entry)
+        return effects
+
+    def spoiled(self, object: bytes, how: str) -> list[Effect]:
+        """What lay on disk cannot be read: it is lost. Its owner, if that is a client here, makes it anew if it can."""
+        entry, effects = self._entries.get(object), list[Effect]()
+        if entry is None or not isinstance(entry.state, _Sealed) or entry.state.offset != SPILLED:
+            return effects
+        state, owner = entry.state, self.owner(object)
+        if owner is None:
+            entry.state = _Lost(how, "")
+            effects.extend(Tell(waiter, Lost(object, how)) for waiter in entry.waiters)
+            self._answered(object, entry)
+        else:
+            entry.state = _Promised(owner, "", state.attempt + 1)
+            self._clients[owner].answers_for[object] = None
+            if owner in entry.waiters:
+                entry.waiters.remove(owner)
+                del self._clients[owner].waits[object]
+            effects.append(Tell(owner, Lost(object, how)))
+        for seal in state.attempts():
+            if seal is not state:
+                self._free(object, seal, effects)
+            for inner in seal.contains:
+                self._lower(inner, effects)
+        return effects
+
+    # -- what we borrow
 
     def lent_by(self, lender: int) -> list[bytes]:
         """What `lender` lends us and has not come yet."""
@@ -467,8 +559,9 @@ class Ledger:
                     effects += self._add(holder, object, -1)
         return effects
 
-    def resolve(self, client: int, objects: Sequence[bytes]) -> list[Effect]:
-        """Tell `client` once where each of these lies or that it is lost: now, or when that is known."""
+    def resolve(self, client: int, objects: Sequence[bytes], *, bytes_too: bool = True) -> list[Effect]:
+        """Tell `client` once where each of these lies or that it is lost: now, or when that is known. bytes_too: what
+        lies on disk comes back first; else `client` hears that it is there."""
         asker = self._clients.get(client)
         effects: list[Effect] = []
         if asker is None:
@@ -478,6 +571,11 @@ class Ledger:
             state = None if entry is None else entry.state
             owner = self.owner(object) if state is None else NODE
             match state:
+                case _Sealed(offset=at) if at == SPILLED and bytes_too:
+                    if entry is not None and object not in asker.waits:
+                        entry.waiters.append(client)
+                        asker.waits[object] = None
+                        effects.append(Wanted(object))
                 case _Sealed():
                     effects.append(Tell(client, Located(object, state.offset, state.size, state.failed)))
                 case _Lost():
@@ -543,8 +641,8 @@ class Ledger:
             match entry.state:
                 case _Actor():
                     continue
-                case _Sealed(size=size, failed=failed):
-                    state = "failed" if failed else "here"
+                case _Sealed(size=size, failed=failed, offset=offset):
+                    state = "failed" if failed else "spilled" if offset == SPILLED else "here"
                 case _Promised(made_at=made_at):
                     state = "promised"
                 case _Lost(made_at=made_at):
@@ -570,7 +668,8 @@ class Ledger:
             assert entry.holders or waiters, "an entry is kept for nobody"
             if waiters:
                 assert len(set(waiters)) == len(waiters), "one client waits twice"
-                assert not isinstance(state, _Sealed | _Lost), "an answer is due"
+                on_disk = type(state) is _Sealed and state.offset == SPILLED
+                assert on_disk or not isinstance(state, _Sealed | _Lost), "an answer is due"
                 for number in waiters:
                     assert object in clients[number].waits, "lost waiters"
                 waits -= len(waiters)
@@ -664,12 +763,15 @@ class Ledger:
             effects.append(Unborrowed(lender, object))
 
     def _free(self, object: bytes, seal: _Sealed, effects: list[Effect]) -> None:
-        if seal.maker == NODE:
-            effects.append(FreeRegion(seal.offset, seal.size))
+        if seal.offset == SPILLED:
+            effects.append(Forgotten(object))
+        elif seal.maker == NODE:
+            effects.append(FreeRegion(seal.offset, seal.size, object))
         elif (maker := self._clients.get(seal.maker)) is not None:
             maker.made.pop(object, None)
             effects.append(Tell(seal.maker, Freed(object)))
-        # else: the maker is going this moment, and `Adopt` leaves the region out
+        else:  # the maker is going this moment, and `Adopt` leaves the region out
+            effects.append(Forgotten(object))
 
     def _lose(self, owner: int, object: bytes, how: str, effects: list[Effect], made_at: str = "") -> None:
         """`owner` answered for `object`, and is gone."""
@@ -712,7 +814,9 @@ class Ledger:
     def _clear(self, effects: list[Effect]) -> None:
         """All clients are gone: what is left are values that hold each other in a ring."""
         for object, entry in self._entries.items():
-            effects.extend(FreeRegion(seal.offset, seal.size) for seal in self._attempts(object))
+            for seal in self._attempts(object):
+                spilled = seal.offset == SPILLED
+                effects.append(Forgotten(object) if spilled else FreeRegion(seal.offset, seal.size, object))
             if isinstance(entry.state, _Actor):
                 effects.append(Unreferenced(object))
         self._entries.clear()

@@ -12,6 +12,7 @@ from lattica.objectstore.ledger import (
     OWNER_UNKNOWN,
     Adopt,
     Effect,
+    Forgotten,
     FreeRegion,
     Ledger,
     ObjectView,
@@ -192,9 +193,9 @@ def test_what_a_dead_client_held_falls(ledger: Ledger) -> None:
 def test_the_bytes_of_a_dead_maker_live_while_somebody_holds_them(ledger: Ledger) -> None:
     ledger.seal(A, X, 64, 10, to=B)
     ledger.seal(A, Y, 128, 10)
-    assert ledger.client_gone(A, "exit code 1") == [Adopt(A, [(64, 10)])]
+    assert ledger.client_gone(A, "exit code 1") == [Adopt(A, [(64, 10)]), Forgotten(Y)]
     assert ledger.resolve(B, [X]) == [Tell(B, Located(X, 64, 10))]
-    assert ledger.drop(B, X) == [FreeRegion(64, 10)]
+    assert ledger.drop(B, X) == [FreeRegion(64, 10, X)]
     assert is_empty(ledger)
 
 
@@ -260,7 +261,7 @@ def test_a_task_that_ran_twice_leaves_no_hold_behind(ledger: Ledger) -> None:
     """B seals A's result and dies before it replies; C runs the task again. A hears of one and drops one hold."""
     ledger.seal(B, X, 64, 10, to=A)
     assert ledger.client_gone(B, "killed by SIGKILL") == [Adopt(B, [(64, 10)])]
-    assert ledger.unheard(A, [X], B) == [FreeRegion(64, 10)]
+    assert ledger.unheard(A, [X], B) == [FreeRegion(64, 10, X)]
     assert ledger.seal(C, X, 4096, 10, to=A) == []
     assert ledger.resolve(A, [X]) == [Tell(A, Located(X, 4096, 10))]
     ledger.validate()
@@ -286,7 +287,7 @@ def test_of_a_task_that_ran_twice_nothing_is_left_whatever_overtakes_what(ledger
 def test_what_no_second_attempt_seals_goes_at_once(ledger: Ledger) -> None:
     ledger.seal(B, X, 64, 10, to=A)
     ledger.client_gone(B, "killed by SIGKILL")
-    assert ledger.unheard(A, [Y, X], B) == [FreeRegion(64, 10)]
+    assert ledger.unheard(A, [Y, X], B) == [FreeRegion(64, 10, X)]
     assert is_empty(ledger)
 
 
@@ -297,7 +298,7 @@ def test_only_the_holds_that_the_dead_gave_are_unheard(ledger: Ledger) -> None:
     ledger.client_gone(B, "exit code 0")
     assert ledger.unheard(A, [X, Y], 98) == [] == ledger.unheard(C, [X], B) == ledger.unheard(99, [X], B)
     ledger.validate()
-    assert ledger.drop(A, X, 2) == [FreeRegion(64, 10)]
+    assert ledger.drop(A, X, 2) == [FreeRegion(64, 10, X)]
     assert is_empty(ledger)
 
 
@@ -310,7 +311,7 @@ def test_what_was_shared_and_is_made_anew_is_held_once(ledger: Ledger) -> None:
     assert ledger.resolve(C, [X]) == [Tell(C, Located(X, 64, 10))]
     assert ledger.unheard(A, [X], B) == [] == ledger.seal(A, X, 4096, 5) == ledger.drop(A, X)
     ledger.validate()
-    assert ledger.drop(A, X) == [] and ledger.drop(C, X) == [Tell(A, Freed(X)), FreeRegion(64, 10)]
+    assert ledger.drop(A, X) == [] and ledger.drop(C, X) == [Tell(A, Freed(X)), FreeRegion(64, 10, X)]
     assert is_empty(ledger)
 
 
@@ -361,7 +362,7 @@ def test_values_that_hold_each_other_in_a_ring_go_with_the_last_client(ledger: L
     assert ledger.client_gone(A, "exit code 0") == [Adopt(A, [(128, 10), (64, 10)])]
     assert ledger.client_gone(B, "exit code 0") == [Adopt(B, [])]
     effects: list[Effect] = ledger.client_gone(C, "exit code 0")
-    assert effects == [Adopt(C, []), FreeRegion(64, 10), FreeRegion(128, 10)]
+    assert effects == [Adopt(C, []), FreeRegion(64, 10, X), FreeRegion(128, 10, Y)]
     assert is_empty(ledger)
 
 
