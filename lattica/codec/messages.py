@@ -343,10 +343,10 @@ class Evicted(msgspec.Struct, array_like=True, tag=36):
 
 
 class Refs(msgspec.Struct, array_like=True, tag=37):
-    """My answer to `RefsWanted`: a row for each object that I have a ref or a view of."""
+    """My answer to `RefsWanted`: msgpack, a list of a dict for each object that I have a ref or a view of."""
 
     request: int
-    rows: list[dict[str, object]]
+    rows: bytes
 
 
 class SpanCancel(msgspec.Struct, array_like=True, tag=38):
