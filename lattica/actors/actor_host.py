@@ -4,6 +4,8 @@
     threaded  max_concurrency n: calls start in order, in n threads
     async     any coroutine method: calls run on an event loop with a thread of its own, n at a time
 
+Each concurrency group has threads of its own, or an event loop with a thread of its own, beside that.
+
 The mailbox decides which call may start; this shell runs it and sends the reply.
 """
 
@@ -13,13 +15,13 @@ import inspect
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors import context, current
 from lattica.actors.checkpoints import Checkpoints
 from lattica.actors.handles import spec_decoder
-from lattica.actors.mailbox import KEPT_BYTES_MAX, Mailbox
+from lattica.actors.mailbox import KEPT_BYTES_MAX, Line, Mailbox
 from lattica.codec import messages as m
 from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, TaskCancelledError
 from lattica.local import events
@@ -50,6 +52,46 @@ def exit_actor() -> None:
     raise ExitActor
 
 
+class _Threads:
+    """The threads of one concurrency group, as many as calls of it have run at once."""
+
+    def __init__(self, line: Line[m.Call], name: str, main: Callable[[_Threads], None]) -> None:
+        self.line, self.name, self._main = line, name, main
+        self.work: queue.SimpleQueue[tuple[int, m.Call] | None] = queue.SimpleQueue()
+        self._count = 0
+
+    def run(self, entry: tuple[int, m.Call]) -> None:
+        """In one that has nothing to do, or in another one."""
+        if self.line.running > self._count:
+            name = f"lattica-{self.name or 'call'}-{self._count}"
+            self._count += 1
+            threading.Thread(target=self._main, args=(self,), name=name, daemon=True).start()
+        self.work.put(entry)
+
+
+class _Loop:
+    """The event loop of one concurrency group, and what is due there."""
+
+    def __init__(self, line: Line[m.Call], name: str) -> None:
+        import asyncio
+
+        import uvloop
+
+        self.line = line
+        self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self.flush_due = False
+        self.checkpoint_due: asyncio.TimerHandle | None = None
+        started = threading.Event()
+
+        def serve() -> None:
+            asyncio.set_event_loop(self.loop)
+            self.loop.call_soon(started.set)
+            self.loop.run_forever()
+
+        threading.Thread(target=serve, name=f"lattica-{name or 'actor'}-loop", daemon=True).start()
+        started.wait()
+
+
 class ActorHost:
     """One incarnation of one actor."""
 
@@ -60,11 +102,13 @@ class ActorHost:
         self.spec = spec_decoder.decode(message.spec)
         worker.place.meta = self.spec.meta
         self.runtime.data = self.spec.data
-        self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of)
+        self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of, self.spec.groups)
+        in_main = not self.spec.is_async and self.spec.max_concurrency == 1
+        self._main_line = self.mailbox.lines[""] if in_main else None  # the calls that run in the main thread
         self.instance: Any = None
         self.checkpoints = Checkpoints(self.runtime, message.actor, self.spec.class_name, self.spec.checkpoint_s)
         self._names: dict[str, str] = {}  # of methods, with the class's before them
-        self._alone = not self.spec.is_async and self.spec.max_concurrency == 1  # calls run in the main thread
+        self._alone = in_main and not self.spec.groups  # all of them do
         self._running: dict[tuple[int, int], context.Running] = {}
         self._canceled_early: set[tuple[int, int]] = set()  # between the mailbox and `_running`
         self._coroutines: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -74,11 +118,8 @@ class ActorHost:
         self._unsent = 0
         self._sent_at = 0.0
         self._io_guards = False
-        self._threads: list[threading.Thread] = []
-        self._work: queue.SimpleQueue[tuple[int, m.Call] | None] = queue.SimpleQueue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._flush_due = False
-        self._checkpoint_due: asyncio.TimerHandle | None = None
+        self._threads: list[_Threads] = []  # of what does not run in the main thread
+        self._loops: list[_Loop] = []  # of an async actor; that of no group is the first
         self._coroutine_canceled: type[BaseException] = BaseException  # asyncio's, once there is a loop
 
     def __repr__(self) -> str:
@@ -89,7 +130,7 @@ class ActorHost:
     def run(self) -> None:
         """Construct it, then serve until it ends."""
         if self.spec.is_async:
-            self._start_loop()
+            self._start_loops()
         try:
             self._construct()
         except BaseException as error:
@@ -99,15 +140,20 @@ class ActorHost:
                 self.runtime.reactor.flush()
             self.runtime.reactor.wait(lambda: self.worker.stopping, timeout=5.0)
             return
+        if not self.spec.is_async:
+            lines = self.mailbox.lines.items()
+            self._threads = [
+                _Threads(line, name, self._serve_in_thread) for name, line in lines if line is not self._main_line
+            ]
         with self.runtime.lock:
             self._ready = True
             self.runtime.tell_node(m.ActorReady(self.message.actor))
             self.runtime.reactor.flush()
             self.wake()
-        if self.spec.is_async or self.spec.max_concurrency > 1:
+        if self._main_line is None:
             self.runtime.reactor.wait(self._over)
         else:
-            self._serve()
+            self._serve(self._main_line)
         self._leave()
 
     def _over(self) -> bool:
@@ -130,10 +176,10 @@ class ActorHost:
                 context.running.reset(token)
                 self._note(call, events.CALL, began, int((time.perf_counter() - began) * 1e6))
 
-        if self._loop is not None:
+        if self._loops:
             import asyncio
 
-            asyncio.run_coroutine_threadsafe(_as_coroutine(make), self._loop).result()
+            asyncio.run_coroutine_threadsafe(_as_coroutine(make), self._loops[0].loop).result()
             return
         guard = self.runtime.guard
         try:
@@ -169,24 +215,19 @@ class ActorHost:
         self.mailbox.reconnected(client)
 
     def wake(self) -> None:
-        """Start what may start, in threads or on the loop; the main thread finds its own work."""
+        """Start what may start, in threads or on loops; the main thread finds its own work."""
         if not self._ready or self._ending is not None:
             return
-        if self._loop is not None:
+        mailbox = self.mailbox
+        for at in self._loops:
             batch = []
-            while entry := self.mailbox.next():
+            while entry := mailbox.next(at.line):
                 batch.append(entry)
             if batch:
-                self._loop.call_soon_threadsafe(self._start_batch, batch)
-        elif self.spec.max_concurrency > 1:
-            while entry := self.mailbox.next():
-                if len(self.mailbox.running) > len(self._threads):
-                    thread = threading.Thread(
-                        target=self._thread_main, name=f"lattica-call-{len(self._threads)}", daemon=True
-                    )
-                    self._threads.append(thread)
-                    thread.start()
-                self._work.put(entry)
+                at.loop.call_soon_threadsafe(self._start_batch, at, batch)
+        for threads in self._threads:
+            while entry := mailbox.next(threads.line):
+                threads.run(entry)
 
     def caller_gone(self, client: int) -> None:
         """What it had queued will not run."""
@@ -215,12 +256,12 @@ class ActorHost:
             return
         if message.recursive:
             self.worker.cancel_children(now)
-        if self._loop is not None:
+        if self._loops:
             now.canceled = True
             task = self._coroutines.get(key)
             if task is not None:
-                self._loop.call_soon_threadsafe(task.cancel)
-        elif self.spec.max_concurrency > 1:
+                task.get_loop().call_soon_threadsafe(task.cancel)
+        elif self._main_line is None or self.mailbox.line_of(*key) is not self._main_line:
             now.canceled = True  # a thread cannot be broken; its code looks at is_canceled()
         else:
             self.worker.interrupt(now, recursive=False)
@@ -237,19 +278,20 @@ class ActorHost:
 
     # -- running calls
 
-    def _serve(self) -> None:
+    def _serve(self, line: Line[m.Call]) -> None:
+        """In the main thread: calls of no group, one after the other."""
         lock, reactor = self.runtime.lock, self.runtime.reactor
         ran = 0  # calls since the last wait: after a single one, another single one may follow at once
         while True:
             with lock:
-                entry = self.mailbox.next()
+                entry = None if self._ending is not None else self.mailbox.next(line)
             if entry is None:
                 if self._over():
                     return
                 self._unsent = 0  # `wait` sends first
                 if self.worker.events.noted:
                     self.worker.events.store()
-                self._wait(spin=ran == 1)
+                self._wait(line, spin=ran == 1)
                 ran = 0
                 continue
             ran += 1
@@ -269,12 +311,12 @@ class ActorHost:
                     self._send_now()  # they need not wait for it
                 self.checkpoints.take_if_due()
 
-    def _wait(self, *, spin: bool) -> None:
+    def _wait(self, line: Line[m.Call], *, spin: bool) -> None:
         """For the next call, or for a checkpoint to be due."""
         checkpoints = self.checkpoints
         left = checkpoints.left_s()
         due = not self.runtime.reactor.wait(
-            lambda: len(self.mailbox) > 0 or self._over() or checkpoints.wanted, left, spin=spin
+            lambda: len(line.queue) > 0 or self._over() or checkpoints.wanted, left, spin=spin
         )
         if due or checkpoints.wanted:
             checkpoints.take_if_due()
@@ -283,8 +325,8 @@ class ActorHost:
     def checkpoint(self) -> None:
         """The node goes: take one as soon as can be. Lock held."""
         self.checkpoints.wanted = self.checkpoints.on
-        if self._loop is not None and self.checkpoints.on:
-            self._loop.call_soon_threadsafe(self.checkpoints.take_if_due)
+        if self._loops and self.checkpoints.on:
+            self._loops[0].loop.call_soon_threadsafe(self.checkpoints.take_if_due)
         self.runtime.reactor.changed()
 
     def _run_call(self, client: int, call: m.Call) -> None:
@@ -425,8 +467,8 @@ class ActorHost:
 
     # -- threads
 
-    def _thread_main(self) -> None:
-        while entry := self._work.get():
+    def _serve_in_thread(self, threads: _Threads) -> None:
+        while entry := threads.work.get():
             self._run_call(*entry)
             with self.runtime.lock:
                 self._send_now()
@@ -438,30 +480,18 @@ class ActorHost:
 
     # -- coroutines
 
-    def _start_loop(self) -> None:
+    def _start_loops(self) -> None:
         import asyncio
 
-        import uvloop
-
         self._coroutine_canceled = asyncio.CancelledError
-        loop = self._loop = uvloop.new_event_loop()
-        started = threading.Event()
+        self._loops = [_Loop(line, name) for name, line in self.mailbox.lines.items()]
 
-        def serve() -> None:
-            asyncio.set_event_loop(loop)
-            loop.call_soon(started.set)
-            loop.run_forever()
-
-        threading.Thread(target=serve, name="lattica-actor-loop", daemon=True).start()
-        started.wait()
-
-    def _start_batch(self, batch: list[tuple[int, m.Call]]) -> None:
-        assert self._loop is not None
+    def _start_batch(self, at: _Loop, batch: list[tuple[int, m.Call]]) -> None:
         for client, call in batch:
-            task = self._loop.create_task(self._run_coroutine(client, call))
+            task = at.loop.create_task(self._run_coroutine(at, client, call))
             self._coroutines[client, call.seq] = task
 
-    async def _run_coroutine(self, client: int, call: m.Call) -> None:
+    async def _run_coroutine(self, at: _Loop, client: int, call: m.Call) -> None:
         key = client, call.seq
         now = self._running[key] = context.Running(call.object, call.method, call.attempt)
         context.running.set(now)  # a task has a context of its own
@@ -498,21 +528,19 @@ class ActorHost:
             self._note(call, kind, began, micros)
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
-        if not self._flush_due:  # one send for all that end in this turn of the loop
-            self._flush_due = True
-            assert self._loop is not None
-            self._loop.call_soon(self._flush_tick)
+        if not at.flush_due:  # one send for all that end in this turn of the loop
+            at.flush_due = True
+            at.loop.call_soon(self._flush_tick, at)
         self.checkpoints.ran()
-        if self._checkpoint_due is None and (left := self.checkpoints.left_s()) is not None:
-            assert self._loop is not None
-            self._checkpoint_due = self._loop.call_later(left, self._checkpoint_tick)
+        if at.checkpoint_due is None and (left := self.checkpoints.left_s()) is not None:
+            at.checkpoint_due = at.loop.call_later(left, self._checkpoint_tick, at)
 
-    def _checkpoint_tick(self) -> None:
-        self._checkpoint_due = None
+    def _checkpoint_tick(self, at: _Loop) -> None:
+        at.checkpoint_due = None
         self.checkpoints.take_if_due()
 
-    def _flush_tick(self) -> None:
-        self._flush_due = False
+    def _flush_tick(self, at: _Loop) -> None:
+        at.flush_due = False
         with self.runtime.lock:
             self._send_now()
             if self.worker.events.noted:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class CallRecord(Record):
     """One call until its refs have values. `hold` keeps the actor alive meanwhile."""
 
-    __slots__ = ("hold", "method", "peer")
+    __slots__ = ("group", "hold", "method", "name", "peer")
 
     def __init__(
         self,
@@ -52,9 +52,11 @@ class CallRecord(Record):
         refs: list[ObjectRef],
         retries_left: int,
         retry_exceptions: bool | tuple[type[BaseException], ...],
+        group: str = "",
+        name: str = "",
     ) -> None:
         super().__init__(args, deps, at, refs, retries_left, retry_exceptions)
-        self.peer, self.hold, self.method = peer, hold, method
+        self.peer, self.hold, self.method, self.group, self.name = peer, hold, method, group, name
 
     def __repr__(self) -> str:
         return f"<Call {self.peer.class_name}.{self.method}: {'sent' if self.seq else 'queued'}>"
@@ -168,7 +170,18 @@ class ActorPeer:
         wire = args if type(args) is bytes else objects.to_wire(args, self.client)
         assert self.link is not None
         message = m.Call(
-            seq, call.refs[0].id, call.method, wire, call.returns, deps, call.at, call.attempt, acked, self.data
+            seq,
+            call.refs[0].id,
+            call.method,
+            wire,
+            call.returns,
+            deps,
+            call.at,
+            call.attempt,
+            acked,
+            self.data,
+            call.group,
+            call.name,
         )
         if deps or wire is not args:
             self.given[seq] = message
@@ -252,7 +265,18 @@ class ActorPeer:
             if message is None:
                 assert type(call.args) is bytes and not call.deps, "it gave something, and nobody knows what"
                 message = m.Call(
-                    seq, call.refs[0].id, call.method, call.args, call.returns, [], call.at, call.attempt, 0, self.data
+                    seq,
+                    call.refs[0].id,
+                    call.method,
+                    call.args,
+                    call.returns,
+                    [],
+                    call.at,
+                    call.attempt,
+                    0,
+                    self.data,
+                    call.group,
+                    call.name,
                 )
             self.runtime.reactor.send(self.link, message)
             if seq in self.cancels:

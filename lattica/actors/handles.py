@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -32,9 +33,10 @@ class Meta(msgspec.Struct, array_like=True, frozen=True):
     methods: dict[str, dict[str, Any]]  # name -> options given by @method
     max_task_retries: int = 0
     max_pending: int = -1
+    groups: list[str] = []  # names of its concurrency groups
 
 
-META_NUMBERS = ("num_returns", "max_task_retries")
+META_PLAIN = ("num_returns", "max_task_retries", "concurrency_group")
 """Options of methods that are taken from whom nothing is unpickled."""
 
 
@@ -51,6 +53,7 @@ class Spec(msgspec.Struct, array_like=True):
     meta: bytes
     data: bool = False  # what it raises shall be data, and what it submits likewise
     checkpoint_s: float | None = None  # between checkpoints, if the class offers any
+    groups: dict[str, int] = {}  # concurrency groups: how many calls of each run at once
 
 
 _meta_encoder = msgspec.msgpack.Encoder()
@@ -58,9 +61,13 @@ _meta_decoder = msgspec.msgpack.Decoder(Meta)
 spec_decoder = msgspec.msgpack.Decoder(Spec)
 
 
-def method(**given: Any) -> Any:
-    """Options of one actor method: `@lattica.method(num_returns=2)`."""
+def method(*functions: Any, **given: Any) -> Any:
+    """Options of one actor method: `@lattica.method(num_returns=2)`; or a bare `@lattica.method`, as in Ray."""
     checked = options.check(given, options.METHOD, "a method")
+    if len(functions) == 1 and callable(functions[0]) and not given:
+        return functions[0]
+    if functions:
+        raise ConfigError("@method takes keywords only, as in @method(num_returns=2)")
 
     def mark(function: Any) -> Any:
         function.__lattica_method__ = checked
@@ -72,7 +79,10 @@ def method(**given: Any) -> Any:
 class ActorMethod:
     """A method of an actor elsewhere; `.remote(...)` calls it. Holds the actor, not the handle: no cycle."""
 
-    __slots__ = ("_hold", "_name", "_options", "_peer", "_retries", "_retry_exceptions", "_returns")
+    __slots__ = (
+        "_called", "_group", "_groups", "_hold", "_name", "_options", "_peer", "_retries", "_retry_exceptions",
+        "_returns",
+    )  # fmt: skip
 
     def __init__(self, peer: ActorPeer, hold: ActorHold, name: str, given: dict[str, Any], meta: Meta) -> None:
         self._peer, self._hold, self._name, self._options = peer, hold, name, given
@@ -83,6 +93,9 @@ class ActorMethod:
         self._retry_exceptions = options.retry_exceptions(
             values.loads(kinds, peer.runtime) if isinstance(kinds, bytes) else kinds
         )
+        self._called: str = given.get("name") or ""
+        self._groups = meta.groups
+        self._group = known_group(given, meta.groups, peer.class_name)
 
     def __repr__(self) -> str:
         return f"<ActorMethod {self._peer.class_name}.{self._name}>"
@@ -91,9 +104,11 @@ class ActorMethod:
         raise TypeError(f"{self._name} is a method of an actor: call {self._name}.remote(…)")
 
     def options(self, **given: Any) -> ActorMethod:
-        """The same method with other options for the calls made through it."""
-        merged = self._options | options.check(given, options.METHOD, "a method")
-        return ActorMethod(self._peer, self._hold, self._name, merged, Meta(self._peer.class_name, {}, self._retries))
+        """The same method with other options for the calls made through it. None, for each: as the method says."""
+        checked = options.check(given, options.CALL, "a method")
+        merged = self._options | {name: value for name, value in checked.items() if value not in (None, "")}
+        meta = Meta(self._peer.class_name, {}, self._retries, groups=self._groups)
+        return ActorMethod(self._peer, self._hold, self._name, merged, meta)
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call it; a ref of the result, or a list of refs if it has several.
@@ -110,7 +125,19 @@ class ActorMethod:
         mine = guard.enter()
         try:
             refs = runtime.new_refs(self._returns)
-            call = CallRecord(peer, self._hold, self._name, body, deps, at, refs, self._retries, self._retry_exceptions)
+            call = CallRecord(
+                peer,
+                self._hold,
+                self._name,
+                body,
+                deps,
+                at,
+                refs,
+                self._retries,
+                self._retry_exceptions,
+                self._group,
+                self._called,
+            )
             result = call.begin(runtime, sys._getframe(1), self._returns)
             with runtime.lock:
                 peer.submit(call)
@@ -118,6 +145,19 @@ class ActorMethod:
             if mine:
                 guard.leave()
         return result
+
+
+def known_group(given: Mapping[str, Any], groups: Iterable[str], class_name: str) -> str:
+    """The concurrency group that a method's options name; empty for none. Raises ConfigError if there is none of that
+    name."""
+    group: str = given.get("concurrency_group") or ""
+    if group and group not in groups:
+        names = ", ".join(map(repr, sorted(groups)))
+        raise ConfigError(
+            f"actor {class_name} has no concurrency group {group!r}",
+            do_next=f"name one of {names}" if names else "give the class some: @lattica.remote(concurrency_groups={…})",
+        )
+    return group
 
 
 class ActorHandle:
@@ -177,7 +217,7 @@ def plain_meta(data: bytes) -> bytes:
     try:
         meta = _meta_decoder.decode(data)
         methods = {
-            name: options.check({key: given[key] for key in META_NUMBERS if key in given}, options.METHOD, "a method")
+            name: options.check({key: given[key] for key in META_PLAIN if key in given}, options.METHOD, "a method")
             for name, given in meta.methods.items()
         }
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ConfigError) as error:
@@ -214,7 +254,7 @@ class ActorClass:
 
     def options(self, **given: Any) -> ActorClass:
         """The same class with other options for the actors made through it."""
-        other = ActorClass(self._cls, self._options | options.check(given, options.ACTOR, "an actor"))
+        other = ActorClass(self._cls, self._options | options.check_more(given, options.ACTOR, "an actor"))
         other._code = self._code
         return other
 
@@ -253,11 +293,15 @@ class ActorClass:
             name: _portable(getattr(function, "__lattica_method__", getattr(function, "__ray_method__", {})))
             for name, function in _functions(self._cls)
         }
+        groups = list(given.get("concurrency_groups") or ())
+        for one in methods.values():
+            known_group(one, groups, self.__name__)
         return Meta(
             self.__name__,
             methods,
             given.get("max_task_retries") or 0,
             -1 if given.get("max_pending_calls") in (None, 0) else given["max_pending_calls"],
+            groups,
         )
 
 
@@ -409,6 +453,7 @@ class _Creation:
             _meta_encoder.encode(self.meta),
             self.data,
             checkpoint_s=self.cls._options.get("checkpoint_every"),
+            groups=dict(self.cls._options.get("concurrency_groups") or {}),
         )
         return _meta_encoder.encode(spec), [id for value in wire for id in _ids(value)]
 

@@ -21,13 +21,17 @@ TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls"}
 ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
                   "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "partition",
                   "checkpoint_every"}  # fmt: skip
-METHOD = {"num_returns", "name", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events"}
+METHOD = {"num_returns", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events",
+          "tensor_transport"}  # fmt: skip
+CALL = METHOD | {"name", "_labels"}
+"""Of a method, for the calls that are made through `.options(…)`."""
+DECLARED = ("concurrency_groups", "max_calls")
+"""Said where the class or function is made remote, and not in `.options(…)`: they are its nature, not one use's."""
 LATER = {
     "runtime_env",
     "accelerator_type",
-    "concurrency_groups",
-    "concurrency_group",
     "max_calls",
+    "tensor_transport",
 }
 """Accepted by Ray, not yet by us: refused with a word rather than ignored, unless they ask for nothing."""
 
@@ -67,6 +71,14 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
     return dict(options)
 
 
+def check_more(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str, Any]:
+    """The same, of what `.options(…)` was given."""
+    for name in DECLARED:
+        if options.get(name) is not None:
+            raise ConfigError(f"{name} cannot be given in .options()", do_next=f"say @lattica.remote({name}=…)")
+    return check(options, allowed, what)
+
+
 def _check_one(name: str, value: Any) -> None:
     if value is None:  # Ray's word for "the default"
         return
@@ -83,6 +95,15 @@ def _check_one(name: str, value: Any) -> None:
         raise ConfigError(f"checkpoint_every={value!r:.80} must be a number of seconds, at least 0")
     if name == "partition" and value not in PARTITIONS:
         raise ConfigError(f"partition={value!r:.80} must be {' or '.join(map(repr, PARTITIONS))}")
+    if name == "concurrency_groups" and not _are_groups(value):
+        raise ConfigError(
+            f"concurrency_groups={value!r:.80} must be a dict of names and how many calls of each run at once",
+            do_next='say it like {"io": 2, "compute": 4}',
+        )
+    if name == "concurrency_group" and not isinstance(value, str):
+        raise ConfigError(f"concurrency_group={value!r:.80} must be a name out of the class's concurrency_groups")
+    if name == "enable_task_events" and not isinstance(value, bool):
+        raise ConfigError(f"enable_task_events={value!r:.80} must be True or False")
     if name in ("name", "namespace") and (not isinstance(value, str) or not value):
         raise ConfigError(f"{name}={value!r} must be a string that is not empty")
     if name == "memory" and not (isinstance(value, Real) and math.isfinite(value)):
@@ -105,6 +126,12 @@ def _check_one(name: str, value: Any) -> None:
 
 def _is_count(value: Any, least: int, below: float = float("inf")) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < below
+
+
+def _are_groups(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and 0 < len(name) <= NAME_MAX_CHARS and _is_count(most, 1) for name, most in value.items()
+    )
 
 
 def _is_seconds(value: Any) -> bool:

@@ -48,7 +48,9 @@ class RemoteFunction:
 
     def options(self, **given: Any) -> RemoteFunction:
         """The same function with other options for the tasks made through it."""
-        return RemoteFunction(self._function, self._options | options.check(given, options.TASK, "a task"), self._key)
+        return RemoteFunction(
+            self._function, self._options | options.check_more(given, options.TASK, "a task"), self._key
+        )
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run it somewhere; a ref of the result, or a list of refs if it has several (None if it has none).

@@ -801,6 +801,8 @@ class Call(msgspec.Struct, array_like=True, tag=102):
     attempt: int = 0
     acked: int = 0
     data: bool = False  # as in `Task`
+    group: str = ""  # the concurrency group that it runs in; empty: none
+    name: str = ""  # what its caller calls it; empty: by its class and method
 
 
 class Reply(msgspec.Struct, array_like=True, tag=103):

@@ -114,6 +114,7 @@ class Run:
     seq: int = 0
     acked: int = 0
     object: bytes = b""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

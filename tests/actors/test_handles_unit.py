@@ -300,8 +300,10 @@ def test_what_needs_a_session_says_how_to_begin_one() -> None:
 # -- what the node keeps
 
 EXAMPLES: list[Any] = [
-    Meta("Counter", {"pair": {"num_returns": 2}}, 3, 10),
-    Spec(b"code", m.InArena(b"o" * 16, 64, 200), [b"dep"], [0, "key"], "Counter", 8, True, b"meta", True),
+    Meta("Counter", {"pair": {"num_returns": 2}}, 3, 10, ["io"]),
+    Spec(
+        b"code", m.InArena(b"o" * 16, 64, 200), [b"dep"], [0, "key"], "Counter", 8, True, b"meta", True, 2.5, {"io": 2}
+    ),
 ]
 
 

@@ -32,6 +32,7 @@ class Call:
     seq: int
     acked: int = 0
     object: bytes = b""
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,25 @@ def test_calls_start_in_the_order_of_their_arrival(mailbox: Mailbox[Call, Reply]
         order.append((entry[0], entry[1].seq))
         mailbox.finished(*order[-1])
     assert order == [(ANN, 1), (BOB, 1), (ANN, 2)]
+
+
+def test_groups_have_limits_of_their_own_and_do_not_wait_for_each_other() -> None:
+    mailbox: Mailbox[Call, Reply] = Mailbox(1, size_of, {"io": 2})
+    for seq, group in enumerate(("", "", "io", "io", "io"), start=1):
+        mailbox.arrived(ANN, Call(seq, group=group))
+    io = mailbox.lines["io"]
+    assert started(mailbox) == [(ANN, 1)]
+    assert [entry[1].seq for entry in (mailbox.next(io), mailbox.next(io)) if entry] == [3, 4]
+    assert mailbox.next(io) is None and mailbox.line_of(ANN, 4) is io
+    mailbox.finished(ANN, 4)
+    assert mailbox.next() is None, "the end of a call of a group makes no room for one of none"
+    assert mailbox.next(io) == (ANN, Call(5, group="io"))
+
+
+def test_a_call_of_a_group_that_is_not_known_runs_with_those_of_none() -> None:
+    mailbox: Mailbox[Call, Reply] = Mailbox(1, size_of, {"io": 2})
+    mailbox.arrived(ANN, Call(1, group="compute"))
+    assert started(mailbox) == [(ANN, 1)]
 
 
 def test_no_more_calls_run_than_the_limit_allows_and_the_next_when_one_ends() -> None:
@@ -392,12 +412,20 @@ CutConnections.TestCase.settings = settings(max_examples=100, stateful_step_coun
 test_whatever_is_cut_every_call_runs_once_in_order_and_is_answered_once = CutConnections.TestCase
 
 
+GROUPS = ("", "io", "unheard of")
+
+
+def of_some_group(seq: int) -> Call:
+    return Call(seq, group=GROUPS[seq % 3])
+
+
 class AnyCalls(RuleBasedStateMachine):
     """A model beside it: lists, searched from end to end."""
 
-    @initialize(limit=st.integers(1, 4))
-    def begin(self, limit: int) -> None:
-        self.mailbox: Mailbox[Call, Reply] = Mailbox(limit, size_of)
+    @initialize(limit=st.integers(1, 4), of_io=st.integers(1, 2))
+    def begin(self, limit: int, of_io: int) -> None:
+        self.mailbox: Mailbox[Call, Reply] = Mailbox(limit, size_of, {"io": of_io})
+        self.limits = {False: limit, True: of_io}
         self.queue: deque[tuple[int, int]] = deque()
         self.running: list[tuple[int, int]] = []
         self.highest: dict[int, int] = {}
@@ -411,17 +439,19 @@ class AnyCalls(RuleBasedStateMachine):
         if caller in self.gone:
             return
         new = seq > self.highest.get(caller, 0)
-        assert self.mailbox.arrived(caller, Call(seq)) is new
+        assert self.mailbox.arrived(caller, of_some_group(seq)) is new
         if new:
             self.highest[caller] = seq
             self.queue.append((caller, seq))
 
-    @rule()
-    def next(self) -> None:
-        entry = self.mailbox.next()
-        if len(self.running) < self.mailbox.limit and self.queue:
-            self.running.append(self.queue.popleft())
-            assert entry is not None and (entry[0], entry[1].seq) == self.running[-1]
+    @rule(io=st.booleans())
+    def next(self, io: bool) -> None:
+        entry = self.mailbox.next(self.mailbox.lines["io"] if io else None)
+        queue = [key for key in self.queue if (key[1] % 3 == 1) is io]
+        if sum((seq % 3 == 1) is io for _, seq in self.running) < self.limits[io] and queue:
+            self.queue.remove(queue[0])
+            self.running.append(queue[0])
+            assert entry is not None and (entry[0], entry[1].seq) == queue[0]
         else:
             assert entry is None
 
@@ -435,14 +465,14 @@ class AnyCalls(RuleBasedStateMachine):
     @rule(caller=callers, seq=seqs)
     def cancel(self, caller: int, seq: int) -> None:
         queued = (caller, seq) in self.queue
-        assert (self.mailbox.cancel(caller, seq) == Call(seq)) is queued
+        assert (self.mailbox.cancel(caller, seq) == of_some_group(seq)) is queued
         if queued:
             self.queue.remove((caller, seq))
 
     @rule(caller=callers)
     def forget(self, caller: int) -> None:
-        dropped = [entry for entry in self.queue if entry[0] == caller]
-        assert self.mailbox.forget(caller) == [Call(seq) for _, seq in dropped]
+        dropped = {of_some_group(seq) for who, seq in self.queue if who == caller}
+        assert set(self.mailbox.forget(caller)) == dropped
         self.queue = deque(entry for entry in self.queue if entry[0] != caller)
         self.gone.add(caller)
 

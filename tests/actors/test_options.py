@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.actors import options
-from lattica.actors.options import ACTOR, LATER, METHOD, TASK, check
+from lattica.actors.options import ACTOR, LATER, METHOD, TASK, check, check_more
 from lattica.actors.refs import RETURNS_MAX
 from lattica.errors import ConfigError
 from lattica.scheduler.given import DemandGiven, StrategyGiven
@@ -87,7 +87,6 @@ WRONG_FOR_ACTORS: list[tuple[dict[str, Any], str]] = [
     ({"partition": "both"}, "'consistent' or 'available'"),
     ({"checkpoint_every": -1}, "a number of seconds"),
     ({"namespace": 3}, "string"),
-    ({"concurrency_groups": {"io": 2}}, "not supported"),
 ]
 
 
@@ -132,6 +131,18 @@ def test_any_value_of_any_option_passes_or_is_a_config_error(name: str, value: A
         except ConfigError:
             continue
         assert set(checked) == {name} and name in allowed
+
+
+@pytest.mark.parametrize("given", [["io"], {"io": 0}, {"io": "2"}, {"": 1}, {1: 2}, {"io": True}, 3])
+def test_concurrency_groups_are_names_and_counts(given: Any) -> None:
+    with pytest.raises(ConfigError, match="must be a dict of names"):
+        check({"concurrency_groups": given}, ACTOR, "an actor")
+
+
+def test_what_is_of_a_class_s_nature_is_said_where_it_is_made_remote() -> None:
+    with pytest.raises(ConfigError, match=r"say @lattica\.remote\(concurrency_groups=…\)"):
+        check_more({"concurrency_groups": {"io": 2}}, ACTOR, "an actor")
+    assert check_more({"concurrency_groups": None, "num_cpus": 2}, ACTOR, "an actor")["num_cpus"] == 2
 
 
 def test_what_is_to_come_later_may_be_given_its_default() -> None:

@@ -101,7 +101,7 @@ EXAMPLES: list[Any] = [
     m.Confined(True, True, "no mounts here"),
     m.Export(FUNCTION, b"code"),
     m.Task(12, OBJECT, FUNCTION, b"args", 2, [b"dep", REGION], [0, "key"], "step", 1, True),
-    m.Call(12, OBJECT, "step", m.WithRefs(b"args", [OBJECT]), 2, [b"dep"], ["key"], 1, 11, True),
+    m.Call(12, OBJECT, "step", m.WithRefs(b"args", [OBJECT]), 2, [b"dep"], ["key"], 1, 11, True, "io", "Learner.now"),
     m.Reply(12, [b"result", REGION], 250),
     m.Cancel(12, False),
     m.Reclaim(5),
