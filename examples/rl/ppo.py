@@ -2,6 +2,7 @@
 
     python examples/rl/ppo.py
     python examples/rl/ppo.py --workers 4 --env Acrobot-v1 --seed 1
+    python examples/rl/ppo.py --state run.pt      end it with Ctrl-C, type this again: it goes on where it was
     lattica submit examples/rl/ppo.py -- --workers 6        on a mesh: workers wherever there is room
 
 The whole of it is the loop in `train`: weights go out as one object, experience comes back, the learner makes better
@@ -23,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 CHECKPOINT_S = 2.0
+SAVE_S = 2.0  # between two writes of --state
 LOSSES_MAX = 20
 """Updates in a row that may be lost with machines before that is an error."""
 INSTALL = "This example needs {}, which is not installed. Do: pip install 'lattica-mesh[rl]'"
@@ -34,6 +36,7 @@ try:
     from learner import Learner, Settings
     from progress import Progress, plot
     from rollout import Rollout
+    from saved import load, save
 
     import lattica
     from lattica.errors import ActorError, ObjectLostError
@@ -99,14 +102,17 @@ def train(options: argparse.Namespace, environment: Environment, target: float |
     Workers wait while the learner learns: so all experience comes from the newest weights, and the same options give
     the same run, however busy the machine is.
     """
-    settings = Settings()
+    settings, state = Settings(), options.state
     seeds = np.random.SeedSequence(options.seed).spawn(options.workers)
     # mypy knows no class decorators
     workers = [RolloutWorker.remote(options.env, options.envs, seed) for seed in seeds]  # type: ignore[attr-defined]
     learner = LearnerActor.remote(  # type: ignore[attr-defined]
         environment.observation_size, environment.actions, settings, options.seed
     )
-    losses = 0  # in a row
+    if state is not None and (found := load(state)) is not None:
+        lattica.get(learner.restore.remote(found.learner))
+        progress.go_on(found.progress, time.monotonic())
+    losses, saved_s = 0, progress.elapsed_s  # losses in a row
 
     while progress.steps < options.steps and progress.elapsed_s < options.time_limit and not progress.reached(target):
         weights = learner.weights.remote()  # one object for all: who needs it reads it, nobody copies it
@@ -121,6 +127,10 @@ def train(options: argparse.Namespace, environment: Environment, target: float |
             continue
         losses = 0
         progress.record(steps, returns, time.monotonic())
+        over = progress.steps >= options.steps or progress.elapsed_s >= options.time_limit or progress.reached(target)
+        if state is not None and (over or progress.elapsed_s - saved_s > SAVE_S):
+            saved_s = progress.elapsed_s
+            save(state, lattica.get(learner.state.remote()), progress.so_far())
 
 
 def options_parser() -> argparse.ArgumentParser:
@@ -138,6 +148,9 @@ def options_parser() -> argparse.ArgumentParser:
     add("--target", type=float, metavar="R", help="mean return of 100 episodes to stop at (default: the environment's)")
     add("--steps", type=_count, default=500_000, metavar="N", help="environment steps to stop after (default 500000)")
     add("--time-limit", type=_seconds, default=90.0, metavar="S", help="seconds of training to stop after (default 90)")
+    add(
+        "--state", type=Path, metavar="FILE", help="go on from it if it is there; keep the run in it (default: no file)"
+    )
     add("--out", type=Path, default=Path("learning-curve.png"), metavar="PNG", help="default learning-curve.png")
     return parser
 

@@ -6,7 +6,7 @@ import shutil
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 EPISODES = 100  # whose mean return is judged: what Gymnasium's reward thresholds are defined over
 TERMINAL_PERIOD_S = 0.1  # quicker than that nobody reads
@@ -51,6 +51,19 @@ class Progress:
         if now >= self._next_line:
             self._next_line = now + (TERMINAL_PERIOD_S if self._in_place else LOG_PERIOD_S)
             self._show(end="" if self._in_place else "\n")
+
+    def so_far(self) -> dict[str, Any]:
+        """What `go_on` takes: plain numbers and lists."""
+        return {"updates": self.updates, "steps": self.steps, "elapsed_s": self.elapsed_s, "curve": self.curve,
+                "returns": list(self._returns)}  # fmt: skip
+
+    def go_on(self, found: dict[str, Any], now: float) -> None:
+        """Go on where an earlier run was; its seconds count."""
+        self.updates, self.steps, self.elapsed_s = found["updates"], found["steps"], found["elapsed_s"]
+        self.curve = [(steps, mean) for steps, mean in found["curve"]]
+        self._returns.extend(found["returns"])
+        self._start = now - self.elapsed_s
+        self.note(f"goes on after {self.steps:,} steps", now)
 
     def note(self, text: str, now: float) -> None:
         """Say something on a line of its own."""

@@ -317,3 +317,30 @@ class TestOptions:
             ppo.options_parser().parse_args(words.split())
         assert ended.value.code == 2
         assert words.split()[0] in capsys.readouterr().err
+
+
+def test_a_run_that_was_kept_goes_on_with_its_networks_optimiser_and_curve(tmp_path):
+    saved = import_module("saved")
+    first, second = (learner.Learner(3, 2, learner.Settings(), seed) for seed in (1, 2))
+    before = progress.Progress(io.StringIO(), 0.0)
+    before.record(512, [20.0, 30.0], 4.0)
+    saved.save(tmp_path / "run.pt", first.state(), before.so_far())
+    found = saved.load(tmp_path / "run.pt")
+    second.restore(found.learner)
+    assert all(
+        np.array_equal(a, b)
+        for one, two in zip(first.weights(), second.weights(), strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
+    after = progress.Progress(io.StringIO(), 100.0)
+    after.go_on(found.progress, 100.0)
+    after.record(512, [70.0], 101.0)
+    assert (after.steps, after.elapsed_s, after.curve) == (1024, 5.0, [(512, 25.0), (1024, 40.0)])
+
+
+def test_a_run_that_was_not_kept_begins_anew_and_a_file_cannot_run_code(tmp_path):
+    saved = import_module("saved")
+    assert saved.load(tmp_path / "run.pt") is None
+    torch.save(print, tmp_path / "run.pt")
+    with pytest.raises(pickle.UnpicklingError):
+        saved.load(tmp_path / "run.pt")

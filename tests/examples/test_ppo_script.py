@@ -33,12 +33,14 @@ def test_a_policy_learns_and_the_last_line_is_the_path_of_its_curve(tmp_path):
     assert (tmp_path / "curves" / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_target_that_is_not_reached_is_exit_code_1_and_the_curve_is_drawn_all_the_same(tmp_path):
-    done = run("--steps", 1000, "--workers", 1, cwd=tmp_path)
+def test_a_target_that_is_not_reached_is_exit_code_1_and_the_run_can_go_on_from_its_file(tmp_path):
+    done = run("--steps", 1000, "--workers", 1, "--state", "run.pt", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     *_, advice, path = done.stdout.splitlines()
     assert "475 was not reached" in advice
     assert path == str(tmp_path / "learning-curve.png") and Path(path).stat().st_size > 0
+    again = run("--steps", 1000, "--workers", 1, "--state", "run.pt", cwd=tmp_path)
+    assert again.returncode == 1 and "goes on after 1,024 steps" in again.stdout, again.stdout + again.stderr
 
 
 def test_an_unknown_environment_is_exit_code_2_before_anything_is_started(tmp_path):
