@@ -18,12 +18,17 @@ from hypothesis import HealthCheck, settings
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
-# Deadlines measure the machine, not the law; CI draws the same examples every time, a developer new ones.
-settings.register_profile("developer", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("developer"), derandomize=True)
-settings.register_profile("fuzz", settings.get_profile("developer"), max_examples=5_000)
-PROFILE = "fuzz" if os.environ.get("LATTICA_FUZZ") else "ci" if os.environ.get("CI") else "developer"
-settings.load_profile(PROFILE)
+EXAMPLES = 50
+"""Of each law in a run, new ones every time; where a test asks for more, its cases are many and cheap."""
+FUZZ = int(os.environ.get("LATTICA_FUZZ", "0"))
+"""Examples in place of those (`make fuzz`)."""
+
+# Deadlines measure the machine, not the law; CI draws the same examples every time, twice as many.
+settings.register_profile(
+    "developer", max_examples=FUZZ or EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("ci", settings.get_profile("developer"), max_examples=2 * EXAMPLES, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") and not FUZZ else "developer")
 
 # A run in the background of a shell inherits that Ctrl-C is ignored, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
