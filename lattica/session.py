@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lattica._version import __version__
 from lattica.actors import current, options
+from lattica.actors.equipment import WORKER_IMPORTS
 from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
@@ -137,7 +138,7 @@ def init(
             return Context(present)
         _check_others(others)
         options.check({"results": results}, {"results"}, "init()")
-        environment, folder = _environment(runtime_env)
+        environment, folder = _environment(_with_imports(runtime_env))
         connection, process = _connect(address, num_cpus, num_gpus, resources, object_store_memory, preload)
         job = _job(namespace, preload, environment, log_to_driver=log_to_driver is not False)
         _session = _begin(Runtime(connection), process, job, folder)
@@ -205,6 +206,15 @@ def _refuse_given(connection: socket.socket, **given: object) -> None:
             f"{', '.join(named)} cannot be set for a node that runs already ({data_dir()})",
             do_next='leave it out, or start a node of your own with address="local"',
         )
+
+
+def _with_imports(runtime_env: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """What workers import first travels as a variable of theirs."""
+    names = os.environ.get(WORKER_IMPORTS)
+    if not names:
+        return runtime_env
+    given = dict(runtime_env or {})
+    return given | {"env_vars": {WORKER_IMPORTS: names, **(given.get("env_vars") or {})}}
 
 
 def _environment(runtime_env: Mapping[str, Any] | None) -> tuple[Environment | None, Folder | None]:
@@ -486,21 +496,24 @@ def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = Tr
 
 def nodes() -> list[dict[str, Any]]:
     """The machines, in Ray's shape."""
-    answer: list[dict[str, Any]] = current.get().state("nodes")
-    return answer
+    found: list[dict[str, Any]] = current.get().state("nodes")
+    return [node | {"Resources": _floats(node["Resources"])} for node in found]
 
 
 def cluster_resources() -> dict[str, float]:
     """What all machines that tasks may run on have together."""
-    answer: dict[str, float] = current.get().state("cluster")["total"]
-    return answer
+    return _floats(current.get().state("cluster")["total"])
 
 
 def available_resources() -> dict[str, float]:
     """What is free of that now, as other machines said within the last second or two. Workers kept warm for the next
     task of the same kind count as taken for 0.1 s."""
-    answer: dict[str, float] = current.get().state("cluster")["available"]
-    return answer
+    return _floats(current.get().state("cluster")["available"])
+
+
+def _floats(amounts: Mapping[str, float]) -> dict[str, float]:
+    """As Ray prints them: 2.0 CPUs."""
+    return {name: float(amount) for name, amount in amounts.items()}
 
 
 # -- this process

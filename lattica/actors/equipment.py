@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import sys
+import traceback
 from collections.abc import Mapping
 
+WORKER_IMPORTS = "LATTICA_WORKER_IMPORTS"
+"""Environment variable of a driver that its workers get as well: modules, with commas between them, that they import
+before any code of the user's. `lattica.compat.ray` puts itself there."""
 OPENBLAS_OF_NUMPY = "../numpy.libs/*openblas*"
 """Where numpy's wheels have theirs; builds with another BLAS keep what the zygote began with, one thread."""
 OPENBLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num_threads",
@@ -13,6 +19,9 @@ OPENBLAS_SETTERS = ("scipy_openblas_set_num_threads64_", "scipy_openblas_set_num
 SEED_MODULES = ("random", "numpy.random", "torch")
 """Those that a fork may have inherited; numpy imports its `random` when it is first used, which takes 20 ms, and one
 that is imported here draws its seed from the system itself."""
+
+
+VARIABLE = re.compile(r"\$(?:(?P<bare>[A-Za-z0-9_]+)|\{(?P<braced>[^{}]*)\})")
 
 
 def use_threads(cpus: int, before: int) -> int:
@@ -28,10 +37,34 @@ def use_threads(cpus: int, before: int) -> int:
     return threads
 
 
+def expanded(variables: Mapping[str, str], around: Mapping[str, str]) -> dict[str, str]:
+    """With `$NAME` and `${NAME}` replaced by what stands around, or before them; `${NAME}` of nothing by nothing, as
+    Ray does."""
+    found: dict[str, str] = {}
+
+    def value(match: re.Match[str]) -> str:
+        name = match["braced"] or match["bare"]
+        return found.get(name, around.get(name, "" if match["braced"] else match[0]))
+
+    for name, text in variables.items():
+        found[name] = VARIABLE.sub(value, text)
+    return found
+
+
 def given(variables: Mapping[str, str]) -> None:
     """The user has set these for all workers of the job."""
     ours = os.environ.get("LATTICA_SINGLE_THREADED", "").split()
     os.environ["LATTICA_SINGLE_THREADED"] = " ".join(name for name in ours if name not in variables)
+
+
+def import_first() -> None:
+    """What WORKER_IMPORTS names. A worker that cannot says so where its lines go, and works on without."""
+    for name in os.environ.get(WORKER_IMPORTS, "").split(","):
+        if name:
+            try:
+                importlib.import_module(name)
+            except Exception:
+                traceback.print_exc()
 
 
 def _set_threads(threads: int, ours: list[str]) -> None:

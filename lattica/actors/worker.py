@@ -262,6 +262,7 @@ class Worker:
         known = set(sys.path)
         sys.path[:] = list(setup.sys_path) + [path for path in sys.path if path not in setup.sys_path and path in known]
         current.put(self.runtime)
+        equipment.import_first()
 
     def _run_queue(self) -> None:
         lock = self.runtime.lock

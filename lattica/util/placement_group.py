@@ -90,7 +90,7 @@ class PlacementGroup:
         if self.bundle_cache is None:
             about = _ask(bytes(self.id), self._owner) if not self.is_empty else []
             self.bundle_cache = about[0]["bundles"] if about else []
-        return self.bundle_cache
+        return [{name: float(amount) for name, amount in bundle.items()} for bundle in self.bundle_cache]
 
     @property
     def bundle_count(self) -> int:
