@@ -21,6 +21,7 @@ from lattica._version import __version__
 if TYPE_CHECKING:
     from lattica import actor, exceptions
     from lattica.actors.context import get_gpu_ids, get_runtime_context
+    from lattica.actors.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from lattica.actors.handles import get_actor, kill, method
     from lattica.actors.refs import ObjectRef
     from lattica.actors.remote import remote
@@ -44,6 +45,7 @@ _HOMES = {
     "lattica.actors.remote": ("remote",),
     "lattica.actors.handles": ("get_actor", "kill", "method"),
     "lattica.actors.refs": ("ObjectRef",),
+    "lattica.actors.generators": ("DynamicObjectRefGenerator", "ObjectRefGenerator"),
     "lattica.actors.context": ("get_gpu_ids", "get_runtime_context"),
     "lattica.trace": ("timeline",),
 }  # fmt: skip
@@ -72,6 +74,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "DynamicObjectRefGenerator", "ObjectRefGenerator",
     "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
     "remote", "shutdown", "timeline", "wait",

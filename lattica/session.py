@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lattica._version import __version__
 from lattica.actors import current, options
 from lattica.actors.equipment import WORKER_IMPORTS
+from lattica.actors.generators import ObjectRefGenerator
 from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
@@ -93,6 +94,7 @@ _session: Session | None = None
 _starting = threading.RLock()
 """Several threads may be the first to use lattica."""
 _ONLY_REFS = {ObjectRef}
+_WAITED_FOR = {ObjectRef, ObjectRefGenerator}
 _said_ignored: set[str] = set()
 """Arguments that this process was told once that they are ignored."""
 
@@ -449,29 +451,33 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
             if type(ref) is not ObjectRef:
                 raise TypeError(f"get() takes refs, not a {type(ref).__name__}: {ref!r:.80}")
         return current.get().get(object_refs, timeout) if object_refs else []
+    if type(object_refs) is ObjectRefGenerator:  # as in Ray
+        return object_refs
     raise TypeError(f"get() takes a ref or a list of refs, not a {type(object_refs).__name__}")
 
 
 def wait(
-    ray_waitables: Sequence[ObjectRef],
+    ray_waitables: Sequence[ObjectRef | ObjectRefGenerator],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef], list[ObjectRef]]:
-    """(ready, not ready), both in the order given; returns when `num_returns` are ready or after `timeout` seconds.
+) -> tuple[list[Any], list[Any]]:
+    """(ready, not ready), both in the order given; returns when `num_returns` are ready or after `timeout` seconds. A
+    generator of refs is ready when its next one is, or when it has ended.
 
     fetch_local: whether to wait for the bytes to be here, too; on one machine they are. Raises ValueError for refs that
     appear twice, or a `num_returns` that is not between 1 and their number.
     """
-    if isinstance(ray_waitables, ObjectRef):
+    if isinstance(ray_waitables, ObjectRef | ObjectRefGenerator):
         raise TypeError("wait() takes a list of refs, not one ref")
-    refs = list(ray_waitables)
+    refs: list[Any] = list(ray_waitables)
     if not refs and num_returns == 1:
         return [], []
     if set(map(type, refs)) != _ONLY_REFS:  # in C: programs that wait one by one on thousands check them all each time
-        wrong = next(ref for ref in refs if type(ref) is not ObjectRef)
-        raise TypeError(f"wait() takes refs, not a {type(wrong).__name__}: {wrong!r:.80}")
+        wrong = [ref for ref in refs if type(ref) not in _WAITED_FOR]
+        if wrong:
+            raise TypeError(f"wait() takes refs, not a {type(wrong[0]).__name__}: {wrong[0]!r:.80}")
     if len(set(refs)) != len(refs):
         raise ConfigError("wait() was given the same ref twice", do_next="pass each ref once")
     if not 1 <= num_returns <= len(refs):
@@ -479,13 +485,16 @@ def wait(
     return current.get().wait(refs, num_returns, timeout)
 
 
-def cancel(ray_waitable: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
-    """Stop the task or actor call that makes this ref; `get` of it then raises TaskCancelledError.
+def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:
+    """Stop the task or actor call that makes this ref, or is this generator; `get` of it, or of the generator's last
+    ref, then raises TaskCancelledError.
 
     A running task gets a KeyboardInterrupt raised inside it; with `force` its worker is killed. What has ended stays.
     recursive: what the task itself submitted is cancelled too. A ref that came from another process is cancelled by the
     process that made it, in its own time; `force` then means nothing for an actor call, which is no error there.
     """
+    if isinstance(ray_waitable, ObjectRefGenerator):
+        ray_waitable = ray_waitable.completed()
     if not isinstance(ray_waitable, ObjectRef):
         raise TypeError(f"cancel() takes a ref, not a {type(ray_waitable).__name__}")
     ray_waitable._runtime.cancel(ray_waitable, force=force, recursive=recursive)

@@ -11,6 +11,7 @@ The mailbox decides which call may start; this shell runs it and sends the reply
 
 from __future__ import annotations
 
+import functools
 import inspect
 import queue
 import threading
@@ -22,8 +23,9 @@ from lattica.actors import context, current
 from lattica.actors.checkpoints import Checkpoints
 from lattica.actors.handles import spec_decoder
 from lattica.actors.mailbox import KEPT_BYTES_MAX, Line, Mailbox
+from lattica.actors.producing import is_generator
 from lattica.codec import messages as m
-from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, TaskCancelledError
+from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, SerializationError, TaskCancelledError
 from lattica.local import events
 
 if TYPE_CHECKING:
@@ -205,7 +207,7 @@ class ActorHost:
 
     def arrived(self, caller: Caller, call: m.Call) -> None:
         """A call came; or it came again over a new connection, and brings no holds of its own."""
-        if self.mailbox.past.calls and self.mailbox.came_back(caller.client, call):
+        if self.mailbox.past.calls and call.returns >= 0 and self.mailbox.came_back(caller.client, call):
             self._say_to_who_is_back(caller, call)
         elif not self.mailbox.arrived(caller.client, call):
             self._say_again(caller, call)
@@ -246,6 +248,7 @@ class ActorHost:
         call = self.mailbox.cancel(*key)
         if call is not None:
             self.worker.discard(call, caller.via)
+            self.worker.producing.withdrawn(caller.client, message.seq)
             self._reply(caller.client, message.seq, [self._canceled(call)], 0)
             self.runtime.reactor.flush()
             return
@@ -274,6 +277,7 @@ class ActorHost:
         """It was cancelled before it began."""
         with self.runtime.lock:
             self.worker.discard(call, self.worker.via(client))
+            self.worker.producing.withdrawn(client, call.seq)
         return self._canceled(call)
 
     # -- running calls
@@ -385,12 +389,36 @@ class ActorHost:
         finally:
             if mine:
                 guard.on = True
+        if call.returns < 0:
+            name, send = f"{self.spec.class_name}.{call.method}", functools.partial(self._send_item, client)
+            return self.worker.producing.produce(client, call, result, name, send, keeps=True)
         return self._results(client, call, result)
 
     def _results(self, client: int, call: m.Call, result: Any) -> list[m.Value]:
-        return self.worker.marshal.results(
-            result, call.returns, call.object, client, call.method, call.data, call.attempt
-        )
+        try:
+            if call.returns == 1 or not is_generator(result):
+                return self.worker.marshal.results(
+                    result, call.returns, call.object, client, call.method, call.data, call.attempt
+                )
+        except SerializationError:
+            if not is_generator(result):
+                raise
+        return self.worker.producing.several(client, call, result, f"{self.spec.class_name}.{call.method}")
+
+    def _send_item(self, client: int, item: m.Item) -> None:
+        """One that a generator has made: soon, and with those that come right after it."""
+        with self.runtime.lock:
+            caller = self.worker.callers.get(client)
+            if caller is None or caller.link is None:
+                return  # kept until there is another connection
+            self.runtime.reactor.send(caller.link, item)
+            if not self._unsent:
+                self._sent_at = max(self._sent_at, time.monotonic() - FLUSH_S)
+            self._unsent += 1
+            if self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
+                self._send_now()
+            elif not self._io_guards and not self.runtime.reactor.rung:
+                self.runtime.reactor.ring()
 
     def _exited(self, call: m.Call) -> m.Failed:
         self._ending = "it called exit_actor()"
@@ -423,6 +451,8 @@ class ActorHost:
                 self._keep_holds(client, self.mailbox.replied(client, seq, stub))
 
     def _say_again(self, caller: Caller, call: m.Call) -> None:
+        if call.returns < 0:
+            self.worker.producing.say_again(caller, call.seq)
         answered, kept = self.mailbox.repeat(caller.client, call.seq)
         if not answered:
             return  # it is queued or runs
@@ -509,7 +539,11 @@ class ActorHost:
                 result = method(*args, **kwargs)
                 if inspect.isawaitable(result):
                     result = await result
-                out = self._results(client, call, result)
+                if call.returns < 0:
+                    name, send = f"{self.spec.class_name}.{call.method}", functools.partial(self._send_soon, at, client)
+                    out = await self.worker.producing.produce_async(client, call, result, name, send)
+                else:
+                    out = self._results(client, call, result)
         except ExitActor:
             out = [self._exited(call)]
         except self._coroutine_canceled:
@@ -534,6 +568,16 @@ class ActorHost:
         self.checkpoints.ran()
         if at.checkpoint_due is None and (left := self.checkpoints.left_s()) is not None:
             at.checkpoint_due = at.loop.call_later(left, self._checkpoint_tick, at)
+
+    def _send_soon(self, at: _Loop, client: int, item: m.Item) -> None:
+        """An item of a generator on a loop: with what else is made in this turn of it."""
+        caller = self.worker.callers.get(client)
+        if caller is not None and caller.link is not None:
+            with self.runtime.lock:
+                self.runtime.reactor.send(caller.link, item)
+            if not at.flush_due:
+                at.flush_due = True
+                at.loop.call_soon(self._flush_tick, at)
 
     def _checkpoint_tick(self, at: _Loop) -> None:
         at.checkpoint_due = None

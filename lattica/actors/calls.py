@@ -185,6 +185,8 @@ class ActorPeer:
         )
         if deps or wire is not args:
             self.given[seq] = message
+        if call.returns < 0:
+            call.stream.begins(self.link)  # type: ignore[attr-defined]
         self.runtime.reactor.send(self.link, message)
 
     # -- back
@@ -206,9 +208,18 @@ class ActorPeer:
                 except Exception:
                     self.unanswered.put_back(message.seq, call)  # or its refs would wait for ever
                     raise
+            elif type(message) is m.Item:
+                self._item(message)
         self.unanswered.heard(len(messages))
         if self.given or self.cancels:
             self._forget_answered(messages)
+
+    def _item(self, item: m.Item) -> None:
+        call: Any = self.inflight.get(item.seq)
+        if call is not None:
+            call.stream.came(item, self.via)
+        else:
+            self.runtime.objects.from_wire(item.value, self.via)  # of a call that we gave up: let go
 
     def _forget_answered(self, replies: list[Any]) -> None:
         for reply in replies:
@@ -278,6 +289,8 @@ class ActorPeer:
                     call.group,
                     call.name,
                 )
+            if call.returns < 0:
+                call.stream.goes_on(self.link)  # type: ignore[attr-defined]
             self.runtime.reactor.send(self.link, message)
             if seq in self.cancels:
                 self.runtime.reactor.send(self.link, self.cancels[seq])

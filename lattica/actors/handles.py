@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from lattica.actors import current, options, values
+from lattica.actors import current, generators, options, values
 from lattica.actors.arguments import encode_arguments
-from lattica.actors.calls import ActorPeer, CallRecord
+from lattica.actors.calls import ActorPeer
 from lattica.actors.context import Place
 from lattica.actors.records import fail
 from lattica.actors.refs import ACTOR_ID_BYTES, ActorHold, Hold, Nested, ObjectRef
@@ -36,7 +36,7 @@ class Meta(msgspec.Struct, array_like=True, frozen=True):
     groups: list[str] = []  # names of its concurrency groups
 
 
-META_PLAIN = ("num_returns", "max_task_retries", "concurrency_group")
+META_PLAIN = ("num_returns", "max_task_retries", "concurrency_group", "_generator_backpressure_num_objects")
 """Options of methods that are taken from whom nothing is unpickled."""
 
 
@@ -70,6 +70,7 @@ def method(*functions: Any, **given: Any) -> Any:
         raise ConfigError("@method takes keywords only, as in @method(num_returns=2)")
 
     def mark(function: Any) -> Any:
+        options.num_returns(checked, _generates(function))
         function.__lattica_method__ = checked
         return function
 
@@ -80,13 +81,14 @@ class ActorMethod:
     """A method of an actor elsewhere; `.remote(...)` calls it. Holds the actor, not the handle: no cycle."""
 
     __slots__ = (
-        "_called", "_group", "_groups", "_hold", "_name", "_options", "_peer", "_retries", "_retry_exceptions",
-        "_returns",
+        "_called", "_group", "_groups", "_hold", "_name", "_options", "_peer", "_record", "_retries",
+        "_retry_exceptions", "_returns",
     )  # fmt: skip
 
     def __init__(self, peer: ActorPeer, hold: ActorHold, name: str, given: dict[str, Any], meta: Meta) -> None:
         self._peer, self._hold, self._name, self._options = peer, hold, name, given
         self._returns = options.num_returns(given)
+        self._record = generators.call_kind(self._returns, dynamic=options.is_dynamic(given))
         retries = given.get("max_task_retries")
         self._retries: int = meta.max_task_retries if retries is None else retries
         kinds = given.get("retry_exceptions", False)
@@ -111,7 +113,8 @@ class ActorMethod:
         return ActorMethod(self._peer, self._hold, self._name, merged, meta)
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call it; a ref of the result, or a list of refs if it has several.
+        """Call it; a ref of the result, or a list of refs if it has several. A generator answers with an
+        `ObjectRefGenerator`, unless `num_returns` says otherwise.
 
         Raises PendingCallsLimitExceededError, SerializationError, ObjectStoreFullError.
         """
@@ -125,7 +128,7 @@ class ActorMethod:
         mine = guard.enter()
         try:
             refs = runtime.new_refs(self._returns)
-            call = CallRecord(
+            call = self._record(
                 peer,
                 self._hold,
                 self._name,
@@ -289,10 +292,7 @@ class ActorClass:
 
     def _meta(self) -> Meta:
         given = self._options
-        methods = {
-            name: _portable(getattr(function, "__lattica_method__", getattr(function, "__ray_method__", {})))
-            for name, function in _functions(self._cls)
-        }
+        methods = {name: _portable(_given_for(function)) for name, function in _functions(self._cls)}
         groups = list(given.get("concurrency_groups") or ())
         for one in methods.values():
             known_group(one, groups, self.__name__)
@@ -311,6 +311,17 @@ def _portable(given: dict[str, Any]) -> dict[str, Any]:
     if isinstance(kinds, list | tuple):
         return given | {"retry_exceptions": values.dumps(tuple(kinds), "retry_exceptions").join()}
     return dict(given)
+
+
+def _given_for(function: Any) -> dict[str, Any]:
+    """A method's own options; a generator streams unless they say otherwise."""
+    given: dict[str, Any] = getattr(function, "__lattica_method__", getattr(function, "__ray_method__", {}))
+    streams = given.get("num_returns") is None and _generates(function)
+    return given | {"num_returns": "streaming"} if streams else given
+
+
+def _generates(function: Any) -> bool:
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _functions(cls: type) -> list[tuple[str, Any]]:

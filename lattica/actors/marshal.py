@@ -70,6 +70,12 @@ class Marshal:
             for k, (each, id) in enumerate(zip(result, ids, strict=True))
         ]
 
+    def item(self, value: Any, object: bytes, to: int, name: str, call: m.Task | m.Call) -> m.Value:
+        """One of several values that a generator makes, as it travels; `object` is its id."""
+        if value is None and not call.data:
+            return values.NONE
+        return self._result(value, object, to, name, call.data, call.attempt)
+
     def _result(self, result: Any, object: bytes, to: int, name: str, only_data: bool, attempt: int = 0) -> m.Value:
         data = values.dumps_data(result, name) if only_data else values.dumps(result, name)
         runtime = self.runtime

@@ -21,6 +21,7 @@ from lattica.actors.refs import (
     BORROWED,
     PROMISED,
     SHARED,
+    STREAM_ID_BYTES,
     ActorHold,
     Hold,
     InPlace,
@@ -61,6 +62,7 @@ class Objects:
         self._lost: dict[bytes, m.Lost | m.Failed] = {}
         self._arrivals: dict[bytes, list[Callable[[], None]]] = {}  # to be called when it has come, or is lost
         self.lineage = Lineages()
+        self.streams: dict[bytes, Any] = {}  # generators whose items this process takes, by the id of their release
         self.hosts: dict[int, int] = {}  # processes on other machines -> the machine, by the node's number
         self._span_timer = False
         self.arena: ArenaMap = None  # type: ignore[assignment]  # set by the first message of the node
@@ -521,6 +523,8 @@ class Objects:
                 self._free(offset)
             elif len(id) == ACTOR_ID_BYTES:
                 self._runtime.calls.released(id)
+            elif len(id) == STREAM_ID_BYTES:
+                self.streams.pop(id).let_go()
             elif count:
                 self.lineage.pop(id)
                 self._lost.pop(id, None)

@@ -8,6 +8,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors.refs import RETURNS_MAX
+from lattica.actors.streams import to_wire
 from lattica.errors import ConfigError
 from lattica.scheduler.resources import NAME_MAX_CHARS, parse_request
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 COMMON = {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy", "label_selector",
           "accelerator_type", "object_store_memory", "_metadata", "enable_task_events", "_labels",
           "trust", "results", "site"}  # fmt: skip
-TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls"}
+TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls", "_generator_backpressure_num_objects"}
 ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
                   "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "partition",
                   "checkpoint_every"}  # fmt: skip
 METHOD = {"num_returns", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events",
-          "tensor_transport"}  # fmt: skip
+          "tensor_transport", "_generator_backpressure_num_objects"}  # fmt: skip
 CALL = METHOD | {"name", "_labels"}
 """Of a method, for the calls that are made through `.options(…)`."""
 DECLARED = ("concurrency_groups", "max_calls")
@@ -40,6 +41,8 @@ RESULTS = ("any", "data")
 PARTITIONS = ("consistent", "available")
 """What becomes of a detached actor while the mesh is cut: the larger side has it, or each side may have one."""
 PLACE = ("scheduling_strategy", "label_selector", "site", "trust")
+GENERATORS = ("streaming", "dynamic")
+"""As `num_returns`: refs one by one while it runs, or all of them as the value of one ref."""
 TASK_RETRIES = 3
 """Ray's default: a task is pure unless its author says otherwise."""
 
@@ -62,8 +65,6 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
                 f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"
             )
         _check_one(name, value)
-    if options.get("num_returns") in ("dynamic", "streaming"):
-        raise ConfigError("generators are not supported by this release of lattica", do_next="return a list of refs")
     if any(options.get(name) is not None for name in ("num_cpus", "num_gpus", "memory", "resources")):
         resources(options, 0)
     if any(options.get(name) is not None for name in ("scheduling_strategy", "label_selector", "trust")):
@@ -82,8 +83,15 @@ def check_more(options: Mapping[str, Any], allowed: set[str], what: str) -> dict
 def _check_one(name: str, value: Any) -> None:
     if value is None:  # Ray's word for "the default"
         return
-    if name == "num_returns" and value not in ("dynamic", "streaming") and not _is_count(value, 0, RETURNS_MAX):
-        raise ConfigError(f"num_returns={value!r} must be a whole number, at least 0 and below {RETURNS_MAX}")
+    if name == "num_returns" and value not in GENERATORS and not _is_count(value, 0, RETURNS_MAX):
+        raise ConfigError(
+            f"num_returns={value!r} must be a whole number, at least 0 and below {RETURNS_MAX}; of a generator also "
+            '"streaming" or "dynamic"'
+        )
+    if name == "_generator_backpressure_num_objects" and (value == 0 or not _is_count(value, -RETURNS_MAX)):
+        raise ConfigError(
+            f"{name}={value!r} must be a whole number above 0: how many items may wait to be taken (-1: any number)"
+        )
     counted = name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls")
     if counted and not _is_count(value, -1):
         raise ConfigError(f"{name}={value!r} must be a whole number of at least -1 (-1: without limit)")
@@ -248,10 +256,20 @@ def takes_data(options: Mapping[str, Any], otherwise: bool) -> bool:
     return otherwise if given is None else given == "data"
 
 
-def num_returns(options: Mapping[str, Any]) -> int:
-    """How many refs a call answers with."""
+def num_returns(options: Mapping[str, Any], generates: bool | None = None) -> int:
+    """How many refs a call answers with; below zero: a generator's, as of `streams.to_wire`. generates: whether it is a
+    generator function; None: not known. Raises ConfigError."""
     given = options.get("num_returns")
+    if given in GENERATORS and generates is False:
+        raise ConfigError(f"num_returns={given!r} is for generator functions, those that use `yield`")
+    if given in GENERATORS or (given is None and generates):
+        return to_wire(max(0, options.get("_generator_backpressure_num_objects") or 0))
     return 1 if given is None else int(given)
+
+
+def is_dynamic(options: Mapping[str, Any]) -> bool:
+    """Whether all that a generator makes is to be the value of one ref."""
+    return options.get("num_returns") == "dynamic"
 
 
 def retry_exceptions(value: Any) -> bool | tuple[type[BaseException], ...]:

@@ -90,12 +90,12 @@ def data_alone(runtime: Runtime, record: Record, values: list[m.Value], name: st
     """What came for a record that takes data; a failure if some of it is none. Lock held."""
     for at, value in enumerate(values):
         if isinstance(value, m.InArena):  # its bytes are looked at when they are read: see `Hold`
-            fits = at < record.returns and value.object == record.refs[at].id
+            fits = at < len(record.refs) and value.object == record.refs[at].id
         else:
             fits = is_data(value if isinstance(value, bytes) else value.data)
         if not fits:
             return [runtime.failure(not_data(f"the result of {name}"))]
-    if not values or (len(values) != record.returns and type(values[0]) is not m.Failed):
+    if not values or (len(values) != len(record.refs) and type(values[0]) is not m.Failed):
         return [runtime.failure(not_data(f"the result of {name}"))]
     return values
 

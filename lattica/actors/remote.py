@@ -8,11 +8,11 @@ import os
 import sys
 from typing import Any
 
-from lattica.actors import current, options, values
+from lattica.actors import current, generators, options, values
 from lattica.actors.arguments import encode_arguments
 from lattica.actors.handles import ActorClass
 from lattica.actors.runtime import Runtime
-from lattica.actors.tasks import Lane, TaskRecord
+from lattica.actors.tasks import Lane
 from lattica.errors import ConfigError
 
 KEY_BYTES = 16
@@ -30,7 +30,8 @@ class RemoteFunction:
         self._within = b""
         self._data = False  # what results are taken where our options do not say
         self._lane: Lane = None  # type: ignore[assignment]
-        self._returns = options.num_returns(self._options)
+        self._returns = options.num_returns(self._options, inspect.isgeneratorfunction(function))
+        self._record = generators.task_kind(self._returns, dynamic=options.is_dynamic(self._options))
         retries = self._options.get("max_retries")
         self._retries: int = options.TASK_RETRIES if retries is None else retries
         self._retry_exceptions = options.retry_exceptions(self._options.get("retry_exceptions", False))
@@ -53,7 +54,8 @@ class RemoteFunction:
         )
 
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Run it somewhere; a ref of the result, or a list of refs if it has several (None if it has none).
+        """Run it somewhere; a ref of the result, or a list of refs if it has several (None if it has none). A generator
+        function answers with an `ObjectRefGenerator`, unless `num_returns` says otherwise.
 
         Raises SerializationError, ObjectStoreFullError.
         """
@@ -70,7 +72,7 @@ class RemoteFunction:
         mine = guard.enter()
         try:
             refs = runtime.new_refs(self._returns)
-            record = TaskRecord(
+            record = self._record(
                 self._lane, self._key, self._name, body, deps, at, refs, self._retries, self._retry_exceptions
             )
             result = record.begin(runtime, sys._getframe(1), self._returns)
@@ -122,9 +124,7 @@ def _make(thing: Any, given: dict[str, Any]) -> Any:
         raise ConfigError(f"{thing!r} is remote already")
     if not callable(thing):
         raise ConfigError(f"@remote needs a function or a class, not a {type(thing).__name__}")
-    if inspect.isgeneratorfunction(thing) or inspect.isasyncgenfunction(thing):
-        raise ConfigError("generators are not supported by this release of lattica", do_next="return a list of refs")
-    if inspect.iscoroutinefunction(thing):
+    if inspect.iscoroutinefunction(thing) or inspect.isasyncgenfunction(thing):
         raise ConfigError(
             "a remote function cannot be a coroutine", do_next="make it a method of an actor, which has an event loop"
         )

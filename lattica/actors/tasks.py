@@ -116,6 +116,8 @@ class Target:
                     if lane.data:
                         values = data_alone(self.tasks.runtime, task, values, task.name)
                     finish(self.tasks.runtime, task, values, via=self.via, data=lane.data)
+            elif type(message) is m.Item:
+                self._item(lease, message)
             else:
                 back = [lease.inflight[seq] for seq in message.seqs if seq in lease.inflight]
                 core.returned(lease, message.seqs, message.blocked, now)
@@ -124,6 +126,11 @@ class Target:
             lane.pump(now)
         elif not lease.inflight:
             lane.arm(now + LEASE_IDLE_S)
+
+    def _item(self, lease: Lease, item: m.Item) -> None:
+        record: Any = lease.inflight.get(item.seq)
+        if record is not None:
+            record.stream.came(item, self.via)
 
     def ended(self) -> None:
         """End of stream: what it means is the node's to say (`LeaseLost`). If that says nothing the worker lives, and
@@ -311,6 +318,8 @@ class Tasks:
             send(target.link, m.Export(record.function, objects.to_wire(self.exports[record.function], target.client)))
         args = record.args
         wire = args if type(args) is bytes else objects.to_wire(args, target.client)
+        if record.returns < 0:
+            record.stream.begins(target.link)  # type: ignore[attr-defined]
         if record.deps:
             deps = [objects.dep_to_wire(ref, target.client) for ref in record.deps]
             task = m.Task(

@@ -26,10 +26,11 @@ from typing import Any, TypeVar
 from lattica.actors import context, current, equipment
 from lattica.actors.actor_host import ActorHost
 from lattica.actors.marshal import Marshal
+from lattica.actors.producing import Producing, is_generator
 from lattica.actors.runtime import Runtime
 from lattica.codec import frames
 from lattica.codec import messages as m
-from lattica.errors import TaskCancelledError
+from lattica.errors import SerializationError, TaskCancelledError
 from lattica.local import events
 from lattica.local.page import Page
 from lattica.objectstore.arena import ArenaMap
@@ -70,6 +71,8 @@ class Caller:
                 worker.exports[message.key] = message.value, self.via
             elif kind is m.Cancel:
                 worker.cancel(self, message)
+            elif kind is m.Taken:
+                worker.producing.told(self.client, message)
             else:
                 worker.give_back(self, message.count)
         if worker.blocked and worker.queue:
@@ -86,6 +89,7 @@ class Caller:
             self.link = None
             return
         del worker.callers[self.client]
+        worker.producing.caller_gone(self.client)
         worker.queue = deque(entry for entry in worker.queue if entry[0] is not self)
 
 
@@ -97,6 +101,7 @@ class Worker:
         self.runtime.client = client
         self.runtime.place = self.place = context.Place()
         self.marshal = Marshal(self.runtime, self.place)
+        self.producing = Producing(self)
         self.page = Page(page_fd)
         os.close(page_fd)
         self.events = self.page.event_writer()
@@ -166,6 +171,7 @@ class Worker:
         if self.host is not None:
             self.host.caller_gone(client)
             del self.callers[client]
+            self.producing.caller_gone(client)
 
     def _leased(self, message: m.Leased) -> None:
         if message.resources != self.place.resources or message.gpus != self.place.gpus:
@@ -347,9 +353,41 @@ class Worker:
             result = function(*args, **kwargs)
         finally:
             guard.on = True
-        return self.marshal.results(
-            result, task.returns, task.object, caller.client, task.name, task.data, task.attempt
-        )
+        if task.returns != 1:
+            if task.returns < 0:
+                send = functools.partial(self._send_item, caller)
+                return self.producing.produce(caller.client, task, result, task.name, send, keeps=False)
+            if is_generator(result):
+                return self.producing.several(caller.client, task, result, task.name)
+        try:
+            return self.marshal.results(
+                result, task.returns, task.object, caller.client, task.name, task.data, task.attempt
+            )
+        except SerializationError:
+            if not is_generator(result):
+                raise
+            return self.producing.several(caller.client, task, result, task.name)
+
+    def _send_item(self, caller: Caller, item: m.Item) -> None:
+        """One that a generator has made: soon, and with those that come right after it."""
+        page = self.page
+        message = frames.encode_one(item)
+        with self.runtime.lock:
+            kept = page.finish(message)
+            if kept and (page.fresh >= FLUSH_REPLIES or time.monotonic() - self._flushed_at > FLUSH_S):
+                self._flush()
+        if not kept:
+            self._reply_without_room(caller, message)
+        elif page.fresh and not self._io_guards and not self.runtime.reactor.rung:
+            self.runtime.reactor.ring()
+
+    def flush_all(self) -> None:
+        """Send what has been made, before this thread waits."""
+        with self.runtime.lock:
+            if self.host is None:
+                self._flush()
+            else:
+                self.runtime.reactor.flush()
 
     def _load_function(self, key: bytes) -> Any:
         value, via = self.exports[key]
@@ -407,6 +445,7 @@ class Worker:
         tasks = take_back(self.queue, caller, count, keep=0 if self._now is not None else 1)
         for task in tasks:
             self.discard(task, caller.via)
+            self.producing.withdrawn(caller.client, task.seq)
         reactor = self.runtime.reactor
         reactor.send(caller.link, m.Returned([task.seq for task in reversed(tasks)], blocked))
         reactor.flush()
@@ -429,6 +468,7 @@ class Worker:
             if entry[0] is caller and entry[1].seq == message.seq:
                 self.queue.remove(entry)
                 self.discard(entry[1], caller.via)
+                self.producing.withdrawn(caller.client, message.seq)
                 error = TaskCancelledError(name=entry[1].name, task_id=entry[1].object.hex())
                 self.runtime.reactor.send(
                     caller.link, m.Reply(message.seq, [self.marshal.failed(error, entry[1].name, entry[1].data)])

@@ -771,7 +771,7 @@ class Export(msgspec.Struct, array_like=True, tag=100):
 class Task(msgspec.Struct, array_like=True, tag=101):
     """Run a function. `args` is the serialized `(args, kwargs)`, empty for none; `deps` are values of the top-level
     refs, put at the positions (or keyword names) `at`. `object` is the id of the first result; the others count up
-    from it."""
+    from it. `returns` below zero: its results are to be sent one by one, see `actors.streams`."""
 
     seq: int
     object: bytes
@@ -834,6 +834,26 @@ class Returned(msgspec.Struct, array_like=True, tag=106):
     blocked: bool = False
 
 
+class Taken(msgspec.Struct, array_like=True, tag=107):
+    """Of what that generator makes, `heard` items have come, and `taken` are the user's. `blocks`: of ids for more of
+    them. `over`: nobody wants more. `first`: said before the task or call, which has run before."""
+
+    seq: int
+    heard: int
+    taken: int
+    blocks: list[bytes] = []
+    over: bool = False
+    first: bool = False
+
+
+class Item(msgspec.Struct, array_like=True, tag=108):
+    """A generator has made its item number `at`, from 0. A `Reply` of one value, None or a failure, ends it."""
+
+    seq: int
+    at: int
+    value: Value
+
+
 FromClient = (
     Hello | Seal | Give | Hold | Drop | Promise | Resolve | SpanRequest | SpanReturn | LeaseRequest | LeaseCancel
     | LeaseReturn | WorkerKill | Blocked | ActorCreate | ActorConnect | ActorLookup | ActorKill | ActorReady
@@ -849,8 +869,8 @@ FromNode = (
 )  # fmt: skip
 ToZygote = Fork | Import
 FromZygote = Forked | Exited | Confined
-ToWorker = Export | Task | Call | Cancel | Reclaim
-FromWorker = Reply | Returned
+ToWorker = Export | Task | Call | Cancel | Reclaim | Taken
+FromWorker = Reply | Returned | Item
 
 PROTOCOL = 1
 """Version of this file, in `Hello`; a node refuses another major version and says which side to update."""

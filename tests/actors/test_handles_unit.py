@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +257,7 @@ def test_a_remote_function_travels_with_its_options_and_key() -> None:
 async def coroutine() -> None: ...
 
 
-def generator() -> Iterator[int]:
+async def async_generator() -> AsyncIterator[int]:
     yield 1
 
 
@@ -266,7 +266,7 @@ def generator() -> Iterator[int]:
     [
         (5, "needs a function or a class, not a int"),
         (coroutine, "method of an actor"),
-        (generator, "list of refs"),
+        (async_generator, "method of an actor"),
         (RemoteFunction(plus, {}), "is remote already"),
         (ActorClass(Counter, {}), "is remote already"),
     ],

@@ -113,6 +113,8 @@ EXAMPLES: list[Any] = [
     m.Cancel(12, False),
     m.Reclaim(5),
     m.Returned([13, 14], True),
+    m.Taken(13, 5, 4, [OBJECT], True, True),
+    m.Item(13, 5, b"value"),
 ]
 
 CONVERSATIONS: dict[str, Any] = {

@@ -1,0 +1,382 @@
+"""Generators as their callers have them: refs that come while the task or call still makes more.
+
+`f.remote()` of a generator function answers with an `ObjectRefGenerator`: its items are refs, each ready as soon as the
+worker has made it. What is decided is decided in `streams`; here are the refs, the messages and who waits. Methods are
+called with the reactor's lock held unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from lattica.actors import values
+from lattica.actors.calls import CallRecord
+from lattica.actors.refs import Hold, InPlace, ObjectRef
+from lattica.actors.streams import NEW, STRANGE, Consumer, item_id, small_bytes, window_of
+from lattica.actors.tasks import TaskRecord
+from lattica.codec import messages as m
+from lattica.errors import LatticaError
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from lattica.actors.runtime import Runtime
+    from lattica.local.reactor import Link
+
+
+class Stream:
+    """One generator in its caller's process: its items, and who waits for the next."""
+
+    __slots__ = ("consumer", "dropped", "outer", "record", "runtime", "waiters")
+
+    def __init__(self, runtime: Runtime, record: StreamTask | StreamCall, inner: ObjectRef) -> None:
+        """inner: what the record gives a value to when the generator ends. The user sees another ref of this id, which
+        is not a failure where the user's code raised: that is the last item."""
+        self.runtime = runtime
+        self.record: Any = record  # None when it has ended
+        self.consumer: Consumer[ObjectRef] = Consumer(inner.id, window_of(record.returns))
+        self.outer = ObjectRef(runtime, inner._serial)
+        self.outer._task = record
+        self.dropped = False  # nobody can take its items any more
+        self.waiters: list[Callable[[], None]] = []
+        inner._callbacks = [self._ended]
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.outer.hex()[:8]}: {self.consumer}>"
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `next` answers at once."""
+        return bool(self.consumer.ready) or self.consumer.ended
+
+    # -- what comes
+
+    def came(self, message: m.Item, via: int) -> None:
+        """An item. via: of whom, if that one is on another machine."""
+        runtime, consumer, value = self.runtime, self.consumer, message.value
+        size = small_bytes(value)
+        verdict = consumer.came(message.at, size)
+        if verdict == STRANGE:
+            return  # said twice, over two connections: what it gave came with the first
+        data = self.record.data
+        id = item_id(consumer.blocks, message.at)
+        if data and not (value.object == id if isinstance(value, m.InArena) else values.is_data(_bytes_of(value))):
+            value = runtime.failure(values.not_data(f"item {message.at} of a generator"))
+        kept = value if type(value) is bytes else runtime.objects.from_wire(value, via, data, self.record.attempt)
+        if verdict == NEW and not self.dropped:
+            ref = ObjectRef(runtime, int.from_bytes(id[8:], "big"))
+            ref._value = kept
+            consumer.ready.append(ref)
+            if self.waiters:
+                self._wake()
+        if consumer.owes or consumer.short_of_ids:
+            self._tell()
+
+    def _ended(self, inner: ObjectRef) -> None:
+        """The task or call is over, whichever way."""
+        runtime, consumer, record = self.runtime, self.consumer, self.record
+        failed, value = runtime.objects.failure_of(inner._value), inner._value
+        consumer.ended = True
+        if failed is not None and not failed.system and not record.canceled:  # the user's code raised: one item more
+            last = ObjectRef(runtime, int.from_bytes(item_id(consumer.blocks, consumer.have)[8:], "big"))
+            last._value, value = failed, values.NONE
+            consumer.ready.append(last)
+        elif failed is not None and not record.dynamic:
+            consumer.ready.append(self.outer)
+        if record.dynamic and value == values.NONE:
+            runtime.reactor.after_dispatch.append(self._gather)
+        else:
+            runtime.objects.settle(self.outer, value)
+        if consumer.heard:
+            self._tell()  # so that an actor forgets what it kept
+        if self.dropped:
+            consumer.ready.clear()
+        self.record = None
+        self._wake()
+
+    def _gather(self) -> None:
+        """All items of a dynamic one are there: they are the value of its one ref. Without the lock."""
+        runtime, consumer = self.runtime, self.consumer
+        kept: Any
+        try:
+            kept = runtime.objects.small_or_stored(values.dumps(DynamicObjectRefGenerator(consumer.ready)))
+        except LatticaError as error:  # the store is full
+            kept = runtime.failure(error)
+        consumer.ready.clear()
+        with runtime.lock:
+            runtime.objects.settle(self.outer, InPlace(kept) if type(kept) is Hold else kept)
+            runtime.reactor.changed()
+
+    def _wake(self) -> None:
+        waiters, self.waiters = self.waiters, []
+        for wake in waiters:
+            wake()
+
+    # -- what is said
+
+    def begins(self, link: Link) -> None:
+        """It is about to be sent over `link`, for the first time, again, or to another worker."""
+        consumer = self.consumer
+        self._say(link, *consumer.begins(), consumer.blocks[1:], first=True)
+
+    def goes_on(self, link: Link) -> None:
+        """It is about to be sent again to the same life of its actor, over another connection."""
+        self._say(link, *self.consumer.tells(), self.consumer.blocks[1:], first=True)
+
+    def _say(self, link: Link, heard: int, taken: int, blocks: list[bytes], *, first: bool = False) -> None:
+        if heard or taken or blocks or self.dropped or not first:
+            message = m.Taken(self.record.seq, heard, taken, blocks, self.dropped, first)
+            self.runtime.reactor.send(link, message)
+
+    def _tell(self) -> None:
+        consumer, blocks = self.consumer, []
+        if consumer.short_of_ids and not consumer.ended:
+            blocks = [self.runtime.new_id()]
+            consumer.blocks += blocks
+        link = self.record.link
+        if link is not None:
+            self._say(link, *consumer.tells(), blocks)
+            self.runtime.reactor.nudge(link, alone=consumer.window > 0 and not consumer.ready)
+
+    # -- what the user does
+
+    def take(self) -> ObjectRef | None:
+        """The next ref; None where there are no more."""
+        consumer = self.consumer
+        if not consumer.ready:
+            return None
+        ref = consumer.take()
+        if consumer.owes and not consumer.ended:
+            self._tell()
+        return ref
+
+    def let_go(self) -> None:
+        """Its generator object is gone: whoever makes it may stop, and what has come is freed."""
+        self.dropped = True
+        self.consumer.ready.clear()
+        if not self.consumer.ended:
+            self._tell()
+
+
+def _bytes_of(value: Any) -> bytes:
+    data: bytes = value if type(value) is bytes else value.data
+    return data
+
+
+class StreamTask(TaskRecord):
+    """A task that is a generator."""
+
+    __slots__ = ("stream",)
+    dynamic = False
+    stream: Stream
+
+    def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
+        """See `Record`: the user gets a generator."""
+        super().begin(runtime, caller, 1)
+        return _begin(self, runtime, returns)
+
+    @property
+    def link(self) -> Link | None:
+        """To the worker that has it, if one has."""
+        lease: Any = self.lease
+        return None if lease is None else lease.worker.link
+
+
+class DynamicTask(StreamTask):
+    """One whose items are all together the value of one ref."""
+
+    __slots__ = ()
+    dynamic = True
+
+
+class StreamCall(CallRecord):
+    """A call that is a generator."""
+
+    __slots__ = ("stream",)
+    dynamic = False
+    stream: Stream
+
+    def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
+        """See `Record`: the user gets a generator."""
+        super().begin(runtime, caller, 1)
+        return _begin(self, runtime, returns)
+
+    @property
+    def link(self) -> Link | None:
+        """To the actor, if it has been sent."""
+        return self.peer.link if self.seq else None
+
+
+class DynamicCall(StreamCall):
+    """One whose items are all together the value of one ref."""
+
+    __slots__ = ()
+    dynamic = True
+
+
+def task_kind(returns: int, *, dynamic: bool) -> type[TaskRecord]:
+    """The record of a task with so many results (`options.num_returns`)."""
+    return TaskRecord if returns >= 0 else DynamicTask if dynamic else StreamTask
+
+
+def call_kind(returns: int, *, dynamic: bool) -> type[CallRecord]:
+    """The record of a call with so many results."""
+    return CallRecord if returns >= 0 else DynamicCall if dynamic else StreamCall
+
+
+def _begin(record: StreamTask | StreamCall, runtime: Runtime, returns: int) -> Any:
+    record.returns = returns
+    stream = record.stream = Stream(runtime, record, record.refs[0])
+    if record.dynamic:
+        return stream.outer
+    return ObjectRefGenerator(stream)
+
+
+class ObjectRefGenerator:
+    """Refs of what a generator makes: iterate over it, with `for` or `async for`. Not for several threads at once.
+
+    An exception of the generator is its last item: `lattica.get` of that ref raises it. When this object is gone the
+    generator is closed at its next `yield`.
+    """
+
+    __slots__ = ("__weakref__", "_stream")
+    _flags = 0
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        stream.runtime.objects.streams[b"s" + stream.outer.id] = stream
+
+    def __del__(self) -> None:
+        stream = self._stream
+        releases = stream.runtime.objects.releases
+        releases.append((b"s" + stream.outer.id, -1, 0, True))
+        if releases.poke is not None:
+            releases.poke()
+
+    def __repr__(self) -> str:
+        return f"ObjectRefGenerator({self._stream.outer.hex()})"
+
+    def __iter__(self) -> ObjectRefGenerator:
+        return self
+
+    def __next__(self) -> ObjectRef:
+        """The next ref, as soon as it has a value. Raises StopIteration after the last."""
+        stream = self._stream
+        if not stream.has_news:
+            stream.runtime.wait_until(lambda: stream.has_news, spin=True)
+        ref = self._take()
+        if ref is None:
+            raise StopIteration
+        return ref
+
+    def __aiter__(self) -> ObjectRefGenerator:
+        return self
+
+    async def __anext__(self) -> ObjectRef:
+        """The same, for coroutines. Raises StopAsyncIteration after the last."""
+        stream = self._stream
+        while not stream.has_news:
+            import asyncio
+
+            loop = asyncio.get_running_loop()
+            waiter: asyncio.Future[None] = loop.create_future()
+
+            def wake(loop: Any = loop, waiter: Any = waiter) -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                    loop.call_soon_threadsafe(_finish, waiter)
+
+            with stream.runtime.lock:
+                if stream.has_news:
+                    break
+                stream.waiters.append(wake)
+                stream.runtime.reactor.flush()
+            await waiter
+        ref = self._take()
+        if ref is None:
+            raise StopAsyncIteration
+        return ref
+
+    def _take(self) -> ObjectRef | None:
+        runtime = self._stream.runtime
+        mine = runtime.guard.enter()
+        try:
+            with runtime.lock:
+                return self._stream.take()
+        finally:
+            if mine:
+                runtime.guard.leave()
+
+    def completed(self) -> ObjectRef:
+        """A ref that has a value, None, when the generator has ended. It is an error if its worker died, or it was
+        cancelled; not where the generator raised, which its last item tells."""
+        return self._stream.outer
+
+    def next_ready(self) -> bool:
+        """Whether there is a next item, and it is there."""
+        return bool(self._stream.consumer.ready)
+
+    def is_finished(self) -> bool:
+        """Whether it has ended, and all items were taken."""
+        return self._stream.consumer.ended and not self._stream.consumer.ready
+
+    @property
+    def _generator_ref(self) -> ObjectRef:
+        return self._stream.outer
+
+    @property
+    def _value(self) -> bool | None:
+        """As of a ref, for `lattica.wait`: not None if `next` answers at once."""
+        return True if self._stream.has_news else None
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a generator of refs cannot be passed, returned or put: it belongs to the process that called it. "
+            "Pass the refs that it yields."
+        )
+
+    def send(self, value: Any) -> NoReturn:
+        """Not supported, as in Ray."""
+        raise NotImplementedError("`gen.send` is not supported.")
+
+    def throw(self, value: Any) -> NoReturn:
+        """Not supported, as in Ray."""
+        raise NotImplementedError("`gen.throw` is not supported.")
+
+    def close(self) -> NoReturn:
+        """Not supported, as in Ray: drop the generator, or `lattica.cancel` it."""
+        raise NotImplementedError("`gen.close` is not supported.")
+
+    async def asend(self, value: Any) -> NoReturn:
+        """Not supported, as in Ray."""
+        raise NotImplementedError("`gen.asend` is not supported.")
+
+    async def athrow(self, value: Any) -> NoReturn:
+        """Not supported, as in Ray."""
+        raise NotImplementedError("`gen.athrow` is not supported.")
+
+    async def aclose(self) -> NoReturn:
+        """Not supported, as in Ray."""
+        raise NotImplementedError("`gen.aclose` is not supported.")
+
+
+def _finish(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+class DynamicObjectRefGenerator:
+    """What `lattica.get` answers for a generator with num_returns="dynamic": its refs, each of them once."""
+
+    def __init__(self, refs: Iterable[ObjectRef]) -> None:
+        self._refs = deque(refs)
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        while self._refs:
+            yield self._refs.popleft()
+
+    def __len__(self) -> int:
+        return len(self._refs)
