@@ -27,7 +27,8 @@ from lattica.node.paths import data_dir, running_node
 from lattica.objectstore.arena import ArenaMap
 
 if TYPE_CHECKING:
-    from lattica.node.environment import Environment, Folder
+    from lattica.node.environment import Folder
+    from lattica.scheduler.environments import Environment, Travels, Wanted
 
 log = logging.getLogger("lattica")
 
@@ -125,7 +126,9 @@ def init(
     numbers, strings, bytes, None, containers, arrays, tensors, refs and handles; then nothing is unpickled here that a
     node has sent (docs/security.md).
     runtime_env: what workers have around them, on every machine: "env_vars" (a dict), "working_dir" (a folder, whose
-    copy is their working directory), "py_modules" (folders or modules to import), "excludes" (globs of both).
+    copy is their working directory), "py_modules" (folders or modules to import), "excludes" (patterns of both), "pip"
+    or "uv" (packages to install); docs/guide/environments.md. Tasks and actors with a `runtime_env` of their own have
+    it on top.
     Ray's other arguments are accepted; those without a meaning here are named once, in a warning.
 
     Raises ConfigError (a ValueError): unknown argument, resources given for an existing node. AlreadyInitializedError
@@ -145,6 +148,8 @@ def init(
         job = _job(namespace, preload, environment, log_to_driver=log_to_driver is not False)
         _session = _begin(Runtime(connection), process, job, folder)
         _session.runtime.data = results == "data"
+        _session.runtime.environments.own = environment
+        _session.runtime.environments.lay_out = _lay_out
         current.put(_session.runtime)
         return Context(_session.runtime)
 
@@ -226,6 +231,13 @@ def _environment(runtime_env: Mapping[str, Any] | None) -> tuple[Environment | N
     from lattica.node import environment
 
     return environment.make(runtime_env)
+
+
+def _lay_out(wanted: Wanted) -> tuple[list[Travels], Folder | None]:
+    """For single tasks and actors. Raises ConfigError."""
+    from lattica.node import environment
+
+    return environment.lay_out(wanted)
 
 
 def _begin(
@@ -402,6 +414,7 @@ def shutdown(*, wait_for_processes: bool = False, _exiting_interpreter: bool = F
         _end(session.process)
         if session.folder is not None:
             session.folder.close()
+        runtime.environments.close()
 
 
 def _end(process: subprocess.Popen[bytes] | None) -> None:

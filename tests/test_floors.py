@@ -26,6 +26,7 @@ FLOORS = {
         "__init__",
         "__main__",
         "actor",
+        "runtime_env",
         "session",
         "cli",
         "compat",
@@ -65,6 +66,7 @@ NEIGHBOURS = {
     ("__main__", "cli"),
     ("__init__", "session"),
     ("__init__", "actor"),
+    ("__init__", "runtime_env"),
     ("__init__", "trace"),
     ("cli", "trace"),  # a command writes the same trace
     ("__init__", "util"),  # `lattica.util` is a name of the front door

@@ -27,6 +27,7 @@ from lattica.errors import (
     LatticaError,
     OutOfMemoryError,
     PendingCallsLimitExceededError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
 )
 from lattica.local.reactor import FLUSH_MESSAGES
@@ -370,6 +371,8 @@ class ActorPeer:
         if message.removed:
             which = f"actor {self.class_name} ({self.id.hex()[:8]})"
             return ActorPlacementGroupRemovedError(f"{which} is over: {message.how}")
+        if message.environment:
+            return RuntimeEnvSetupError(f"actor {self.class_name} ({self.id.hex()[:8]}): {message.how}")
         error = ActorDiedError(actor=self.class_name, actor_id=self.id.hex(), reason=message.how)
         if message.error:
             failed = m.Failed(message.error)

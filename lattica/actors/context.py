@@ -12,6 +12,7 @@ from lattica.actors import current
 if TYPE_CHECKING:
     from lattica.actors.handles import ActorHandle
     from lattica.actors.runtime import Runtime
+    from lattica.actors.runtime_env import RuntimeEnv
 
 
 class Canceled(KeyboardInterrupt):
@@ -135,6 +136,17 @@ class RuntimeContext:
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """GPUs of the running task or actor."""
         return {"GPU": list(self._place.gpu_names)}
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """What this process has around it, with what it has inherited."""
+        from lattica.actors.runtime_env import RuntimeEnv
+
+        return RuntimeEnv(**self._runtime.environments.described())
+
+    def get_runtime_env_string(self) -> str:
+        """The same, as JSON."""
+        return self.runtime_env.serialize()
 
     def is_canceled(self) -> bool:
         """Whether somebody asked to stop what runs here: threaded actors look at this themselves."""

@@ -255,6 +255,9 @@ class ActorClass:
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorClass, (self._cls, self._options)
 
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        raise ActorInheritanceError(f"{self.__name__} is an actor class, and cannot be the base of another class")
+
     def options(self, **given: Any) -> ActorClass:
         """The same class with other options for the actors made through it."""
         other = ActorClass(self._cls, self._options | options.check_more(given, options.ACTOR, "an actor"))
@@ -358,6 +361,7 @@ class _Creation:
         self.data = options.takes_data(given, runtime.data)
         self.resources = options.resources(given, 0)
         self.where = options.where(given, 0, runtime.within)
+        self.environment = runtime.environments.key(given.get("runtime_env"))
 
     def start(self) -> ActorHandle:
         runtime, given = self.runtime, self.cls._options
@@ -443,6 +447,7 @@ class _Creation:
                 self.where,
                 given.get("partition") == "available",
                 [] if self.missing else inputs_of(self.deps, self.body),
+                self.environment,
             )
         )
         if failed is not None:

@@ -29,7 +29,6 @@ CALL = METHOD | {"name", "_labels"}
 DECLARED = ("concurrency_groups", "max_calls")
 """Said where the class or function is made remote, and not in `.options(…)`: they are its nature, not one use's."""
 LATER = {
-    "runtime_env",
     "accelerator_type",
     "max_calls",
     "tensor_transport",
@@ -55,11 +54,6 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
                 f"{what} has no option {name!r}",
                 do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
             )
-        if name == "runtime_env" and value:
-            raise ConfigError(
-                "runtime_env is not supported for single tasks and actors by this release of lattica",
-                do_next="give it to lattica.init(runtime_env=...), for all of them",
-            )
         if name in LATER and value:
             raise ConfigError(
                 f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"
@@ -69,6 +63,10 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
         resources(options, 0)
     if any(options.get(name) is not None for name in ("scheduling_strategy", "label_selector", "trust")):
         demand(options, 0).check()  # each alone makes sense: do they together?
+    if (environment := options.get("runtime_env")) is not None:
+        from lattica.scheduler import environments
+
+        return {**options, "runtime_env": environments.plain(environment)}
     return dict(options)
 
 

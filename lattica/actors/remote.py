@@ -88,12 +88,13 @@ class RemoteFunction:
         if self._key not in runtime.tasks.exports:
             code = values.dumps(self._function, f"function {self._name}")
             runtime.tasks.exports[self._key] = runtime.objects.small_or_stored(code)
+        environment = runtime.environments.key(self._options.get("runtime_env"))
         with runtime.lock:
             within = runtime.within
             wanted, given = options.resources(self._options, 1), options.where(self._options, 1, within)
             self._data = runtime.data
             takes_data = options.takes_data(self._options, self._data)
-            self._lane = runtime.tasks.lane(wanted, self._retries != 0, given, takes_data)
+            self._lane = runtime.tasks.lane(wanted, self._retries != 0, given, takes_data, environment)
         self._runtime, self._within = runtime, within
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.actors import values
 from lattica.actors.calls import Calls
 from lattica.actors.context import Place
+from lattica.actors.environments import Environments
 from lattica.actors.objects import INLINE_MAX, Objects
 from lattica.actors.refs import BORROWED, Hold, InPlace, Nested, ObjectRef, Releases
 from lattica.actors.serials import serials
@@ -69,6 +70,7 @@ class Runtime:
         self.objects = Objects(self, releases)
         self.tasks = Tasks(self)
         self.calls = Calls(self)
+        self.environments = Environments(self)
         self.answers: dict[int, Any] = {}
         self._expected: dict[int, Callable[[Any], None]] = {}
         self._promised: dict[int, ObjectRef] = {}  # requests whose answer becomes the value of a ref

@@ -69,6 +69,7 @@ class End(msgspec.Struct, frozen=True):
     out_of_memory: bool = False
     fenced: bool = False  # a newer life of it won
     removed: bool = False  # its placement group was
+    environment: bool = False  # what it needs around it could not be made
 
 
 class Actor(msgspec.Struct):
@@ -374,10 +375,15 @@ class Supervisor:
         actor.incarnation += 1
         return [*told, NeedWorker(actor.plan.actor, actor.incarnation, pause_s)]
 
-    def infeasible(self, actor_id: bytes, reason: str, *, removed: bool = False) -> list[Effect]:
-        """No worker with these resources can ever be had. removed: for its placement group was removed."""
+    def infeasible(
+        self, actor_id: bytes, reason: str, *, removed: bool = False, environment: bool = False
+    ) -> list[Effect]:
+        """No worker with these resources can ever be had. removed: for its placement group was removed. environment:
+        for what it needs around it could not be made."""
         actor = self.actors.get(actor_id)
-        return [] if actor is None or actor.end is not None else self._end_for_good(actor, End(reason, removed=removed))
+        if actor is None or actor.end is not None:
+            return []
+        return self._end_for_good(actor, End(reason, removed=removed, environment=environment))
 
     # -- what became of holders
 

@@ -17,8 +17,10 @@ from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, STALL_S, Lease
 from lattica.codec import messages as m
 from lattica.codec.frames import Decoder
 from lattica.errors import (
+    LatticaError,
     OutOfMemoryError,
     RemoteProtocolError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     TaskPlacementGroupRemovedError,
     TaskUnschedulableError,
@@ -154,14 +156,17 @@ class Lane:
     """The shell of one scheduling class. data: of what its tasks make, data is taken and nothing else. near: where most
     of their arguments lie, of tasks with large ones; else None. base: the lane of the others."""
 
-    __slots__ = ("_near", "_timer_at", "core", "data", "given", "near", "requests", "resources", "retryable", "tasks")
+    __slots__ = (
+        "_near", "_timer_at", "core", "data", "environment", "given", "near", "requests", "resources", "retryable",
+        "tasks",
+    )  # fmt: skip
 
     def __init__(
         self, tasks: Tasks, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False,
-        near: int | None = None, base: Lane | None = None,
+        near: int | None = None, base: Lane | None = None, environment: bytes = b"",
     ) -> None:  # fmt: skip
         self.tasks, self.resources, self.retryable, self.given = tasks, resources, retryable, given
-        self.data, self.near = data, near
+        self.data, self.near, self.environment = data, near, environment
         self._near: dict[int, Lane] = {}
         self.core: Submission = Submission(tasks.next_seq, None if base is None else base.core)
         self.requests: list[int] = []
@@ -186,7 +191,9 @@ class Lane:
                 self.requests.append(request)
                 tasks.lanes_by_request[request] = self
                 tasks.runtime.tell_node(
-                    m.LeaseRequest(request, self.resources, self.retryable, name, self.given, inputs, work_s)
+                    m.LeaseRequest(
+                        request, self.resources, self.retryable, name, self.given, inputs, work_s, self.environment
+                    )
                 )
         for _ in range(moves.cancels):
             request = self.requests.pop()
@@ -215,7 +222,7 @@ class Lane:
         if lane is None:
             if len(self.tasks.lanes) >= LANES_MAX:
                 return self
-            lane = Lane(self.tasks, self.resources, self.retryable, self.given, self.data, near, self)
+            lane = Lane(self.tasks, self.resources, self.retryable, self.given, self.data, near, self, self.environment)
             self._near[near] = lane
             self.tasks.lanes[len(self.tasks.lanes), near] = lane
         return lane
@@ -254,12 +261,16 @@ class Tasks:
 
     # -- out
 
-    def lane(self, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False) -> Lane:
-        """The lane of a scheduling class. given: where it may run, encoded. data: see `Lane`."""
-        key = (*sorted(resources.items()), retryable, given, data)
+    def lane(
+        self, resources: dict[str, float], retryable: bool, given: bytes = b"", data: bool = False,
+        environment: bytes = b"",
+    ) -> Lane:  # fmt: skip
+        """The lane of a scheduling class. given: where it may run, encoded. data: see `Lane`. environment: the key of
+        what its workers have around them."""
+        key = (*sorted(resources.items()), retryable, given, data, environment)
         lane = self.lanes.get(key)
         if lane is None:
-            lane = self.lanes[key] = Lane(self, resources, retryable, given, data)
+            lane = self.lanes[key] = Lane(self, resources, retryable, given, data, environment=environment)
         return lane
 
     def submit(self, record: TaskRecord) -> None:
@@ -387,8 +398,11 @@ class Tasks:
         lane.requests.remove(message.request)
         denied: list[Any] = lane.core.denied()  # records of ours
         for record in denied:
-            kind = TaskPlacementGroupRemovedError if message.removed else TaskUnschedulableError
-            error = kind(f"task {record.name} can never run here: {message.reason}")
+            if message.environment:
+                error: LatticaError = RuntimeEnvSetupError(f"task {record.name}: {message.reason}")
+            else:
+                kind = TaskPlacementGroupRemovedError if message.removed else TaskUnschedulableError
+                error = kind(f"task {record.name} can never run here: {message.reason}")
             error.made_at = record.made_at
             fail(self.runtime, record, error)
 

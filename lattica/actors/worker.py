@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 
 from lattica.actors import context, current, equipment
 from lattica.actors.actor_host import ActorHost
+from lattica.actors.environments import LayOut
 from lattica.actors.marshal import Marshal
 from lattica.actors.producing import Producing, is_generator
 from lattica.actors.runtime import Runtime
@@ -262,13 +263,26 @@ class Worker:
         with contextlib.suppress(OSError):
             os.chdir(setup.cwd)
         sys.argv[:] = [setup.script]  # ours are the zygote's
-        if isinstance(variables := setup.config.get("env_vars"), dict):
-            os.environ.update(variables)
-            equipment.given(variables)
+        if (around := setup.config.get("environment")) is not None:
+            self._surround(around, str(setup.config.get("venv", "")))
         known = set(sys.path)
         sys.path[:] = list(setup.sys_path) + [path for path in sys.path if path not in setup.sys_path and path in known]
         current.put(self.runtime)
         equipment.import_first()
+
+    def _surround(self, around: object, venv: str) -> None:
+        """Have the environment that is said to be ours. venv: the virtual environment that this interpreter is of."""
+        import msgspec
+
+        from lattica.scheduler.environments import Environment
+
+        environment = self.runtime.environments.own = msgspec.convert(around, Environment)
+        if venv:
+            os.environ["VIRTUAL_ENV"] = venv
+            os.environ["PATH"] = f"{venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        variables = equipment.expanded(environment.env_vars, os.environ)
+        os.environ.update(variables)
+        equipment.given(variables)
 
     def _run_queue(self) -> None:
         lock = self.runtime.lock
@@ -547,8 +561,9 @@ def _die() -> None:
 _main_thread = 0
 
 
-def main(sock_fd: int, page_fd: int, client: int) -> None:
-    """The life of a worker, from the fork on. Standard output and error are the node's pipes already."""
+def main(sock_fd: int, page_fd: int, client: int, lay_out: LayOut | None = None) -> None:
+    """The life of a worker, from the fork on. Standard output and error are the node's pipes already. lay_out: packs
+    folders that its tasks' own tasks shall have."""
     global _main_thread
     import threading
 
@@ -561,6 +576,7 @@ def main(sock_fd: int, page_fd: int, client: int) -> None:
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     equipment.reseed()
     worker = Worker(sock_fd, page_fd, client)
+    worker.runtime.environments.lay_out = lay_out
     try:
         worker.run()
         worker.run_exit_handlers()

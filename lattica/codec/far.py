@@ -41,7 +41,9 @@ Life = tuple[int, int, bool]
 
 
 class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """A job of which I shall ask something. token: `mesh.tokens`, signed by the node of its root submitter."""
+    """A job of which I shall ask something. token: `mesh.tokens`, signed by the node of its root submitter. root: the
+    job of which this one is tasks and actors in another environment (`scheduler.environments.variant_of`); empty: none.
+    """
 
     job: Id
     token: bytes
@@ -55,7 +57,10 @@ class JobIs(msgspec.Struct, array_like=True, tag=1, frozen=True):
     log_to_driver: bool = True
     preload: list[str] = []
     env_vars: dict[str, str] = {}
-    packages: list[tuple[str, str]] = []  # (kind, CID), as of `node.environment`
+    packages: list[tuple[str, str]] = []  # (kind, CID), as of `scheduler.environments`
+    root: Id = b""
+    installs: bytes = b""  # a `scheduler.environments.Installs`, encoded
+    setup_s: float = 600.0  # for those
 
 
 class JobOver(msgspec.Struct, array_like=True, tag=2, frozen=True):
@@ -100,12 +105,13 @@ class LeaseIs(msgspec.Struct, array_like=True, tag=5, frozen=True):
 
 
 class LeaseNot(msgspec.Struct, array_like=True, tag=6, frozen=True):
-    """Not here. never: nor ever. load: as of `scheduler.load`."""
+    """Not here. never: nor ever. load: as of `scheduler.load`. environment: as in `messages.LeaseDenied`."""
 
     number: int
     reason: Text
     never: bool = False
     load: bytes = b""
+    environment: bool = False
 
 
 class GiveBack(msgspec.Struct, array_like=True, tag=7, frozen=True):

@@ -78,10 +78,10 @@ class LocalNodeDiedError(NodeDiedError):
 
 
 class RuntimeEnvSetupError(LatticaError):
-    """Ray's, of environments that could not be built; never raised."""
+    """What a `runtime_env` installs could not be had; the message has the installer's own words."""
 
     summary = "the task's environment could not be set up"
-    advice = "correct runtime_env; the node's log has the whole output"
+    advice = "correct runtime_env, or see that the node reaches what pip looks for (PIP_INDEX_URL, PIP_FIND_LINKS)"
 
 
 class TaskUnschedulableError(LatticaError):

@@ -63,8 +63,9 @@ class ActorDesk:
             client.send(m.ActorRefused(message.request, "infeasible", reason))
             node.store.let_go(message.holds)
             return
+        job = node.environments.job_for(client.job, message.environment) if message.environment else client.job
         plan = Plan(
-            message.actor, client.job, message.spec, resources, message.class_name, message.name,
+            message.actor, job, message.spec, resources, message.class_name, message.name,
             message.namespace or node.jobs[client.job].namespace, message.detached, message.get_if_exists,
             message.max_restarts, tuple(message.holds), message.meta, message.announced, message.given,
             message.available, tuple(message.inputs),
@@ -213,10 +214,10 @@ class ActorDesk:
         _, incarnation = self._needs.get(number, (b"", 0))
         return incarnation > 1 and bool(self.detached_for(number))
 
-    def denied(self, number: int, reason: str, *, removed: bool = False) -> None:
-        """No worker can be had for one of our requests. removed: for its placement group was removed."""
+    def denied(self, number: int, reason: str, *, removed: bool = False, environment: bool = False) -> None:
+        """No worker can be had for one of our requests. removed, environment: as in `messages.LeaseDenied`."""
         actor, _ = self._needs.pop(number)
-        self._perform(self.supervisor.infeasible(actor, reason, removed=removed))
+        self._perform(self.supervisor.infeasible(actor, reason, removed=removed, environment=environment))
 
     def unreferenced(self, actor: bytes) -> None:
         """Nobody holds this actor any more."""
@@ -272,7 +273,7 @@ class ActorDesk:
                         client,
                         m.ActorDown(
                             actor, incarnation, restarting, end.how, end.stderr, end.error, end.intended,
-                            end.out_of_memory, end.fenced, removed=end.removed,
+                            end.out_of_memory, end.fenced, removed=end.removed, environment=end.environment,
                         ),
                     )  # fmt: skip
                 case EndWorker(worker, kill):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from lattica.node.environment import NOTHING, Environment
 from lattica.node.wires import Wire
+from lattica.scheduler.environments import NOTHING, Environment
+
+if TYPE_CHECKING:
+    from lattica.node.environment_desk import Venv
 
 DRIVER, WORKER, COMMAND = "driver", "worker", "command"
 NODE, AWAY, GUEST, STORE = "node", "away", "guest", "store"
@@ -54,3 +58,10 @@ class Job(msgspec.Struct, eq=False):
     farewell: bool = False  # its driver waits for the last lines
     environment: Environment = NOTHING
     minor: str = ""  # of its Python, "3.11": its functions are bytecode of that version; "": not said
+    root: int = 0  # of a variant, see `environment_desk`: the job that it is of; 0: it is no variant
+    venv: Venv | None = None  # that its workers run in; None: none, or it is not ready
+
+    @property
+    def family(self) -> int:
+        """The number of the job that people know: its own, or that of which it is a variant."""
+        return self.root or self.number

@@ -30,7 +30,6 @@ from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.node.checkpoint_desk import State
 from lattica.node.clients import Job
-from lattica.node.environment import Environment
 from lattica.node.far_objects import ACTOR_ID_BYTES
 from lattica.node.fenced import Fenced, Offer
 from lattica.node.names_desk import name_key
@@ -38,6 +37,7 @@ from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed
 from lattica.node.surroundings import Surroundings
 from lattica.objectstore.cid import cid_text
 from lattica.scheduler import restarts
+from lattica.scheduler.environments import Environment, encode
 from lattica.scheduler.fencing import Life
 from lattica.scheduler.resources import ResourceSet
 
@@ -161,6 +161,7 @@ class DetachedDesk:
             plan.spec, dict(plan.resources), plan.class_name, plan.name, plan.namespace, plan.meta, plan.given,
             job.python, job.minor or _MINOR, job.sys_path, job.cwd, job.script, job.log_to_driver, job.preload,
             list(plan.holds), objects, job.environment.env_vars, packages,
+            b"" if job.environment.installs is None else encode(job.environment.installs), job.environment.timeout_s,
         )  # fmt: skip
         data, content = write(seed), b""
         if len(data) > SEED_MAX_BYTES:

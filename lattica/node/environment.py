@@ -18,44 +18,23 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from lattica.errors import ConfigError
+from lattica.scheduler.environments import (
+    NOTHING,
+    PACKAGES_MAX,
+    PY_MODULE,
+    WORKING_DIR,
+    Environment,
+    Travels,
+    Wanted,
+    merged,
+    read,
+)
 
 if TYPE_CHECKING:
     from lattica.node.packages import Packed
 
-KEYS = ("env_vars", "working_dir", "py_modules", "excludes")
-IGNORED = ("config", "eager_install")  # of Ray's, which say how and when its own are installed
-WORKING_DIR, PY_MODULE = "working_dir", "py_module"
-PACKAGES_MAX = 32
-VARIABLES_MAX_CHARS = 64 << 10
 JOB_VARIABLE = "LATTICA_JOB_ENVIRONMENT"
 """Environment variable of the script of a submitted job: what its workers shall have, as JSON of a `Submitted`."""
-
-
-class Travels(msgspec.Struct, array_like=True, frozen=True):
-    """A package of a job. path: where its files lie on this machine, "" on the wire."""
-
-    kind: str
-    cid: str
-    path: str = ""
-
-
-class Environment(msgspec.Struct, frozen=True):
-    """Of one job. shelf: the folder of its driver that holds the packages."""
-
-    env_vars: dict[str, str] = {}
-    packages: list[Travels] = []
-    shelf: str = ""
-
-    def paths(self) -> list[str]:
-        """What stands at the front of the workers' sys.path for it."""
-        return [package.path for package in self.packages if package.path]
-
-    def cwd(self) -> str:
-        """The working directory; "" if it says nothing."""
-        return next((package.path for package in self.packages if package.kind == WORKING_DIR), "")
-
-
-NOTHING = Environment()
 
 
 class Submitted(msgspec.Struct, frozen=True):
@@ -100,64 +79,38 @@ class Folder:
             self._lock = -1
 
 
-def check(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a `runtime_env` that cannot be had."""
-    unknown = [key for key in given if key not in (*KEYS, *IGNORED)]
-    if unknown:
-        raise ConfigError(
-            f"runtime_env has {', '.join(map(repr, unknown))}, which this release of lattica does not support",
-            do_next=f"it takes {', '.join(KEYS)}; install packages where the nodes run",
-        )
-    variables = given.get("env_vars") or {}
-    if not isinstance(variables, Mapping) or not all(
-        isinstance(text, str) for pair in variables.items() for text in pair
-    ):
-        raise ConfigError("env_vars of runtime_env must be a dict of strings")
-    if any(not name or "=" in name or "\0" in name + value for name, value in variables.items()):
-        raise ConfigError("env_vars of runtime_env has a name or value that no variable can have")
-    if sum(len(name) + len(value) for name, value in variables.items()) > VARIABLES_MAX_CHARS:
-        raise ConfigError(f"env_vars of runtime_env has more than {VARIABLES_MAX_CHARS} characters")
-    modules = given.get("py_modules") or ()
-    if isinstance(modules, str) or not isinstance(modules, Sequence) or len(modules) >= PACKAGES_MAX:
-        raise ConfigError(f"py_modules of runtime_env must be a list of at most {PACKAGES_MAX - 1} folders or modules")
-    if not isinstance(given.get("working_dir") or "", str | os.PathLike):
-        raise ConfigError("working_dir of runtime_env must be the path of a folder")
-
-
 def make(given: Mapping[str, Any] | None, environ: Mapping[str, str] = os.environ) -> tuple[Environment, Folder | None]:
-    """The environment of a driver's job, and the folder that it needs. given: `runtime_env`, checked.
+    """The environment of a driver's job, and the folder that it needs. given: `runtime_env`.
 
-    Raises ConfigError for folders that cannot be packed.
+    Raises ConfigError for what cannot be had, and for folders that cannot be packed.
     """
-    given = given or {}
-    env_vars = dict(given.get("env_vars") or {})
-    submitted = _submitted(environ)
+    wanted = read(given or {})
+    packages, folder = lay_out(wanted)
+    return merged(_around(environ), wanted, packages, folder.path if folder is not None else ""), folder
+
+
+def lay_out(wanted: Wanted) -> tuple[list[Travels], Folder | None]:
+    """Pack the folders that it names: packages, and the folder that they lie in, if there are any.
+
+    Raises ConfigError.
+    """
     found: list[tuple[str, Packed]] = []
-    here: list[Travels] = []
-    if submitted is not None:
-        env_vars = {name: environ[name] for name in submitted.variables if name in environ} | env_vars
-        if not given.get("working_dir"):
-            here = [Travels(WORKING_DIR, submitted.package, submitted.folder)]
-    if given.get("working_dir") or given.get("py_modules"):
+    if wanted.working_dir is not None or wanted.py_modules:
         from lattica.node import packages
 
-        excludes = tuple(given.get("excludes") or ())
-        if folder := given.get("working_dir"):
-            found.append((WORKING_DIR, packages.pack(os.path.abspath(folder), excludes)))
-        for module in given.get("py_modules") or ():
-            found.append((PY_MODULE, packages.pack_module(_path_of(module), excludes)))
-    if not found:
-        return Environment(env_vars, here), None
-    return _laid_out(env_vars, here, found)
+        if wanted.working_dir is not None:
+            found.append((WORKING_DIR, packages.pack(os.path.abspath(wanted.working_dir), wanted.excludes)))
+        for module in wanted.py_modules or ():
+            found.append((PY_MODULE, packages.pack_module(_path_of(module), wanted.excludes)))
+    return _laid_out(found) if found else ([], None)
 
 
-def _laid_out(
-    env_vars: dict[str, str], here: list[Travels], found: Sequence[tuple[str, Packed]]
-) -> tuple[Environment, Folder]:
+def _laid_out(found: Sequence[tuple[str, Packed]]) -> tuple[list[Travels], Folder]:
     from lattica.node import packages, paths
 
     session = paths.open_session(paths.embedded_sessions(), keep=0)
     folder = Folder(session.path, session.shared())
+    here: list[Travels] = []
     try:
         shelf = packages.Shelf(folder.path)
         for kind, packed in found:
@@ -169,7 +122,16 @@ def _laid_out(
     except BaseException:
         folder.close()
         raise
-    return Environment(env_vars, here, folder.path), folder
+    return here, folder
+
+
+def _around(environ: Mapping[str, str]) -> Environment:
+    """What a submitted job gives to its script's workers."""
+    submitted = _submitted(environ)
+    if submitted is None:
+        return NOTHING
+    variables = {name: environ[name] for name in submitted.variables if name in environ}
+    return Environment(variables, [Travels(WORKING_DIR, submitted.package, submitted.folder)])
 
 
 def _submitted(environ: Mapping[str, str]) -> Submitted | None:

@@ -16,13 +16,16 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lattica.codec import far
 from lattica.errors import ConfigError, LatticaError
 from lattica.mesh.identity import PeerId
 from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
-from lattica.node.environment import PACKAGES_MAX, PY_MODULE, Environment, Travels
+from lattica.node.far_jobs import said_by
 from lattica.node.paths import within
+from lattica.scheduler.environments import PACKAGES_MAX, PY_MODULE, Environment, Travels
 
 if TYPE_CHECKING:
     from lattica.mesh.tokens import Submission
@@ -54,7 +57,9 @@ class EnvironmentService:
 class _Coming:
     """A job that is prepared."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: bytes) -> None:
+        """root: the job that it is a variant of, if it is one."""
+        self.root = root
         self.waiting: list[tuple[Neighbour, Any]] = []
         self.task: asyncio.Task[None] | None = None
 
@@ -83,7 +88,7 @@ class FarEnvironments:
 
     def needed(self, paper: far.JobIs) -> bool:
         """Whether its workers need anything that must be brought first."""
-        return bool(paper.packages) or _lacking(paper) != ""
+        return bool(paper.packages) or _lacking(paper) != "" or paper.root in self._coming
 
     def prepare(self, neighbour: Neighbour, paper: far.JobIs, token: Submission) -> None:
         """Bring what it needs; then the job begins."""
@@ -93,7 +98,7 @@ class FarEnvironments:
         if len(self._coming) >= COMING_MAX:
             log.warning("a job of %s is refused: %d others are prepared", neighbour.client.name, COMING_MAX)
             return
-        coming = self._coming[paper.job] = _Coming()
+        coming = self._coming[paper.job] = _Coming(paper.root)
         coming.task = asyncio.ensure_future(self._prepare(neighbour, paper, token))
 
     def holds(self, neighbour: Neighbour, message: far.AskLease | far.Open) -> bool:
@@ -123,10 +128,11 @@ class FarEnvironments:
 
     def over(self, job: bytes) -> None:
         """It has ended before it began here."""
-        self._failed.pop(job, None)
-        coming = self._coming.pop(job, None)
-        if coming is not None and coming.task is not None:
-            coming.task.cancel()
+        for each in [job, *(each for each, coming in self._coming.items() if coming.root == job)]:
+            self._failed.pop(each, None)
+            coming = self._coming.pop(each, None)
+            if coming is not None and coming.task is not None:
+                coming.task.cancel()
 
     def forgotten(self, job: bytes) -> None:
         """Nothing is left of it."""
@@ -167,6 +173,10 @@ class FarEnvironments:
         """(what its workers have, its sys.path here, its working directory here)."""
         holders = [PeerId(paper.origin), neighbour.peer]
         here: list[Travels] = []
+        if (first := self._coming.get(paper.root)) is not None and first.task is not None:
+            await asyncio.wait([first.task])
+        if paper.root and not self._desk.jobs.knows(paper.root):
+            raise ConfigError("the job that it is of is not known here, or could not be prepared")
         if len(paper.packages) > PACKAGES_MAX:
             raise ConfigError(f"a job has {len(paper.packages)} packages")
         for kind, cid in paper.packages:
@@ -181,7 +191,7 @@ class FarEnvironments:
                 here.append(Travels(PY_MODULE, str(cid), place))
                 sys_path = [place if path == lacking else path for path in sys_path]
                 cwd = cwd if await asyncio.to_thread(os.path.isdir, cwd) else place
-        return Environment(paper.env_vars, here), sys_path, cwd
+        return msgspec.structs.replace(said_by(paper), packages=here), sys_path, cwd
 
     async def _unpacked(self, job: bytes, cid: str, holders: list[PeerId]) -> str:
         assert self._node.runs is not None, "a node of a mesh has packages"

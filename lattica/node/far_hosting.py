@@ -150,7 +150,9 @@ class FarHosting:
         """Our book will never serve what they asked."""
         neighbour.questions.pop(message.request, None)
         neighbour.tokens.pop(message.request, None)
-        neighbour.link.send(far.LeaseNot(message.request, message.reason, True, self.load()))
+        neighbour.link.send(
+            far.LeaseNot(message.request, message.reason, True, self.load(), environment=message.environment)
+        )
 
     def works_for(self, neighbour: Neighbour) -> bool:
         """Whether workers of ours are theirs, or called by them, or asked for."""

@@ -5,6 +5,8 @@
     origin ── JobOver ──► host ── JobGone ──► origin   the driver waits for the last lines
 
 A host begins a job under a number of its own, whose driver is a proxy; it ends with the driver's node, or by its word.
+A variant (`environment_desk`) is a job to other nodes, too, under the token of the one that it is of, and its id says
+what it is: nodes that think of the same one agree. It ends with its job.
 A node may only have seemed dead: whoever said of a job hears `JobGone` and says of it anew before its next question;
 the host begins it under another number, even while the last workers of the first one go.
 """
@@ -17,6 +19,8 @@ import sys
 from time import time
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, RemoteProtocolError
@@ -26,8 +30,15 @@ from lattica.mesh.membership import State
 from lattica.mesh.roles import Role
 from lattica.mesh.tokens import TOKEN_MAX_S, Submission, sign_token, verify_token
 from lattica.node.clients import DRIVER, Job
-from lattica.node.environment import NOTHING, Environment
 from lattica.node.proxies import proxy
+from lattica.scheduler.environments import (
+    Environment,
+    decode_installs,
+    encode,
+    key_of,
+    key_of_parts,
+    variant_of,
+)
 
 if TYPE_CHECKING:
     from lattica.node.far_desk import FarDesk
@@ -62,6 +73,8 @@ class FarJobs:
             job = self._node.jobs.get(number)
             if origin == self._desk.me or job is None or job.ended:
                 continue
+            if paper.root:
+                continue  # it ends with its job
             if membership.state(origin) in (State.DEAD, State.LEFT, None):
                 self.end(number, "the node of its driver is gone")
                 continue
@@ -77,6 +90,8 @@ class FarJobs:
         known, entry = self._papers.get(job), self._node.jobs.get(job)
         if entry is None:
             return None
+        if entry.root:
+            return self._paper_of_variant(entry, known)
         now = self.unix()
         if known is not None and (
             known.origin != self._desk.me or self._submissions[job].expires - now > TOKEN_MAX_S / 2
@@ -89,12 +104,25 @@ class FarJobs:
         )
         made = far.JobIs(
             id, token, self._desk.me, entry.python, entry.minor or _MINOR, entry.sys_path, entry.cwd, entry.script,
-            entry.namespace, entry.log_to_driver, entry.preload, entry.environment.env_vars,
-            [(package.kind, package.cid) for package in entry.environment.packages],
+            entry.namespace, entry.log_to_driver, entry.preload, *_said_of(entry.environment),
         )  # fmt: skip
         self._papers[job] = made
         self._jobs[id] = job
         self._submissions[job] = Submission(self._desk.me, Role(0), JobId(id), {}, now + TOKEN_MAX_S)
+        return made
+
+    def _paper_of_variant(self, entry: Job, known: far.JobIs | None) -> far.JobIs | None:
+        """The same under its job's token, wherever the variant was thought of first."""
+        base = self.paper(entry.root)
+        if base is None or (known is not None and known.token == base.token):
+            return None if base is None else known
+        id = variant_of(base.job, key_of(entry.environment))
+        env_vars, packages, _, installs, setup_s = _said_of(entry.environment)
+        made = msgspec.structs.replace(
+            base, job=id, env_vars=env_vars, packages=packages, root=base.job, installs=installs, setup_s=setup_s
+        )
+        self._papers[entry.number], self._jobs[id] = made, entry.number
+        self._submissions[entry.number] = self._submissions[entry.root]
         return made
 
     def unix(self) -> float:
@@ -104,7 +132,7 @@ class FarJobs:
     def introduce(self, neighbour: Neighbour, job: int) -> bytes | None:
         """Tell it of the job if it does not know; the job's id, None if it is gone."""
         paper = self.paper(job)
-        if paper is None:
+        if paper is None or (paper.root and self.introduce(neighbour, self._node.environments.root(job)) is None):
             return None
         expires = self._submissions[job].expires
         if neighbour.told_jobs.get(paper.job, 0.0) < expires:
@@ -119,8 +147,10 @@ class FarJobs:
         peer = self._desk.peer
         try:
             token = verify_token(message.token, peer.credentials.root, peer.credentials.trust, self.unix())
-            if token.job != message.job or token.peer != message.origin:
+            if token.job != (message.root or message.job) or token.peer != message.origin:
                 raise RemoteProtocolError("a job's token is another's")
+            if message.root and message.job != variant_of(message.root, _key_of(message)):
+                raise RemoteProtocolError("an environment's id is another's")
         except LatticaError as error:
             log.warning("a job of %s is refused: %s", neighbour.client.name, error.message)
             return
@@ -135,7 +165,7 @@ class FarJobs:
         if _chars_of(message) > JOB_SAID_MAX_CHARS:
             log.warning("a job of %s is refused: it says too much of itself", neighbour.client.name)
             return
-        if message.origin == self._desk.me:  # they ask whether it goes on
+        if message.origin == self._desk.me and not message.root:  # they ask whether it goes on
             if number is None:
                 neighbour.link.send(far.JobOver(message.job))
             else:
@@ -146,14 +176,24 @@ class FarJobs:
             return
         if len(neighbour.asked_jobs) >= JOBS_MAX:
             neighbour.asked_jobs.clear()  # who goes on with one is asked again
-        neighbour.asked_jobs.add(message.job)
+        if message.origin != self._desk.me:
+            neighbour.asked_jobs.add(message.job)
         if number is None:
+            if message.root in self._jobs and (number := self._variant_here(message)) is not None:
+                self._papers[number], self._submissions[number] = message, token
+                self._jobs[message.job] = number
+                return
             if self._desk.environments.needed(message):
                 self._desk.environments.prepare(neighbour, message, token)
                 return
-            number = self._begin_job(message, NOTHING, message.sys_path, message.cwd)
+            number = self._begin_job(message, said_by(message), message.sys_path, message.cwd)
         self._papers[number] = message
         self._submissions[number] = token
+
+    def _variant_here(self, paper: far.JobIs) -> int | None:
+        """One that this node has thought of, too."""
+        environments = self._node.environments
+        return environments.known(self._jobs[paper.root], _key_of(paper)) if paper.root else None
 
     def admit(
         self, paper: far.JobIs, token: Submission, environment: Environment, sys_path: list[str], cwd: str
@@ -169,6 +209,10 @@ class FarJobs:
         job = self._node.jobs.get(number)
         return job is not None and job.ended and self._papers[number].origin != self._desk.me
 
+    def knows(self, id: bytes) -> bool:
+        """Whether this job has begun here."""
+        return id in self._jobs
+
     def number(self, id: bytes) -> int:
         """Ours for a job that `objection` lets through."""
         return self._jobs[id]
@@ -176,7 +220,7 @@ class FarJobs:
     def origin_gone(self, peer: PeerId, how: str) -> None:
         """A node is dead or has left, and with it the drivers of its jobs."""
         for number, paper in list(self._papers.items()):
-            if paper.origin == peer and number in self._node.jobs:
+            if paper.origin == peer and not paper.root and number in self._node.jobs:
                 self.end(number, how)
 
     def job_of(self, id: bytes) -> Job | None:
@@ -186,6 +230,11 @@ class FarJobs:
         return self._node.jobs.get(number) if paper is not None and paper.origin == self._desk.me else None
 
     def _begin_job(self, paper: far.JobIs, environment: Environment, sys_path: list[str], cwd: str) -> int:
+        if paper.root:
+            root = self._jobs[paper.root]
+            number = self._node.environments.variant(root, _key_of(paper), environment, sys_path, cwd)
+            self._jobs[paper.job] = number
+            return number
         node, driver = self._node, self._desk.new_number()
         python = paper.python if paper.minor == _MINOR and os.access(paper.python, os.X_OK) else sys.executable
         number = node.job_desk.next_number()
@@ -220,7 +269,10 @@ class FarJobs:
     # -- their end
 
     def ended(self, job: Job, *, farewell: bool) -> None:
-        """Tell those who have workers of it."""
+        """Tell those who have workers of it; they end its variants with it."""
+        if job.root:
+            self._desk.placing.job_ended(job.number)
+            return
         paper = self._papers.get(job.number)
         if paper is None:
             return
@@ -263,7 +315,7 @@ class FarJobs:
 
     def _told_farewell(self, neighbour: Neighbour, job: Job, id: bytes) -> None:
         """Say that all is said once its workers are gone."""
-        if self._node.pool.of_job(job.number) and not self._desk.closing:
+        if self._node.job_desk.workers_of(job.number) and not self._desk.closing:
             self._node.loop.call_later(LOOK_S, self._told_farewell, neighbour, job, id)
             return
         self._node.logs.send(job.number)
@@ -303,7 +355,7 @@ class FarJobs:
 
     def origin(self, job: int) -> PeerId | None:
         """The node of a job's driver, as far as it is known."""
-        paper = self._papers.get(job)
+        paper = self._papers.get(self._node.environments.root(job))
         return None if paper is None else PeerId(paper.origin)
 
     def objection(self, job: bytes) -> str:
@@ -332,7 +384,23 @@ class FarJobs:
         return f"its program runs Python {paper.minor}, and this node runs {_MINOR} for others"
 
 
+def said_by(paper: far.JobIs) -> Environment:
+    """What of a job's environment is there without its packages. Raises RemoteProtocolError."""
+    return Environment(paper.env_vars, installs=decode_installs(paper.installs), timeout_s=paper.setup_s)
+
+
+def _key_of(paper: far.JobIs) -> bytes:
+    return key_of_parts(paper.env_vars, paper.packages, decode_installs(paper.installs))
+
+
+def _said_of(environment: Environment) -> tuple[dict[str, str], list[tuple[str, str]], bytes, bytes, float]:
+    """The last five fields of a `JobIs` of no variant."""
+    packages = [(package.kind, package.cid) for package in environment.packages]
+    installs = b"" if environment.installs is None else encode(environment.installs)
+    return environment.env_vars, packages, b"", installs, environment.timeout_s
+
+
 def _chars_of(paper: far.JobIs) -> int:
     lists = paper.sys_path, paper.preload, paper.env_vars, paper.env_vars.values(), *paper.packages
     rest = paper.python, paper.minor, paper.cwd, paper.script, paper.namespace
-    return sum(len(text) for texts in (*lists, rest) for text in texts) + 8 * sum(map(len, lists))
+    return len(paper.installs) + sum(len(text) for texts in (*lists, rest) for text in texts) + 8 * sum(map(len, lists))

@@ -87,15 +87,13 @@ class FarPlacing:
 
     # -- what is wanted
 
-    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> None:
-        """A process of ours wants a worker. Raises ConfigError if what it wants cannot be understood."""
+    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet, job: int) -> None:
+        """A process of ours wants a worker of this job. Raises ConfigError if what it wants cannot be understood."""
         demand = self._desk.placer.demand(message.given, resources, self._python(client.job))
         if message.inputs or message.work_s:
             demand = self._knowing(demand, message.inputs, message.work_s)
         now = self._node.now()
-        self.place(
-            Wish(client.number, message.request, client.job, demand, message.retryable, message.name, False, now)
-        )
+        self.place(Wish(client.number, message.request, job, demand, message.retryable, message.name, False, now))
 
     def _python(self, job: int) -> str:
         """The version of a program: its functions are bytecode, which no other version can run."""
@@ -284,11 +282,11 @@ class FarPlacing:
         """Our own book never will."""
         self.wishes.pop((client, number), None)
 
-    def _denied(self, wish: Wish, reason: str) -> None:
+    def _denied(self, wish: Wish, reason: str, *, environment: bool = False) -> None:
         if wish.client == m.NODE:
-            self._node.actor_desk.denied(wish.request, reason)
+            self._node.actor_desk.denied(wish.request, reason, environment=environment)
         else:
-            self._node.tell(wish.client, m.LeaseDenied(wish.request, reason))
+            self._node.tell(wish.client, m.LeaseDenied(wish.request, reason, environment=environment))
 
     # -- while it waits
 
@@ -383,8 +381,19 @@ class FarPlacing:
             return
         self._heard_load(neighbour, message.load, wish.asked_at)
         wish.where = None
+        if message.environment:
+            self._unprepared(wish, f"on {neighbour.client.name}: {message.reason}")
+            return
         wish.tried.append(neighbour.peer)
         self._try(wish)
+
+    def _unprepared(self, wish: Wish, reason: str) -> None:
+        """What its worker needs could not be made there. It is not tried elsewhere, as in Ray: a wrong name is wrong
+        on every node, and would be looked for on each."""
+        self.wishes.pop((wish.client, wish.request), None)
+        if wish.within:
+            self._node.groups.granted(wish.client, wish.request)
+        self._denied(wish, reason, environment=True)
 
     def _heard_load(self, neighbour: Neighbour, data: bytes, asked_at: float) -> None:
         if data and (load := loads.decode(data)) is not None:

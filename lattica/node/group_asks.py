@@ -72,12 +72,12 @@ class GroupAsks:
     def __len__(self) -> int:
         return len(self._asks)
 
-    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> bool:
-        """Whether it is for a group, which is seen to. Raises ConfigError for what cannot be meant."""
+    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet, job: int) -> bool:
+        """Whether it is for a group, which is seen to. job: of the worker. Raises ConfigError for what cannot be meant."""
         given = decode(message.given)
         if not given.strategy.group:
             return False
-        self._ask(given, client.number, message.request, client.job, resources, message.retryable, message.name, False)
+        self._ask(given, client.number, message.request, job, resources, message.retryable, message.name, False)
         return True
 
     def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, data: bytes) -> bool:

@@ -74,7 +74,7 @@ class GroupDesk:
         try:
             if self._node.job_desk.is_leaving(client):
                 raise ConfigError("its program is ending, and a placement group would outlive it")
-            known = self._new(message, job.number, job.namespace)
+            known = self._new(message, job.family, job.namespace)
         except ConfigError as error:
             client.send(m.State(message.request, {"error": error.message}))
             return
@@ -165,9 +165,9 @@ class GroupDesk:
 
     # -- what asks for a group
 
-    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet) -> bool:
+    def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet, job: int) -> bool:
         """Whether it is for a group, which is seen to. Raises ConfigError for what cannot be meant."""
-        return self.asks.wish(client, message, resources)
+        return self.asks.wish(client, message, resources, job)
 
     def wish_for_actor(self, number: int, job: int, resources: ResourceSet, name: str, data: bytes) -> bool:
         """The same for a request of the actor desk."""

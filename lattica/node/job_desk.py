@@ -18,8 +18,9 @@ from lattica.codec import messages as m
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.node import paths
 from lattica.node.clients import COMMAND, DRIVER, Client, Job
-from lattica.node.environment import NOTHING, Environment, Folder, here_of
+from lattica.node.environment import Folder, here_of
 from lattica.node.pool import Use
+from lattica.scheduler.environments import NOTHING, Environment
 
 if TYPE_CHECKING:
     from lattica.node.server import Node
@@ -100,7 +101,11 @@ class JobDesk:
         return next(self._numbers)
 
     def prepare(self, job: Job) -> None:
-        """Fork its first workers before it asks."""
+        """Fork its first workers before it asks; where they need what must be installed, begin with that."""
+        if job.environment.installs is not None:
+            if job.environment.eager:
+                self._node.environments.begin(job)
+            return
         self._node.workers.zygotes.preload(job.python, job.sys_path, job.preload)
         for _ in range(self._node.pool.prestart()):
             self._node.fork(job.number, free=True)
@@ -117,10 +122,11 @@ class JobDesk:
         """End the job's workers, but for those of detached actors. farewell: the driver waits for their last lines."""
         node = self._node
         if not job.ended:
-            job.ended, job.farewell = True, farewell
-            if node.far is not None:
-                node.far.jobs.ended(job, farewell=farewell)
-            node.actor_desk.job_ended(job.number)
+            for each in self._family(job):
+                each.ended, each.farewell = True, farewell
+                if node.far is not None:
+                    node.far.jobs.ended(each, farewell=farewell)
+                node.actor_desk.job_ended(each.number)
         else:
             job.farewell = job.farewell and farewell
         doomed = self._mortals(job)
@@ -144,12 +150,13 @@ class JobDesk:
     def freed(self, worker: int) -> None:
         """Nobody uses this worker now. In an ended job nobody will: it was forked for an actor killed meanwhile."""
         job = self._node.jobs.get(self._node.pool.workers[worker].job)
-        if job is not None and job.ended and not self._node.actor_desk.supervisor.living_in(job.number):
+        if job is not None and job.ended and not self._lives(job):
             self._kill([worker])
 
     def lost_a_worker(self, job: Job) -> None:
         """One more of an ended job's workers is gone: perhaps that was the last one."""
-        if not job.farewell and not self._node.actor_desk.supervisor.living_in(job.number):
+        job = self._node.jobs.get(job.family, job)
+        if not job.farewell and not self._lives(job):
             self._kill(self._mortals(job))  # what its last detached actor leaves behind
         self.see_off(job)
         self.forget(job)
@@ -157,16 +164,19 @@ class JobDesk:
     def forget(self, job: Job) -> None:
         """Forget it if nothing is left: neither its driver, nor a worker, nor an actor that may need one again."""
         node = self._node
+        job = node.jobs.get(job.family, job)
         driver = node.clients.get(job.driver)  # of a detached actor's own job it is the driver of another one
         is_there = driver is not None and driver.job == job.number
-        gone = job.ended and not is_there and not node.pool.of_job(job.number)
-        if gone and not node.actor_desk.supervisor.living_in(job.number):
-            node.jobs.pop(job.number, None)
-            folder = self._folders.pop(job.number, None)
+        if not job.ended or is_there or self.workers_of(job.number) or self._lives(job):
+            return
+        for number in reversed(node.environments.family(job.number)):  # what it has come from last
+            node.jobs.pop(number, None)
+            node.environments.forgotten(number)
+            folder = self._folders.pop(number, None)
             if folder is not None:
                 folder.close()
             if node.far is not None:
-                node.far.jobs.forgotten(job.number)
+                node.far.jobs.forgotten(number)
 
     def close(self) -> None:
         """The node ends."""
@@ -176,8 +186,22 @@ class JobDesk:
 
     def _mortals(self, job: Job) -> list[int]:
         """Its workers, but for detached actors."""
+        return [worker for worker in self.workers_of(job.number) if not self._node.actor_desk.outlives_its_job(worker)]
+
+    def workers_of(self, job: int) -> list[int]:
+        """Its workers, in all environments, whatever they do."""
         node = self._node
-        return [worker for worker in node.pool.of_job(job.number) if not node.actor_desk.outlives_its_job(worker)]
+        return [worker for number in node.environments.family(job) for worker in node.pool.of_job(number)]
+
+    def _family(self, job: Job) -> list[Job]:
+        """It, and its variants."""
+        jobs = self._node.jobs
+        return [job, *(jobs[number] for number in self._node.environments.family(job.number) if number != job.number)]
+
+    def _lives(self, job: Job) -> bool:
+        """Whether actors of it live."""
+        living_in = self._node.actor_desk.supervisor.living_in
+        return any(living_in(number) for number in self._node.environments.family(job.number))
 
     def _kill(self, workers: list[int]) -> None:
         for worker in workers:

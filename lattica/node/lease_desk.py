@@ -58,18 +58,19 @@ class LeaseDesk:
             client.send(LeaseDenied(message.request, str(error)))
             return
         book, now, far = self._node.book, self._node.now(), self._node.far
+        job = self._node.environments.job_for(client.job, message.environment) if message.environment else client.job
         try:
-            if message.given and self._node.groups.wish(client, message, resources):
+            if message.given and self._node.groups.wish(client, message, resources, job):
                 return
             if far is not None:
-                far.placing.wish(client, message, resources)
+                far.placing.wish(client, message, resources, job)
                 return
         except ConfigError as error:
             client.send(LeaseDenied(message.request, str(error)))
             return
         self.perform(
             book.request(
-                client.number, message.request, client.job, resources, now,
+                client.number, message.request, job, resources, now,
                 retryable=message.retryable, name=message.name,
             )
         )  # fmt: skip
@@ -138,8 +139,11 @@ class LeaseDesk:
             far.placing.granted_here(lease)
         if self._node.group_desk is not None:
             self._node.group_desk.granted(lease.holder, lease.request.number)
-        if job not in self._node.jobs:
+        entry = self._node.jobs.get(job)
+        if entry is None:
             return self._node.book.returned(lease.lease, lease.holder, now)
+        if entry.environment.installs is not None and self._node.environments.wait(lease, entry):
+            return []
         for_actor = lease.holder == NODE or (far is not None and far.hosting.is_for_actor(lease))
         worker = self._node.pool.take(job, now, for_actor=for_actor)
         if worker is None and not self._node.workers.room():
@@ -175,19 +179,29 @@ class LeaseDesk:
         node.tell(worker, Leased(lease.lease, holder.number, request.resources.plain().to_dict(), gpus))
         holder.send(LeaseGranted(request.number, lease.lease, worker, pid, bool(fd), gpus), fd)
 
-    def is_unborn(self, lease: Lease) -> bool:
-        """Whether its worker is being forked."""
-        return lease.worker in self._unborn
+    def prepared(self, lease: Lease, reason: str) -> None:
+        """What its worker needs is installed; or not, for this reason."""
+        if self._node.book.leases.get(lease.lease) is not lease:
+            return  # nobody wants it any more
+        if not reason:
+            self.perform([Granted(lease)])
+            return
+        self._deny(lease.holder, lease.request.number, reason, environment=True)
+        self.perform(self._node.book.returned(lease.lease, lease.holder, self._node.now()))
 
-    def _deny(self, holder: int, number: int, reason: str) -> None:
+    def is_unborn(self, lease: Lease) -> bool:
+        """Whether its worker is being forked, or waits for what must be installed first."""
+        return lease.worker in self._unborn or (lease.worker is None and self._node.environments.awaits(lease))
+
+    def _deny(self, holder: int, number: int, reason: str, *, environment: bool = False) -> None:
         if self._node.far is not None:
             self._node.far.placing.denied_here(holder, number)
         if self._node.group_desk is not None:
             self._node.group_desk.granted(holder, number)
         if holder == NODE:
-            self._node.actor_desk.denied(number, reason)
+            self._node.actor_desk.denied(number, reason, environment=environment)
         else:
-            self._node.tell(holder, LeaseDenied(number, reason))
+            self._node.tell(holder, LeaseDenied(number, reason, environment=environment))
 
     # -- what became of workers
 

@@ -21,7 +21,7 @@ class LogDesk:
 
     def started(self, client: Client, job: Job) -> None:
         """A worker runs."""
-        self.collector.started(client.number, client.pid, job.number if job.log_to_driver and not job.ended else None)
+        self.collector.started(client.number, client.pid, job.family if job.log_to_driver and not job.ended else None)
 
     def feed(self, client: int, stream: int, data: bytes) -> None:
         """Bytes that a worker printed."""

@@ -116,7 +116,7 @@ def _metrics(node: Node) -> Iterable[tuple[str, str, str, list[Sample]]]:
         "drivers",
         "gauge",
         "Jobs whose driver lives.",
-        [({}, float(sum(not job.ended for job in node.jobs.values())))],
+        [({}, float(sum(not job.ended and not job.root for job in node.jobs.values())))],
     )
     actors = Counter(str(actor["state"]).lower() for actor in state.actors())
     yield "actors", "gauge", "Actors that this node owns.", [({"state": name}, n) for name, n in sorted(actors.items())]

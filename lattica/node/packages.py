@@ -10,7 +10,6 @@ What is unpacked came from another machine: no name leads out of the folder, and
 
 from __future__ import annotations
 
-import fnmatch
 import io
 import os
 import re
@@ -26,6 +25,8 @@ from lattica.objectstore.cid import cid_of
 if TYPE_CHECKING:
     import tarfile
 
+    from pathspec import GitIgnoreSpec
+
 PACKAGE_MAX_BYTES = 100 << 20
 """Of the files in a folder. More: it takes seconds to reach each machine; data belongs into objects or on disks."""
 PACKED_MAX_BYTES = PACKAGE_MAX_BYTES + (20 << 20)  # with a header of 512 bytes and more for each file
@@ -38,6 +39,11 @@ EXCLUDED = (
     ".ruff_cache", ".ipynb_checkpoints", ".DS_Store",
 )  # fmt: skip
 """Names that no package has: they are large, of one machine, or made again."""
+IGNORE_FILES = (".gitignore", ".rayignore", ".latticaignore")
+"""What they name in a folder, and below it, is left out of packages, as Ray does."""
+INCLUDE_VARIABLE = "LATTICA_INCLUDE_GITIGNORED"
+"""Environment variable; where it is 1, what .gitignore files name is packed nevertheless."""
+IGNORE_FILE_MAX_BYTES = 1 << 20
 SHELF_BYTES = 1 << 30  # of packages that one node keeps
 CID_CHARS = r"[a-z2-7]{59,61}"
 LARGEST_SHOWN = 3
@@ -53,12 +59,29 @@ class Packed:
 
 
 def pack(folder: str, excludes: Sequence[str] = (), *, scripts: bool = False) -> Packed:
-    """The package of this folder. excludes: names or paths in it, with `*`, that are left out beside EXCLUDED.
-    scripts: only Python modules, and no folder that is none of theirs.
+    """The package of this folder, or zip file. excludes: patterns as in a .gitignore file, of what is left out beside
+    EXCLUDED. scripts: only Python modules, and no folder that is none of theirs.
 
     Raises ConfigError if it is too large, or holds what cannot travel.
     """
+    if folder.endswith(".zip") and os.path.isfile(folder):
+        return _of_zip(folder)
     return _written(_found(folder, excludes, scripts=scripts))
+
+
+def _of_zip(path: str) -> Packed:
+    """What is in a zip file or a wheel, as a package."""
+    import tempfile
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            if sum(entry.file_size for entry in archive.infolist()) > PACKAGE_MAX_BYTES:
+                raise ConfigError(f"{path} holds more than {PACKAGE_MAX_BYTES >> 20} MiB")
+            archive.extractall(folder)
+            return _written(_found(folder, ()))
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
 def _found(folder: str, excludes: Sequence[str], *, scripts: bool = False) -> list[tuple[str, str, os.stat_result]]:
@@ -67,7 +90,7 @@ def _found(folder: str, excludes: Sequence[str], *, scripts: bool = False) -> li
     limit, most = (SCRIPTS_MAX_BYTES, SCRIPTS_MAX) if scripts else (PACKAGE_MAX_BYTES, FILES_MAX)
     found, size = [], 0
     sizes: list[tuple[int, str]] = []
-    for name, path, status in _walk(folder, "", (*EXCLUDED, *excludes), scripts):
+    for name, path, status in _walk(folder, "", _Left([*EXCLUDED, *excludes], ignore_files=not scripts), scripts):
         found.append((name, path, status))
         if stat.S_ISREG(status.st_mode):
             size += status.st_size
@@ -78,10 +101,13 @@ def _found(folder: str, excludes: Sequence[str], *, scripts: bool = False) -> li
 
 
 def pack_module(path: str, excludes: Sequence[str] = ()) -> Packed:
-    """The package of a folder that holds this module alone: a file, or a folder that is imported by its name.
+    """The package of a folder that holds this module alone: a file, or a folder that is imported by its name; or of
+    what is in a wheel.
 
     Raises ConfigError as `pack` does.
     """
+    if path.endswith(".whl") and os.path.isfile(path):
+        return _of_zip(path)
     if os.path.isfile(path):
         return _written([(os.path.basename(path), path, os.stat(path))])
     name = os.path.basename(path.rstrip("/"))
@@ -116,13 +142,50 @@ def _written(found: Sequence[tuple[str, str, os.stat_result]]) -> Packed:
     return Packed(cid_of(data), data)
 
 
-def _walk(folder: str, below: str, excludes: Sequence[str], scripts: bool) -> Iterator[tuple[str, str, os.stat_result]]:
+class _Left:
+    """What is left out: by patterns, and by the ignore files in the folders above, of which the deepest that says
+    anything of a path decides."""
+
+    def __init__(self, patterns: Sequence[str], *, ignore_files: bool) -> None:
+        from pathspec import GitIgnoreSpec
+
+        self._patterns = GitIgnoreSpec.from_lines(patterns)
+        self._ignored: list[tuple[str, GitIgnoreSpec]] = []  # (folder below which it holds, what it says)
+        skipped = {IGNORE_FILES[0]} if os.environ.get(INCLUDE_VARIABLE) == "1" else set()
+        self._names = [name for name in IGNORE_FILES if name not in skipped] if ignore_files else []
+
+    def enter(self, folder: str, below: str) -> None:
+        """The walk enters this folder: read what it ignores."""
+        from pathspec import GitIgnoreSpec
+
+        while self._ignored and not f"{below}/".startswith(self._ignored[-1][0]):
+            self._ignored.pop()
+        for name in self._names:
+            try:
+                with open(os.path.join(folder, below, name), encoding="utf-8") as file:
+                    lines = file.read(IGNORE_FILE_MAX_BYTES).splitlines()
+            except (OSError, UnicodeDecodeError):
+                continue
+            self._ignored.append((f"{below}/" if below else "", GitIgnoreSpec.from_lines(lines)))
+
+    def out(self, name: str) -> bool:
+        """Whether this path is left out; a folder's ends in a slash."""
+        if self._patterns.match_file(name):
+            return True
+        for prefix, spec in reversed(self._ignored):
+            if name.startswith(prefix) and (said := spec.check_file(name[len(prefix) :]).include) is not None:
+                return said
+        return False
+
+
+def _walk(folder: str, below: str, left: _Left, scripts: bool) -> Iterator[tuple[str, str, os.stat_result]]:
     """(name in the package, path, status) of all that is packed, sorted."""
+    left.enter(folder, below)
     with os.scandir(os.path.join(folder, below)) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
         name = os.path.join(below, entry.name)
-        if any(fnmatch.fnmatch(entry.name, glob) or fnmatch.fnmatch(name, glob.rstrip("/")) for glob in excludes):
+        if left.out(f"{name}/" if entry.is_dir(follow_symlinks=False) else name):
             continue
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode) and not _stays_inside(folder, name):
@@ -138,7 +201,7 @@ def _walk(folder: str, below: str, excludes: Sequence[str], scripts: bool) -> It
             if scripts and not _is_package(entry.path):
                 continue
             yield name, entry.path, status
-            yield from _walk(folder, name, excludes, scripts)
+            yield from _walk(folder, name, left, scripts)
         elif (stat.S_ISREG(status.st_mode) and (not scripts or name.endswith(".py"))) or (
             stat.S_ISLNK(status.st_mode) and not scripts
         ):

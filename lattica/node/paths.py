@@ -2,6 +2,7 @@
 
     $LATTICA_DATA_DIR | $XDG_DATA_HOME/lattica | ~/.local/share/lattica     data directory of `lattica start`
         lock, node.json, node.log, identity/, sessions/<begun>-<pid>/logs/
+    $LATTICA_CACHE_DIR | $XDG_CACHE_HOME/lattica | ~/.cache/lattica        virtual environments of jobs
     $XDG_RUNTIME_DIR/lattica | <temporary>/lattica-<uid>/sockets            sockets; workers see none of them
     <temporary>/lattica-<uid>/sessions/<begun>-<pid>/logs/                  embedded nodes, deleted at their end
 
@@ -16,17 +17,19 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 from lattica.errors import ConfigError
 from lattica.files import remove, write_private
 
 DATA_DIR_VARIABLE = "LATTICA_DATA_DIR"
+CACHE_DIR_VARIABLE = "LATTICA_CACHE_DIR"
 SOCKET_PATH_MAX_BYTES = 107
 """sizeof(sun_path) of AF_UNIX is 108 on Linux, with the final zero."""
 NODE_FILE = "node.json"
 NODE_FILE_MAX_BYTES = 64 << 10  # ours has 300; what is longer was not written by us
+VAR_TMP = "/var/tmp"  # on disk where /tmp is not
 SESSIONS_KEPT = 4
 """Ended sessions whose logs a data directory keeps: enough to look back at a crash and at the starts after it."""
 OTHERS = 0o077  # mode bits of everybody but the owner
@@ -39,6 +42,12 @@ def data_dir(given: str | None = None, environ: Mapping[str, str] = os.environ) 
     """The data directory that a command or driver means: `given`, else as the environment says. It need not exist."""
     home = environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
     return os.path.abspath(given or environ.get(DATA_DIR_VARIABLE) or os.path.join(home, "lattica"))
+
+
+def cache_dir(environ: Mapping[str, str] = os.environ) -> str:
+    """Where this user's nodes keep what can be made again. It need not exist."""
+    home = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return os.path.abspath(environ.get(CACHE_DIR_VARIABLE) or os.path.join(home, "lattica"))
 
 
 def make_data_dir(path: str) -> None:
@@ -306,10 +315,10 @@ class Session:
         os.close(self._lock)
 
 
-def open_session(parent: str, *, keep: int = SESSIONS_KEPT) -> Session:
+def open_session(parent: str, *, keep: int = SESSIONS_KEPT, inside: Sequence[str] = ("logs",)) -> Session:
     """Make and lock a new session folder in `parent`; of those whose node is dead only the `keep` newest are left.
 
-    parent: `sessions_of(data_dir)`, or `embedded_sessions()` with keep=0.
+    parent: `sessions_of(data_dir)`, or `embedded_sessions()` with keep=0. inside: folders in it.
     """
     os.makedirs(parent, mode=0o700, exist_ok=True)
     _sweep(parent, keep)
@@ -318,7 +327,8 @@ def open_session(parent: str, *, keep: int = SESSIONS_KEPT) -> Session:
     os.mkdir(draft, 0o700)
     lock = os.open(draft, os.O_RDONLY | os.O_DIRECTORY)
     _try_lock(lock)
-    os.mkdir(os.path.join(draft, "logs"), 0o700)
+    for name in inside:
+        os.mkdir(os.path.join(draft, name), 0o700)
     os.rename(draft, path)  # locked before it has a name that others sweep
     return Session(path, lock)
 
@@ -333,9 +343,40 @@ def embedded_sessions(environ: Mapping[str, str] = os.environ) -> str:
     return os.path.join(temporary_dir(environ), "sessions")
 
 
+def spill_folder(given: str, session_dir: str, data_dir: str) -> str:
+    """Where a node makes its folder of spilled objects. given: by the user; data_dir: "" of an embedded node."""
+    own = f"lattica-spill-{os.geteuid()}"
+    if given:
+        return os.path.join(os.path.abspath(given), own)
+    usual = os.path.join(data_dir or session_dir, "spill")
+    return os.path.join(VAR_TMP, own) if in_memory(os.path.dirname(usual)) and not in_memory(VAR_TMP) else usual
+
+
+def in_memory(path: str) -> bool:
+    """Whether a folder lies in memory (tmpfs): what is spilled there has gone nowhere."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            mounts = [line.split(b" ") for line in file]
+    except OSError:
+        return False
+    here, found = os.fsencode(os.path.realpath(path)), (b"", b"")
+    for mount in mounts:
+        place, kind = mount[4], mount[mount.index(b"-") + 1]
+        inside = here == place or here.startswith(place.rstrip(b"/") + b"/")
+        if inside and len(place) >= len(found[0]):
+            found = place, kind
+    return found[1] in (b"tmpfs", b"ramfs")
+
+
 def sweep_embedded() -> None:
     """Delete what killed nodes and drivers have left among the sessions of embedded nodes."""
     parent = embedded_sessions()
+    if os.path.isdir(parent):
+        _sweep(parent, 0)
+
+
+def sweep(parent: str) -> None:
+    """Delete the folders in `parent`, if it is there, that no living node holds."""
     if os.path.isdir(parent):
         _sweep(parent, 0)
 

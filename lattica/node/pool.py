@@ -2,10 +2,11 @@
 
     told    added · take · idle · owes · became_actor · gone · tick   answers   a worker's client number, or whom to end
 
-A worker belongs to one job for life. A free one is handed out most recently used first: its pages are in the cache, and
-the others can be ended. Each live job keeps `keep` free workers; more are ended after IDLE_S. There is no cap on their
-number: tasks that block in a chain each need a process of their own. A free worker may still owe the results of what it
-submitted: it may run other tasks, but not be ended, nor become an actor and end with it.
+A worker belongs to one job, and in it to one environment, for life. A free one is handed out most recently used first:
+its pages are in the cache, and the others can be ended. Each live job keeps `keep` free workers, its other environments
+none; more are ended after IDLE_S. There is no cap on their number: tasks that block in a chain each need a process of
+their own. A free worker may still owe the results of what it submitted: it may run other tasks, but not be ended, nor
+become an actor and end with it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class WorkerPool:
     def __init__(self, keep: int) -> None:
         """keep: free workers that each live job keeps for its next burst: as many as the machine has CPUs."""
         self.keep = keep
+        self.lean: set[int] = set()  # jobs that keep none
         self.workers: dict[int, Worker] = {}
         self._free: dict[int, list[int]] = {}  # job -> its free workers, the most recently used last
 
@@ -115,9 +117,9 @@ class WorkerPool:
     def _spare(self) -> list[Worker]:
         """Free workers beyond what their job keeps, longest unused first."""
         spare: list[Worker] = []
-        for free in self._free.values():
+        for job, free in self._free.items():
             idle = [self.workers[client] for client in free if not self.workers[client].owes]
-            spare += idle[: max(len(free) - self.keep, 0)]
+            spare += idle[: max(len(free) - (0 if job in self.lean else self.keep), 0)]
         return spare
 
     def tick(self, now: float) -> list[int]:

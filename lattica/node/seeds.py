@@ -63,6 +63,8 @@ class Seed(msgspec.Struct, array_like=True, frozen=True):
     objects: list[Held]
     env_vars: dict[str, str] = {}
     packages: list[Package] = []
+    installs: bytes = b""  # as in `far.JobIs`, and the next
+    setup_s: float = 600.0
 
 
 _paper = msgspec.msgpack.Decoder(Paper).decode

@@ -27,6 +27,7 @@ from lattica.errors import RemoteProtocolError
 from lattica.node import reasons
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.clients import AWAY, COMMAND, DRIVER, GUEST, WORKER, Client, Job
+from lattica.node.environment_desk import EnvironmentDesk, behind_modules
 from lattica.node.history import History
 from lattica.node.job_desk import FAREWELL_S, JobDesk
 from lattica.node.lease_desk import LeaseDesk
@@ -42,6 +43,7 @@ from lattica.node.store_desk import StoreDesk
 from lattica.node.wires import Wire, Wires
 from lattica.node.workers import Death, Process, Workers
 from lattica.objectstore.arena import Arena
+from lattica.scheduler.environments import NOTHING
 from lattica.scheduler.leases import LeaseBook
 from lattica.scheduler.load import Load
 from lattica.scheduler.resources import ResourcePool, ResourceSet
@@ -80,6 +82,8 @@ class Settings(msgspec.Struct, frozen=True):
     memory_threshold: float = THRESHOLD
     hidden: str = NOTHING_HIDDEN  # folders that workers may not see, as of `confine.fingerprints`
     labels: Mapping[str, str] = {}
+    spill_to: str = ""  # the folder of folders with what does not fit into memory; "": nowhere
+    spill_limit: int = 0  # bytes; 0: what leaves a part of the disk free
     gpus: tuple[str, ...] = ()  # what CUDA_VISIBLE_DEVICES calls them; one beyond is called by its index
 
 
@@ -107,7 +111,9 @@ class Node:
             self._worker_said, self._worker_started, self._worker_unborn, self._worker_died, settings.hidden,
         )  # fmt: skip
         self.store = StoreDesk(self, arena, headroom)
+        self.store.spill_to, self.store.spill_limit = settings.spill_to, settings.spill_limit
         self.lease_desk = LeaseDesk(self)
+        self.environments = EnvironmentDesk(self)
         self.actor_desk = ActorDesk(self)
         self.job_desk = JobDesk(self)
         self.state = StateDesk(self)
@@ -164,6 +170,7 @@ class Node:
             m.GroupRemove: (RUNNERS, lambda client, message: self.groups.remove(client, message)),
             m.GroupWanted: (RUNNERS, lambda client, message: self.groups.want(client, message)),
             m.StateRequest: (ANYONE, self.state.request),
+            m.EnvironmentIs: (RUNNERS, self.environments.told),
             m.Why: (RUNNERS, lambda client, message: reasons.answer(self, client, message)),
             m.MeshRequest: (COMMANDS, self._mesh_request),
             m.Shutdown: (ANYONE, self.job_desk.shutdown),
@@ -347,19 +354,20 @@ class Node:
     def fork(self, job_number: int, *, free: bool) -> int:
         """Fork a worker for this job; its client number. free: it waits for work, else it is leased already."""
         job, number = self.jobs[job_number], next(self._numbers)
-        environment = job.environment
-        wire = self.workers.fork(number, job_number, job.python, job.sys_path)
+        environment, venv, sys_path = job.environment, job.venv, job.sys_path
+        wire = self.workers.fork(number, job_number, job.python if venv is None else venv.python, sys_path)
         token = self._join(Client(number, WORKER, job_number, wire, time()))
         self.pool.added(number, job_number, self.now(), free=free)
         self.memory.watch()
         settings = self.settings
         config = self.config_for(job.namespace)
-        if environment.env_vars:
-            config["env_vars"] = environment.env_vars
+        if environment != NOTHING:
+            config["environment"] = environment
+        if venv is not None:
+            config["venv"], sys_path = venv.folder, behind_modules(sys_path, venv.site)
         setup = m.JobSetup(
-            number, job_number, settings.node, settings.session_dir, self.store.arena.size_bytes,
-            [*environment.paths(), *job.sys_path], environment.cwd() or job.cwd, job.script, job.namespace, config,
-            token,
+            number, job.family, settings.node, settings.session_dir, self.store.arena.size_bytes,
+            [*environment.paths(), *sys_path], environment.cwd() or job.cwd, job.script, job.namespace, config, token,
         )  # fmt: skip
         wire.send(setup, [os.dup(self.store.arena.fd)])
         return number
@@ -462,6 +470,7 @@ class Node:
         if self.far is not None:
             self.far.close()
         self.memory.close()
+        self.environments.close()
         self.actor_desk.checkpoints.close()
         for client in self.clients.values():
             if client.kind == DRIVER and last_signal == signal.SIGTERM:

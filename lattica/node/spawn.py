@@ -27,6 +27,7 @@ sys.path += [path for path in paths[1:] if path not in sys.path]
 ZYGOTE_BOOT = BOOT + "from lattica.node.zygote import main; main(int(sys.argv[2]), sys.argv[3], sys.argv[4:])"
 NODE_BOOT = BOOT + "from lattica.node.main import main; main(sys.argv[2:], sys.argv[1])"
 CONFINED_BOOT = BOOT + "from lattica.node.spawn import become_confined; become_confined(*sys.argv[2:])"
+INSTALL_BOOT = BOOT + "from lattica.node.installing import main; main(int(sys.argv[2]))"
 NOTHING_HIDDEN = "[]"
 HIDDEN_ALREADY = "!"
 """Begins what a zygote is told in place of folders, if these were hidden before its interpreter began; what came of it
@@ -67,6 +68,34 @@ def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTH
     finally:
         theirs.close()
     return ours.detach(), pid, said
+
+
+def spawn_installer(wanted: bytes) -> tuple[int, int]:
+    """(its pid, a pipe with what it prints), of a process that is a session of its own. wanted: as
+    `installing.main` reads it, from memory: a command line is everybody's to read. Raises OSError."""
+    spec = os.memfd_create("lattica-installer", os.MFD_CLOEXEC)
+    ours, theirs = os.pipe()
+    try:
+        os.write(spec, wanted)
+        os.lseek(spec, 0, os.SEEK_SET)
+        os.set_inheritable(spec, True)
+        argv = ["-P", "-c", INSTALL_BOOT, f'["{ROOT}"]', str(spec)]
+        environ = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, theirs, 1),
+            (os.POSIX_SPAWN_DUP2, theirs, 2),
+        ]
+        pid = os.posix_spawn(
+            sys.executable, [sys.executable, *argv], environ, file_actions=actions, setsid=True, setsigmask=[]
+        )
+    except OSError:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+        os.close(spec)
+    return pid, ours
 
 
 def become_confined(hidden: str, python: str, *argv: str) -> None:

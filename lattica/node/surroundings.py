@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from lattica.errors import LatticaError, ObjectLostError
 from lattica.mesh.identity import PeerId
-from lattica.node.environment import PY_MODULE, Environment, Travels
 from lattica.node.far_environment import script_of
 from lattica.node.seeds import BESIDE, Package, Seed
+from lattica.scheduler.environments import PY_MODULE, Environment, Travels, decode_installs
 
 if TYPE_CHECKING:
     from lattica.node.clients import Job
@@ -69,7 +69,7 @@ class Surroundings:
             place = await runs.packages.unpacked(package.cid, (), name)
             using.append(name)
             here.append(Travels(PY_MODULE if package.kind == BESIDE else package.kind, package.cid, place))
-        return Environment(seed.env_vars, here), using
+        return Environment(seed.env_vars, here, installs=decode_installs(seed.installs), timeout_s=seed.setup_s), using
 
     def forgotten(self, job: int) -> None:
         """Nothing is left of it."""

@@ -20,10 +20,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
 
 from lattica.codec.messages import Confined, Exited, Fork, Forked, Import, ToZygote
 from lattica.local.stream import Stream
 from lattica.node.spawn import HIDDEN_ALREADY, NOTHING_HIDDEN
+
+if TYPE_CHECKING:
+    from lattica.node.environment import Folder
+    from lattica.scheduler.environments import Travels, Wanted
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SINGLE_THREADED = "LATTICA_SINGLE_THREADED"
@@ -55,7 +61,14 @@ def main(fd: int, hidden: str, preload: Iterable[str] = ()) -> None:
 
     gc.disable()
     gc.freeze()
-    Zygote(stream, worker.main, [*preload, *FRONT_DOOR, *LATER]).serve()
+    Zygote(stream, partial(worker.main, lay_out=_lay_out), [*preload, *FRONT_DOOR, *LATER]).serve()
+
+
+def _lay_out(wanted: Wanted) -> tuple[list[Travels], Folder | None]:
+    """For what a task asks its own tasks to have: imported when one does."""
+    from lattica.node import environment
+
+    return environment.lay_out(wanted)
 
 
 def _confine(hidden: str, stream: Stream) -> None:

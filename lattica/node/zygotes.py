@@ -1,4 +1,8 @@
-"""The node's zygotes: one per interpreter, started when first needed, at most ZYGOTES_MAX."""
+"""The node's zygotes: one per interpreter, started when first needed, at most ZYGOTES_MAX.
+
+A virtual environment has an interpreter of its own, and so a zygote of its own: what it has imported is the
+environment's. One that is not ours ends when it has had no workers for IDLE_S.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from typing import Any
 import msgspec
 
 from lattica.codec.messages import Confined, Exited, Fork, Forked, FromZygote, Import
+from lattica.node.loop import Timer
 from lattica.node.paths import within
 from lattica.node.spawn import NOTHING_HIDDEN, spawn_zygote
 from lattica.node.wires import Wire, Wires
@@ -22,6 +27,8 @@ from lattica.node.wires import Wire, Wires
 log = logging.getLogger(__name__)
 ZYGOTES_MAX = 4
 """Interpreters that have a zygote at the same time (15 MiB each); beyond, the one unused for longest is ended."""
+IDLE_S = 60.0
+"""Of a zygote without workers. Shorter: the next worker waits for its start (0.2 s) more often."""
 FAILURES_MAX = 3
 """Starts of a zygote in a row that bring no worker, after which its interpreter is given up."""
 LAST_WORDS_BYTES = 2000  # of a zygote that died, in the reason why no worker came
@@ -37,6 +44,8 @@ class Zygote(msgspec.Struct, eq=False):
     pidfd: int
     said: int  # file in memory: what it printed
     forking: set[int] = msgspec.field(default_factory=set)  # clients whose Forked has not come yet
+    workers: set[int] = msgspec.field(default_factory=set)  # pids
+    idle: Timer | None = None  # when it ends for want of work
     confined: Confined | None = None  # what it said; None: nothing yet, or it has nothing to hide
 
 
@@ -151,11 +160,15 @@ class Zygotes:
         if self._failures.get(python, 0) >= FAILURES_MAX:
             raise OSError(f"it ended {FAILURES_MAX} times in a row before it forked a worker: {self._last_reason}")
         if python not in self._zygotes:
-            for oldest in list(self._zygotes.values())[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
-                self._end(oldest)
+            unused_first = sorted(self._zygotes.values(), key=lambda each: bool(each.workers or each.forking))
+            for oldest in unused_first[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
+                self._end(oldest, "in favour of another interpreter's")
             paths = self._paths if python == sys.executable else json.dumps(["", *sys_path])
             self.adopt(python, *spawn_zygote(python, paths, [], self._hidden))
         zygote = self._zygotes[python] = self._zygotes.pop(python)
+        if zygote.idle is not None:
+            zygote.idle.cancel()
+            zygote.idle = None
         return zygote
 
     def _received(self, zygote: Zygote, messages: list[Any]) -> None:
@@ -164,9 +177,13 @@ class Zygotes:
                 case Forked(client, pid):
                     self._failures.pop(zygote.python, None)
                     zygote.forking.discard(client)
+                    zygote.workers.add(pid)
                     self._forked(client, pid)
                 case Exited(pid, status):
+                    zygote.workers.discard(pid)
                     self._exited(pid, status)
+                    if not zygote.workers and not zygote.forking and zygote.python != sys.executable:
+                        zygote.idle = self._wires.loop.call_later(IDLE_S, self._idle, zygote)
                 case Confined():
                     zygote.confined = message
                     self._said_last = zygote.python, message
@@ -179,11 +196,15 @@ class Zygotes:
             call, self._confined = self._confined, None
             call()
 
-    def _end(self, zygote: Zygote) -> None:
+    def _idle(self, zygote: Zygote) -> None:
+        if self._zygotes.get(zygote.python) is zygote and not zygote.workers and not zygote.forking:
+            self._end(zygote, "for want of work")
+
+    def _end(self, zygote: Zygote, why: str) -> None:
         """Let it go: it ends when it reads the end of its connection, and `_dead` follows."""
         del self._zygotes[zygote.python]
         zygote.wire.close()
-        self._orphan(zygote, "the zygote was ended in favour of another interpreter's")
+        self._orphan(zygote, f"the zygote was ended {why}")
 
     def _dead(self, zygote: Zygote) -> None:
         """It has ended, by itself or by us: who waited for a fork of it hears so, and the next one starts another."""
@@ -191,6 +212,8 @@ class Zygotes:
         os.close(zygote.pidfd)
         zygote.wire.drain()
         zygote.wire.close()
+        if zygote.idle is not None:
+            zygote.idle.cancel()
         _, status = os.waitpid(zygote.pid, 0)
         words = os.pread(zygote.said, LAST_WORDS_BYTES, max(os.fstat(zygote.said).st_size - LAST_WORDS_BYTES, 0))
         os.close(zygote.said)

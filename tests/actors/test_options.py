@@ -60,7 +60,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"retry_exceptions": ["ValueError"]}, "list of exception classes"),
     ({"name": ""}, "not empty"),
     ({"name": 5}, "string"),
-    ({"runtime_env": {"pip": ["x"]}}, "runtime_env is not supported"),
+    ({"runtime_env": {"conda": "x"}}, "'conda', which lattica does not have"),
     ({"scheduling_strategy": "SPRED"}, r"(?s)scheduling_strategy='SPRED' is none.*\"SPREAD\".*scheduling_strategies"),
     ({"scheduling_strategy": 3}, "is none"),
     ({"label_selector": ["gpu"]}, "(?s)must be a dict of labels.*say it like"),

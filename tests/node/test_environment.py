@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lattica.codec import far
 from lattica.errors import ConfigError
 from lattica.node import environment, paths
-from lattica.node.environment import Environment, Folder, Travels, check, here_of, make
+from lattica.node.environment import Folder, here_of, make
 from lattica.node.far_environment import script_folder
 from lattica.node.packages import Shelf
+from lattica.scheduler.environments import Environment, Travels
 
 
 @pytest.fixture
@@ -22,25 +22,8 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("given", "why"),
-    [
-        ({"pip": ["numpy"]}, "'pip', which this release"),
-        ({"env_vars": {"A": 1}}, "must be a dict of strings"),
-        ({"env_vars": {"A=B": "1"}}, "no variable can have"),
-        ({"env_vars": {"A": "1" * 70_000}}, "more than 65536 characters"),
-        ({"py_modules": "models"}, "must be a list"),
-        ({"working_dir": 3}, "must be the path of a folder"),
-    ],
-)
-def test_what_cannot_be_had_is_refused(given: dict[str, Any], why: str) -> None:
-    with pytest.raises(ConfigError, match=why):
-        check(given)
-
-
 def test_variables_alone_need_no_folder(temporary: Path) -> None:
-    check({"env_vars": {"A": "b"}, "config": {"eager_install": True}})
-    assert make({"env_vars": {"A": "b"}}, {}) == (Environment({"A": "b"}), None)
+    assert make({"env_vars": {"A": "b"}, "config": {"eager_install": True}}, {}) == (Environment({"A": "b"}), None)
     assert make(None, {}) == (Environment(), None)
 
 

@@ -25,7 +25,7 @@ class House:
         self.denied: list[str] = []
         self.trouble: list[Any] = []
         desk_of_actors = SimpleNamespace(
-            restarts_detached=lambda _: restarts, denied=lambda _, reason: self.denied.append(reason)
+            restarts_detached=lambda _: restarts, denied=lambda _, reason, **_how: self.denied.append(reason)
         )
         self.now = 0.0
         node = SimpleNamespace(

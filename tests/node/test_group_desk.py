@@ -64,7 +64,7 @@ class FakeNode:
         self.loop = SimpleNamespace(
             call_at=world.at, call_later=lambda after, do, *args: world.at(world.now + after, lambda: do(*args))
         )
-        self.jobs = {JOB: SimpleNamespace(number=JOB, driver=DRIVER, namespace="space", minor="")}
+        self.jobs = {JOB: SimpleNamespace(number=JOB, family=JOB, driver=DRIVER, namespace="space", minor="")}
         self.job_desk = SimpleNamespace(is_leaving=lambda _: False)
         self.lease_desk = SimpleNamespace(perform=self.perform)
         self.told: list[Any] = []
@@ -169,7 +169,7 @@ class FakeNode:
     def ask(self, number: int, bundle: int = -1, owner: PeerId | None = None) -> None:
         strategy = StrategyGiven(group=GROUP, bundle=bundle, owner=owner or self.me)
         request = m.LeaseRequest(number, ONE, given=encode(DemandGiven(strategy=strategy)))
-        assert self.desk.wish(self.client, request, ResourceSet.of(ONE))
+        assert self.desk.wish(self.client, request, ResourceSet.of(ONE), JOB)
 
     @property
     def answers(self) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,47 @@ def test_equal_folders_are_one_package_whenever_and_by_whomever_they_are_packed(
 def test_what_is_excluded_stays_here(project: Path, tmp_path: Path) -> None:
     unpack(pack(str(project), ["data", "*.sh"]).data, str(tmp_path / "there"))
     assert names(tmp_path / "there") == {"models/__init__.py", "models/net.py", "train.py", "latest.py"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["data/"], {"data/big.bin"}),
+        (["/train.py", "*.bin", "!big.bin"], {"train.py"}),
+        (["models/**"], {"models/__init__.py", "models/net.py"}),
+        (["net.py"], {"models/net.py"}),
+        (["*", "!/train.py"], {"models/__init__.py", "models/net.py", "run.sh", "latest.py", "data/big.bin"}),
+    ],
+)
+def test_excludes_are_patterns_as_in_gitignore(
+    project: Path, tmp_path: Path, patterns: list[str], left: set[str]
+) -> None:
+    unpack(pack(str(project), patterns).data, str(tmp_path / "there"))
+    assert names(tmp_path / "there") == names(project) - {".git/config"} - left
+
+
+def test_what_ignore_files_name_stays_here(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / ".gitignore").write_text("*.bin\nnet.py\n")
+    (project / "models" / ".gitignore").write_text("!net.py\n")
+    (project / ".latticaignore").write_text("run.sh\n")
+    unpack(pack(str(project)).data, str(tmp_path / "there"))
+    left = {".git/config", "data/big.bin", "run.sh"}
+    assert names(tmp_path / "there") == names(project) - left, "the deeper file says that net.py goes along"
+    monkeypatch.setenv(packages.INCLUDE_VARIABLE, "1")
+    unpack(pack(str(project)).data, str(tmp_path / "all"))
+    assert names(tmp_path / "all") == names(project) - {".git/config", "run.sh"}
+
+
+def test_a_wheel_and_a_zip_file_are_packed_as_what_is_in_them(tmp_path: Path) -> None:
+    for name in ("thing-1.0-py3-none-any.whl", "thing.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("thing/__init__.py", "X = 1\n")
+    wheel, folder = pack_module(str(tmp_path / "thing-1.0-py3-none-any.whl")), pack(str(tmp_path / "thing.zip"))
+    unpack(wheel.data, str(tmp_path / "there"))
+    assert names(tmp_path / "there") == {"thing/__init__.py"} and wheel.cid == folder.cid
+    (tmp_path / "no.whl").write_text("none")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        pack_module(str(tmp_path / "no.whl"))
 
 
 def test_the_modules_beside_a_script_are_its_python_files(project: Path, tmp_path: Path) -> None:
