@@ -44,3 +44,10 @@ def test_words_are_counted_as_one_process_would(tmp_path):
     first, *counts = lines_of("word_count.py", tmp_path / "book.txt", "--top", 3)
     assert first == "35,002 words, 6 different ones, in 1 files and 3 pieces"
     assert [line.split() for line in counts] == [["14,000", "the"], ["7,000", "hat"], ["7,000", "cat"]]
+
+
+def test_the_quick_start_shows_tasks_actors_objects_generators_and_a_retry():
+    lines = dict(line.split(": ", 1) for line in lines_of("quickstart.py") if ": " in line)
+    assert lines["squares"] == "[0, 1, 4, 9, 16]" and lines["their sum"] == "30"
+    assert lines["counted"] == "[1, 3, 6]" and lines["countdown"] == "3 2 1"
+    assert lines["a worker died"] == "finished by another worker"
