@@ -248,6 +248,7 @@ class Worker:
         self.leave()
         self.runtime.guard.on = False
         atexit._run_exitfuncs()
+        self.runtime.environments.close()
 
     def _something_to_do(self) -> bool:
         if self._owes and not self.runtime.owes():

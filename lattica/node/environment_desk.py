@@ -71,13 +71,14 @@ class EnvironmentDesk:
         environment = decode(message.data)
         if key_of(environment) != message.key:
             raise RemoteProtocolError("an environment's key is another's")
-        if message.key in self._keys(self.root(client.job)):
-            return
         try:
             here_of(environment, paths.embedded_sessions())
         except ConfigError as error:
             raise RemoteProtocolError(f"an environment: {error}") from error
-        self.variant(self.root(client.job), message.key, environment)
+        number = self.variant(self.root(client.job), message.key, environment)
+        if environment.shelf:  # of a variant that is known, too: it is deleted with the job's
+            with contextlib.suppress(OSError):  # whoever packed it has just ended
+                self._node.job_desk.hold_folder(number, environment.shelf)
 
     def job_for(self, job: int, key: bytes) -> int:
         """The job, or variant, of what a client of this one asks for. Raises RemoteProtocolError for an unknown key."""
@@ -109,9 +110,6 @@ class EnvironmentDesk:
             venv=None,
         )
         node.pool.lean.add(number)
-        if environment.shelf:
-            with contextlib.suppress(OSError):  # whoever packed it has just ended
-                node.job_desk.hold_folder(number, environment.shelf)
         return number
 
     def known(self, root: int, key: bytes) -> int | None:

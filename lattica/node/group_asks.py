@@ -73,7 +73,10 @@ class GroupAsks:
         return len(self._asks)
 
     def wish(self, client: Client, message: m.LeaseRequest, resources: ResourceSet, job: int) -> bool:
-        """Whether it is for a group, which is seen to. job: of the worker. Raises ConfigError for what cannot be meant."""
+        """Whether it is for a group, which is seen to. job: that the worker is of.
+
+        Raises ConfigError for what cannot be meant.
+        """
         given = decode(message.given)
         if not given.strategy.group:
             return False

@@ -51,7 +51,7 @@ class JobDesk:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._numbers = count(1)
-        self._folders: dict[int, Folder] = {}  # job -> its driver's folder, which its workers use
+        self._folders: dict[int, dict[str, Folder]] = {}  # job -> folders that its workers use, of those who made them
 
     def places(self, hello: m.Hello) -> list[str]:
         """Folders that a driver's workers will want to see: its own and those that it imports from."""
@@ -86,15 +86,16 @@ class JobDesk:
         try:
             environment = here_of(given, paths.embedded_sessions())
             if environment.shelf:
-                self._folders[number] = Folder(environment.shelf)
+                self.hold_folder(number, environment.shelf)
         except (ConfigError, OSError) as error:
             raise RemoteProtocolError(f"the environment in its Hello: {error}") from error
         return environment
 
     def hold_folder(self, number: int, shelf: str) -> None:
-        """Another job uses that driver's folder, until it is forgotten. Raises OSError."""
-        if number not in self._folders:
-            self._folders[number] = Folder(shelf)
+        """This job uses that folder of a process, until it is forgotten. Raises OSError."""
+        held = self._folders.setdefault(number, {})
+        if shelf not in held:
+            held[shelf] = Folder(shelf)
 
     def next_number(self) -> int:
         """For a job that begins."""
@@ -172,16 +173,16 @@ class JobDesk:
         for number in reversed(node.environments.family(job.number)):  # what it has come from last
             node.jobs.pop(number, None)
             node.environments.forgotten(number)
-            folder = self._folders.pop(number, None)
-            if folder is not None:
+            for folder in self._folders.pop(number, {}).values():
                 folder.close()
             if node.far is not None:
                 node.far.jobs.forgotten(number)
 
     def close(self) -> None:
         """The node ends."""
-        for folder in self._folders.values():
-            folder.close()
+        for held in self._folders.values():
+            for folder in held.values():
+                folder.close()
         self._folders.clear()
 
     def _mortals(self, job: Job) -> list[int]:
