@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import click
@@ -20,8 +21,9 @@ LOOK_S = 0.3
 @click.argument("peer", default="")
 @click.option("--grace", default="30s", metavar="TIME", help="How long tasks of others may still run. [default: 30s]")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the node has been told.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: {peer_id, left}.")
 @data_dir_option
-def command(peer: str, grace: str, no_wait: bool, data_dir: str | None) -> None:
+def command(peer: str, grace: str, no_wait: bool, as_json: bool, data_dir: str | None) -> None:
     """\b
     lattica drain                      this machine's node
     lattica drain k3f9a2bc --grace 5min
@@ -36,15 +38,19 @@ def command(peer: str, grace: str, no_wait: bool, data_dir: str | None) -> None:
         told = connection.mesh("drain", peer=peer, grace_s=grace_s)
         short = str(told["peer_id"])[:SHORT]
         if no_wait:
-            click.echo(f"node {short} drains")
-            return
+            return _tell(told["peer_id"], left=False, as_json=as_json)
         if not told["this_node"]:
             _await_left(connection, told["peer_id"], grace_s + END_S)
     if told["this_node"]:
         pidfd = daemon.open_pidfd(node)
         if pidfd is not None and not daemon.ended_within(pidfd, grace_s + END_S):
             raise _late(short, grace_s)
-    click.echo(f"node {short} has left")
+    _tell(told["peer_id"], left=True, as_json=as_json)
+
+
+def _tell(peer: str, *, left: bool, as_json: bool) -> None:
+    words = f"node {peer[:SHORT]} {'has left' if left else 'drains'}"
+    click.echo(json.dumps({"peer_id": peer, "left": left}) if as_json else words)
 
 
 def _await_left(connection: NodeConnection, peer: str, limit_s: float) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from lattica.cli import daemon
@@ -15,8 +17,9 @@ END_WAIT_S = 10.0
 
 @click.command("stop", short_help="End the node.")
 @click.option("--force", is_flag=True, help=f"Kill it if it has not ended after {END_WAIT_S:g} s.")
+@click.option("--json", "as_json", is_flag=True, help="For machines: {node, pid, ended}; null where none ran.")
 @data_dir_option
-def command(force: bool, data_dir: str | None) -> None:
+def command(force: bool, as_json: bool, data_dir: str | None) -> None:
     """\b
     lattica stop
     lattica stop --force               even one that does not answer
@@ -29,7 +32,7 @@ def command(force: bool, data_dir: str | None) -> None:
     if node is None:
         paths.sweep_dead_node(where)
         paths.sweep_embedded()
-        click.echo(f"no node runs on {where}")
+        click.echo("null" if as_json else f"no node runs on {where}")
         return
 
     def ask() -> None:
@@ -42,4 +45,5 @@ def command(force: bool, data_dir: str | None) -> None:
             do_next="wait a little, or kill it with `lattica stop --force`",
         )
     paths.sweep_dead_node(where)  # one that had to be killed has removed nothing
-    click.echo(f"node {node.node[:8]} (pid {node.pid}) has ended")
+    told = {"node": node.node, "pid": node.pid, "ended": True}
+    click.echo(json.dumps(told) if as_json else f"node {node.node[:8]} (pid {node.pid}) has ended")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.cli.conftest import Lattica
 from tests.cli.fake_node import FakeNode
 
@@ -18,4 +20,5 @@ def test_another_node_is_drained_until_it_has_left(lattica: Lattica, node: FakeN
 def test_without_waiting_it_returns_when_the_node_is_told(lattica: Lattica, node: FakeNode) -> None:
     node.mesh = {"drain": {"peer_id": PEER, "this_node": True}}
     assert lattica("drain", "--no-wait").output == "node k3f9a2bc drains\n"
+    assert json.loads(lattica("drain", "--no-wait", "--json").output) == {"peer_id": PEER, "left": False}
     assert lattica("drain", "--grace", "soon").exit_code == 2

@@ -44,6 +44,7 @@ def test_where_nothing_runs_there_is_nothing_to_do(lattica: Lattica, data_dir: P
     result = lattica("stop")
     assert result.exit_code == 0
     assert result.output == f"no node runs on {data_dir}\n"
+    assert lattica("stop", "--json").output == "null\n"
 
 
 def test_a_node_is_asked_to_end_and_waited_for(
