@@ -17,6 +17,7 @@ import lattica
 from lattica.errors import ConfigError
 from tests.e2e.conftest import Script, Sessions
 from tests.e2e.machines import COMMAND, Machine, see
+from tests.e2e.test_environments import wheel
 
 SCRIPT = """
 import os, sys
@@ -57,6 +58,44 @@ class Rover:
 
 rover = Rover.options(name="rover", lifetime="detached").remote()
 print(lattica.get(rover.look.remote(), timeout=20)[1])
+"""
+
+ENVIRONMENTS = """
+import os, sys, time
+import lattica
+from lattica.errors import RuntimeEnvSetupError
+from lattica.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+lattica.init()
+
+@lattica.remote(scheduling_strategy="SPREAD")
+def look(deeper):
+    time.sleep(0.3)
+    import extra, tinything
+    found = [lattica.get_runtime_context().get_node_id(), tinything.VERSION, extra.X, os.environ["KIND"]]
+    child = look.options(runtime_env={"env_vars": {"KIND": "child"}})
+    return tuple(found), lattica.get([child.remote(False) for _ in range(4)]) if deeper else []
+
+@lattica.remote
+class Rover:
+    def look(self):
+        import extra, tinything
+        return tinything.VERSION, extra.X, os.environ["KIND"]
+
+given = {"pip": ["tinything==2.0"], "py_modules": ["lib/extra"], "env_vars": {"KIND": "task"}}
+seen = lattica.get([look.options(runtime_env=given).remote(True) for _ in range(2)], timeout=60)
+parents, children = {one for one, _ in seen}, {child for _, found in seen for child, _ in found}
+print(len(parents), {one[1:] for one in parents}, len(children), {one[1:] for one in children})
+here = lattica.get_runtime_context().get_node_id()
+other = next(node["NodeID"] for node in lattica.nodes() if node["NodeID"] != here)
+there = NodeAffinitySchedulingStrategy(other, False)
+rover = Rover.options(scheduling_strategy=there, runtime_env=given).remote()
+print(lattica.get(rover.look.remote(), timeout=30))
+try:
+    wrong = look.options(scheduling_strategy=there, runtime_env={"pip": ["tinything==9.9"]})
+    lattica.get(wrong.remote(False), timeout=60)
+except RuntimeEnvSetupError as error:
+    print("No matching distribution found for tinything==9.9" in str(error), ": on node " in str(error))
 """
 
 
@@ -147,6 +186,29 @@ def test_modules_and_folders_reach_a_machine_that_has_none_of_them(
         assert (done.returncode, done.stdout) == (0, expected), done.stderr
     done = one.run("submit", "--working-dir", str(project), "train.py", "env")
     assert (done.returncode, done.stdout) == (0, "2 {(2, 'hello', 1, 2, 'fast')}\n"), done.stderr
+
+
+def test_environments_of_single_tasks_and_actors_and_what_they_install_reach_other_machines(
+    machine: Callable[[str], Machine], project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Children of a task elsewhere inherit from it, wherever they run; what cannot be installed there says so here."""
+    (tmp_path / "wheels").mkdir()
+    wheel(tmp_path / "wheels", "2.0")
+    for name, value in (("LATTICA_CACHE_DIR", "cache"), ("PIP_FIND_LINKS", "wheels")):
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    (project / "environments.py").write_text(ENVIRONMENTS)
+    one, two = machine("one"), machine("two")
+    one.start()
+    elsewhere(two, project, "join", one.ticket())
+    see((one, ["two"]), (two, ["one"]))
+    environ = os.environ | {"LATTICA_DATA_DIR": str(one.data_dir)}
+    done = subprocess.run(
+        [sys.executable, "environments.py"], capture_output=True, text=True, timeout=90, env=environ, cwd=project
+    )
+    expected = ["2 {('2.0', 1, 'task')} 2 {('2.0', 1, 'child')}", "('2.0', 1, 'task')", "True True"]
+    assert (done.returncode, done.stdout.splitlines()) == (0, expected), done.stderr
+    assert "installing tinything==2.0 (pip)" in done.stderr
 
 
 @pytest.mark.slow
