@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 from lattica.actors import context, current
 from lattica.actors.checkpoints import Checkpoints
 from lattica.actors.handles import spec_decoder
-from lattica.actors.mailbox import KEPT_BYTES_MAX, Line, Mailbox
+from lattica.actors.lines import Line
+from lattica.actors.mailbox import KEPT_BYTES_MAX, Mailbox
+from lattica.actors.prefetch import Prefetch
 from lattica.actors.producing import is_generator
 from lattica.codec import messages as m
 from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, SerializationError, TaskCancelledError
@@ -106,6 +108,7 @@ class ActorHost:
         self.runtime.data = self.spec.data
         self.mailbox: Mailbox[m.Call, bytes | m.Reply] = Mailbox(self.spec.max_concurrency, _size_of, self.spec.groups)
         in_main = not self.spec.is_async and self.spec.max_concurrency == 1
+        self.prefetch = Prefetch(self.runtime, self.mailbox, self._changed)
         self._main_line = self.mailbox.lines[""] if in_main else None  # the calls that run in the main thread
         self.instance: Any = None
         self.checkpoints = Checkpoints(self.runtime, message.actor, self.spec.class_name, self.spec.checkpoint_s)
@@ -211,6 +214,8 @@ class ActorHost:
             self._say_to_who_is_back(caller, call)
         elif not self.mailbox.arrived(caller.client, call):
             self._say_again(caller, call)
+        elif call.deps or type(call.args) is not bytes:
+            self.prefetch.arrived(caller.client, caller.via, call)
 
     def reconnected(self, client: int) -> None:
         """A caller has another connection to us."""
@@ -218,9 +223,11 @@ class ActorHost:
 
     def wake(self) -> None:
         """Start what may start, in threads or on loops; the main thread finds its own work."""
+        mailbox = self.mailbox
+        if mailbox.held_up:
+            self.prefetch.go_on()
         if not self._ready or self._ending is not None:
             return
-        mailbox = self.mailbox
         for at in self._loops:
             batch = []
             while entry := mailbox.next(at.line):
@@ -231,11 +238,21 @@ class ActorHost:
             while entry := mailbox.next(threads.line):
                 threads.run(entry)
 
+    def _changed(self) -> None:
+        """The arguments of a call have come."""
+        self.wake()
+        self.runtime.reactor.changed()
+
     def caller_gone(self, client: int) -> None:
         """What it had queued will not run."""
-        via = self.worker.via(client)
-        for call in self.mailbox.forget(client, is_far=bool(via)):
-            self.worker.discard(call, via)
+        for call in self.mailbox.forget(client, is_far=bool(self.worker.via(client))):
+            self._discard(client, call)
+
+    def _discard(self, client: int, call: m.Call) -> None:
+        """Let go what a call that will not run has brought along."""
+        self.worker.producing.withdrawn(client, call.seq)
+        if self.prefetch.take(client, call.seq) is None:
+            self.worker.discard(call, self.worker.via(client))
 
     def release(self) -> None:
         """Nobody holds a handle any more: finish what is queued, then end."""
@@ -247,9 +264,9 @@ class ActorHost:
         key = caller.client, message.seq
         call = self.mailbox.cancel(*key)
         if call is not None:
-            self.worker.discard(call, caller.via)
-            self.worker.producing.withdrawn(caller.client, message.seq)
+            self._discard(caller.client, call)
             self._reply(caller.client, message.seq, [self._canceled(call)], 0)
+            self.wake()  # it may have held up others
             self.runtime.reactor.flush()
             return
         if key in self.mailbox.running and key not in self._running:
@@ -276,8 +293,7 @@ class ActorHost:
     def _given_up(self, client: int, call: m.Call) -> m.Value:
         """It was cancelled before it began."""
         with self.runtime.lock:
-            self.worker.discard(call, self.worker.via(client))
-            self.worker.producing.withdrawn(client, call.seq)
+            self._discard(client, call)
         return self._canceled(call)
 
     # -- running calls
@@ -289,6 +305,8 @@ class ActorHost:
         while True:
             with lock:
                 entry = None if self._ending is not None else self.mailbox.next(line)
+                if self.mailbox.held_up:
+                    self.prefetch.go_on()
             if entry is None:
                 if self._over():
                     return
@@ -371,7 +389,7 @@ class ActorHost:
     def _arguments(self, client: int, call: m.Call) -> tuple[Any, dict[str, Any]]:
         if not (call.args or call.deps):
             return (), {}
-        return self.worker.marshal.arguments(call, self.worker.via(client))
+        return self.worker.marshal.arguments(call, self.worker.via(client), self.prefetch.take(client, call.seq))
 
     def _execute(self, client: int, call: m.Call) -> list[m.Value]:
         """The user's code, with signals let through; arguments and result end with this frame."""

@@ -3,9 +3,8 @@
     caller -> actor   calls, numbered per caller, in order; each says up to where replies have arrived (`acked`)
     actor -> caller   one reply for each
 
-Rules of this file. Calls of one concurrency group start in order of arrival, at most `limit` at a time (1: one after
-the other, as their callers made them); groups know nothing of each other. What a caller has queued when it ends is
-dropped; what runs, runs on.
+Rules of this file. Which call starts is said by `lines`. What a caller has queued when it ends is dropped; what runs,
+runs on.
 
 A connection that ends is not the end of its caller. Over the next one the caller sends again, in order and under the
 same numbers, what it has no reply to. A call that arrives twice runs once. If its reply was made before the new
@@ -21,6 +20,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar
+
+from lattica.actors.lines import Line, Lines, Queued
 
 KEPT_BYTES_MAX = 16 << 20
 """Of one caller's replies that it has not acknowledged. A cut swallows what lies in the socket and in our outbox: more
@@ -40,19 +41,14 @@ STEADY_S = 10.0
 """A connection that lived so long, or brought a reply, is no part of such a row."""
 
 
-class Numbered(Protocol):
+class Numbered(Queued, Protocol):
     """What the core needs of a call."""
 
-    @property
-    def seq(self) -> int: ...
     @property
     def acked(self) -> int: ...
 
     @property
     def object(self) -> bytes: ...
-
-    @property
-    def group(self) -> str: ...
 
 
 C = TypeVar("C", bound=Numbered)
@@ -126,46 +122,20 @@ class _Caller(Generic[R]):
         self.again: dict[int, R] | None = None  # what was kept then, while calls come again
 
 
-class Line(Generic[C]):
-    """The calls of one concurrency group, in order, of which `limit` may run at the same time."""
-
-    __slots__ = ("limit", "queue", "running")
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.running = limit, 0
-        self.queue: deque[tuple[int, C]] = deque()
-
-    def __repr__(self) -> str:
-        return f"{len(self.queue)} queued, {self.running} of {self.limit} running"
-
-
-class Mailbox(Generic[C, R]):
+class Mailbox(Lines[C], Generic[C, R]):
     """One actor's queues of (caller, call), and the replies that may have to be sent again."""
 
-    __slots__ = ("_callers", "_default", "_running", "_size_of", "lines", "past", "running")
+    __slots__ = ("_callers", "_size_of", "past")
 
     def __init__(self, limit: int, size_of: Callable[[R], int], groups: Mapping[str, int] | None = None) -> None:
-        """limit: calls that may run at the same time, beside those of `groups`, which have limits of their own.
-        size_of: bytes of memory that a kept reply takes."""
+        """limit, groups: as of `Lines`. size_of: bytes of memory that a kept reply takes."""
+        super().__init__(limit, groups)
         self._size_of = size_of
-        self._default: Line[C] = Line(limit)
-        self.lines: dict[str, Line[C]] = {"": self._default}
-        self.lines.update((name, Line(most)) for name, most in (groups or {}).items())
-        self._running: dict[tuple[int, int], Line[C]] = {}
-        self.running = self._running.keys()
         self._callers: dict[int, _Caller[R]] = {}
         self.past: Past[R] = Past(size_of)
 
     def __repr__(self) -> str:
-        return f"<Mailbox: {'; '.join(f'{name} {line}'.strip() for name, line in self.lines.items())}>"
-
-    def __len__(self) -> int:
-        return sum(len(line.queue) for line in self.lines.values())
-
-    @property
-    def limit(self) -> int:
-        """How many calls of no group may run at the same time."""
-        return self._default.limit
+        return f"<Mailbox: {super().__repr__()}>"
 
     def arrived(self, caller: int, call: C) -> bool:
         """Queue a call; False if it came before: see `repeat`."""
@@ -177,8 +147,7 @@ class Mailbox(Generic[C, R]):
         if call.seq <= known.seen:
             return False
         known.seen, known.again = call.seq, None
-        line = self._default if not call.group else self.lines.get(call.group, self._default)
-        line.queue.append((caller, call))
+        self.put(caller, call)
         return True
 
     def came_back(self, caller: int, call: C) -> bool:
@@ -192,45 +161,18 @@ class Mailbox(Generic[C, R]):
         return True
 
     def next(self, line: Line[C] | None = None) -> tuple[int, C] | None:
-        """The next call to start, if one may; it counts as running until `finished`. line: one of `lines`; None: of
-        those of no group."""
-        if line is None:
-            line = self._default
-        if not line.queue or line.running >= line.limit:
-            return None
-        caller, call = line.queue.popleft()
-        line.running += 1
-        self._running[caller, call.seq] = line
-        known = self._callers[caller]
-        known.begun_seqs.append(call.seq)
-        known.begun.append(call.object)
-        return caller, call
-
-    def line_of(self, caller: int, seq: int) -> Line[C] | None:
-        """Where a running call came from."""
-        return self._running.get((caller, seq))
-
-    def finished(self, caller: int, seq: int) -> None:
-        """A running call ended."""
-        line = self._running.pop((caller, seq), None)
-        if line is not None:
-            line.running -= 1
-
-    def cancel(self, caller: int, seq: int) -> C | None:
-        """Take a queued call out; None if it is not queued (it runs, or has ended)."""
-        for line in self.lines.values():
-            for entry in line.queue:
-                if entry[0] == caller and entry[1].seq == seq:
-                    line.queue.remove(entry)
-                    return entry[1]
-        return None
+        """As of `Lines`."""
+        entry = super().next(line)
+        if entry is not None:
+            caller, call = entry
+            known = self._callers[caller]
+            known.begun_seqs.append(call.seq)
+            known.begun.append(call.object)
+        return entry
 
     def forget(self, caller: int, *, is_far: bool = False) -> list[C]:
         """The caller ended: the calls it had queued, dropped. is_far: or its machine is believed dead."""
-        dropped = [call for line in self.lines.values() for who, call in line.queue if who == caller]
-        if dropped:
-            for line in self.lines.values():
-                line.queue = deque(entry for entry in line.queue if entry[0] != caller)
+        dropped = self.drop(caller)
         known = self._callers.pop(caller, None)
         if known is not None and is_far:
             kept = dict(zip(known.kept_seqs, known.kept, strict=True))
@@ -282,7 +224,7 @@ class Mailbox(Generic[C, R]):
         """Replies go over another connection from now on."""
         known = self._callers.get(caller)
         if known is not None:
-            known.owed = {call.seq for line in self.lines.values() for who, call in line.queue if who == caller}
+            known.owed = {call.seq for call in self.waiting(caller)}
             known.owed.update(seq for who, seq in self.running if who == caller)
             known.owed.update(seq for who, seq in self.past.asked.values() if who == caller)
             known.again = dict(zip(known.kept_seqs, known.kept, strict=True))
@@ -294,23 +236,14 @@ class Mailbox(Generic[C, R]):
             return False, None
         return True, None if known.again is None else known.again.get(seq)
 
-    @property
-    def drained(self) -> bool:
-        """Whether nothing is queued and nothing runs."""
-        return not self.running and not len(self)
-
     def validate(self) -> None:
-        """No call twice, none both queued and running, no more running than allowed, no more kept than allowed."""
-        queued = [(caller, call.seq) for line in self.lines.values() for caller, call in line.queue]
-        assert len(set(queued)) == len(queued), "a call is queued twice"
-        assert not self.running & set(queued), "a call is queued and running"
-        for name, line in self.lines.items():
-            assert line.running == sum(of is line for of in self._running.values()), f"calls of {name!r} are miscounted"
-            assert line.running <= line.limit, f"{line.running} of {name!r} run, {line.limit} may"
+        """As of `Lines`, and no more kept than allowed."""
+        super().validate()
         for caller, known in self._callers.items():
             assert known.kept_bytes == sum(map(self._size_of, known.kept)), f"bytes kept for {caller} are miscounted"
             assert len(known.kept) == len(known.kept_seqs), "a reply without a number"
             assert known.kept_bytes <= KEPT_BYTES_MAX or len(known.kept) == 1, f"too much is kept for {caller}"
+            queued = {(caller, call.seq) for call in self.waiting(caller)}
             waiting = {(caller, seq) for seq in known.kept_seqs} & {*queued, *self.running}
             assert not waiting, f"{waiting} is answered, and has not ended"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
 from lattica.actors import context, values
 from lattica.actors.objects import INLINE_MAX
-from lattica.actors.refs import Nested
+from lattica.actors.refs import InPlace, Nested
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, TaskCancelledError, TaskError, is_ours
@@ -30,17 +31,30 @@ class Marshal:
             kept = self.runtime.objects.from_wire(value, via)
         return self.runtime.load(kept)
 
-    def arguments(self, task: m.Task | m.Call, via: int = 0) -> tuple[Any, dict[str, Any]]:
-        """(args, kwargs) of a task or call, the refs at their top level replaced by values."""
+    def fetched(self, value: Any) -> Any:
+        """A value that was kept when its message came, and was to be fetched, as the user's object."""
+        if type(value) is InPlace and value.hold.offset < 0:
+            error = self.runtime.lost_error(value.hold)
+            if error is not None:
+                raise error
+        return self.runtime.load(value)
+
+    def arguments(
+        self, task: m.Task | m.Call, via: int = 0, kept: list[Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """(args, kwargs) of a task or call, the refs at their top level replaced by values. kept: its values, if they
+        were taken from the message before."""
+        load = functools.partial(self.load, via=via) if kept is None else self.fetched
+        body, *deps = (task.args, *task.deps) if kept is None else kept
         try:
-            args, kwargs = self.load(task.args, via) if task.args else ([], {})
+            args, kwargs = load(body) if task.args else ([], {})
         except Exception as error:
             error.add_note("It was raised while the arguments of this call were unpickled.")
             raise
         if task.deps:
             args = list(args)
-            for place, value in zip(task.at, task.deps, strict=True):
-                loaded = self.load(value, via)
+            for place, value in zip(task.at, deps, strict=True):
+                loaded = load(value)
                 if isinstance(place, str):
                     kwargs[place] = loaded
                 elif place < len(args):

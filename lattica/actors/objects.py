@@ -394,6 +394,11 @@ class Objects:
         if asked:
             self._runtime.tell_node(m.Resolve(asked))
 
+    def fetch(self, holds: list[Hold], then: Callable[[], None]) -> None:
+        """Have the node fetch values that lie on other machines, and call `then` at the next word of the first."""
+        self._arrivals.setdefault(holds[0].id, []).append(then)
+        self.bring(holds)
+
     def when_here(self, ref: ObjectRef, then: Callable[[], None]) -> None:
         """Call `then` when the value of a ref that has one, or had one, can be read here, or is known to be lost."""
         value = ref._value

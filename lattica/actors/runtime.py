@@ -412,7 +412,7 @@ class Runtime:
         with self.lock:
             self.objects.bring(holds)
             self.reactor.flush()
-        lost, coming = self.objects.lost, self.objects.is_coming
+        coming = self.objects.is_coming
         if not self.wait_until(lambda: not any(map(coming, holds)) or self.gone, timeout):
             from lattica.actors import waiting
 
@@ -422,14 +422,17 @@ class Runtime:
             raise GetTimeoutError(f"values on other machines had not come after {timeout} s{said}")
         for hold in holds:
             if hold.offset < 0:
-                why = lost(hold.id)
-                if why is None and self.gone:
+                if (error := self.lost_error(hold)) is not None:
+                    raise error
+                if self.gone:
                     raise self.node_died_error()
-                if why is None:
-                    continue
-                if isinstance(why, m.Failed):
-                    raise self._error_of(why)
-                raise ObjectLostError(why.owner, object_id=hold.id.hex(), made_at=why.made_at)
+
+    def lost_error(self, hold: Hold) -> BaseException | None:
+        """Why a value that lies on another machine will never come, if that is known."""
+        why = self.objects.lost(hold.id)
+        if isinstance(why, m.Failed):
+            return self._error_of(why)
+        return None if why is None else ObjectLostError(why.owner, object_id=hold.id.hex(), made_at=why.made_at)
 
     @property
     def gone(self) -> bool:

@@ -21,6 +21,7 @@ from lattica.actors import runtime as runtimes
 from lattica.actors.actor_host import NOT_KEPT, for_another
 from lattica.actors.mailbox import Mailbox
 from lattica.actors.marshal import Marshal
+from lattica.actors.prefetch import Prefetch
 from lattica.actors.refs import Hold, InPlace, ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.actors.serials import serials
@@ -368,6 +369,7 @@ class SimWorker(SimProcess):
         self.callers: dict[int, Caller] = {}
         self.exports: dict[bytes, m.Value] = {}
         self.mailbox: Mailbox[m.Call, bytes | m.Reply] | None = None
+        self.prefetch: Prefetch = None  # type: ignore[assignment]  # with the mailbox
         self.actor: m.BecomeActor | None = None
         self.constructed = self.releasing = self.left = self.stopping = self.blocked = self.owes = False
         self.running: tuple[Caller, m.Task | m.Call] | None = None
@@ -411,7 +413,7 @@ class SimWorker(SimProcess):
         caller.ended()
         if self.mailbox is not None:
             for call in self.mailbox.forget(client, is_far=bool(caller.via)):
-                let_go_inputs(self.runtime, call, caller.via)
+                self._discard(caller, call)
             del self.callers[client]
 
     def _become_actor(self, message: m.BecomeActor) -> None:
@@ -419,6 +421,7 @@ class SimWorker(SimProcess):
         self.actor = message
         self.place.actor_id, self.place.incarnation = message.actor, message.incarnation
         self.mailbox = Mailbox(1, lambda kept: 64)
+        self.prefetch = Prefetch(self.runtime, self.mailbox, lambda: None)
         body = self.bodies.actor(self, message)
         self.later(body.run_s, functools.partial(self._constructed, body))
 
@@ -457,6 +460,7 @@ class SimWorker(SimProcess):
             elif self.mailbox is not None:
                 if not self.constructed:
                     return
+                self.prefetch.go_on()
                 entry = self.mailbox.next()
                 if entry is None:
                     if self.releasing and self.mailbox.drained:
@@ -506,10 +510,10 @@ class SimWorker(SimProcess):
                 self.page.client, self.page.started = caller.client, 0
             self.page.started = task.seq
         objects = self.runtime.objects
-        kept = [objects.from_wire(value, caller.via) for value in (task.args, *task.deps)]
+        fetched = self.prefetch.take(caller.client, task.seq) if self.mailbox is not None else None
+        kept = fetched or [objects.from_wire(value, caller.via) for value in (task.args, *task.deps)]
         away = [value.hold for value in kept if isinstance(value, InPlace) and value.hold.offset < 0]
-        if away:
-            objects.bring(away)
+        objects.bring([hold for hold in away if not fetched or objects.lost(hold.id) is None])
         self.wait(
             lambda: not any(objects.is_coming(hold) for hold in away), functools.partial(self._loaded, kept, away)
         )
@@ -610,6 +614,7 @@ class SimWorker(SimProcess):
                 self._answer(caller.client, m.Reply(call.seq, self._for_another(past)))
             return
         if self.mailbox.arrived(caller.client, call):
+            self.prefetch.arrived(caller.client, caller.via, call)
             return
         answered, kept = self.mailbox.repeat(caller.client, call.seq)
         if answered:
@@ -626,7 +631,7 @@ class SimWorker(SimProcess):
         if self.mailbox is not None:
             call = self.mailbox.cancel(caller.client, message.seq)
             if call is not None:
-                let_go_inputs(self.runtime, call, caller.via)
+                self._discard(caller, call)
                 self._answer(caller.client, m.Reply(call.seq, [self._canceled(call)]))
                 return
         for entry in self.queue:
@@ -641,6 +646,10 @@ class SimWorker(SimProcess):
                 for ref in self.body.submitted() if message.recursive else ():
                     self.runtime.cancel(ref, force=False, recursive=True)
                 self._break()
+
+    def _discard(self, caller: Caller, call: m.Call) -> None:
+        if self.prefetch.take(caller.client, call.seq) is None:
+            let_go_inputs(self.runtime, call, caller.via)
 
     def _canceled(self, task: m.Task | m.Call) -> m.Failed:
         return self.marshal.failed(context.Canceled(task.object.hex()), "a task")

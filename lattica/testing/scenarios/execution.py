@@ -99,11 +99,6 @@ class Plan:
         return mine + [group for plan in self.needed for group in plan.groups()]
 
     @property
-    def calls_actors(self) -> bool:
-        """Whether it, or what it needs, calls an actor: if it is made again, it waits for that once more."""
-        return self.calls > 0 or any(plan.calls_actors for plan in self.needed)
-
-    @property
     def may_be_canceled(self) -> bool:
         """Whether somebody has cancelled it, or what it needs."""
         return self.canceled or any(plan.may_be_canceled for plan in self.needed)
@@ -257,9 +252,7 @@ class Script:
         rng = self.play.universe.rng
         if self.handles:
             handle = rng.choice(list(self.handles))
-            # An actor that waits for a value, and is called by the task that makes it again, waits for ever: see "Not
-            # yet" in docs/semantics.md.
-            known = [(plan, ref) for plan, ref in self.refs.items() if not plan.calls_actors]
+            known = list(self.refs.items())
             for _ in range(rng.randint(1, 4)):
                 deps = rng.sample(known, min(len(known), rng.choice((0, 0, 1))))
                 self._keep(self.play.call(self.driver, handle, deps))
