@@ -375,14 +375,18 @@ class EnvironmentIs(msgspec.Struct, array_like=True, tag=35):
 
 
 class GroupCreate(msgspec.Struct, array_like=True, tag=30):
-    """Keep these bundles for a placement group of mine, which my job's end ends; answered by `State`: {} or
-    {"error": words}. strategy: as in `scheduler.bundles.Pattern`."""
+    """Keep these bundles for a placement group of mine, which my job's end ends if it is not detached; answered by
+    `State`: {} or {"error": words}. strategy: as in `scheduler.bundles.Pattern`. selectors: of the bundles, in order,
+    as `scheduler.labels` reads them; none at all, or one for each. target: rather on this node, if all are on one."""
 
     request: int
     group: bytes
     bundles: list[dict[str, float]]
     strategy: str
     name: str = ""
+    selectors: list[dict[str, str]] = []
+    target: bytes = b""
+    detached: bool = False
 
 
 class GroupRemove(msgspec.Struct, array_like=True, tag=31):

@@ -5,8 +5,8 @@
     GroupWatch ──► its owner ──GroupIs──► Known ──► group_asks          what waits for it
 
 The owner of a group is the node of the process that made it; its id travels with the group's. Whoever else has to do
-with a group asks its owner once (`GroupWatch`), and is told of every change. A group ends with its job; with the node
-that owns it; and by `GroupRemove`.
+with a group asks its owner once (`GroupWatch`), and is told of every change. A group ends with its job, if it is not
+detached; with the node that owns it; and by `GroupRemove`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from lattica.node.clients import Client
 from lattica.node.group_asks import AGAIN_S, GroupAsks
 from lattica.node.known_groups import CREATED, OVER, PENDING, REMOVED, RESCHEDULING, UNSCHEDULABLE, Known
 from lattica.node.loop import Timer
-from lattica.scheduler import groups, reservations
-from lattica.scheduler.bundles import Pattern
+from lattica.scheduler import groups, labels, reservations
+from lattica.scheduler.bundles import Pattern, Wishes
 from lattica.scheduler.demand import Demand, NodeView
 from lattica.scheduler.resources import ResourceSet
 
@@ -43,6 +43,18 @@ log = logging.getLogger(__name__)
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can keep its bundles
 OVER_MAX = 1024  # groups that have ended and are remembered, so that what still asks for them hears how
 BUNDLES_MAX = 4096  # of one group, asked of one node: each takes at least a place in a table
+
+
+def _wishes(message: m.GroupCreate) -> Wishes:
+    """Raises ConfigError."""
+    if message.selectors and len(message.selectors) != len(message.bundles):
+        raise ConfigError(f"{len(message.selectors)} label selectors for {len(message.bundles)} bundles")
+    for selector in message.selectors:
+        labels.check(selector)
+    return Wishes(
+        {number: selector for number, selector in enumerate(message.selectors) if selector},
+        PeerId(message.target) if message.target else None,
+    )
 
 
 class GroupDesk:
@@ -96,10 +108,13 @@ class GroupDesk:
                 do_next="take another name, or get_placement_group(name)",
             )
         anywhere = Demand(ResourceSet({}), python=self._node.jobs[job].minor if self._node.far is not None else "")
-        core = groups.Group(message.group, bundles, Pattern[message.strategy], self._view, self._rng, anywhere)
-        known = self._known[message.group] = Known(
-            message.group, self.me, PENDING, "", message.name, message.strategy, bundles, {}, core, job, namespace
+        core = groups.Group(
+            message.group, bundles, Pattern[message.strategy], self._view, self._rng, anywhere, _wishes(message)
         )
+        known = self._known[message.group] = Known(
+            message.group, self.me, PENDING, "", message.name, message.strategy, bundles, {}, core, job, namespace,
+            message.detached,
+        )  # fmt: skip
         return known
 
     def _named(self, name: str, namespace: str) -> Known | None:
@@ -160,7 +175,7 @@ class GroupDesk:
         self.asks.client_gone(client.number)
         for known in list(self._known.values()):
             known.waiting = [entry for entry in known.waiting if entry[0] != client.number]
-            if job_ended and known.core is not None and known.job == client.job:
+            if job_ended and known.core is not None and known.job == client.job and not known.detached:
                 self._end(known, "its job ended")
 
     # -- what asks for a group

@@ -27,6 +27,7 @@ class Known(msgspec.Struct, eq=False):
     core: groups.Group | None = None  # if it is ours, and not over
     job: int = 0
     namespace: str = ""
+    detached: bool = False
     watchers: set[PeerId] = msgspec.field(default_factory=set)
     waiting: list[tuple[int, int, bool]] = msgspec.field(default_factory=list)  # (client, request, until it is ready)
     watch_at: float = float("inf")  # when its owner is to be asked again

@@ -9,9 +9,11 @@ Planned from what nodes have said is free, which is old; the two phases of `grou
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from lattica.mesh.identity import PeerId
+from lattica.scheduler import labels
 from lattica.scheduler.demand import Demand, NodeView, fits, missing
 from lattica.scheduler.placement import AGAIN_S, Infeasible, Waiting
 from lattica.scheduler.resources import ResourceSet
@@ -32,6 +34,21 @@ Plan = dict[int, PeerId]
 """Bundle -> node."""
 
 
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """Where bundles shall be. selectors: of each, by number, as `labels` reads them. target: rather there, if all of
+    them are on one node."""
+
+    selectors: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    target: PeerId | None = None
+
+    def barred(self, node: NodeView) -> frozenset[int]:
+        """Bundles that may not be on this node."""
+        return frozenset(
+            number for number, selector in self.selectors.items() if not labels.matches(selector, node.labels)
+        )
+
+
 def plan(
     bundles: Sequence[ResourceSet],
     pattern: Pattern,
@@ -40,37 +57,44 @@ def plan(
     kept: Mapping[int, PeerId] | None = None,
     demand: Demand | None = None,
     pressed: Collection[PeerId] = (),
+    wishes: Wishes | None = None,
 ) -> Plan | Waiting | Infeasible:
     """Nodes for all bundles but those `kept`, which have one. demand: what else nodes must meet (labels, trust).
     pressed: nodes that shall make room, whatever is taken there."""
-    kept = kept or {}
+    kept, wishes = kept or {}, wishes or Wishes()
     wanted = {number: bundle for number, bundle in enumerate(bundles) if number not in kept}
     anywhere = demand or Demand(ResourceSet({}))
     nodes = [node for node in view.values() if fits(anywhere, node) and not node.load.draining]
-    free = {node.peer: _Free(node, {} if node.peer in pressed else node.load.taken) for node in nodes}
-    if (found := _choose(wanted, pattern, free, kept)) is not None:
+    barred = {node.peer: wishes.barred(node) for node in nodes}
+    free = {
+        node.peer: _Free(node, {} if node.peer in pressed else node.load.taken, barred[node.peer]) for node in nodes
+    }
+    if (found := _choose(wanted, pattern, free, kept, wishes.target)) is not None:
         return found
     if pressed:
         return Waiting("it does not fit even on nodes that make room", now + AGAIN_S)
-    empty = {node.peer: _Free(node, {}) for node in nodes}
+    empty = {node.peer: _Free(node, {}, barred[node.peer]) for node in nodes}
     for number, peer in kept.items():
         if peer in empty:
             empty[peer].take(bundles[number])
     if _choose(wanted, pattern, empty, kept) is not None:
         return Waiting(f"{len(wanted)} bundles by {pattern.value} would fit, were the nodes less busy", now + AGAIN_S)
-    return Infeasible(_why(wanted, pattern, nodes, anywhere, view))
+    return Infeasible(_why(wanted, pattern, nodes, anywhere, view, wishes))
 
 
 class _Free:
     """What one node still has to give while a plan is made."""
 
-    def __init__(self, node: NodeView, taken: Mapping[str, int]) -> None:
-        self.peer = node.peer
+    def __init__(self, node: NodeView, taken: Mapping[str, int], barred: frozenset[int] = frozenset()) -> None:
+        """barred: bundles that it may not have."""
+        self.peer, self.barred = node.peer, barred
         self.units = {name: units - taken.get(name, 0) for name, units in node.totals.units.items()}
         self.bundles = 0
 
-    def holds(self, bundle: ResourceSet) -> bool:
-        return all(self.units.get(name, 0) >= units for name, units in bundle.units.items())
+    def holds(self, number: int, bundle: ResourceSet) -> bool:
+        return number not in self.barred and all(
+            self.units.get(name, 0) >= units for name, units in bundle.units.items()
+        )
 
     def take(self, bundle: ResourceSet) -> None:
         for name, units in bundle.units.items():
@@ -79,12 +103,16 @@ class _Free:
 
     def copy(self) -> _Free:
         copy = _Free.__new__(_Free)
-        copy.peer, copy.units, copy.bundles = self.peer, dict(self.units), self.bundles
+        copy.peer, copy.units, copy.bundles, copy.barred = self.peer, dict(self.units), self.bundles, self.barred
         return copy
 
 
 def _choose(
-    wanted: Mapping[int, ResourceSet], pattern: Pattern, free: Mapping[PeerId, _Free], kept: Mapping[int, PeerId]
+    wanted: Mapping[int, ResourceSet],
+    pattern: Pattern,
+    free: Mapping[PeerId, _Free],
+    kept: Mapping[int, PeerId],
+    target: PeerId | None = None,
 ) -> Plan | None:
     """None where they do not fit."""
     nodes = {peer: one.copy() for peer, one in free.items()}
@@ -96,7 +124,7 @@ def _choose(
     )  # the large ones first: they fit in few places
     match pattern:
         case Pattern.STRICT_PACK:
-            return _on_one(wanted, order, nodes, kept)
+            return _on_one(wanted, order, nodes, kept, target)
         case Pattern.STRICT_SPREAD:
             return _matching(wanted, order, {peer: one for peer, one in nodes.items() if not one.bundles})
         case Pattern.PACK:
@@ -114,19 +142,25 @@ def _filled(wanted: Mapping[int, ResourceSet], order: Sequence[int], node: _Free
     """What of these one node can take, one after the other, and what it has left then."""
     left, taken = node.copy(), {}
     for number in order:
-        if left.holds(wanted[number]):
+        if left.holds(number, wanted[number]):
             left.take(wanted[number])
             taken[number] = node.peer
     return taken, left
 
 
 def _on_one(
-    wanted: Mapping[int, ResourceSet], order: Sequence[int], nodes: Mapping[PeerId, _Free], kept: Mapping[int, PeerId]
+    wanted: Mapping[int, ResourceSet],
+    order: Sequence[int],
+    nodes: Mapping[PeerId, _Free],
+    kept: Mapping[int, PeerId],
+    target: PeerId | None,
 ) -> Plan | None:
-    """The node with least left then, so that large gaps stay for others."""
+    """The target if it can, else the node with least left then, so that large gaps stay for others."""
     homes = set(kept.values())
     plans = [_filled(wanted, order, node) for node in nodes.values() if not homes or node.peer in homes]
-    whole = [(sum(left.units.values()), taken) for taken, left in plans if len(taken) == len(wanted)]
+    whole = [
+        ((left.peer != target, sum(left.units.values())), taken) for taken, left in plans if len(taken) == len(wanted)
+    ]
     return min(whole, key=lambda pair: pair[0])[1] if whole else None
 
 
@@ -150,7 +184,7 @@ def _packed(wanted: Mapping[int, ResourceSet], order: Sequence[int], nodes: dict
 def _spread(wanted: Mapping[int, ResourceSet], order: Sequence[int], nodes: Mapping[PeerId, _Free]) -> Plan | None:
     placed: Plan = {}
     for number in order:
-        able = [node for node in nodes.values() if node.holds(wanted[number])]
+        able = [node for node in nodes.values() if node.holds(number, wanted[number])]
         if not able:
             return None
         node = min(able, key=lambda node: (node.bundles, -sum(node.units.values())))
@@ -162,7 +196,7 @@ def _spread(wanted: Mapping[int, ResourceSet], order: Sequence[int], nodes: Mapp
 def _matching(wanted: Mapping[int, ResourceSet], order: Sequence[int], nodes: Mapping[PeerId, _Free]) -> Plan | None:
     """A node for each by augmenting paths (Kuhn 1955): taking the first that fits may leave none for another."""
     bundle_at: dict[PeerId, int] = {}
-    able = {number: [peer for peer, node in nodes.items() if node.holds(wanted[number])] for number in order}
+    able = {number: [peer for peer, node in nodes.items() if node.holds(number, wanted[number])] for number in order}
 
     def find(number: int, seen: set[PeerId]) -> bool:
         """A place for it, moving others if need be: breadth-first, since paths may be as long as the group."""
@@ -196,15 +230,19 @@ def _why(
     nodes: Sequence[NodeView],
     demand: Demand,
     view: Mapping[PeerId, NodeView],
+    wishes: Wishes,
 ) -> str:
     if not nodes:
         return missing(demand, view.values()) or "every node that could run it is going"
     for number, bundle in wanted.items():
-        if lacking := missing(Demand(bundle), nodes):
+        if lacking := missing(Demand(bundle, wishes.selectors.get(number, {})), nodes):
             return f"bundle {number} {lacking}"
     if pattern is Pattern.STRICT_SPREAD:
-        return f"STRICT_SPREAD needs a node for each of {len(wanted)} bundles; {len(nodes)} living nodes could be used"
+        able = len(nodes) - sum(wanted.keys() <= wishes.barred(node) for node in nodes)
+        return f"STRICT_SPREAD needs a node for each of {len(wanted)} bundles; {able} living nodes could be used"
     if pattern is Pattern.STRICT_PACK:
         total = sum(wanted.values(), ResourceSet({}))
+        if all(wishes.barred(node) & wanted.keys() for node in nodes):
+            return "STRICT_PACK needs one node that has the labels of every bundle; no living node has them all"
         return f"STRICT_PACK {missing(Demand(total), nodes)}"
     return f"{len(wanted)} bundles need more than {len(nodes)} living nodes have together"

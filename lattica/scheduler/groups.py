@@ -21,7 +21,7 @@ from random import Random
 
 from lattica.errors import ConfigError
 from lattica.mesh.identity import PeerId
-from lattica.scheduler.bundles import BUNDLES_MAX, Pattern, Plan, plan
+from lattica.scheduler.bundles import BUNDLES_MAX, Pattern, Plan, Wishes, plan
 from lattica.scheduler.demand import Demand, NodeView
 from lattica.scheduler.placement import Infeasible, Waiting
 from lattica.scheduler.reservations import (
@@ -94,12 +94,13 @@ class Group:
         view: Mapping[PeerId, NodeView],
         rng: Random,
         demand: Demand | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
         """Raises ConfigError for none or too many bundles, or an empty one."""
         if not 0 < len(bundles) <= BUNDLES_MAX or not all(bundles):
             raise ConfigError(f"a placement group has 1 to {BUNDLES_MAX} bundles, and each asks for something")
         self.id, self._bundles, self._pattern = id, tuple(bundles), pattern
-        self._view, self._rng, self._demand = view, rng, demand
+        self._view, self._rng, self._demand, self._wishes = view, rng, demand, wishes
         self._parts: dict[int, _Part] = {}
         self._attempts = count(1)
         self._again_at: float | None = None
@@ -205,7 +206,7 @@ class Group:
     def _plan(self, now: float) -> list[Effect]:
         self._again_at = None
         kept = {number: part.peer for part in self._parts.values() for number in part.bundles}
-        found = plan(self._bundles, self._pattern, self._view, now, kept, self._demand)
+        found = plan(self._bundles, self._pattern, self._view, now, kept, self._demand, wishes=self._wishes)
         pressing = isinstance(found, Waiting)
         if pressing:
             hoped = self._plan_among(self._view.keys() - self._refused, kept, now)
@@ -230,7 +231,7 @@ class Group:
 
     def _plan_among(self, pressed: Collection[PeerId], kept: Plan, now: float) -> Plan | Waiting | Infeasible:
         """With nodes that shall make room."""
-        return plan(self._bundles, self._pattern, self._view, now, kept, self._demand, pressed)
+        return plan(self._bundles, self._pattern, self._view, now, kept, self._demand, pressed, self._wishes)
 
     def _question(self, attempt: int, part: _Part) -> Reserve | Commit:
         if part.state is _State.ASKED:

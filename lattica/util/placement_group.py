@@ -6,7 +6,8 @@
     learner = Learner.options(num_gpus=1, scheduling_strategy=there).remote()
     remove_placement_group(group)                       # or at the end of the program
 
-Names, arguments and answers are Ray's. A group belongs to the node of the process that made it, and ends with its job.
+Names, arguments and answers are Ray's. A group belongs to the node of the process that made it, and ends with that
+process's job, unless it is detached.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lattica.errors import ConfigError, LatticaError, TaskPlacementGroupRemovedE
 from lattica.ids import ID_BYTES
 from lattica.scheduler.resources import ResourceSet
 
+NODE_LABEL = "ray.io/node-id"
 CREATED, UNSCHEDULABLE = "CREATED", "UNSCHEDULABLE"  # as of `node.known_groups`
 ANSWER_S = 10.0
 """The node answers what it knows in milliseconds; a group of another node's takes a round trip there."""
@@ -112,31 +114,35 @@ class PlacementGroup:
 
 def placement_group(
     bundles: list[dict[str, float]],
-    strategy: str = "PACK",
+    strategy: str | None = None,
     name: str = "",
     lifetime: str | None = None,
     _soft_target_node_id: str | None = None,
     bundle_label_selector: list[dict[str, str]] | None = None,
+    topology_strategy: dict[str, str] | None = None,
 ) -> PlacementGroup:
     """Have these bundles of resources kept; returns at once: wait for `.ready()`.
 
-    strategy: "PACK" on few nodes, "SPREAD" on many, "STRICT_PACK" on one, "STRICT_SPREAD" each on another.
+    strategy: "PACK" on few nodes, which is the default, "SPREAD" on many, "STRICT_PACK" on one, "STRICT_SPREAD" each on
+    another.
     name: for `get_placement_group`, in this namespace.
+    lifetime: "detached" for one that outlives the program; it ends with the node, or when it is removed.
+    bundle_label_selector: of each bundle in order, what labels its node must have, as of the option `label_selector`.
+    _soft_target_node_id: with STRICT_PACK, rather this node than others.
+    topology_strategy: another way to give the strategy, {"ray.io/node-id": "STRICT_PACK"}; other labels are refused.
 
     Raises ConfigError (a ValueError) for what cannot be meant, or a name that is taken.
     """
-    made = _checked(bundles)
-    from lattica.scheduler.bundles import Pattern  # not with the module: workers that use any of lattica.util load it
-
-    if strategy not in Pattern.__members__:
-        raise ConfigError(f"strategy={strategy!r:.80} is none", do_next=f"use one of {', '.join(Pattern.__members__)}")
+    made, chosen = _checked(bundles), _strategy(strategy, topology_strategy)
     if not isinstance(name, str):
         raise ConfigError(f"name={name!r:.80} must be a string")
-    _refuse(lifetime, _soft_target_node_id, bundle_label_selector)
+    if lifetime not in (None, "detached"):
+        raise ConfigError(f"lifetime={lifetime!r:.80} must be None or 'detached'")
+    selectors, target = _selectors(bundle_label_selector, len(made)), _target(_soft_target_node_id, chosen)
     runtime = current.get()
     group = PlacementGroup(os.urandom(ID_BYTES), made, runtime.node_id)
     request = runtime.next_request()
-    message = m.GroupCreate(request, bytes(group.id), made, strategy, name)
+    message = m.GroupCreate(request, bytes(group.id), made, chosen, name, selectors, target, lifetime == "detached")
     if name:
         said: Any = runtime.ask_node(message, ANSWER_S).data
         if said:
@@ -165,23 +171,47 @@ def _checked(bundles: Any) -> list[dict[str, float]]:
     return [ResourceSet.of(bundle).to_dict() for bundle in bundles]
 
 
-def _refuse(lifetime: Any, target: Any, selectors: Any) -> None:
-    if lifetime == "detached":
+def _strategy(strategy: Any, topology: Any) -> str:
+    from lattica.scheduler.bundles import Pattern
+
+    if topology is not None:
+        if strategy is not None or not isinstance(topology, dict) or set(topology) - {NODE_LABEL}:
+            raise ConfigError(
+                f"topology_strategy={topology!r:.80} cannot be had",
+                do_next=f"give strategy alone, or a dict of {NODE_LABEL!r} alone; labels go to bundle_label_selector",
+            )
+        strategy = topology.get(NODE_LABEL)
+    strategy = strategy or "PACK"
+    if strategy not in Pattern.__members__:
+        raise ConfigError(f"strategy={strategy!r:.80} is none", do_next=f"use one of {', '.join(Pattern.__members__)}")
+    return str(strategy)
+
+
+def _selectors(given: Any, count: int) -> list[dict[str, str]]:
+    if not given:
+        return []
+    from lattica.scheduler import labels
+
+    if not isinstance(given, list | tuple) or len(given) != count or not all(isinstance(one, dict) for one in given):
         raise ConfigError(
-            "lifetime='detached' of placement groups is not supported by this release of lattica",
-            do_next="make the group in a process that lives as long; see docs/limits.md",
+            f"bundle_label_selector={given!r:.80} must be a list of {count} dicts, one for each bundle",
+            do_next='say it like [{"gpu": "in(A100, H100)"}, {}]',
         )
-    if lifetime is not None:
-        raise ConfigError(f"lifetime={lifetime!r:.80} must be None")
-    if target is not None:
+    for selector in given:
+        labels.check(selector)
+    return [dict(selector) for selector in given]
+
+
+def _target(node: Any, strategy: str) -> bytes:
+    if node is None:
+        return b""
+    from lattica.scheduler.given import read_node
+
+    if strategy != "STRICT_PACK":
         raise ConfigError(
-            "_soft_target_node_id is private to Ray, and not known here", do_next="leave it out, or use STRICT_PACK"
+            f"_soft_target_node_id goes with STRICT_PACK alone, not with {strategy}", do_next="leave it out"
         )
-    if selectors:
-        raise ConfigError(
-            "bundle_label_selector is not supported by this release of lattica",
-            do_next="leave it out; see docs/limits.md",
-        )
+    return read_node(node)
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:

@@ -78,7 +78,7 @@ EXAMPLES: list[Any] = [
     m.Evicted(7, [OBJECT], [FUNCTION]),
     m.Refs(7, b"\x90"),
     m.SpanCancel(7),
-    m.GroupCreate(7, OBJECT, [CPU], "PACK", "trial"),
+    m.GroupCreate(7, OBJECT, [CPU], "PACK", "trial", [{"market": "!spot"}], OBJECT, True),
     m.GroupRemove(OBJECT, b"n" * 32),
     m.GroupWanted(7, OBJECT, b"n" * 32, "trial", True),
     m.ActorCheckpoint(ACTOR, b"state", OBJECT, b"cid", 1 << 20),

@@ -49,6 +49,7 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     list[int | str]: st.lists(numbers | texts, max_size=4),
     list[m.Value]: st.lists(values, max_size=4),
     list[dict[str, float]]: st.lists(st.dictionaries(texts, st.floats(allow_nan=False), max_size=4), max_size=3),
+    list[dict[str, str]]: st.lists(st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2), max_size=3),
     dict[str, float]: st.dictionaries(texts, st.floats(allow_nan=False), max_size=4),
     dict[str, object]: st.dictionaries(texts, plain, max_size=4),
 }

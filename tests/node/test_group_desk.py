@@ -113,7 +113,9 @@ class FakeNode:
 
     def views(self) -> dict[PeerId, NodeView]:
         alive = [node for node in self.world.by_peer.values() if node.me not in self.world.gone]
-        return {node.me: NodeView(node.me, node.resources.total, load=node.load()) for node in alive}
+        return {
+            node.me: NodeView(node.me, node.resources.total, node.settings.labels, load=node.load()) for node in alive
+        }
 
     def state(self, peer: PeerId) -> State:
         return State.DEAD if peer in self.world.gone else State.ALIVE
@@ -130,6 +132,9 @@ class FakeNode:
 
     def introduce(self, _neighbour: Any, _job: int) -> bytes:
         return b"j" * 16
+
+    def origin(self, _job: int) -> PeerId:
+        return self.me
 
     def objection(self, _job: bytes) -> str:
         return ""
@@ -191,6 +196,38 @@ def test_a_group_is_kept_on_two_nodes_and_let_go_by_both() -> None:
     a.desk.remove(a.client, m.GroupRemove(GROUP, a.me))
     world.run(1)
     assert a.resources.available == b.resources.available == {"CPU": 2}
+
+
+def test_a_group_ends_with_its_job_unless_it_is_detached() -> None:
+    for detached in (False, True):
+        world = World(a=2)
+        (a,) = world.nodes.values()
+        made = m.GroupCreate(1, GROUP, [ONE], "PACK", "kept", detached=detached)
+        a.desk.create(a.client, made)
+        world.run(1)
+        a.desk.client_gone(a.client, job_ended=True)
+        world.run(1)
+        assert a.resources.available == {"CPU": 1 if detached else 2}
+        another: Any = SimpleNamespace(number=7, job=JOB, send=a.told.append)
+        a.desk.want(another, m.GroupWanted(2, b"", name="kept"))
+        assert [answer["name"] for answer in a.answers] == ["kept"] * detached
+        a.desk.remove(another, m.GroupRemove(GROUP, a.me))
+        world.run(1)
+        assert a.resources.available == {"CPU": 2}
+
+
+def test_bundles_are_kept_where_their_labels_are() -> None:
+    world = World(a=2, b=2)
+    a, b = world.nodes.values()
+    a.desk.create(a.client, m.GroupCreate(1, GROUP, [ONE, ONE], "PACK", selectors=[{}, {"zone": "z"}]))
+    world.run(1)
+    assert a.resources.available == b.resources.available == {"CPU": 2}, "nobody has the label yet"
+    b.settings.labels["zone"] = "z"
+    world.run(20)
+    assert b.resources.available == {"CPU": 0}
+    a.desk.create(a.client, m.GroupCreate(2, b"h" * 16, [ONE], "PACK", selectors=[{}, {}]))
+    refused = [one.data["error"] for one in a.told if one.data and "error" in one.data]
+    assert refused == ["2 label selectors for 1 bundles"]
 
 
 def test_bundles_of_an_owner_who_is_silent_end_and_so_do_their_workers() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.mesh.identity import PeerId, short_peer
-from lattica.scheduler.bundles import Pattern, Plan, plan
+from lattica.scheduler.bundles import Pattern, Plan, Wishes, plan
 from lattica.scheduler.demand import Demand, NodeView
 from lattica.scheduler.load import Load
 from lattica.scheduler.placement import Infeasible, Waiting
@@ -118,3 +118,40 @@ def test_no_plan_gives_more_than_is_free_or_breaks_its_pattern(
         assert sum(b["CPU"] for b in here) <= cpus - min(taken, cpus) and sum(b["GPU"] for b in here) <= gpus
     assert pattern is not STRICT_PACK or len(set(answer.values())) == 1
     assert pattern is not STRICT_SPREAD or len(set(answer.values())) == len(bundles)
+
+
+def labelled(n: int, cpus: float, **labels: str) -> NodeView:
+    return NodeView(peer(n), ResourceSet.of({"CPU": cpus}), labels)
+
+
+def wished(bundles: int, pattern: Pattern, wishes: Wishes, *nodes: NodeView) -> Plan | Waiting | Infeasible:
+    view = {node.peer: node for node in nodes}
+    return plan([ResourceSet.of(ONE)] * bundles, pattern, view, 0.0, wishes=wishes)
+
+
+@pytest.mark.parametrize("pattern", Pattern)
+def test_a_bundle_is_only_where_the_labels_are_that_it_asks_for(pattern: Pattern) -> None:
+    nodes = [labelled(1, 8), labelled(2, 2, gpu="A100", zone="b"), labelled(3, 2, gpu="A100", zone="a")]
+    strict = pattern is Pattern.STRICT_PACK
+    wishes = Wishes({0: {"gpu": "A100"}, 1: {"gpu": "A100", "zone": "a"} if not strict else {"zone": "b"}})
+    answer = wished(2, pattern, wishes, *nodes)
+    assert isinstance(answer, dict), answer
+    assert answer == dict.fromkeys(range(2), peer(2)) if strict else answer[1] == peer(3)
+    assert answer[0] in (peer(2), peer(3))
+
+
+def test_bundles_whose_labels_no_node_has_are_named_in_the_reason() -> None:
+    nodes = [labelled(1, 8, zone="a"), labelled(2, 8, zone="b")]
+    answer = wished(2, PACK, Wishes({1: {"zone": "c"}}), *nodes)
+    assert isinstance(answer, Infeasible) and answer.reason.startswith("bundle 1 needs label zone=c")
+    answer = wished(2, STRICT_PACK, Wishes({0: {"zone": "a"}, 1: {"zone": "b"}}), *nodes)
+    assert isinstance(answer, Infeasible) and "labels of every bundle" in answer.reason
+    answer = wished(2, STRICT_SPREAD, Wishes({0: {"zone": "a"}, 1: {"zone": "a"}}), *nodes)
+    assert isinstance(answer, Infeasible) and "1 living nodes" in answer.reason
+
+
+def test_bundles_on_one_node_are_rather_on_the_target_while_it_has_room() -> None:
+    nodes = [labelled(1, 2), labelled(2, 8)]
+    assert wished(2, STRICT_PACK, Wishes(target=peer(2)), *nodes) == dict.fromkeys(range(2), peer(2))
+    assert wished(2, STRICT_PACK, Wishes(target=peer(9)), *nodes) == dict.fromkeys(range(2), peer(1))
+    assert wished(4, STRICT_PACK, Wishes(target=peer(1)), *nodes) == dict.fromkeys(range(4), peer(2))
