@@ -469,9 +469,9 @@ class ActorHost:
                 self._keep_holds(client, self.mailbox.replied(client, seq, stub))
 
     def _say_again(self, caller: Caller, call: m.Call) -> None:
-        if call.returns < 0:
-            self.worker.producing.say_again(caller, call.seq)
         answered, kept = self.mailbox.repeat(caller.client, call.seq)
+        if call.returns < 0:
+            self.worker.producing.say_again(caller, call.seq, answered=answered)
         if not answered:
             return  # it is queued or runs
         if isinstance(kept, bytes):

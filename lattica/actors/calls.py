@@ -263,7 +263,7 @@ class ActorPeer:
         if self.unanswered.hopeless:
             breaks = self.unanswered.breaks
             for call in self._take_all():
-                self.given_up += [ref.id for ref in call.refs]
+                self.given_up += call.unheard
                 reason = f"the connection to it broke {breaks} times in a row ({why or 'it ended'}), and this call may"
                 fail(self.runtime, call, self._unavailable(f"{reason} have run"))
         self.runtime.tell_node(m.ActorConnect(self.id))
@@ -345,7 +345,7 @@ class ActorPeer:
         """The incarnation that we were connected with is gone, and what it owed us: to the next, or to its end."""
         owed, given_up, self.given_up = self._take_all(), self.given_up, []
         if owed or given_up:
-            unheard = [ref.id for call in owed for ref in call.refs]
+            unheard = [id for call in owed for id in call.unheard]
             self.runtime.tell_node(m.Unheard(given_up + unheard, self.client))
         for call in reversed(owed):
             if self.dead is None and call.retries_left and not call.canceled:

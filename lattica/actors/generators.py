@@ -172,12 +172,18 @@ class StreamTask(TaskRecord):
 
     __slots__ = ("stream",)
     dynamic = False
+    repeatable = False  # when it has ended
     stream: Stream
 
     def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
         """See `Record`: the user gets a generator."""
         super().begin(runtime, caller, 1)
         return _begin(self, runtime, returns)
+
+    @property
+    def unheard(self) -> list[bytes]:
+        """See `Record`."""
+        return super().unheard + self.stream.consumer.unheard
 
     @property
     def link(self) -> Link | None:
@@ -204,6 +210,11 @@ class StreamCall(CallRecord):
         """See `Record`: the user gets a generator."""
         super().begin(runtime, caller, 1)
         return _begin(self, runtime, returns)
+
+    @property
+    def unheard(self) -> list[bytes]:
+        """See `Record`."""
+        return super().unheard + self.stream.consumer.unheard
 
     @property
     def link(self) -> Link | None:

@@ -93,9 +93,10 @@ class Producing:
         for key in [key for key in self._early if key[0] == client]:
             del self._early[key]
 
-    def say_again(self, caller: Caller, seq: int) -> None:
-        """A call came again over another connection: so does what its caller has not heard of."""
-        self.withdrawn(caller.client, seq)
+    def say_again(self, caller: Caller, seq: int, *, answered: bool) -> None:
+        """A call came again over another connection: so does what its caller has not heard of. answered: it is over."""
+        if answered:
+            self.withdrawn(caller.client, seq)
         run = self.runs.get((caller.client, seq))
         for at, value in run.producer.unheard() if run is not None else ():
             assert value is not None, "items of tasks are not said again"

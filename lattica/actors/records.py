@@ -77,6 +77,11 @@ class Record:
         self.attempt += 1
 
     @property
+    def unheard(self) -> list[bytes]:
+        """Ids of what whoever runs it may have made without our hearing of it."""
+        return [ref.id for ref in self.refs]
+
+    @property
     def data(self) -> bool:
         """Whether what it makes is taken as data or not at all."""
         return False

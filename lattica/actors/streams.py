@@ -192,6 +192,12 @@ class Consumer(Generic[R]):
         self._told = self.heard, self.taken
         return self._told
 
+    @property
+    def unheard(self) -> list[bytes]:
+        """Ids of all items that this run may have made, and whose coming we have not heard of."""
+        last = min(self.heard + AHEAD_ITEMS, len(self.blocks) * BLOCK_ITEMS)
+        return [item_id(self.blocks, at) for at in range(self.heard, last)]
+
     def validate(self) -> None:
         """Items are counted once, in order."""
         had = self.have + self.ended  # an error is an item more

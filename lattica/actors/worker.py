@@ -334,6 +334,8 @@ class Worker:
         with runtime.lock:
             if now.children and not self._owes and runtime.owes():
                 self._say_owes(True)  # before the reply, which may be answered by an end of the lease
+            if runtime.node.dirty:  # what it gives away is told first: the page outlives us, what is unsent does not
+                runtime.reactor.flush()
             kept = page.finish(reply)
         if not kept:
             self._reply_without_room(caller, reply)
@@ -388,6 +390,8 @@ class Worker:
         page = self.page
         message = frames.encode_one(item)
         with self.runtime.lock:
+            if self.runtime.node.dirty:  # as with replies
+                self.runtime.reactor.flush()
             kept = page.finish(message)
             if kept and (page.fresh >= FLUSH_REPLIES or time.monotonic() - self._flushed_at > FLUSH_S):
                 self._flush()

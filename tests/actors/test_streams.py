@@ -116,6 +116,17 @@ def test_every_item_has_an_id_of_its_own_and_none_is_the_generators() -> None:
     ]  # fmt: skip
 
 
+def test_when_a_worker_dies_the_items_that_it_may_have_made_unheard_are_named() -> None:
+    producer, consumer = Producer[str](FIRST, 0), Consumer[str](FIRST, 0)
+    make(producer, AHEAD_ITEMS)
+    for at in range(3):
+        consumer.came(at, 1)
+    unheard = consumer.unheard
+    assert [streams.item_id(producer.blocks, at) for at, _ in producer.unheard()[3:]] == unheard[: AHEAD_ITEMS - 3]
+    consumer.have = consumer.heard = BLOCK_ITEMS - 2
+    assert len(consumer.unheard) == 2, "it has no ids for more"
+
+
 def test_the_next_block_of_ids_is_due_long_before_it_is_needed() -> None:
     consumer, producer = Consumer[str](FIRST, 0), Producer[str](FIRST, 0)
     consumer.have = BLOCK_ITEMS // 2

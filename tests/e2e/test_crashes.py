@@ -22,6 +22,7 @@ from lattica.actors import current
 from lattica.exceptions import NodeDiedError, OwnerDiedError, RayActorError, WorkerCrashedError
 from tests.e2e.chaos import note, storm_of_calls, storm_of_tasks
 from tests.e2e.conftest import eventually, processes_of
+from tests.e2e.footprint import books
 from tests.e2e.sample_actors import Counter, Gate, Notes
 
 
@@ -345,6 +346,27 @@ def test_a_result_whose_maker_died_before_it_replied_is_not_kept(tmp_path: Path,
         assert lattica.get(waiter, timeout=10) in (then, bytes(1 << 20)), "it may have read the first attempt's"
     del made, waiter
     assert eventually(lambda: objects_at_the_node() <= before), f"{objects_at_the_node()} objects, {before} before"
+
+
+@lattica.remote(max_retries=0)
+def large_or_dead(number: int) -> Any:
+    """In one lease one after the other, since they are quick."""
+    if number < 0:
+        os._exit(1)
+    return np.full(200_000, number, np.uint8)
+
+
+def test_large_results_that_had_finished_when_their_worker_died_are_held_as_any(fresh: Callable[..., Any]) -> None:
+    """Their replies were on its page, and nobody had told the node of the bytes: they were read, and held by nobody."""
+    fresh(num_cpus=1)
+    for _ in range(3):
+        lattica.get([large_or_dead.remote(0) for _ in range(30)])
+        refs = [large_or_dead.remote(number) for number in (1, 2, 3, 4, -1)]
+        assert [int(lattica.get(ref)[-1]) for ref in refs[:4]] == [1, 2, 3, 4]
+        with pytest.raises(WorkerCrashedError):
+            lattica.get(refs[4])
+    del refs
+    assert eventually(lambda: not books()), books()
 
 
 @pytest.mark.usefixtures("two_cpus")

@@ -15,6 +15,7 @@ import pytest
 
 import lattica
 from lattica.actors import current
+from lattica.actors.producing import Producing
 from lattica.errors import ActorDiedError, TaskCancelledError, WorkerCrashedError
 from tests.e2e.conftest import Sessions, eventually
 from tests.e2e.footprint import books
@@ -100,6 +101,10 @@ class Maker:
 
     def ping(self) -> str:
         return "pong"
+
+    def kept(self) -> int:
+        """Of generators that have run here."""
+        return sum(len(one.runs) for one in gc.get_objects() if isinstance(one, Producing))
 
 
 @lattica.remote
@@ -337,6 +342,59 @@ def test_async_generators_run_side_by_side(tmp_path: Path) -> None:
     assert eventually(lambda: "closed" in marks(tmp_path))
     with pytest.raises(TaskCancelledError):
         lattica.get(list(held)[-1])
+
+
+def test_an_actor_forgets_a_generator_that_has_ended() -> None:
+    maker = Maker.remote()
+    list(maker.count.remote(700))
+    next(maker.count.remote(700))
+    assert eventually(lambda: lattica.get(maker.kept.remote()) == 0)
+
+
+@lattica.remote
+def dies_unheard(folder: str, number: int) -> Iterator[Any]:
+    """Dies, the first time, before anybody has read what it has made."""
+    yield np.zeros(1)
+    for at in range(number):
+        yield np.full(200_000, at, np.uint8)
+    if not Path(folder, "died").exists():
+        mark(folder, "died")
+        os._exit(1)
+
+
+@lattica.remote
+def dies_at_a_seal(folder: str) -> Iterator[Any]:
+    """Dies, the first time, when the node knows of its third large item, and the caller does not."""
+    for at in range(5):
+        if at == 2 and "died" not in marks(Path(folder)):
+            mark(folder, "died")
+            runtime = current.get()
+            hand_over = runtime.objects.hand_over
+
+            def and_die(*args: Any, hand_over: Any = hand_over, runtime: Any = runtime) -> Any:
+                hand_over(*args)
+                runtime.reactor.flush()
+                os._exit(1)
+
+            runtime.objects.hand_over = and_die  # type: ignore[method-assign]
+        yield np.full(200_000, at, np.uint8)
+
+
+def test_an_item_that_the_node_knew_and_its_caller_did_not_is_made_again_and_freed_once(tmp_path: Path) -> None:
+    assert eventually(lambda: not books()), books()
+    assert [int(lattica.get(ref)[-1]) for ref in dies_at_a_seal.remote(str(tmp_path))] == list(range(5))
+    assert eventually(lambda: not books()), books()
+
+
+def test_what_a_dead_worker_had_made_and_nobody_heard_of_is_freed(tmp_path: Path) -> None:
+    assert eventually(lambda: not books()), books()
+    generator = dies_unheard.remote(str(tmp_path), 20)
+    next(generator)
+    with current.get().lock:  # we read nothing meanwhile
+        eventually(lambda: "died" in marks(tmp_path))
+    assert len(list(generator)) == 20
+    del generator
+    assert eventually(lambda: not books()), books()
 
 
 def test_when_its_actor_dies_a_generator_ends_in_that_error_and_with_retries_it_goes_on() -> None:
