@@ -41,6 +41,8 @@ ELSEWHERE_S = 1.0
 actors, whose turn never ends. Shorter: a queue that moves is left for one that is no shorter when the request comes."""
 LEAVES_MAX = 64  # looked at at once
 NO_RESOURCES = ResourceSet({})
+SETUP_S = 10.0
+"""What a node without a task's packages is thought to take to install them: a longer queue where they are is left."""
 WAITING_SAID_S = 5.0  # after which a driver is told that nothing in the mesh can run its task
 
 
@@ -74,6 +76,7 @@ class FarPlacing:
     def __init__(self, desk: FarDesk) -> None:
         self._desk, self._node = desk, desk.node
         self.wishes: dict[tuple[int, int], Wish] = {}
+        self._prepared: dict[int, set[PeerId]] = {}  # job -> nodes that have installed what it needs
         self._questions = count(1)
         self._looking: Any = None
 
@@ -118,10 +121,25 @@ class FarPlacing:
     def place(self, wish: Wish) -> None:
         """A client wants a worker: here, or wherever the placer says."""
         self.wishes[wish.client, wish.request] = wish
+        self._look_who_is_prepared(wish)
         if self._desk.placer.stays(wish.demand):
             self._queue_here(wish)
         else:
             self._try(wish)
+
+    def _look_who_is_prepared(self, wish: Wish) -> None:
+        """Which nodes have installed what its worker needs, if it needs anything of the kind."""
+        entry = self._node.jobs.get(wish.job)
+        if entry is None or entry.environment.installs is None:
+            return
+        prepared = self._prepared.setdefault(wish.job, set())
+        if entry.venv is not None:
+            prepared.add(self._desk.me)
+        wish.demand = replace(wish.demand, setup_s=SETUP_S, prepared=frozenset(prepared))
+
+    def forgotten(self, job: int) -> None:
+        """Nothing is left of it."""
+        self._prepared.pop(job, None)
 
     # -- where it is asked for
 
@@ -134,6 +152,7 @@ class FarPlacing:
             self._node.groups.came_back(wish.client, wish.request)
             return
         now = self._node.now()
+        self._look_who_is_prepared(wish)
         choice = self._desk.placer.choose(wish.demand, tuple(wish.tried))
         wish.trouble = ""
         match choice:
@@ -372,6 +391,8 @@ class FarPlacing:
         self._heard_load(neighbour, message.load, wish.asked_at)
         wish.where = None
         self.wishes.pop((wish.client, wish.request), None)
+        if wish.demand.setup_s:
+            self._prepared.setdefault(wish.job, set()).add(neighbour.peer)
         self._desk.workers.granted(neighbour, message, wish)
 
     def lease_not(self, neighbour: Neighbour, message: far.LeaseNot) -> None:

@@ -176,6 +176,7 @@ class JobDesk:
             for folder in self._folders.pop(number, {}).values():
                 folder.close()
             if node.far is not None:
+                node.far.placing.forgotten(number)
                 node.far.jobs.forgotten(number)
 
     def close(self) -> None:

@@ -152,6 +152,8 @@ class Placer:
                 return peer == self._me
             case Spread():
                 return False
+        if demand.prepared and self._me not in demand.prepared:  # another has installed what it needs
+            return False
         lacking = demand.input_bytes - demand.inputs.get(self._me, 0)
         return lacking <= FETCHED_BYTES and demand.work_s * self.admission.pace.pace <= LEEWAY_S
 

@@ -44,7 +44,8 @@ class Demand:
 
     python: its minor version, "3.11"; "" for any. trust: peers or issuers; empty for every member. input_bytes: of all
     arguments together; inputs: how many of them lie where. work_s: what it takes on a node of pace 1; 0: not known.
-    soft_labels: nodes with these are preferred, by who places (`node.placer`); `fits` does not ask for them.
+    soft_labels: nodes with these are preferred, by who places (`node.placer`); `fits` does not ask for them. setup_s:
+    to install what its environment needs, where that is not `prepared`.
     """
 
     resources: ResourceSet
@@ -57,6 +58,8 @@ class Demand:
     input_bytes: int = 0
     work_s: float = 0.0
     soft_labels: Mapping[str, str] = field(default_factory=dict)
+    setup_s: float = 0.0
+    prepared: frozenset[PeerId] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

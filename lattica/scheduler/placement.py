@@ -11,7 +11,8 @@ Information?", 2000): whoever takes the best of all meets everybody else there. 
 node last spoke, and asks a node to queue the task only up to the wait that would make the second best the better one:
 a refusal costs a round trip, a wrong queue the run time of others.
 
-Beside those drawn, this machine is always looked at, and those where most of the input lies. Whether to leave is then a
+Beside those drawn, this machine is always looked at, and those where most of the input lies, and two of those that have
+installed what it needs. Whether to leave is then a
 question of seconds: the wait here and the run here, against trip, wait and run there. Pure; `rng` and `now` are given.
 """
 
@@ -215,7 +216,8 @@ class Placement:
     def _trip_s(self, demand: Demand, node: NodeView) -> float:
         """To bring there what it needs."""
         lacking = max(demand.input_bytes - demand.inputs.get(node.peer, 0), 0)
-        return lacking / node.bytes_per_s + (0.0 if node.peer == self._me else node.rtt_s)
+        setup_s = 0.0 if node.peer in demand.prepared else demand.setup_s
+        return lacking / node.bytes_per_s + setup_s + (0.0 if node.peer == self._me else node.rtt_s)
 
     def _load(self, node: NodeView) -> tuple[Load, float]:
         """The newer of what it said to all and what it answered to us."""
@@ -252,9 +254,11 @@ class Placement:
     def _draw(
         self, demand: Demand, view: Mapping[PeerId, NodeView], rng: Random, tried: tuple[PeerId, ...]
     ) -> list[NodeView]:
-        """This machine first (it wins where all else is equal), the holders of the input, then `looks` others."""
+        """This machine first (it wins where all else is equal), the holders of the input, some that are prepared, then
+        `looks` others."""
         found: dict[PeerId, NodeView] = {}
-        for peer in (self._me, *_most(demand.inputs)):
+        prepared = rng.sample(sorted(demand.prepared), min(HOLDERS, len(demand.prepared))) if demand.prepared else ()
+        for peer in (self._me, *_most(demand.inputs), *prepared):
             node = view.get(peer)
             if node is not None and peer not in tried and fits(demand, node):
                 found[peer] = node

@@ -11,6 +11,7 @@ from lattica.codec import messages as m
 from lattica.mesh.identity import PeerId
 from lattica.node.far_placing import FarPlacing, Wish
 from lattica.scheduler.demand import Affinity, Demand
+from lattica.scheduler.environments import NOTHING
 from lattica.scheduler.placement import Choice, Infeasible
 from lattica.scheduler.resources import ResourceSet
 
@@ -29,7 +30,8 @@ class House:
         )
         self.now = 0.0
         node = SimpleNamespace(
-            actor_desk=desk_of_actors, now=lambda: self.now, jobs={1: SimpleNamespace(driver=2, minor="")},
+            actor_desk=desk_of_actors, now=lambda: self.now,
+            jobs={1: SimpleNamespace(driver=2, minor="", environment=NOTHING)},
             loop=SimpleNamespace(call_at=lambda *_: None), tell=lambda _, said: self.trouble.append(said),
         )  # fmt: skip
         placer = SimpleNamespace(choose=lambda *_: DEAD, stays=lambda _: False, may_return=lambda _: may_return)

@@ -394,3 +394,15 @@ def test_a_lease_that_ended_since_a_node_spoke_is_seen_in_what_it_said() -> None
     assert submitter.placement._wait_s(far, Demand(ONE), 6.0) > 0
     submitter.placement.ended(peer(1), ONE, far)
     assert submitter.placement._wait_s(far, Demand(ONE), 6.0) == 0
+
+
+def test_a_node_that_has_what_is_to_be_installed_is_preferred_until_its_queue_is_longer_than_an_installation() -> None:
+    nodes = [node(n) for n in range(40)]
+    demand = Demand(ONE, work_s=1.0, setup_s=10.0, prepared=frozenset([peer(33)]))
+    for seed in range(20):
+        assert Submitter(*nodes, seed=seed).chosen(demand) == peer(33)
+        assert Submitter(*nodes, seed=seed).chosen(replace(demand, prepared=frozenset())) == ME, "all are alike"
+    nodes[33] = node(33, load=busy(queued=16))
+    assert Submitter(*nodes).chosen(demand) == peer(33), "4 s in the queue"
+    nodes[33] = node(33, load=busy(queued=80))
+    assert Submitter(*nodes).chosen(demand) == ME, "20 s in the queue"
