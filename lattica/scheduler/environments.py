@@ -10,6 +10,7 @@ and time limits do not count. A node believes nothing that it is told: `decode` 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -41,7 +42,9 @@ REQUIREMENTS_MAX, OPTIONS_MAX = 1000, 64
 LINE_MAX_CHARS = 4096  # of one requirement or option
 ENVIRONMENT_MAX_BYTES = 512 << 10  # as it is told to a node: variables and requirements fit four times
 TIMEOUT_S = 600.0  # for packages to be installed; Ray's default
+FILES_DEPTH_MAX = 8  # files of requirements that name files of requirements
 KEY_BYTES = 16
+_NAMES_FILE = re.compile(r"(?P<kind>-r|--requirement|-c|--constraint)(\s+|\s*=\s*)(?P<path>\S+)")
 _CID_CHARS, _PATH_CHARS = 128, 4096
 
 _Line = Annotated[str, msgspec.Meta(max_length=LINE_MAX_CHARS)]
@@ -262,12 +265,24 @@ def _parse_installs(tool: str, value: Any) -> dict[str, Any] | None:
     return {"packages": found, check: value.get(check, False), **said}
 
 
-def _requirements(tool: str, path: str | os.PathLike[str]) -> list[str]:
+def _requirements(tool: str, path: str | os.PathLike[str], depth: int = 0) -> list[str]:
+    """The lines of a file, with those of the files that it names: they are not where they are installed."""
+    if depth > FILES_DEPTH_MAX:
+        raise ConfigError(f"{tool} of runtime_env: {path} names itself")
     try:
         with open(path, encoding="utf-8") as file:
-            return file.read(REQUIREMENTS_MAX * LINE_MAX_CHARS).splitlines()
+            lines = file.read(REQUIREMENTS_MAX * LINE_MAX_CHARS).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{tool} of runtime_env names a file that cannot be read: {error}") from error
+    found: list[str] = []
+    for line in lines:
+        match = _NAMES_FILE.fullmatch(line.strip())
+        if match is None:
+            found.append(line)
+            continue
+        other = os.path.abspath(os.path.join(os.path.dirname(path), match["path"]))
+        found += [f"-c {other}"] if match["kind"] in ("-c", "--constraint") else _requirements(tool, other, depth + 1)
+    return found
 
 
 def _check_lines(what: str, lines: Any, most: int) -> None:

@@ -72,6 +72,18 @@ def test_what_says_nothing_is_nothing_and_plain_is_plain_already(tmp_path: Path)
     assert plain(found) == found
 
 
+def test_a_file_of_requirements_travels_with_those_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    (tmp_path / "requirements.txt").write_text("numpy\n-r more/one.txt\n--constraint=pins.txt\n")
+    (tmp_path / "more" / "one.txt").write_text("torch\n-r two.txt\n")
+    (tmp_path / "more" / "two.txt").write_text("--pre\nscipy")
+    found = plain({"uv": {"packages": str(tmp_path / "requirements.txt")}})["uv"]["packages"]
+    assert found == ["numpy", "torch", "--pre", "scipy", f"-c {tmp_path / 'pins.txt'}"]
+    (tmp_path / "more" / "two.txt").write_text("-r one.txt")
+    with pytest.raises(ConfigError, match="names itself"):
+        plain({"pip": str(tmp_path / "requirements.txt")})
+
+
 def test_requirements_are_said_in_a_list_or_a_dict() -> None:
     said = {"packages": ["a", "b"], "pip_check": True, "pip_version": "==24.0", "pip_install_options": ["--pre"]}
     assert read({"pip": said}).installs == Installs("pip", ("a", "b"), "==24.0", ("--pre",), True)
