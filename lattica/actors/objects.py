@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from lattica.actors import values
-from lattica.actors.records import Lineages
+from lattica.actors.lineage import LINEAGE_MAX_BYTES, LINEAGE_SHARE, Lineages
 from lattica.actors.refs import (
     ACTOR_ID_BYTES,
     ASKED,
@@ -30,7 +30,7 @@ from lattica.actors.refs import (
     Releases,
 )
 from lattica.codec import messages as m
-from lattica.errors import ActorHandleNotFoundError, ObjectLostError, ObjectStoreFullError
+from lattica.errors import ActorHandleNotFoundError, ObjectReconstructionFailedError, ObjectStoreFullError
 from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 
@@ -61,7 +61,7 @@ class Objects:
         self._coming: dict[bytes, list[Hold]] = {}  # to be fetched from other machines, and still held
         self._lost: dict[bytes, m.Lost | m.Failed] = {}
         self._arrivals: dict[bytes, list[Callable[[], None]]] = {}  # to be called when it has come, or is lost
-        self.lineage = Lineages()
+        self.lineage = Lineages(lambda: min(LINEAGE_MAX_BYTES, self.arena.size_bytes // LINEAGE_SHARE))
         self.streams: dict[bytes, Any] = {}  # generators whose items this process takes, by the id of their release
         self.hosts: dict[int, int] = {}  # processes on other machines -> the machine, by the node's number
         self._span_timer = False
@@ -442,10 +442,14 @@ class Objects:
         if message.doubtful and not self.lineage.has(id):
             return
         self._coming.pop(id, None)
-        if not self.lineage.make_again(self._runtime, id):
-            error = ObjectLostError(message.owner, object_id=id.hex(), made_at=message.made_at)
+        ref = self.table.get(id)
+        if ref is not None and isinstance(ref._value, bytes | Nested):  # it was moved to the arena for others
+            self.promote(ref)
+        elif why := self.lineage.make_again(self._runtime, id):
+            error = ObjectReconstructionFailedError(
+                object_id=id.hex(), owner=message.owner, reason_message=why, made_at=message.made_at
+            )
             failed = self._lost[id] = self._runtime.failure(error)
-            ref = self.table.get(id)
             if ref is not None and ref._value is None:
                 self.settle(ref, failed)
             else:
@@ -457,7 +461,6 @@ class Objects:
     def located(self, message: m.Located) -> None:
         """A borrowed object lies in the arena."""
         holds = self._coming.pop(message.object, ())
-        self.lineage.pop(message.object)
         if message.failed and holds:  # it was lost: what whoever owns it says of that came instead
             failed = m.Failed(bytes(self.arena.read(message.offset, message.size)))
             self._lost[message.object] = self._believed(failed, any(hold.data for hold in holds))
@@ -531,7 +534,7 @@ class Objects:
             elif len(id) == STREAM_ID_BYTES:
                 self.streams.pop(id).let_go()
             elif count:
-                self.lineage.pop(id)
+                self.lineage.released(id)
                 self._lost.pop(id, None)
                 self._runtime.tell_node(m.Drop(id, count))
 

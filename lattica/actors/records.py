@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from lattica.actors.refs import PROMISED, SHARED, Hold, InPlace, Nested, ObjectRef
+from lattica.actors.refs import Hold, Nested, ObjectRef
 from lattica.actors.values import is_data, not_data
 from lattica.codec import messages as m
 from lattica.errors import LatticaError, TaskError
 
 if TYPE_CHECKING:
     from lattica.actors.runtime import Runtime
-
-
-LINEAGE_MAX_BYTES = 64 << 20
-"""Arguments kept of tasks that have ended, since their results lie on other machines and may be lost with those. Less:
-more results are lost for good with a machine; more: memory of every program that leaves results where they are."""
 
 
 class Record:
@@ -121,14 +115,13 @@ def finish(
             return
         for ref in record.refs:
             objects.settle(ref, first)
-    elif record.returns == 1:
-        objects.settle(
-            record.refs[0], first if type(first) is bytes else objects.from_wire(first, via, data, record.attempt)
-        )
+        if record.attempt:
+            objects.lineage.keep(record)
+    elif record.returns == 1 and type(first) is bytes and not record.attempt:
+        objects.settle(record.refs[0], first)
     else:
         for ref, value in zip(record.refs, values, strict=True):
             objects.settle(ref, objects.from_wire(value, via, data, record.attempt))
-    if via or record.attempt:
         objects.lineage.keep(record)
     record.refs, record.args, record.deps = [], b"", []
 
@@ -136,96 +129,6 @@ def finish(
 def fail(runtime: Runtime, record: Record, error: LatticaError) -> None:
     """It ends in an error of ours. Lock held."""
     finish(runtime, record, [runtime.failure(error)], final=True)
-
-
-class Lineage:
-    """How to make again what lies on another machine: the record of the task, and what that forgets when it ends."""
-
-    __slots__ = ("args", "away", "deps", "ids", "record", "refs", "size")
-
-    def __init__(self, record: Record, away: set[bytes]) -> None:
-        """away: those of its results that lie elsewhere."""
-        self.record, self.args, self.deps, self.away = record, record.args, record.deps, away
-        self.ids = [ref.id for ref in record.refs]
-        self.refs = [weakref.ref(ref) for ref in record.refs]
-        self.size = _size_of(self.args) + sum(_size_of(ref._value) for ref in self.deps)
-
-    def make_again(self, runtime: Runtime, id: bytes) -> bool:
-        """Whether this result will have a value again. Lock held."""
-        record, running = self.record, bool(self.record.refs)
-        if not running and (not record.retries_left or record.canceled):
-            return False
-        at = self.ids.index(id)
-        ref = (record.refs[at] if running else self.refs[at]()) or ObjectRef(runtime, id=id)
-        if isinstance(ref._value, InPlace):
-            ref._hold = ref._value.hold
-        elif ref._hold is None:
-            ref._hold = Hold(runtime.objects.releases, id)
-        ref._value, ref._task, ref._flags = None, record, ref._flags | SHARED | PROMISED
-        runtime.objects.table[id] = ref
-        if not running:
-            record.args, record.deps = self.args, self.deps
-            record.refs = [each() or ObjectRef(runtime, id=id) for each, id in zip(self.refs, self.ids, strict=True)]
-            record.refs[at] = ref
-            if not record.rerun():
-                fail(runtime, record, runtime.node_died_error())
-        return True
-
-
-class Lineages:
-    """What this process could make again, by the ids of what lies on other machines and has not come here."""
-
-    def __init__(self) -> None:
-        self._of: dict[bytes, Lineage] = {}
-        self._size = 0  # bytes of arguments that are kept for it
-
-    def __repr__(self) -> str:
-        return f"<Lineages of {len(self._of)} objects: {self._size} bytes>"
-
-    def keep(self, record: Record) -> None:
-        """It has ended: keep it if something that it made lies elsewhere."""
-        away = {ref.id for ref in record.refs if isinstance(ref._value, InPlace) and ref._value.hold.offset < 0}
-        if self._of:
-            for ref in record.refs:
-                self.pop(ref.id)
-        if away and record.retries_left and record.repeatable:
-            lineage = Lineage(record, away)
-            self._size += lineage.size
-            for id in away:
-                self._of[id] = lineage
-            while self._size > LINEAGE_MAX_BYTES and self._of:
-                self.pop(next(iter(self._of)))
-
-    def pop(self, id: bytes) -> None:
-        """This one has come, or nobody wants it."""
-        lineage = self._of.pop(id, None)
-        if lineage is not None:
-            lineage.away.discard(id)
-            if not lineage.away:
-                self._size -= lineage.size
-
-    def has(self, id: bytes) -> bool:
-        """Whether this one can be made again."""
-        lineage = self._of.get(id)
-        return lineage is not None and lineage.record.retries_left != 0 and not lineage.record.refs
-
-    def make_again(self, runtime: Runtime, id: bytes) -> bool:
-        """This one is lost: whether it will have a value again. Lock held."""
-        lineage = self._of.get(id)
-        return lineage is not None and lineage.make_again(runtime, id)
-
-
-def _size_of(value: Any) -> int:
-    match value:
-        case bytes():
-            return len(value)
-        case Nested():
-            return len(value.data)
-        case InPlace():
-            return value.hold.size
-        case Hold():
-            return value.size
-    return 0
 
 
 def failed_dep(runtime: Runtime, record: Record) -> m.Failed | None:

@@ -79,12 +79,15 @@ class TaskRecord(Record):
         return self.lane.data
 
     def rerun(self) -> bool:
-        """Queue it before the others of its class."""
+        """Queue it before the others of its class, or once what it needs is made again."""
         if self.lane.tasks.node_died:
             return False
         self.spend_retry()
-        self.lane.core.retry(self)
-        self.lane.pump(time.monotonic())
+        if any(ref._value is None for ref in self.deps):
+            self.lane.tasks.submit(self)
+        else:
+            self.lane.core.retry(self)
+            self.lane.pump(time.monotonic())
         return True
 
 

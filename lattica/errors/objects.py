@@ -66,10 +66,17 @@ class ObjectFreedError(ObjectLostError):
 
 
 class ObjectReconstructionFailedError(ObjectLostError):
-    """Ray's, of values that are computed anew; never raised: see `ObjectLostError`."""
+    """The value is lost, and what made it cannot run again: `reason_message` says why."""
 
     summary = "is lost and cannot be computed again"
-    advice = "give its task max_retries > 0, and return the value from a task instead of putting it"
+    advice = "call it again; a result of a task with max_retries left is made again by itself"
+
+    reason_message: str = ""
+
+    def _describe(self) -> str:
+        lost = f": {self.owner.rstrip('.')}" if self.owner else ""
+        why = f"; it cannot be computed again, since {self.reason_message}" if self.reason_message else ""
+        return f"object {short_id(self.object_id)} is lost{lost}{why}."
 
 
 class ReferenceCountingAssertionError(ObjectLostError, AssertionError):

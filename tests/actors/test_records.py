@@ -26,7 +26,10 @@ class FakeRuntime:
         self.settled: list[tuple[Any, Any]] = []
         self.flushes = 0
         self.after_dispatch: deque[Callable[[], None]] = deque()
-        self.objects = self.reactor = self
+        self.objects = self.reactor = self.lineage = self
+
+    def keep(self, record: Record) -> None:
+        pass
 
     def settle(self, ref: Any, value: Any) -> None:
         self.settled.append((ref, value))

@@ -680,6 +680,7 @@ class Play:
                 node.store.ledger.validate()
                 node.actor_desk.supervisor.validate()
         for script in self.living():
+            script.driver.runtime.objects.lineage.validate()
             for lane in script.driver.runtime.tasks.lanes.values():
                 lane.core.validate()
 
