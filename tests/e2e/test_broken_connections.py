@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -221,6 +222,40 @@ def test_arguments_in_the_store_are_held_once_however_often_their_call_is_sent(
         results = lattica.get([actor.echo.remote(each) for each in given], timeout=30)
         assert [each[0] for each in results] == list(range(20))
     del given, results
+    memory = lambda: current.get().state("status")["memory"]  # noqa: E731
+    assert eventually(lambda: not memory()["objects"]), f"something is left in the store: {memory()}"
+
+
+@lattica.remote
+class Maker:
+    def make(self, number: int, size: int) -> Iterator[Any]:
+        for at in range(number):
+            yield np.full(size // 2, at, np.uint16) if size else at
+            time.sleep(0.0002)
+
+
+@lattica.remote
+class AsyncMaker:
+    async def make(self, number: int, size: int) -> AsyncIterator[Any]:
+        for at in range(number):
+            yield np.full(size // 2, at, np.uint16) if size else at
+            await asyncio.sleep(0.0002)
+
+
+@pytest.mark.parametrize(("kind", "size"), [(Maker, 0), (AsyncMaker, 200 << 10)])
+def test_items_of_generators_come_once_in_order_however_often_their_connection_is_cut(
+    fresh: Callable[..., Any], cuts: Callable[[Any, float], list[float]], kind: Any, size: int
+) -> None:
+    fresh(num_cpus=1, object_store_memory=256 << 20)
+    actor = kind.remote()
+    list(actor.make.remote(1, size))
+    done = cuts(actor, 0.02)
+    for window, count in ((-1, 300), (3, 60)):
+        generator = actor.make.options(_generator_backpressure_num_objects=window).remote(count, size)
+        items = [lattica.get(ref, timeout=20) for ref in generator]
+        assert [int(item[-1]) if size else item for item in items] == list(range(count))
+        del items, generator
+    assert len(done) >= 2, f"{len(done)} cuts"
     memory = lambda: current.get().state("status")["memory"]  # noqa: E731
     assert eventually(lambda: not memory()["objects"]), f"something is left in the store: {memory()}"
 
