@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
+import msgspec
+
+from lattica.actors.equipment import WORKER_IMPORTS
 from lattica.codec import messages as m
 from lattica.errors import ConfigError
 
@@ -78,7 +81,9 @@ class Environments:
         """This process's own, as a `runtime_env`."""
         from lattica.scheduler import environments as pure
 
-        return pure.described(self.own or pure.NOTHING)
+        own = self.own or pure.NOTHING
+        variables = {name: value for name, value in own.env_vars.items() if name != WORKER_IMPORTS}  # not the user's
+        return pure.described(msgspec.structs.replace(own, env_vars=variables))
 
     def close(self) -> None:
         """The process ends its session: folders of its own go, unless the node still holds them."""
