@@ -18,7 +18,9 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -34,6 +36,7 @@ SHOWN = ("Collecting ", "Downloading ", "Building wheel", "Installing collected"
 """Beginnings of the lines of a tool's output that are progress."""
 SHOWN_MAX = 200  # such lines
 WAIT_S = 0.2  # between looks at a lock that another has
+WATCH_S = 0.5  # between looks whether the node lives
 _LOOK = """import importlib.util, json, site, sys
 places = site.getsitepackages() + ([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])
 print(json.dumps([sys.version, places, importlib.util.find_spec("pip") is not None]))
@@ -46,12 +49,16 @@ class Failed(Exception):
 
 def main(fd: int) -> None:
     """Make what is wanted. fd: a file in memory that says so, as JSON."""
+    parent = os.getppid()
     with open(fd, "rb") as file:
         wanted = json.loads(file.read())
     if wanted["hidden"] != NOTHING_HIDDEN:
         from lattica.node import confine
 
         confine.confine([(path, device, inode) for path, device, inode in json.loads(wanted["hidden"])])
+    threading.Thread(
+        target=_end_with_the_node, args=(parent,), daemon=True
+    ).start()  # confinement wants a single thread
     installs = decode_installs(bytes.fromhex(wanted["installs"]))
     assert installs is not None, "a node asks for something"
     try:
@@ -62,6 +69,13 @@ def main(fd: int) -> None:
         _say(failed=f"{named(installs)} cannot be installed: {error}")
     else:
         _say(**found)
+
+
+def _end_with_the_node(parent: int) -> None:
+    """And with all that it runs: a node that was killed has not said so."""
+    while os.getppid() == parent:
+        time.sleep(WATCH_S)
+    os.killpg(0, signal.SIGKILL)
 
 
 def _say(**words: str) -> None:
