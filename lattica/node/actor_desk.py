@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from lattica.node.server import Node
 
 
+UNKNOWN_TRIES = 24  # two seconds in all, until who asks for an actor is told that nobody knows it
+UNKNOWN_FIRST_S, UNKNOWN_LAST_S = 0.002, 0.1  # before it is looked for again, doubling
+
+
 class ActorDesk:
     """Carries out what the supervisor decides."""
 
@@ -114,11 +118,25 @@ class ActorDesk:
         if not effects:
             self._node.store.let_go(holds)
 
-    def connect(self, client: Client, message: m.ActorConnect) -> None:
-        if self._node.far is not None and message.actor not in self.supervisor.actors:
-            self._node.far.actors.connect(client, message.actor)
+    def connect(self, client: Client, message: m.ActorConnect, tries: int = 0) -> None:
+        """A client wants a connection. tries: how often the actor was unknown already.
+
+        A driver has an actor made and gives its handle to a worker at once: this node may read from the worker first.
+        """
+        node = self._node
+        if node.closing or (tries and client.number not in node.clients):
             return
-        self._perform(self.supervisor.connect(client.number, message.actor))
+        if message.actor in self.supervisor.actors:
+            self._perform(self.supervisor.connect(client.number, message.actor))
+        elif node.far is not None and node.far.actors.connect(client, message.actor):
+            return
+        elif tries < UNKNOWN_TRIES:
+            pause_s = min(UNKNOWN_FIRST_S * 2**tries, UNKNOWN_LAST_S)
+            node.loop.call_later(pause_s, self.connect, client, message, tries + 1)
+        elif node.far is not None:
+            client.send(m.ActorDown(message.actor, 0, False, "no node that is connected knows this actor"))
+        else:
+            self._perform(self.supervisor.connect(client.number, message.actor))
 
     def lookup(self, client: Client, message: m.ActorLookup) -> None:
         namespace = message.namespace or self._node.jobs[client.job].namespace

@@ -33,11 +33,8 @@ if TYPE_CHECKING:
     from lattica.node.far_neighbours import Neighbour
 
 log = logging.getLogger(__name__)
-UNKNOWN_TRIES = 40
-UNKNOWN_S = 0.05
 LOOK_S = 0.5  # between looks for a roving actor that is wanted
 ASK_AGAIN_S = 2.0  # where its row says that it is
-"""A process may ask for an actor before its node has read from another process that this one was given it."""
 NODE_DEAD = "its node is dead, and it has no restarts left"
 KEY_BYTES = 16
 _down = msgspec.msgpack.Decoder(m.ActorDown)
@@ -68,30 +65,27 @@ class FarActors:
 
     # -- theirs
 
-    def connect(self, client: Client, actor: bytes, tries: int = 0) -> None:
-        """Connect a client with an actor that is not ours, now and after each restart."""
+    def connect(self, client: Client, actor: bytes) -> bool:
+        """Connect a client with an actor that is not ours, now and after each restart; False if nobody knows it yet."""
         node = self._node
         if client.number not in node.clients:
-            return
+            return True
         found = self._foreign.get(actor)
         if actor in self._desk.deciding.records:
             self._connect_roving(client, actor, found)
-            return
+            return True
         if found is None:
             lender = node.store.ledger.lender(actor)
             neighbour = next((n for n in self._desk.neighbours.values() if n.client.number == lender), None)
             if neighbour is None:
-                if tries < UNKNOWN_TRIES:
-                    node.loop.call_later(UNKNOWN_S, self.connect, client, actor, tries + 1)
-                    return
-                client.send(m.ActorDown(actor, 0, False, "no node that is connected knows this actor"))
-                return
+                return False
             found = self._foreign[actor] = Foreign(neighbour)
         if not found.callers and found.lender is not None:
             found.lender.link.send(far.ActorWanted(actor))
         elif found.at is not None:
             self._join(client, found, found.at)
         found.callers[client.number] = None
+        return True
 
     def at(self, neighbour: Neighbour, message: far.ActorAt) -> None:
         """An incarnation lives there."""

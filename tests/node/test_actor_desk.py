@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from lattica.actors.supervision import Plan
+from lattica.codec import messages as m
 from lattica.node.actor_desk import ActorDesk
 from lattica.node.names_desk import name_key
 from lattica.node.seeds import read_paper
@@ -26,6 +27,32 @@ def test_no_worker_is_sought_for_an_actor_of_which_a_later_life_is_met_when_its_
     node.far = SimpleNamespace(detached=SimpleNamespace(needs_worker=needs_worker))
     desk.adopt(Plan(ACTOR, 1, b"", {}, "Model", detached=True, max_restarts=-1), 2)
     assert not desk.supervisor.actors and not desk._needs
+
+
+def asked(unknown: int) -> list[Any]:
+    """What a client hears that asks for an actor `unknown` looks before the node reads that it was made."""
+    told: list[Any] = []
+    later: list[Any] = []
+    client: Any = SimpleNamespace(number=3, kind="worker", send=told.append)
+    node: Any = SimpleNamespace(
+        clients={3: client}, far=None, closing=False, tell=lambda _, message: told.append(message),
+        loop=SimpleNamespace(call_later=lambda _s, do, *args: later.append(lambda: do(*args))),
+    )  # fmt: skip
+    desk = ActorDesk(node)
+    desk.connect(client, m.ActorConnect(ACTOR))
+    for look in range(100):
+        if look == unknown:
+            desk.supervisor.create(1, 1, Plan(ACTOR, 1, b"", {}, "Model"))
+        if later:
+            later.pop()()
+    return told if not desk.supervisor.actors else [*told, 3 in desk.supervisor.actors[ACTOR].callers]
+
+
+def test_a_worker_that_asks_for_an_actor_before_its_node_has_read_that_it_was_made_waits_for_it() -> None:
+    """A driver says to its node that it wants an actor, and to a worker that it shall call that: who is read first?"""
+    assert asked(0) == asked(5) == [True]
+    (down,) = asked(1000)
+    assert isinstance(down, m.ActorDown) and not down.restarting and "nobody held it any more" in down.how
 
 
 def test_nothing_stays_of_a_detached_actor_whose_name_was_released_by_another_node() -> None:
