@@ -247,8 +247,9 @@ class NatNode:
         return None if due == float("inf") else due
 
     def validate(self) -> None:
-        self.measurement.validate()
-        self.answering.validate()
+        if self._own_touched:
+            self.measurement.validate()
+            self.answering.validate()
         for peer in self._touched:
             self.tables[peer].validate()
             self.punchers[peer].validate()
@@ -278,15 +279,17 @@ class NatNode:
         if peer in self.got:
             self.longest[peer] = max(self.longest.get(peer, 0.0), now - self.got[peer])
         self.got[peer] = now
-        effects = self._done(self.tables[peer].heard(route, now), peer, now)
+        effects: list[object] = list(self.tables[peer].heard(route, now))
+        if effects:
+            effects = self._done(effects, peer, now)
         return effects + (self._data(peer, ACK, now) if data[:1] == DATA else [])
 
     def _data(self, peer: str, kind: bytes, now: float) -> list[object]:
         table = self.tables[peer]
         if table.current is None:
             return []
-        table.sent(now)
-        self._touched[peer] = None
+        if table.sent(now):
+            self._touched[peer] = None  # for other packets no new timer is set: one that comes too early asks again
         return [SendOver(table.current, kind + self.name.encode())]
 
     def _tcp(self, verb: str, *args: object) -> list[object]:

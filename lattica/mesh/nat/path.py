@@ -68,7 +68,7 @@ class Path:
     """A route and what we know of it. Times are monotonic seconds."""
 
     __slots__ = (
-        "answered_at", "better", "good", "heard_at", "is_source", "lost", "needed", "outcomes", "pending",
+        "answered_at", "better", "good", "heard_at", "is_direct", "is_source", "lost", "needed", "outcomes", "pending",
         "probe_at", "probed_at", "probes", "proven", "route", "rtt_s", "rtt_var_s", "seen", "silences", "silent_at",
         "since", "trial", "used_at",
     )  # fmt: skip
@@ -76,6 +76,7 @@ class Path:
     def __init__(self, route: Route, now: float, *, is_source: bool = False) -> None:
         """is_source: packets of the peer came from there, before we had heard of it."""
         self.route, self.since, self.is_source = route, now, is_source
+        self.is_direct = isinstance(route, Direct)
         self.proven = False  # answers, as far as we know
         self.rtt_s = self.rtt_var_s = 0.0  # smoothed, and its mean deviation (RFC 6298 §2)
         self.outcomes: deque[bool] = deque(maxlen=LOSS_WINDOW)  # of the last probes
@@ -95,10 +96,6 @@ class Path:
     def __repr__(self) -> str:
         state = "proven" if self.proven else "silent" if self.silences else "new"
         return f"<Path {self.route}: {state}, {self.rtt_s * 1e3:.0f} ms, {self.loss:.0%} lost>"
-
-    @property
-    def is_direct(self) -> bool:
-        return isinstance(self.route, Direct)
 
     @property
     def loss(self) -> float:

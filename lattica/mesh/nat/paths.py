@@ -209,14 +209,19 @@ class PathTable:
 
     def next_deadline(self) -> float | None:
         """When to call `tick`; None: never."""
-        times = [self._probe_due(path) for path in self._paths.values()]
-        times += [next(iter(path.pending.values())) + path.patience_s for path in self._paths.values() if path.pending]
+        first = float("inf")
+        for path in self._paths.values():
+            at = self._probe_due(path)
+            if path.pending:
+                at = min(at, next(iter(path.pending.values())) + path.patience_s)
+            if at < first:
+                first = at
         if self._now_path is not None and self._waiting_since is not None:
             silent_at = self._silent_at(self._now_path, self._waiting_since)
             # once that is past, answers and probes that are given up bring the verdict
-            times.append(silent_at if silent_at > self._looked_at else self._waiting_since + GONE_S)
-        self._told = min(times, default=float("inf"))
-        return self._told if times else None
+            first = min(first, silent_at if silent_at > self._looked_at else self._waiting_since + GONE_S)
+        self._told = first
+        return first if self._paths else None
 
     def tick(self, now: float) -> list[Effect]:
         """Send the probes that are due, notice silence, forget what never answers."""

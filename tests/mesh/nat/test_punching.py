@@ -105,7 +105,7 @@ def became(lab: NatLab) -> list[tuple[float, BecameDirect]]:
 @pytest.mark.parametrize(("one", "other"), [*combinations_with_replacement(TYPES, 2)])
 def test_every_pair_goes_by_the_method_that_kernel_nats_allow(one: str, other: str) -> None:
     for a, b in dict.fromkeys(((one, other), (other, one))):
-        lab = meet(1, a, b)
+        lab = meet(1, a, b, every_s=0.25)
         expected, found = method_of(one, other), became(lab)
         assert lab.is_direct("a1", "b1") == (expected is not None), f"{a} x {b}: {lab.events(Attempted)}"
         if expected is None:
@@ -166,7 +166,7 @@ def test_two_sequential_allocators_meet_nearly_always() -> None:
 @pytest.mark.parametrize("loss", [0.025, 0.05])
 def test_simultaneous_sends_get_through_loss(loss: float) -> None:
     for seed in range(10):
-        found = became(meet(seed, "port-restricted", "port-restricted", loss=loss))
+        found = became(meet(seed, "port-restricted", "port-restricted", loss=loss, for_s=3))
         assert found and found[0][0] <= 2.0, f"seed {seed}: {found}"
 
 
@@ -175,7 +175,7 @@ def test_gateways_that_answer_early_packets_do_not_spoil_the_punch(unsolicited: 
     """The sides begin apart: what says Go is often retransmitted, so that one begins 0.2 s late."""
     for seed in range(10):
         nat = f"port-restricted unsolicited={unsolicited}"
-        lab = meet(seed, nat, nat, loss=0.05)
+        lab = meet(seed, nat, nat, loss=0.05, for_s=6)
         found = became(lab)
         assert found and found[0][0] <= 5.0, f"seed {seed}: {lab.events(Attempted)}"
 
