@@ -113,6 +113,7 @@ def init(
     runtime_env: Mapping[str, Any] | None = None,
     preload: Iterable[str] = (),
     results: str = "any",
+    object_spilling_directory: str | None = None,
     **others: Any,
 ) -> Context:
     """Attach to this machine's node (`lattica start`), or start one that ends with this program.
@@ -129,6 +130,7 @@ def init(
     copy is their working directory), "py_modules" (folders or modules to import), "excludes" (patterns of both), "pip"
     or "uv" (packages to install); docs/guide/environments.md. Tasks and actors with a `runtime_env` of their own have
     it on top.
+    object_spilling_directory: where objects go that do not fit into memory, for a node that is started here.
     Ray's other arguments are accepted; those without a meaning here are named once, in a warning.
 
     Raises ConfigError (a ValueError): unknown argument, resources given for an existing node. AlreadyInitializedError
@@ -144,7 +146,9 @@ def init(
         _check_others(others)
         options.check({"results": results}, {"results"}, "init()")
         environment, folder = _environment(_with_imports(runtime_env))
-        connection, process = _connect(address, num_cpus, num_gpus, resources, object_store_memory, preload)
+        connection, process = _connect(
+            address, num_cpus, num_gpus, resources, object_store_memory, preload, object_spilling_directory
+        )
         job = _job(namespace, preload, environment, log_to_driver=log_to_driver is not False)
         _session = _begin(Runtime(connection), process, job, folder)
         _session.runtime.data = results == "data"
@@ -170,19 +174,29 @@ def _connect(
     resources: Mapping[str, float] | None,
     object_store_memory: int | None,
     preload: Iterable[str],
+    spill_dir: str | None,
 ) -> tuple[socket.socket, subprocess.Popen[bytes] | None]:
     """To a node that runs, or to a new one with these resources, and its process. Raises ConfigError."""
     ticket = _ticket(address)
     connection = None if address == "local" or (ticket and address) else _existing(address)
     if connection is None:
         wanted = [*[name for name in PRELOAD if name in sys.modules], *preload]
-        return spawn_embedded(num_cpus, num_gpus, resources or {}, object_store_memory, wanted, ticket=ticket)
+        return spawn_embedded(
+            num_cpus,
+            num_gpus,
+            resources or {},
+            object_store_memory,
+            wanted,
+            ticket=ticket,
+            spill_dir=spill_dir or "",
+        )
     _refuse_given(
         connection,
         num_cpus=num_cpus,
         num_gpus=num_gpus,
         resources=resources,
         object_store_memory=object_store_memory,
+        object_spilling_directory=spill_dir,
     )
     return connection, None
 

@@ -3,13 +3,18 @@
 Values up to `INLINE_MAX` stay in refs and messages. Larger ones lie in the arena, in spans that the node granted to
 this process. Nobody else needs to know of a region until it is shared: then it is sealed, and from then on the node
 says when it is free. Methods are called with the reactor's lock held unless they say otherwise.
+
+When memory is short the node has us seal what nobody else knows, and forget where objects lie (`evict`): these may then
+go to disk. `moved` has what we know of such ones, whatever the holds say: so `away` is asked before an offset is used.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
@@ -30,7 +35,12 @@ from lattica.actors.refs import (
     Releases,
 )
 from lattica.codec import messages as m
-from lattica.errors import ActorHandleNotFoundError, ObjectReconstructionFailedError, ObjectStoreFullError
+from lattica.errors import (
+    ActorHandleNotFoundError,
+    ObjectReconstructionFailedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+)
 from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 
@@ -40,6 +50,7 @@ if TYPE_CHECKING:
 INLINE_MAX = 100 << 10
 """Serialized values up to this size travel inside messages (Ray's figure too): copying 100 KiB costs 10 us, about what
 the arena's bookkeeping does."""
+STORE_S = 1.0  # as in `runtime`
 SPAN_ROUND_S = 2.0
 """A span that was empty for a whole round goes back to the node: within two rounds, or 4 s. Taking it out again costs
 0.25 s per GiB."""
@@ -54,10 +65,13 @@ class Objects:
         self.table: WeakValueDictionary[bytes, ObjectRef] = WeakValueDictionary()
         self._regions = Suballocator()
         self._sealed: dict[bytes, int] = {}  # regions of ours that the node knows: id -> offset
+        self._private: dict[int, weakref.ref[Hold]] = {}  # offset -> one that the node does not know, and may
+        self.moved: dict[bytes, int] = {}  # what the node had us forget -> where it has said since that it lies, or -1
+        self.reading: list[Hold] = []  # what threads of ours read this moment
         self._promotions: list[ObjectRef] = []  # shared before they had a value, and waiting for room
         self._promotion_request = 0  # for a span with that room
-        self._spans_asked: dict[int, int] = {}  # request -> bytes
-        self._denied: dict[int, str] = {}
+        self._spans_asked: dict[int, int] = {}  # request -> bytes, 0: room was found elsewhere
+        self._denied: dict[int, ObjectStoreFullError] = {}
         self._coming: dict[bytes, list[Hold]] = {}  # to be fetched from other machines, and still held
         self._lost: dict[bytes, m.Lost | m.Failed] = {}
         self._arrivals: dict[bytes, list[Callable[[], None]]] = {}  # to be called when it has come, or is lost
@@ -80,7 +94,9 @@ class Objects:
             data = value.join()
             return Nested(data, value.refs) if value.refs else data
         hold = self.store(value, self._runtime.new_id())
-        if value.refs:  # the region holds them at the node, for nobody else will remember that they are inside
+        if not value.refs:
+            self.keep(hold)
+        else:  # the region holds them at the node, for nobody else will remember that they are inside
             with self._runtime.lock:
                 self.seal(hold, contains=[inner.id for inner in value.refs])
         return hold
@@ -91,6 +107,12 @@ class Objects:
         for at, part in zip(value.offsets, value.parts, strict=True):
             self.arena.copy_in(offset + at, [part])
         return Hold(self.releases, id, offset, value.size, 0, sealed=False)
+
+    def keep(self, hold: Hold) -> Hold:
+        """A fresh region without refs inside, which stays with us: should memory be short, the node may know of it.
+        Without the lock."""
+        self._private[hold.offset] = weakref.ref(hold)
+        return hold
 
     def allocate(self, size: int) -> int:
         """Room for `size` bytes in a span of ours. Without the lock; waits for a span.
@@ -105,19 +127,24 @@ class Objects:
                 return offset
             request = self._ask_span(size)
         while True:
-            runtime.wait_until(functools.partial(self._span_answered, request))
+            runtime.wait_until(functools.partial(self._may_fit, request, size), quiet_s=STORE_S)
             with runtime.lock:
                 if request in self._denied:
-                    raise ObjectStoreFullError(self._denied.pop(request))
+                    raise self._denied.pop(request)
                 offset = self._regions.allocate(size)
                 if offset is not None:
+                    if request in self._spans_asked:
+                        self._spans_asked[request] = 0
+                        runtime.tell_node(m.SpanCancel(request))
                     return offset
                 if runtime.node_died_at is not None:
                     raise runtime.node_died_error()
                 request = self._ask_span(size)  # another thread of ours was quicker
 
-    def _span_answered(self, request: int) -> bool:
-        return request not in self._spans_asked or self._runtime.node_died_at is not None
+    def _may_fit(self, request: int, size: int) -> bool:
+        """Whether the node has answered, or objects of ours have gone and left room."""
+        answered = request not in self._spans_asked or self._runtime.node_died_at is not None
+        return answered or self._regions.fits(size)
 
     def _ask_span(self, size: int) -> int:
         request = self._runtime.next_request()
@@ -142,8 +169,10 @@ class Objects:
 
     def span_denied(self, message: m.SpanDenied) -> None:
         """The store is full."""
-        self._spans_asked.pop(message.request, None)
-        self._denied[message.request] = message.detail
+        if self._spans_asked.pop(message.request, None) == 0:
+            return
+        kind = OutOfDiskError if message.disk else ObjectStoreFullError
+        self._denied[message.request] = kind(message.detail)
         if message.request != self._promotion_request:
             return  # some larger value found no room
         self._denied.pop(message.request)
@@ -165,6 +194,7 @@ class Objects:
 
     def _free(self, offset: int) -> None:
         self._regions.free(offset)
+        self._private.pop(offset, None)
         if not self._span_timer:
             self._span_timer = True
             self._runtime.reactor.call_at(time.monotonic() + SPAN_ROUND_S, self._spans_idle)
@@ -257,6 +287,7 @@ class Objects:
             return
         hold.sealed = True
         hold.count += 1
+        self._private.pop(hold.offset, None)
         self._sealed[hold.id] = hold.offset
         self._runtime.tell_node(m.Seal(hold.id, hold.offset, hold.size, failed=failed, contains=contains or []))
 
@@ -289,6 +320,7 @@ class Objects:
         if isinstance(value, m.Failed):
             return value
         hold = value.hold if isinstance(value, InPlace) else value
+        self.away(hold)
         return m.InArena(self.give(hold, to), hold.offset, hold.size, hold.data)
 
     # -- receiving
@@ -318,7 +350,8 @@ class Objects:
 
     def adopt_region(self, value: m.InArena) -> Hold:
         """A region of another process that we were given a hold on."""
-        return Hold(self.releases, value.object, value.offset, value.size, count=1)
+        offset = self.moved.get(value.object, value.offset) if self.moved else value.offset
+        return Hold(self.releases, value.object, offset, value.size, count=1)
 
     def adopt(self, id: bytes, count: int = 1) -> Any:
         """The ref or actor hold with this id, on which we were given `count` holds."""
@@ -392,7 +425,14 @@ class Objects:
             elif hold not in waiting:
                 waiting.append(hold)
         if asked:
-            self._runtime.tell_node(m.Resolve(asked))
+            self._runtime.tell_node(m.Resolve(asked, here=True))
+
+    def away(self, hold: Hold) -> bool:
+        """Whether its bytes lie on another machine, or on disk; else they lie at its offset. Any thread may ask, but
+        what it then reads must be in `reading` by that time."""
+        if self.moved and (at := self.moved.get(hold.id)) is not None:
+            hold.offset = at
+        return hold.offset < 0
 
     def fetch(self, holds: list[Hold], then: Callable[[], None]) -> None:
         """Have the node fetch values that lie on other machines, and call `then` at the next word of the first."""
@@ -404,7 +444,7 @@ class Objects:
         value = ref._value
         if value is None:
             self._runtime.when_done(ref, lambda ref: self.when_here(ref, then))
-        elif type(value) is InPlace and value.hold.offset < 0:
+        elif type(value) is InPlace and self.away(value.hold):
             self._arrivals.setdefault(value.hold.id, []).append(functools.partial(self._came, ref, then))
             self.bring([value.hold])
             self._runtime.nudge_node()
@@ -423,7 +463,7 @@ class Objects:
 
     def is_coming(self, hold: Hold) -> bool:
         """Whether the node still owes word of it."""
-        return hold.offset < 0 and hold.id in self._coming
+        return hold.id in self._coming and self.away(hold)
 
     def lost(self, object: bytes) -> m.Lost | m.Failed | None:
         """Why a value that lies on another machine will never come."""
@@ -459,8 +499,10 @@ class Objects:
         self._arrived(id)
 
     def located(self, message: m.Located) -> None:
-        """A borrowed object lies in the arena."""
-        holds = self._coming.pop(message.object, ())
+        """A borrowed object lies in the arena; or on disk (offset -1), and comes when it is read."""
+        if message.offset < 0 or message.object in self.moved:
+            self.moved[message.object] = message.offset
+        holds = self._coming.pop(message.object, ()) if message.offset >= 0 else ()
         if message.failed and holds:  # it was lost: what whoever owns it says of that came instead
             failed = m.Failed(bytes(self.arena.read(message.offset, message.size)))
             self._lost[message.object] = self._believed(failed, any(hold.data for hold in holds))
@@ -478,6 +520,45 @@ class Objects:
             return
         ref._hold.offset, ref._hold.size = message.offset, message.size
         self.settle(ref, InPlace(ref._hold, message.failed))
+
+    # -- when memory is short
+
+    def evict(self, message: m.Evict) -> None:
+        """Forget where these lie, but for what arrays of ours lie over, or threads read."""
+        if message.seal:
+            for private in list(self._private.values()):
+                hold = private()
+                if hold is not None:
+                    self.seal(hold)
+        before = [(id, self.moved.get(id)) for id in message.objects]
+        self.moved.update(dict.fromkeys(message.objects, -1))  # first: who looks now, asks
+        used = values.viewed() | {hold.id for hold in self.reading.copy()} if before else set()
+        gone, kept = list[bytes](), list[bytes]()
+        for id, at in before:
+            if id not in used:
+                gone.append(id)
+                continue
+            kept.append(id)
+            if at is None:
+                del self.moved[id]
+            else:
+                self.moved[id] = at
+        self._runtime.tell_node(m.Evicted(message.round, gone, kept))
+        self._runtime.nudge_node()
+
+    def forget(self, message: m.Forget) -> None:
+        """Nobody has these any more."""
+        for id in message.objects:
+            self.moved.pop(id, None)
+
+    def no_room(self, message: m.NoRoom) -> None:
+        """It lies on disk, and cannot be read into memory."""
+        kind = OutOfDiskError if message.disk else ObjectStoreFullError
+        if self._coming.pop(message.object, None) is not None:
+            self._lost[message.object] = self._runtime.failure(kind(message.detail))
+        self._arrived(message.object)
+
+    # -- values
 
     def settle(self, ref: ObjectRef, value: Any) -> None:
         """A ref has its value."""
@@ -518,17 +599,33 @@ class Objects:
         """The content id of a kept value's bytes. Without the lock."""
         from lattica.objectstore.cid import cid_of
 
-        return cid_of(
-            self.arena.read(value.hold.offset, value.hold.size) if isinstance(value, InPlace) else _data_of(value)
-        )
+        if not isinstance(value, InPlace):
+            return cid_of(_data_of(value))
+        with self.read(value.hold) as data:
+            return cid_of(data)
+
+    @contextlib.contextmanager
+    def read(self, hold: Hold) -> Iterator[memoryview]:
+        """Its bytes in place, which are brought here first and stay for so long. Without the lock; raises as
+        `Runtime.bring`."""
+        self.reading.append(hold)
+        try:
+            if self.away(hold):
+                self._runtime.bring([hold], None)
+                assert not self.away(hold), "who has the ref asks for it again, see `get`"
+            yield self.arena.read(hold.offset, hold.size)
+        finally:
+            self.reading.remove(hold)
 
     def process_releases(self) -> None:
         """Do what finalizers left: free our unshared regions, drop our counts on the rest."""
         releases = self.releases
         while releases:
             id, offset, count, sealed = releases.popleft()
-            if not sealed:
+            if not sealed and self._sealed.get(id) != offset:
                 self._free(offset)
+            elif not sealed:  # it was sealed for the node while its last ref went
+                self._runtime.tell_node(m.Drop(id))
             elif len(id) == ACTOR_ID_BYTES:
                 self._runtime.calls.released(id)
             elif len(id) == STREAM_ID_BYTES:

@@ -53,8 +53,8 @@ class Prefetch:
     def _away(self, kept: list[Any]) -> list[Hold]:
         """Those that are not here, and not known to be lost."""
         lost = self._runtime.objects.lost
-        holds = [value.hold for value in kept if type(value) is InPlace]
-        return [hold for hold in holds if hold.offset < 0 and lost(hold.id) is None]
+        away, holds = self._runtime.objects.away, [value.hold for value in kept if type(value) is InPlace]
+        return [hold for hold in holds if away(hold) and lost(hold.id) is None]
 
     def _look(self, key: tuple[int, int]) -> None:
         """Whether all has come for a call. What its own process has lost is made again, and asked for once more."""

@@ -42,6 +42,13 @@ if TYPE_CHECKING:  # each costs a start 10 to 50 ms, and most programs never awa
     import asyncio
     from concurrent.futures import Future
 
+AHEAD_SHARE, AHEAD_MAX_BYTES = 8, 64 << 20
+"""An eighth of the store is for what a program reads next, which comes back from disk while it reads. More: that pushes
+out what it has not read yet; less: it waits for the disk each time."""
+AHEAD_MAX = 256  # values that are looked at for that
+STORE_S = 1.0
+"""A worker that waits for the object store so long says that it waits. At once: another one would be forked for its
+CPU, and want room as well; never: what it waits for may be made by a task that needs its CPU."""
 STATE_TIMEOUT_S = 10.0
 """The node answers questions about itself in milliseconds; after this it hangs, and the error says so."""
 
@@ -105,6 +112,9 @@ class Runtime:
             m.SpanGrant: self.objects.span_granted,
             m.SpanDenied: self.objects.span_denied,
             m.SpanWanted: lambda _: self.objects.return_spans(),
+            m.Evict: self.objects.evict,
+            m.Forget: self.objects.forget,
+            m.NoRoom: self.objects.no_room,
             m.ActorConnected: self._actor_connected,
             m.ActorDown: self._actor_down,
             m.ActorAccepted: self._answer,
@@ -339,11 +349,15 @@ class Runtime:
         if failed is not None:
             raise self._error_of(failed)  # no name for it here: a frame that names what it raises is garbage in a ring
         assert isinstance(value, InPlace)
-        hold = value.hold
-        if hold.offset < 0:
-            self.bring([hold], None)
-            assert hold.offset >= 0, "who has the ref asks for it again, see `get`"
-        return values.loads(self.objects.arena.read(hold.offset, hold.size), self, hold)
+        hold, objects = value.hold, self.objects
+        objects.reading.append(hold)  # as `Objects.read`, and quicker
+        try:
+            if objects.away(hold):
+                self.bring([hold], None)
+                assert not objects.away(hold), "who has the ref asks for it again, see `get`"
+            return values.loads(objects.arena.read(hold.offset, hold.size), self, hold)
+        finally:
+            objects.reading.remove(hold)
 
     def _error_of(self, failed: m.Failed) -> BaseException:
         error = self.load_failure(failed)
@@ -375,7 +389,9 @@ class Runtime:
             for inner in data.refs:
                 self.objects.prepare(inner)
             hold = self.objects.store(data, ref.id)
-            if data.refs:
+            if not data.refs:
+                self.objects.keep(hold)
+            else:
                 with self.lock:
                     self.objects.seal(hold, contains=[inner.id for inner in data.refs])
                     self.nudge_node()
@@ -385,50 +401,77 @@ class Runtime:
     def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
         """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout`
         seconds."""
-        latest = None if timeout is None else time.monotonic() + timeout
+        latest, moved = None if timeout is None else time.monotonic() + timeout, self.objects.moved
         while True:
             self.await_all(refs, timeout)
             away = [ref._value.hold for ref in refs if type(ref._value) is InPlace and ref._value.hold.offset < 0]
+            away = [hold for hold in away if hold.id not in moved]
             if not away:
                 break
             self.bring(away, timeout)  # what is lost meanwhile has no value then: it is being made again
             timeout = None if latest is None else max(latest - time.monotonic(), 0.0)
+        if moved:
+            return [self._load_next(refs, at, latest) for at in range(len(refs))]
         return [ref._runtime.load(ref._value) for ref in refs]  # one of an earlier session has its value there
+
+    def _load_next(self, refs: Sequence[ObjectRef], at: int, latest: float | None) -> Any:
+        """The value of one of these, which may lie on disk; those behind it are asked for, too."""
+        ref = refs[at]
+        while True:
+            if ref._value is not None and not _is_away(ref):
+                return ref._runtime.load(ref._value)
+            left = None if latest is None else max(latest - time.monotonic(), 0.0)
+            self.await_all((ref,), left)
+            if not _is_away(ref):
+                continue
+            assert isinstance(ref._value, InPlace)
+            room = min(self.objects.arena.size_bytes // AHEAD_SHARE, AHEAD_MAX_BYTES)
+            hold, ahead = ref._value.hold, _next_away(refs[at + 1 : at + 1 + AHEAD_MAX], room)
+            reading = ref._runtime.objects.reading
+            reading.append(hold)  # it does not go again before it is read
+            try:
+                self.bring([hold], left, ahead)
+                if ref._value is not None and not _is_away(ref):  # else it was lost, and is being made again
+                    return ref._runtime.load(ref._value)
+            finally:
+                reading.remove(hold)
 
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """The value of one ref."""
         if ref._value is None:
             self.await_all((ref,), timeout)
         value = ref._value
-        if value is None or (type(value) is InPlace and value.hold.offset < 0):
+        if value is None or (type(value) is InPlace and self.objects.away(value.hold)):
             return self.get((ref,), timeout)[0]
         return self.load(value)
 
-    def bring(self, holds: list[Hold], timeout: float | None) -> None:
-        """Wait until values that lie on other machines are here, or are being made again. Without the lock.
+    def bring(self, holds: list[Hold], timeout: float | None, ahead: Sequence[Hold] = ()) -> None:
+        """Wait until values that lie on other machines, or on disk, are here, or are being made again. Without the
+        lock. ahead: asked for as well, and not waited for.
 
-        Raises ObjectLostError if one will never come, GetTimeoutError.
+        Raises ObjectLostError if one will never come, ObjectStoreFullError if there is no room for it, GetTimeoutError.
         """
         with self.lock:
-            self.objects.bring(holds)
+            self.objects.bring([*holds, *ahead])
             self.reactor.flush()
         coming = self.objects.is_coming
-        if not self.wait_until(lambda: not any(map(coming, holds)) or self.gone, timeout):
+        quiet_s = STORE_S if not any(hold.at for hold in holds) else 0.0
+        if not self.wait_until(lambda: not any(map(coming, holds)) or self.gone, timeout, quiet_s=quiet_s):
             from lattica.actors import waiting
 
             first = next(hold for hold in holds if coming(hold))
             reason = waiting.why_away(self, first.id, timeout or 0.0)
             said = f", first {first.id.hex()[:8]}: {reason}" if reason else ""
-            raise GetTimeoutError(f"values on other machines had not come after {timeout} s{said}")
+            raise GetTimeoutError(f"values on other machines or on disk had not come after {timeout} s{said}")
         for hold in holds:
-            if hold.offset < 0:
+            if self.objects.away(hold):
                 if (error := self.lost_error(hold)) is not None:
                     raise error
                 if self.gone:
                     raise self.node_died_error()
 
     def lost_error(self, hold: Hold) -> BaseException | None:
-        """Why a value that lies on another machine will never come, if that is known."""
+        """Why a value that lies elsewhere will never come, if that is known."""
         why = self.objects.lost(hold.id)
         if isinstance(why, m.Failed):
             return self._error_of(why)
@@ -499,12 +542,19 @@ class Runtime:
             with self.lock:
                 self.objects.ask(list(refs))
 
-    def wait_until(self, done: Callable[[], bool], timeout: float | None = None, *, spin: bool = False) -> bool:
-        """Block this thread until `done()`. Without the lock. A worker tells the node that it waits."""
+    def wait_until(
+        self, done: Callable[[], bool], timeout: float | None = None, *, spin: bool = False, quiet_s: float = 0.0
+    ) -> bool:
+        """Block this thread until `done()`. Without the lock. A worker tells the node that it waits, after
+        `quiet_s`."""
         if self.guard.in_main_thread:
             self.guard.wrap(signal.SIGINT)
         if self.on_block is None:
             return self.reactor.wait(done, timeout, spin=spin)
+        if quiet_s:
+            if self.reactor.wait(done, quiet_s if timeout is None else min(timeout, quiet_s)):
+                return True
+            timeout = None if timeout is None else max(timeout - quiet_s, 0.0)
         self.on_block(True)
         try:
             return self.reactor.wait(done, timeout, spin=spin)
@@ -624,8 +674,21 @@ def _data_if_possible(value: Any) -> values.Serialized:
 
 
 def _is_away(ref: ObjectRef) -> bool:
-    """Whether its value lies on another machine."""
-    return type(ref._value) is InPlace and ref._value.hold.offset < 0
+    """Whether its value lies on another machine, or on disk."""
+    return type(ref._value) is InPlace and ref._runtime.objects.away(ref._value.hold)
+
+
+def _next_away(refs: Sequence[ObjectRef], room: int) -> list[Hold]:
+    """The first of them that do not lie in memory, so many bytes."""
+    found, size = list[Hold](), 0
+    for ref in refs:
+        value = ref._value
+        if isinstance(value, InPlace) and ref._runtime.objects.away(value.hold):
+            size += value.hold.size
+            if size > room:
+                break
+            found.append(value.hold)
+    return found
 
 
 def _finish(waiter: asyncio.Future[None]) -> None:

@@ -288,6 +288,11 @@ def views_held() -> int:
     return len(_views)
 
 
+def viewed() -> set[bytes]:
+    """The objects over whose bytes arrays of this process lie."""
+    return {view.hold.id for view in _views.copy()}
+
+
 def keeps_view(hold: Hold) -> bool:
     """Whether some array over this hold's bytes is alive."""
     return any(view.hold is hold for view in list(_views))

@@ -105,9 +105,9 @@ class ObjectStoreFullError(LatticaError):
 
 
 class OutOfDiskError(ObjectStoreFullError):
-    """Ray's, of values that are spilled to disk; never raised: nothing is spilled."""
+    """The object store is full, and nothing more can go to the disk that it spills to."""
 
-    advice = "free disk space under the data directory, or drop refs you no longer need"
+    advice = "free disk space, name a larger disk (lattica start --spill-dir), or drop refs you no longer need"
 
     def _describe(self) -> str:
         return "the object store is full and so is the disk it spills to."

@@ -96,6 +96,7 @@ class Held:
         self.offered = False  # `pin` knows it; before, copies are sent
         self.lent = 0  # views of all of it
         self.gone = False
+        self.on_disk = False  # and not where it lay
         self.news = Bell()
         self.readers: dict[PeerId, int] = {}  # -> streams
         self.read_bytes = 0  # of it, by others

@@ -78,6 +78,7 @@ class Blocks:
         self._providing: asyncio.Task[None] | None = None
         self.stopping = False
         self._context = copy_context()  # no caller's deadline: others may share what one began
+        self.bring_back: Callable[[bytes], Awaitable[int | None]] | None = None  # from disk: where it then lies
         self.may_know: Callable[[PeerId, bytes], bool] | None = None  # who has guessed too many ids may not
         peer.serve(self, offered=False)
 
@@ -89,6 +90,8 @@ class Blocks:
     def offer(self, object_id: bytes, offset: int, size: int, failed: bool) -> None:
         """Others may read this object from now on. It is hashed when the first of them does."""
         held = self._objects.get(object_id)
+        if held is not None and held.size == size and held.on_disk:
+            held.offset, held.on_disk = offset, False  # it is back
         if held is None or (held.offset, held.size) != (offset, size):
             self.withdraw(object_id)
             held = self._objects[object_id] = Held(object_id, offset, size, failed)
@@ -98,6 +101,12 @@ class Blocks:
         """Its CID in binary form, if it is here, or on its way, and somebody has wanted to know."""
         held = self._objects.get(object_id)
         return b"" if held is None else held.cid
+
+    def went_to_disk(self, object_id: bytes) -> None:
+        """It lies where it lay no more, and comes back when somebody reads it."""
+        held = self._objects.get(object_id)
+        if held is not None and held.transfer is None:
+            held.on_disk = True
 
     def withdraw(self, object_id: bytes) -> None:
         """Nobody begins to read this object any more, and who reads it is told. It may be unknown; if it is still
@@ -126,6 +135,7 @@ class Blocks:
         """
         held = self._objects.get(object_id)
         if held is not None and held.transfer is None:
+            await self._from_disk(held)
             await self._hashed(held)
             return Fetched(held.offset, held.size, held.failed, held.cid)
         fetching = self._fetching.get(object_id)
@@ -168,7 +178,7 @@ class Blocks:
     async def manifest(self, what: Any) -> list[Any]:
         """[manifest, failed, blocks that are here (a byte each; nothing: all), the bytes of an object of one block,
         others that read it]. Raises ObjectNotAvailableError."""
-        held = self._find(what)
+        held = await self._find_here(what)
         who = caller.get().peer
         if held.size > BLOCK_BYTES:
             self._asked_by(held, who)
@@ -178,6 +188,7 @@ class Blocks:
         data: Buffer = b""
         if 0 < held.size <= BLOCK_BYTES:
             await self._until_here(held, 0)
+            await self._from_disk(held)
             data = self._lend(held) if held.offered else self._copy(held, 0, held.size)
         others = [reader for reader in reversed(held.askers) if reader != who][:READERS_MAX]
         return [fields, held.failed, here, data, others]
@@ -199,7 +210,7 @@ class Blocks:
 
         A block that is still fetched is waited for, WAIT_S. Raises ObjectNotAvailableError.
         """
-        held = self._find(what)
+        held = await self._find_here(what)
         lent: memoryview | None = None
         who = caller.get().peer
         held.readers[who] = held.readers.get(who, 0) + 1
@@ -207,6 +218,8 @@ class Blocks:
             while (run := await _run_of(incoming, blocks_of(held.size))) is not None:
                 for block in run:
                     await self._until_here(held, block)
+                    if lent is None and held.on_disk:
+                        await self._from_disk(held)
                     if lent is None and held.offered:
                         lent = self._lend(held)
                     begin = held.at(block)
@@ -238,6 +251,22 @@ class Blocks:
         if held is None:
             raise self._not_here(what)
         return held
+
+    async def _find_here(self, what: Any) -> Held:
+        held = self._find(what)
+        if held.on_disk:
+            await self._from_disk(held)
+        return held
+
+    async def _from_disk(self, held: Held) -> None:
+        """Have it in memory, where it may lie elsewhere than before. Raises ObjectNotAvailableError."""
+        while held.on_disk:
+            assert self.bring_back is not None, "only who can bring it back says that it went"
+            offset = await self.bring_back(held.object_id)
+            self._check(held)
+            if offset is None:
+                raise self._not_here(held.object_id)
+            held.offset, held.on_disk = offset, False
 
     def _not_here(self, what: bytes) -> ObjectNotAvailableError:
         return ObjectNotAvailableError(

@@ -101,17 +101,27 @@ class CheckpointDesk:
                 store.let_go([before[1].object])
             self._next[client.number] = client, message
             return
-        place = store.ledger.place(message.object)
-        if place is None or place[1] > STATE_MAX_BYTES:
+        size = store.ledger.size_here(message.object)
+        if size is None or size > STATE_MAX_BYTES:
             store.let_go([message.object])
             return
         self._next[client.number] = None
-        if self._node.far is not None:
+        store.bring_back(message.object, lambda _: self._copy(client, message))
+
+    def _copy(self, client: Client, message: m.ActorCheckpoint) -> None:
+        """Of one that lies in memory, where it stays until it is `_copied`; or it could not come back from disk."""
+        store = self._node.store
+        place = store.ledger.place(message.object)
+        store.pin(message.object)
+        if place is None:
+            self._copied(client, message)
+        elif self._node.far is not None:
             self._begin(self._to_disk(client, message, place[0], place[1]))
         else:
             self._to_memory(client, message, place[0], place[1])
 
     def _copied(self, client: Client, message: m.ActorCheckpoint) -> None:
+        self._node.store.unpin(message.object)
         self._node.store.let_go([message.object])
         following = self._next.pop(client.number, None)
         if following is not None:

@@ -304,7 +304,7 @@ class FarDesk:
     def may_know(self, peer: PeerId, object_: bytes) -> bool:
         """Whether that node is answered for this object: it was lent it, or has not guessed too often."""
         now, ledger = self.node.now(), self.node.store.ledger
-        if not ledger.held(object_) and ledger.place(object_) is None:
+        if not ledger.held(object_) and ledger.size_here(object_) is None:
             self.guesses.missed(peer, now)
         neighbour = self.neighbours.get(peer)
         lent = neighbour is not None and ledger.holds(neighbour.client.number, object_)

@@ -30,7 +30,7 @@ import msgspec
 
 from lattica.codec import far
 from lattica.codec import messages as m
-from lattica.errors import LatticaError, ObjectStoreFullError, RemoteProtocolError
+from lattica.errors import LatticaError, ObjectStoreFullError, OutOfDiskError, RemoteProtocolError
 from lattica.mesh.identity import PeerId
 from lattica.node.blocks import Blocks
 from lattica.node.clients import STORE, Client
@@ -127,6 +127,7 @@ class FarObjects:
         self.blocks = Blocks(
             desk.peer, self._node.store.arena, self._loop, self._pin, lambda offset, _: self._regions.free(offset)
         )
+        self.blocks.bring_back = self._bring_back
 
     def __repr__(self) -> str:
         return f"<FarObjects: {len(self._wanted)} asked for, {len(self._fetching)} being fetched>"
@@ -227,6 +228,9 @@ class FarObjects:
         """Ask its lender for it, once, or those whom it has named."""
         if object_ in self._wanted or object_ in self._fetching:
             return
+        if self._node.store.ledger.is_spilled(object_):
+            self._node.store.bring_back(object_, lambda _: None)
+            return
         lender = self._node.store.ledger.lender(object_)
         neighbour = self._neighbour(lender) if lender is not None else None
         if neighbour is not None and self._holders.asking(object_):
@@ -257,8 +261,8 @@ class FarObjects:
         """(peer -> bytes of these that lie there, bytes of all). inputs: (object, bytes), as a process says."""
         ledger, found, total = self._node.store.ledger, dict[PeerId, int](), 0
         for object_, said in inputs[:INPUTS_MAX]:
-            here = ledger.place(object_)
-            size = here[1] if here is not None else min(max(said, 0), SAID_MAX_BYTES)
+            here = ledger.size_here(object_)
+            size = here if here is not None else min(max(said, 0), SAID_MAX_BYTES)
             total += size
             peers = list(self._served.get(object_, ()))
             lender = ledger.lender(object_)
@@ -275,7 +279,7 @@ class FarObjects:
         """They want to know where it lies: here, or at others, or nobody knows yet and they wait."""
         ledger, object_ = self._node.store.ledger, message.object
         self._check(neighbour, object_)
-        if ledger.place(object_) is None:
+        if ledger.size_here(object_) is None:
             if not message.fetch and (holders := self._elsewhere(neighbour, object_)):
                 self._send_on(neighbour, object_, holders)
                 return
@@ -351,7 +355,7 @@ class FarObjects:
         self._offers[object_] = None
         if len(self._offers) > self._offers_max:
             ledger = self._node.store.ledger
-            for each in [each for each in self._offers if ledger.place(each) is None]:
+            for each in [each for each in self._offers if ledger.size_here(each) is None]:
                 self.blocks.withdraw(each)
                 del self._offers[each]
             self._offers_max = max(2 * len(self._offers), OFFERS_MIN)
@@ -440,7 +444,7 @@ class FarObjects:
         """Ask all whom we know for a copy; what nobody has is lost, if somebody waits for it, or missing. doubted: its
         lender `but` may come back, and stays its lender."""
         ledger = self._node.store.ledger
-        if object_ in self._seeking or ledger.lender(object_) is None or ledger.place(object_) is not None:
+        if object_ in self._seeking or ledger.lender(object_) is None or ledger.size_here(object_) is not None:
             return
         if not doubted:
             lender = self._neighbour(ledger.lender(object_) or 0)
@@ -565,7 +569,7 @@ class FarObjects:
                 offset = await self._room(max(message.size, 1))
                 self._node.store.arena.write(offset, [message.data])
             else:
-                if self._node.store.ledger.place(message.object) is None:
+                if self._node.store.ledger.size_here(message.object) is None:
                     self.blocks.withdraw(message.object)  # it was here once, made by a process whose span that was
                 cid = message.cid or self._holders.cid(message.object, vouched=True) or None
                 named = [PeerId(peer) for peer in message.holders[:HOLDERS_MAX]] + self._holders.of(message.object)
@@ -575,7 +579,7 @@ class FarObjects:
                 found = await self.blocks.fetch(message.object, sources, message.size, self._room, cid=cid)
                 offset = found.offset
                 if found.size != message.size:  # or what lies behind it would be read as a part of it, and served
-                    if self._node.store.ledger.place(message.object) is None:
+                    if self._node.store.ledger.size_here(message.object) is None:
                         self.blocks.withdraw(message.object)
                         self._regions.free(offset)
                     raise RemoteProtocolError(f"it was said to have {message.size} bytes, and has {found.size}")
@@ -629,6 +633,8 @@ class FarObjects:
                 mine, message.object, offset, message.size, 0, message.failed, message.contains, message.attempt
             )
         )
+        if store.spill is not None:
+            store.spill.sealed(message.object)
         if lender is not None and lender is not neighbour:
             lender.link.send(far.Has(message.object, self.blocks.cid_of(message.object)))
         for inner in message.contains:
@@ -782,8 +788,8 @@ class FarObjects:
             case m.SpanGrant(request, offset, size):
                 self._regions.add_span(offset, size)
                 self._settle(request, None)
-            case m.SpanDenied(request, detail):
-                self._settle(request, ObjectStoreFullError(detail))
+            case m.SpanDenied(request, detail, disk):
+                self._settle(request, OutOfDiskError(detail) if disk else ObjectStoreFullError(detail))
             case m.Freed(object_):
                 if (region := self._sealed.pop(object_, None)) is not None:
                     self.blocks.withdraw(object_)
@@ -830,9 +836,9 @@ class FarObjects:
         """Bytes that came by another way: they lie here from now on, held once by this node. Raises
         ObjectStoreFullError."""
         ledger, mine = self._node.store.ledger, self.client.number
-        if ledger.place(object_) is None:
+        if ledger.size_here(object_) is None:
             offset = await self._room(max(len(data), 1))
-            if ledger.place(object_) is None:
+            if ledger.size_here(object_) is None:
                 self._node.store.arena.write(offset, [data])
                 self._sealed[object_] = offset
                 self._perform(ledger.seal(mine, object_, offset, len(data), 0, failed, list(contains)))
@@ -850,11 +856,33 @@ class FarObjects:
 
     def _pin(self, object_: bytes) -> Any:
         """Keep it while its blocks are read; None if it is gone."""
-        ledger, mine = self._node.store.ledger, self.client.number
-        if ledger.place(object_) is None:
+        store, mine = self._node.store, self.client.number
+        if store.ledger.place(object_) is None:
             return None
-        self._perform(ledger.hold(mine, object_))
-        return lambda: self._perform(ledger.drop(mine, object_))
+        self._perform(store.ledger.hold(mine, object_))
+        store.pin(object_)
+
+        def unpin() -> None:
+            store.unpin(object_)
+            self._perform(store.ledger.drop(mine, object_))
+
+        return unpin
+
+    def went_to_disk(self, object_: bytes) -> None:
+        """It lies in memory no more: whoever reads its blocks next has it brought back."""
+        self.blocks.went_to_disk(object_)
+
+    async def _bring_back(self, object_: bytes) -> int | None:
+        """Where it lies, once it is in memory; None if that cannot be."""
+        came: asyncio.Future[bool] = self._loop.create_future()
+
+        def told(here: bool) -> None:
+            if not came.done():
+                came.set_result(here)
+
+        self._node.store.bring_back(object_, told)
+        here = self._node.store.ledger.place(object_) if await came else None
+        return here[0] if here is not None else None
 
     def _perform(self, effects: Any) -> None:
         self._node.store.perform(effects)

@@ -20,11 +20,13 @@ def spawn_embedded(
     preload: Iterable[str] = (),
     hide: Sequence[str] = (),
     ticket: str = "",
+    spill_dir: str = "",
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Start a node that serves this process alone and ends with it: (the connection to it, the process).
 
     None: let the node count or decide. preload: modules that this program has loaded and workers will want ("numpy").
     hide: folders that workers may not see, for a node that has secrets. ticket: of the mesh that the node joins.
+    spill_dir: where objects go that do not fit into memory; "": the usual place.
     The process's `stderr` is a file in memory: it says why the node failed, should the connection end before `Welcome`.
     """
     ours, theirs = socket.socketpair()
@@ -38,6 +40,7 @@ def spawn_embedded(
         ("--object-store-memory", object_store_memory),
         ("--preload", ",".join(preload) or None),
         ("--hide", json.dumps(list(hide)) if hide else None),
+        ("--spill-dir", spill_dir or None),
     ):
         if value is not None:
             command += [option, str(value)]

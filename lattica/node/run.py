@@ -48,6 +48,10 @@ PORT_MAPPING_VARIABLE = "LATTICA_PORT_MAPPING"
 """Environment variable: what --port-mapping is by default; one of `NO` if the gateway is to be asked for no port."""
 BIRTHDAY_VARIABLE = "LATTICA_BIRTHDAY"
 """Environment variable: what --birthday is by default; one of `NO` if hundreds of ports are not to be tried."""
+SPILL_VARIABLE = "LATTICA_SPILL_DIR"
+"""Environment variable: what --spill-dir is by default."""
+SPILL_LIMIT_VARIABLE = "LATTICA_SPILL_LIMIT"
+"""Environment variable: what --spill-limit is by default, in bytes."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
 FREE_PORT = ":0"
@@ -78,6 +82,8 @@ class Options(msgspec.Struct, frozen=True):
     birthday: bool = True  # hundreds of ports may be tried to become direct
     relay: bool = False  # for others, and nothing else
     listen_tls: str = ""  # as of `mesh_desk.Wish`
+    spill_dir: str = ""  # "": the usual place
+    spill_limit: int = 0  # bytes; 0: what leaves a part of the disk free
 
 
 def parse_options(argv: list[str]) -> Options:
@@ -85,7 +91,7 @@ def parse_options(argv: list[str]) -> Options:
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
         "--memory", "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
-        "--port-mapping", "--birthday", "--relay", "--listen-tls",
+        "--port-mapping", "--birthday", "--relay", "--listen-tls", "--spill-dir", "--spill-limit",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -123,6 +129,8 @@ def parse_options(argv: list[str]) -> Options:
             birthday=given.get("--birthday", os.environ.get(BIRTHDAY_VARIABLE, "")).lower() not in NO,
             relay=given.get("--relay", "") == "yes",
             listen_tls=given.get("--listen-tls", ""),
+            spill_dir=given.get("--spill-dir", os.environ.get(SPILL_VARIABLE, "")),
+            spill_limit=int(float(given.get("--spill-limit", os.environ.get(SPILL_LIMIT_VARIABLE) or "0"))),
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
@@ -425,6 +433,8 @@ def _compose(
     memory = MemoryReader()
     store_bytes = options.object_store_memory or int(memory.total * STORE_SHARE)
     store_bytes = max(store_bytes // GRANULE_BYTES, 1) * GRANULE_BYTES
+    spill_to = paths.spill_folder(options.spill_dir, session_dir, "" if embedded else options.data_dir)
+    paths.sweep(spill_to)
     settings = Settings(
         node=node_id,
         session_dir=session_dir,
@@ -434,6 +444,8 @@ def _compose(
         data_dir=data_dir if embedded else options.data_dir,
         hidden=hidden,
         labels=options.labels,
+        spill_to=spill_to,
+        spill_limit=options.spill_limit,
         gpus=gpus.detect() or (gpus.believed() if options.num_gpus else ()),
         memory_threshold=float(os.environ.get(THRESHOLD_VARIABLE, THRESHOLD)),
     )

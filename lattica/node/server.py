@@ -151,6 +151,8 @@ class Node:
             m.FromAfar: (RUNNERS, store.imported),
             m.SpanRequest: (RUNNERS, store.span),
             m.SpanReturn: (RUNNERS, store.span_back),
+            m.SpanCancel: (RUNNERS, store.cancel_span),
+            m.Evicted: (RUNNERS, store.evicted),
             m.LeaseRequest: (RUNNERS, leases.request),
             m.LeaseCancel: (RUNNERS, leases.cancel),
             m.LeaseReturn: (RUNNERS, leases.returned),
@@ -472,6 +474,8 @@ class Node:
         self.memory.close()
         self.environments.close()
         self.actor_desk.checkpoints.close()
+        if self.store.spill is not None:
+            self.store.spill.close()
         for client in self.clients.values():
             if client.kind == DRIVER and last_signal == signal.SIGTERM:
                 client.send(m.Refused("it was told to end, by `lattica stop` or SIGTERM"))

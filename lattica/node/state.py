@@ -233,4 +233,5 @@ class StateDesk:
             "objects": sum(view.made for view in views),
             "clients": clients,
             "available_bytes": store.spans.free_bytes,
+            **(store.spill.view() if store.spill is not None else {"spilled_objects": 0, "spilled_bytes": 0}),
         }

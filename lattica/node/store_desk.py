@@ -13,12 +13,23 @@ from lattica.errors import RemoteProtocolError
 from lattica.node.clients import Client
 from lattica.node.loop import Timer, Work
 from lattica.objectstore.arena import Arena
-from lattica.objectstore.ledger import Adopt, Effect, FreeRegion, Ledger, Tell, Unborrowed, Unreferenced
+from lattica.objectstore.ledger import (
+    Adopt,
+    Effect,
+    Forgotten,
+    FreeRegion,
+    Ledger,
+    Tell,
+    Unborrowed,
+    Unreferenced,
+    Wanted,
+)
 from lattica.objectstore.spans import SpanAllocator
 from lattica.objectstore.suballocator import rounded
 
 if TYPE_CHECKING:
     from lattica.node.server import Node
+    from lattica.node.spill_desk import SpillDesk
 
 log = logging.getLogger(__name__)
 MIB = 1 << 20
@@ -26,6 +37,8 @@ INLINE_BACKING_BYTES = 64 * MIB
 """So much memory is asked of the kernel on the loop itself (7 ms at 9 GB/s); more in a thread, or others would wait."""
 PATIENCE_S = 4.0
 """How long a full store is waited for before the request is denied; the promise to users is five seconds."""
+PATIENCE_MAX_S = 60.0
+"""The same while objects go to disk: a disk that writes 50 MB/s takes 20 s for what needs a GiB."""
 ASK_PAUSE_S = 0.1
 """Between two calls for unused spans, which go on while requests wait: a span may become empty at any time."""
 LOW_WATER_BYTES = 256 * MIB
@@ -41,6 +54,7 @@ class Waiting(msgspec.Struct, eq=False):
     client: Client
     request: int
     size: int
+    since: float = 0.0
     denial: Timer | None = None
 
     def settle(self) -> None:
@@ -53,11 +67,14 @@ class StoreDesk:
     """The machine's object store, as its clients meet it."""
 
     def __init__(self, node: Node, arena: Arena, headroom: Callable[[], int]) -> None:
-        self._node, self._headroom = node, headroom
+        self._node, self.headroom = node, headroom
         self.arena = arena
         self.ledger = Ledger()
         self.spans = SpanAllocator(arena.size_bytes)
-        self._waiting: list[Waiting] = []
+        self.waiting: list[Waiting] = []
+        self.pins: dict[bytes, int] = {}  # what the node itself reads, and how often
+        self.spill: SpillDesk | None = None  # once the store was full
+        self.spill_to, self.spill_limit = "", 0  # as of `Settings`
         self._asking: Timer | None = None
         self._backing = 0  # threads that ask the kernel for memory now
         self._punching: Timer | None = None
@@ -70,10 +87,12 @@ class StoreDesk:
 
     def gone(self, client: Client, how: str) -> None:
         """All that it wrote has been read, and it has ended. how: words for what it was and how it ended."""
-        for waiting in [waiting for waiting in self._waiting if waiting.client is client]:
+        for waiting in [waiting for waiting in self.waiting if waiting.client is client]:
             waiting.settle()
-            self._waiting.remove(waiting)
+            self.waiting.remove(waiting)
         self.perform(self.ledger.client_gone(client.number, how))
+        if self.spill is not None:
+            self.spill.client_gone(client.number)
 
     # -- counts
 
@@ -95,21 +114,30 @@ class StoreDesk:
             )
         )
         self.perform(self.ledger.made_here(message.object))
+        if self.spill is not None:
+            self.spill.sealed(message.object)
+            self.spill.touched(message.object, message.to or client.number)
 
     def gave(self, client: Client, message: m.Give) -> None:
+        if self.spill is not None:
+            self.spill.touched(message.object, message.to)
         self.perform(self.ledger.give(client.number, message.object, message.to, message.count))
 
     def hold(self, client: Client, message: m.Hold) -> None:
+        if self.spill is not None:
+            self.spill.touched(message.object, client.number)
         self.perform(self.ledger.hold(client.number, message.object))
 
     def drop(self, client: Client, message: m.Drop) -> None:
+        if self.spill is not None:
+            self.spill.touched(message.object, client.number)
         self.perform(self.ledger.drop(client.number, message.object, message.count))
 
     def promise(self, client: Client, message: m.Promise) -> None:
         self.perform(self.ledger.promise(client.number, message.object, message.made_at))
 
     def resolve(self, client: Client, message: m.Resolve) -> None:
-        self.perform(self.ledger.resolve(client.number, message.objects))
+        self.perform(self.ledger.resolve(client.number, message.objects, bytes_too=message.here))
         if self._node.far is not None:
             self._node.far.objects.resolve(message.objects)
 
@@ -139,6 +167,8 @@ class StoreDesk:
 
     def give(self, object_: bytes, to: int) -> None:
         """The node gives one hold to a client, or to itself."""
+        if self.spill is not None:
+            self.spill.given(object_, to)
         self.perform(self.ledger.give(m.NODE, object_, to))
 
     def let_go(self, objects: Iterable[bytes]) -> None:
@@ -146,16 +176,50 @@ class StoreDesk:
         for object_ in objects:
             self.perform(self.ledger.drop(m.NODE, object_))
 
+    # -- for those who read in the arena
+
+    def pin(self, object_: bytes) -> None:
+        """The node reads it: it stays where it is, until `unpin`."""
+        self.pins[object_] = self.pins.get(object_, 0) + 1
+        if self.spill is not None:
+            self.spill.used(object_)
+
+    def unpin(self, object_: bytes) -> None:
+        """The node has read it."""
+        self.pins[object_] -= 1
+        if not self.pins[object_]:
+            del self.pins[object_]
+
+    def bring_back(self, object_: bytes, then: Callable[[bool], object]) -> None:
+        """Have `then` told, now or later, whether it lies in memory."""
+        if self.spill is not None and self.ledger.is_spilled(object_):
+            self.spill.wanted(object_, then)
+        else:
+            then(self.ledger.place(object_) is not None)
+
     def perform(self, effects: Sequence[Effect]) -> None:
         """Carry out what the ledger decided."""
-        freed = False
+        freed, spill = False, self.spill
         for effect in effects:
             match effect:
                 case Tell(client, message):
+                    if spill is not None:
+                        if type(message) is m.Located:
+                            spill.told(client, message)
+                        elif type(message) is m.Freed:
+                            spill.freed(message.object)
                     self._node.tell(client, message)
-                case FreeRegion(offset, size):
+                case FreeRegion(offset, size, object_):
                     self.spans.free_region(offset, size, self._node.now())
                     freed = True
+                    if spill is not None:
+                        spill.freed(object_)
+                case Forgotten(object_):
+                    if spill is not None:
+                        spill.freed(object_)
+                case Wanted(object_):
+                    assert spill is not None, "only a spill desk evicts"
+                    spill.wanted(object_)
                 case Adopt(client, live):
                     self.spans.adopt(client, live, self._node.now())
                     freed = True
@@ -165,14 +229,14 @@ class StoreDesk:
                     self._node.far.objects.unborrowed(lender, object_)
                     self._node.far.actors.unborrowed(object_)
         if freed:
-            self._memory_came_free()
+            self.memory_came_free()
 
     # -- spans
 
     def span(self, client: Client, message: m.SpanRequest) -> None:
-        """Grant a span, at once or when there is room; deny it after PATIENCE_S."""
-        if message.size <= 0 or len(self._waiting) >= WAITING_MAX:
-            raise RemoteProtocolError(f"it asked for {message.size} bytes while {len(self._waiting)} requests wait")
+        """Grant a span, at once or when there is room, for which objects go to disk; deny it after PATIENCE_S."""
+        if message.size <= 0 or len(self.waiting) >= WAITING_MAX:
+            raise RemoteProtocolError(f"it asked for {message.size} bytes while {len(self.waiting)} requests wait")
         if message.size > self.spans.capacity_bytes:
             client.send(m.SpanDenied(message.request, self._why_never(message.size)))
         elif message.size < message.wish <= self.spans.free_bytes and self._grant(
@@ -180,14 +244,37 @@ class StoreDesk:
         ):
             return
         elif not self._grant(client, message.request, message.size):
-            waiting = Waiting(client, message.request, message.size)
+            waiting = Waiting(client, message.request, message.size, self._node.now())
             waiting.denial = self._node.loop.call_later(PATIENCE_S, self._deny, waiting)
-            self._waiting.append(waiting)
+            self.waiting.append(waiting)
             self._ask_for_spans()
+            self.press()
+
+    def cancel_span(self, client: Client, message: m.SpanCancel) -> None:
+        """It has found room in a span that it has."""
+        for waiting in self.waiting:
+            if waiting.client is client and waiting.request == message.request:
+                waiting.settle()
+                self.waiting.remove(waiting)
+                client.send(m.SpanDenied(message.request, "it is not wanted any more"))
+                return
+
+    def press(self) -> None:
+        """Requests wait: have objects go to disk."""
+        if self.waiting and self.spill is None and self.spill_to and not self._node.closing:
+            from lattica.node.spill_desk import SpillDesk
+
+            self.spill = SpillDesk(self._node, self.spill_to, self.spill_limit)
+        if self.waiting and self.spill is not None:
+            self.spill.press()
+
+    def evicted(self, client: Client, message: m.Evicted) -> None:
+        if self.spill is not None:
+            self.spill.evicted(client, message)
 
     def span_back(self, client: Client, message: m.SpanReturn) -> None:
         self.spans.release(message.offset, message.size, client.number, self._node.now())
-        self._memory_came_free()
+        self.memory_came_free()
 
     def _grant(self, client: Client, request: int, size: int) -> bool:
         """Whether the span was found; its grant is sent once it is backed."""
@@ -197,7 +284,7 @@ class StoreDesk:
         size = rounded(size, self.spans.granularity)
         cold = self.spans.unbacked(offset, size)
         cold_bytes = sum(length for _, length in cold)
-        if cold_bytes > self._headroom():
+        if cold_bytes > self.headroom():
             self.spans.release(offset, size, client.number, self._node.now())
             return False
         grant = m.SpanGrant(request, offset, size)
@@ -238,17 +325,18 @@ class StoreDesk:
         self.spans.release(offset, size, client.number, self._node.now())
         return False
 
-    def _memory_came_free(self) -> None:
-        for waiting in list(self._waiting):
+    def memory_came_free(self) -> None:
+        """Whoever waits may find room now."""
+        for waiting in list(self.waiting):
             if self._grant(waiting.client, waiting.request, waiting.size):
                 waiting.settle()
-                self._waiting.remove(waiting)
+                self.waiting.remove(waiting)
         self._ask_for_spans()
         if self._punching is None and self.spans.punchable(float("inf"), LOW_WATER_BYTES, 0.0):
             self._punching = self._node.loop.call_later(IDLE_S, self._punch)
 
     def _ask_for_spans(self) -> None:
-        if self._waiting and self._asking is None and not self._node.closing:
+        if self.waiting and self._asking is None and not self._node.closing:
             for client in self._node.clients.values():
                 client.send(m.SpanWanted())
             self._asking = self._node.loop.call_later(ASK_PAUSE_S, self._ask_again)
@@ -256,10 +344,18 @@ class StoreDesk:
     def _ask_again(self) -> None:
         self._asking = None
         self._ask_for_spans()
+        self.press()
 
     def _deny(self, waiting: Waiting) -> None:
-        self._waiting.remove(waiting)
-        waiting.client.send(m.SpanDenied(waiting.request, self._why_denied(waiting.size)))
+        now, spill = self._node.now(), self.spill
+        if spill is not None and now - waiting.since < PATIENCE_MAX_S:
+            left = PATIENCE_S - (now - spill.progress_at)
+            if spill.busy or left > 0:
+                waiting.denial = self._node.loop.call_later(max(left, 1.0), self._deny, waiting)
+                return
+        self.waiting.remove(waiting)
+        trouble = spill.trouble if spill is not None else ""
+        waiting.client.send(m.SpanDenied(waiting.request, self._why_denied(waiting.size), bool(trouble)))
 
     def _why_never(self, size: int) -> str:
         quota = self.spans.capacity_bytes // MIB
@@ -272,12 +368,25 @@ class StoreDesk:
         spans = self.spans
         quota, used, backed = spans.capacity_bytes // MIB, spans.used_bytes // MIB, spans.backed_bytes // MIB
         full = f"{-(-size // MIB)} MiB do not fit: the object store holds {used} of {quota} MiB ({backed} MiB backed)"
-        room = self._headroom() // MIB
+        room = self.headroom() // MIB
         if spans.largest_free_bytes >= size:
             full += f", and the machine has only {room} MiB of memory left for it"
         held = sorted(spans.owners().items(), key=lambda owner: -owner[1])[:3]
         most = ", ".join(f"{self._who(client)} {size // MIB} MiB" for client, size in held)
-        return f"{full}; most is held by: {most}. Drop refs, or start with a larger object_store_memory"
+        if self.spill is None:
+            return f"{full}; most is held by: {most}. Drop refs, or start with a larger object_store_memory"
+        if self.spill.trouble:
+            return f"{full}, and nothing more can go to disk: {self.spill.trouble}; most is held by: {most}"
+        views, own = self.spill.kept()
+        held = sorted(views.items(), key=lambda view: -view[1])[:3]
+        pinned = [f"{self._who(client)} {size // MIB} MiB" for client, size in held]
+        if own >= MIB:
+            pinned.append(f"the node, which sends or copies them: {own // MIB} MiB")
+        under = f"; arrays lie over values in {', '.join(pinned)}" if pinned else ""
+        return (
+            f"{full}; most is held by: {most}{under}. What arrays lie over stays in memory, all else goes to disk: "
+            "drop arrays, or start with a larger object_store_memory"
+        )
 
     def _who(self, number: int) -> str:
         client = self._node.clients.get(number)

@@ -125,6 +125,18 @@ class SpanAllocator:
             owned[NODE] = owned.get(NODE, 0) + len(self._adopted) * self.granularity
         return owned
 
+    def pieces(self, *, cold_is_free: bool = True) -> list[tuple[int, int, int | None]]:
+        """(start, stop, owner) of the whole arena in order; owner None: free. cold_is_free: else what is free and not
+        backed counts as the node's, since memory is what is short."""
+        found: list[tuple[int, int, int | None]] = [
+            (start, start + size, owner) for start, (size, owner) in self._spans.items()
+        ]
+        found += [(at * self.granularity, (at + 1) * self.granularity, NODE) for at in self._adopted]
+        for start, stop in self._free:
+            found += [(a, b, None) for a, b in self._backed.within(start, stop)]
+            found += [(a, b, None if cold_is_free else NODE) for a, b in self._backed.outside(start, stop)]
+        return sorted(found, key=lambda piece: piece[0])
+
     def allocate(self, size: int, owner: int) -> int | None:
         """Offset of a span of `size` bytes, rounded up to granules, now `owner`'s; None if no free range is that long.
 

@@ -37,8 +37,9 @@ longer, and a file stays until the last object in it is gone."""
 WRITES_MAX = 2  # files at once: the next one is read and hashed while the disk has the one before
 ASKED_MAX = 20_000  # objects at once
 KEPT_S = 0.3  # before an object with an array over it is asked for again
-GRACE_S = 0.3
-"""For what came back from disk to be read: sooner, two that wait for each other's room would read nothing."""
+GRACE_S = 0.05
+"""For what came back from disk to be read: whoever waited for it needs 1 ms, and keeps it from then on. Longer: a store
+whose objects have all just come back has no room for as long."""
 SILENT_S = 1.0  # a process that has not answered by then is not waited for: others' objects go instead
 
 
@@ -120,6 +121,7 @@ class Spiller:
         self._asked: dict[bytes, set[int]] = {}  # who was ever asked to forget it
         self._ready: deque[Region] = deque()
         self._running = 0  # writes
+        self._batch_bytes = BATCH_BYTES  # nothing: one object to a file, after one has failed
         self._round = 0
 
     def __repr__(self) -> str:
@@ -151,6 +153,10 @@ class Spiller:
             region.state = State.STAYS
         return [Forget(client, object) for client in sorted(self._asked.pop(object, ()))]
 
+    def knows_of(self, object: bytes, client: int) -> None:
+        """A process hears that it is on disk: it remembers that, as if it had been asked to forget where it lies."""
+        self._asked.setdefault(object, set()).add(client)
+
     def given(self, object: bytes, client: int) -> list[Effect]:
         """The node gives it to a process, with what somebody has once written of where it lies."""
         if object not in self._asked or client in self._asked[object]:
@@ -177,6 +183,11 @@ class Spiller:
             if region.state in (State.READY, State.WRITING)
             or (region.state is State.ASKED and now - region.since < SILENT_S)
         )
+
+    @property
+    def writing_bytes(self) -> int:
+        """Bytes that nobody can keep here any more but by asking for them."""
+        return sum(region.size for region in self.regions.values() if region.state in (State.READY, State.WRITING))
 
     def make_room(
         self, need: int, goal: int, pieces: Sequence[tuple[int, int, int | None]], owner: int, now: float
@@ -220,6 +231,7 @@ class Spiller:
     def written(self, write: Write, *, well: bool) -> list[Effect]:
         """The file is on disk; or it could not be written."""
         self._running -= 1
+        self._batch_bytes = BATCH_BYTES if well else 0
         effects: list[Effect] = []
         for region in write.regions:
             if self.regions.get(region.object) is not region:
@@ -320,7 +332,7 @@ class Spiller:
         effects: list[Effect] = []
         while self._ready and self._running < WRITES_MAX:
             batch, total = list[Region](), 0
-            while self._ready and (not batch or total + self._ready[0].size <= BATCH_BYTES):
+            while self._ready and (not batch or total + self._ready[0].size <= self._batch_bytes):
                 region = self._ready.popleft()
                 if region.state is State.READY and self.regions.get(region.object) is region:
                     region.state = State.WRITING

@@ -37,6 +37,11 @@ PACKED_SHARE = 0.75
 PACK_FROM_BYTES = 4096
 KEPT_FREE = 0.05
 """Part of the disk that is left free: a full disk stops more than us."""
+RESERVE_BYTES = 64 << 20
+"""So much more may be written, of what the user allows, or half of what is left free, to make room for what comes back
+from disk: a store that is full beside a full disk could not be read else."""
+PUNCH_FLAGS = 3  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
+PUNCH_FROM_BYTES = 64 << 10
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -51,6 +56,7 @@ class Files(Protocol):
     def close(self, fd: int) -> None: ...
     def rename(self, old: str, new: str) -> None: ...
     def remove(self, path: str) -> None: ...
+    def punch(self, path: str, at: int, size: int) -> None: ...
     def room(self, folder: str) -> tuple[int, int]: ...
 
 
@@ -80,6 +86,18 @@ class DiskFiles:
 
     def remove(self, path: str) -> None:
         os.unlink(path)
+
+    def punch(self, path: str, at: int, size: int) -> None:
+        """These bytes need not be kept any more."""
+        import ctypes
+
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.fallocate(fd, PUNCH_FLAGS, ctypes.c_int64(at), ctypes.c_int64(size)):
+                raise OSError(ctypes.get_errno(), "punching a hole")
+        finally:
+            os.close(fd)
 
     def room(self, folder: str) -> tuple[int, int]:
         """(bytes that this user may still write, bytes of the disk)."""
@@ -120,19 +138,19 @@ class SpillFolder:
         self._lock = threading.Lock()
         self._count = 0
         self._in: dict[str, int] = {}  # file -> objects in it
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}  # bytes of it, without those that were punched out
         self._coming = 0  # bytes of the files that are being written, at most
         self.bytes = 0
 
     def __repr__(self) -> str:
         return f"<SpillFolder {self.path}: {len(self._in)} files, {self.bytes >> 20} MiB>"
 
-    def write(self, parts: Sequence[Part]) -> list[Record]:
-        """Put these into a new file. Raises OutOfDiskError if there is no room, SpillFileError if it cannot be written;
-        then nothing of it is left."""
+    def write(self, parts: Sequence[Part], *, urgent: bool = False) -> list[Record]:
+        """Put these into a new file. urgent: as much as there is room for in the reserve. Raises OutOfDiskError if
+        there is none, SpillFileError if it cannot be written; then nothing of it is left."""
         most = sum(part.size + HEADER_BYTES for part in parts)
         with self._lock:
-            self._check_room(most)
+            self._check_room(most, urgent=urgent)
             self._coming += most
             self._count += 1
             path = os.path.join(self.path, f"{self._count:08}")
@@ -179,11 +197,26 @@ class SpillFolder:
                     gone.append(record.path)
         for path in gone:
             self._tidy(path)
+        for record in records:
+            if record.path in self._in and record.stored >= PUNCH_FROM_BYTES:
+                self._punch(record)
+
+    def _punch(self, record: Record) -> None:
+        """Of a file with others in it."""
+        try:
+            self._files.punch(record.path, record.at + HEADER_BYTES, record.stored)
+        except OSError:  # this file system cannot: it goes with the file
+            return
+        with self._lock:
+            if record.path in self._sizes:
+                self._sizes[record.path] -= record.stored
+                self.bytes -= record.stored
 
     # -- inside
 
-    def _check_room(self, more: int) -> None:
-        if self.limit_bytes and self.bytes + self._coming + more > self.limit_bytes:
+    def _check_room(self, more: int, *, urgent: bool) -> None:
+        limit_bytes = self.limit_bytes + RESERVE_BYTES * urgent
+        if self.limit_bytes and self.bytes + self._coming + more > limit_bytes:
             raise OutOfDiskError(
                 f"{self.path} holds {self.bytes >> 20} MiB of the {self.limit_bytes >> 20} MiB that may be spilled"
             )
@@ -191,7 +224,7 @@ class SpillFolder:
             free, total = self._files.room(self.path)
         except OSError as error:
             raise SpillFileError(f"{self.path} does not answer: {error.strerror or error}") from error
-        if free - self._coming - more < total * KEPT_FREE:
+        if free - self._coming - more < total * (KEPT_FREE / 2 if urgent else KEPT_FREE):
             raise OutOfDiskError(f"the disk of {self.path} has {free >> 20} of {total >> 20} MiB left")
 
     def _tidy(self, path: str) -> None:
@@ -281,19 +314,3 @@ def _packs(part: Part) -> bool:
     samples = [part.read((part.size - size) * each // (SAMPLES - 1), size) for each in range(SAMPLES)]
     packed = sum(len(zstandard.ZstdCompressor(level=1).compress(sample)) for sample in samples)
     return packed <= PACKED_SHARE * size * SAMPLES
-
-
-def in_memory(path: str) -> bool:
-    """Whether a folder lies in memory (tmpfs): what is spilled there has gone nowhere."""
-    try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            mounts = [line.split(b" ") for line in file]
-    except OSError:
-        return False
-    here, found = os.fsencode(os.path.realpath(path)), (b"", b"")
-    for fields in mounts:
-        place, kind = fields[4], fields[fields.index(b"-") + 1]
-        inside = here == place or here.startswith(place.rstrip(b"/") + b"/")
-        if inside and len(place) >= len(found[0]):
-            found = place, kind
-    return found[1] in (b"tmpfs", b"ramfs")

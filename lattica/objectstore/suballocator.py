@@ -137,6 +137,11 @@ class Suballocator:
         """The largest object that can be allocated now."""
         return max(self._small.largest(), self._large.largest())
 
+    def fits(self, size: int) -> bool:
+        """Whether `allocate` would find room."""
+        size = (size + ALIGN_BYTES - 1) & -ALIGN_BYTES or ALIGN_BYTES
+        return self._small.find(size) is not None or (size >= LARGE_BYTES and self._large.find(size) is not None)
+
     def add_span(self, offset: int, size: int) -> None:
         """The node has granted this span."""
         assert offset % ALIGN_BYTES == 0 and size % ALIGN_BYTES == 0 and size > 0, "spans are aligned"

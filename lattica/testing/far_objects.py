@@ -64,6 +64,7 @@ class Store:
     def __init__(self, node: Machine) -> None:
         self.node, self.ledger, self.memory = node, Ledger(), dict[int, bytes]()
         self.arena = SimpleNamespace(write=self._write, fd=-1, size_bytes=1 << 40)
+        self.spill = None  # there is room for everything
         self._next = 0
         self.made: set[int] = set()  # where processes have written
 

@@ -229,3 +229,23 @@ def test_a_session_is_locked_before_others_can_see_it(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
     session.close(remove=True)
+
+
+def test_spilled_objects_lie_on_a_disk_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.in_memory("/dev/shm") and not paths.in_memory("/proc/self")
+    own = f"lattica-spill-{os.geteuid()}"
+    assert paths.spill_folder("/mnt/fast", "/s", "/d") == f"/mnt/fast/{own}"
+    monkeypatch.setattr(paths, "in_memory", lambda path: path.startswith("/tmp"))
+    assert paths.spill_folder("", "/tmp/session", "") == f"/var/tmp/{own}"
+    assert paths.spill_folder("", "/tmp/session", "/home/u/lattica") == "/home/u/lattica/spill"
+
+
+def test_the_folder_of_a_dead_node_is_swept_and_that_of_a_living_one_is_not(tmp_path: Path) -> None:
+    mine = paths.open_session(str(tmp_path), keep=0, inside=())
+    dead = tmp_path / "1000-2000"
+    dead.mkdir()
+    (dead / "00000001").write_bytes(b"spilled")
+    paths.sweep(str(tmp_path))
+    assert [each.name for each in tmp_path.iterdir()] == [os.path.basename(mine.path)]
+    mine.close(remove=True)
+    assert not list(tmp_path.iterdir())

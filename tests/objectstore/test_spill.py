@@ -216,6 +216,7 @@ def test_few_files_are_written_at_once_and_a_failed_write_keeps_its_objects() ->
     assert len(effects) == WRITES_MAX
     (following,) = core.written(effects[0], well=False)  # type: ignore[arg-type]
     assert written([following]) == [id_of(WRITES_MAX)]
+    core.validate()
     assert core.regions[id_of(0)].state is State.STAYS and not core.regions[id_of(0)].filed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from random import Random
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from lattica.errors import OutOfDiskError
 from lattica.objectstore import spill_files
-from lattica.objectstore.spill_files import DiskFiles, Part, Record, SpillFileError, SpillFolder, in_memory
+from lattica.objectstore.spill_files import DiskFiles, Part, Record, SpillFileError, SpillFolder
 
 
 def part(number: int, data: bytes) -> Part:
@@ -53,6 +54,25 @@ def test_a_file_goes_with_the_last_object_in_it(folder: SpillFolder, tmp_path: P
     assert not list(tmp_path.iterdir()) and folder.bytes == 0
 
 
+def test_an_object_that_is_not_needed_takes_no_room_beside_those_that_are(folder: SpillFolder) -> None:
+    noise = [Random(seed).randbytes(400_000) for seed in range(3)]
+    records = folder.write([part(number, data) for number, data in enumerate(noise)])
+    blocks = os.stat(records[0].path).st_blocks
+    folder.drop(records[1:2])
+    assert folder.bytes < 900_000 and os.stat(records[0].path).st_blocks < blocks
+    assert [read(folder, records[at]) for at in (0, 2)] == [noise[0], noise[2]]
+    folder.drop([records[0], records[2]])
+    assert folder.bytes == 0
+
+
+def test_the_reserve_is_for_what_is_urgent(tmp_path: Path) -> None:
+    folder = SpillFolder(str(tmp_path), DiskFiles(), limit_bytes=1000)
+    data = Random(1).randbytes(2000)
+    with pytest.raises(OutOfDiskError):
+        folder.write([part(1, data)])
+    assert read(folder, folder.write([part(1, data)], urgent=True)[0]) == data
+
+
 @pytest.mark.parametrize("at", [0, 30, 63, 64, 100, -1])
 def test_any_byte_that_is_another_is_an_error(folder: SpillFolder, at: int) -> None:
     (record,) = folder.write([part(1, bytes(range(200)))])
@@ -91,10 +111,6 @@ def test_a_part_of_the_disk_is_left_free() -> None:
     folder = SpillFolder("/s", disk)
     with pytest.raises(OutOfDiskError, match="left"):
         folder.write([part(1, b"x" * 100)])
-
-
-def test_folders_in_memory_are_known_as_such() -> None:
-    assert in_memory("/dev/shm") and not in_memory("/proc/self")
 
 
 # -- a disk that fails
@@ -166,6 +182,13 @@ class Disk:
         self._call()
         if self.names.pop(path, None) is None:
             raise FileNotFoundError(errno.ENOENT, path)
+
+    def punch(self, path: str, at: int, size: int) -> None:
+        self._call()
+        if path not in self.names:
+            raise FileNotFoundError(errno.ENOENT, path)
+        for data in self.names[path]:
+            data[at : at + size] = bytes(len(data[at : at + size]))
 
     def room(self, folder: str) -> tuple[int, int]:
         return self.free, self.total
