@@ -84,6 +84,11 @@ class Objects:
     def __repr__(self) -> str:
         return f"<Objects: {len(self.table)} shared refs, {self._regions.used_bytes} bytes of ours in the arena>"
 
+    @property
+    def promising(self) -> bool:
+        """Whether values that were promised to others wait for room."""
+        return bool(self._promotions)
+
     # -- storing
 
     def small_or_stored(self, value: values.Serialized) -> bytes | Nested | Hold:

@@ -30,7 +30,6 @@ DECLARED = ("concurrency_groups", "max_calls")
 """Said where the class or function is made remote, and not in `.options(…)`: they are its nature, not one use's."""
 LATER = {
     "accelerator_type",
-    "max_calls",
     "tensor_transport",
 }
 """Accepted by Ray, not yet by us: refused with a word rather than ignored, unless they ask for nothing."""
@@ -93,6 +92,8 @@ def _check_one(name: str, value: Any) -> None:
     counted = name in ("max_retries", "max_restarts", "max_task_retries", "max_pending_calls")
     if counted and not _is_count(value, -1):
         raise ConfigError(f"{name}={value!r} must be a whole number of at least -1 (-1: without limit)")
+    if name == "max_calls" and not _is_count(value, 0, 1 << 32):
+        raise ConfigError(f"max_calls={value!r:.80} must be a whole number (0: without limit)")
     if name == "max_concurrency" and not _is_count(value, 1):
         raise ConfigError(f"max_concurrency={value!r} must be a whole number of at least 1")
     if name == "lifetime" and value not in ("detached", "non_detached"):

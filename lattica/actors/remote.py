@@ -88,6 +88,8 @@ class RemoteFunction:
         if self._key not in runtime.tasks.exports:
             code = values.dumps(self._function, f"function {self._name}")
             runtime.tasks.exports[self._key] = runtime.objects.small_or_stored(code)
+        if max_calls := self._options.get("max_calls"):
+            runtime.tasks.max_calls[self._key] = max_calls
         environment = runtime.environments.key(self._options.get("runtime_env"))
         with runtime.lock:
             within = runtime.within
@@ -129,4 +131,6 @@ def _make(thing: Any, given: dict[str, Any]) -> Any:
         raise ConfigError(
             "a remote function cannot be a coroutine", do_next="make it a method of an actor, which has an event loop"
         )
+    if given.get("num_gpus") and given.get("max_calls") is None:
+        given = {**given, "max_calls": 1}  # what a library keeps of a GPU's memory goes with its process
     return RemoteFunction(thing, given)

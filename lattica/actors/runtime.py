@@ -147,8 +147,8 @@ class Runtime:
     # -- the node
 
     def owes(self) -> bool:
-        """Whether something that this process submitted has not ended. Lock held."""
-        return bool(self.waiting) or self.tasks.unfinished or self.calls.unfinished
+        """Whether something that this process submitted has not ended, or cannot be read by others yet. Lock held."""
+        return bool(self.waiting) or self.tasks.unfinished or self.calls.unfinished or self.objects.promising
 
     def tell_node(self, message: Any) -> None:
         """Queue a message to the node. Lock held."""

@@ -277,7 +277,7 @@ class Submission:
         for lease in self.leases.values():
             count = len(lease.inflight)
             if not count:
-                if not lease.yielding:
+                if not lease.yielding and not lease.blocked:
                     return lease
             elif count < fill and not lease.yielding and not lease.blocked:
                 best, fill = lease, count
@@ -319,13 +319,13 @@ class Submission:
             moves.push.append((lease, task))
 
     def _give_back(self, moves: Moves, now: float) -> None:
-        """Leases that are empty, and unwanted by us for a while or wanted by others."""
+        """Leases that are empty, and unwanted by us for a while, or wanted by others, or whose worker takes no more."""
         for lease in list(self.leases.values()):
             if lease.inflight:
                 if lease.yielding and len(lease.inflight) > 1 and not lease.reclaiming:
                     lease.reclaiming = True
                     moves.reclaim.append(lease)
-            elif lease.yielding or (now - lease.progress_at >= LEASE_IDLE_S and not self.pending):
+            elif lease.yielding or lease.blocked or (now - lease.progress_at >= LEASE_IDLE_S and not self.pending):
                 del self.leases[lease.id]
                 moves.returns.append(lease)
 

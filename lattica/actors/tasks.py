@@ -127,7 +127,7 @@ class Target:
                 back = [lease.inflight[seq] for seq in message.seqs if seq in lease.inflight]
                 core.returned(lease, message.seqs, message.blocked, now)
                 self.tasks.forget_canceled(back)
-        if not core.settled() or lease.yielding:
+        if not core.settled() or lease.yielding or lease.blocked:
             lane.pump(now)
         elif not lease.inflight:
             lane.arm(now + LEASE_IDLE_S)
@@ -252,6 +252,7 @@ class Tasks:
         self.targets: dict[int, Target] = {}
         self.leases: dict[int, tuple[Lane, Lease]] = {}
         self.exports: dict[bytes, Any] = {}  # code of functions, as kept values
+        self.max_calls: dict[bytes, int] = {}  # of those that have a limit
         self.node_died = False
 
     def __repr__(self) -> str:
@@ -329,7 +330,8 @@ class Tasks:
         send = self.runtime.reactor.send
         if record.function not in target.exports:
             target.exports.add(record.function)
-            send(target.link, m.Export(record.function, objects.to_wire(self.exports[record.function], target.client)))
+            code = objects.to_wire(self.exports[record.function], target.client)
+            send(target.link, m.Export(record.function, code, self.max_calls.get(record.function, 0)))
         args = record.args
         wire = args if type(args) is bytes else objects.to_wire(args, target.client)
         if record.returns < 0:

@@ -70,13 +70,17 @@ class Caller:
                 worker.host.arrived(self, message)
             elif kind is m.Export:
                 worker.exports[message.key] = message.value, self.via
+                if message.max_calls:
+                    worker.calls_left.setdefault(message.key, message.max_calls)
             elif kind is m.Cancel:
                 worker.cancel(self, message)
             elif kind is m.Taken:
                 worker.producing.told(self.client, message)
             else:
                 worker.give_back(self, message.count)
-        if worker.blocked and worker.queue:
+        if worker.retiring and worker.queue:
+            worker.refuse(self)
+        elif worker.blocked and worker.queue:
             worker.give_back(self, len(worker.queue), blocked=True)
         elif worker.host is not None:
             worker.host.wake()
@@ -112,6 +116,8 @@ class Worker:
         self._functions: dict[bytes, Any] = {}
         self.host: ActorHost = None  # type: ignore[assignment]  # set when this worker becomes an actor
         self._setup: m.JobSetup | None = None
+        self.calls_left: dict[bytes, int] = {}  # of functions that have a limit
+        self.retiring = False  # one of them has reached it: the node ends this process when it owes nobody anything
         self.stopping = False
         self.blocked = False
         self._owes = False  # as the node has been told
@@ -231,6 +237,12 @@ class Worker:
             elif self.stopping:
                 return
 
+    def refuse(self, caller: Caller) -> None:
+        """It takes no more tasks: those that have come go back, and none shall follow. Lock held."""
+        while self.queue:
+            self.give_back(self.queue[-1][0], len(self.queue), blocked=True)
+        self.give_back(caller, 0, blocked=True)
+
     def leave(self) -> None:
         """From now on the end of the node's connection is expected."""
         self.runtime.extra.pop(type(None), None)
@@ -251,14 +263,19 @@ class Worker:
         self.runtime.environments.close()
 
     def _something_to_do(self) -> bool:
-        if self._owes and not self.runtime.owes():
+        if self._owes and not self._ties():
             self._say_owes(False)
             self.runtime.nudge_node()
         return bool(self.queue) or self.stopping or self.host is not None
 
+    def _ties(self) -> bool:
+        """Whether somebody would lose something if it ended now. Workers that it leases would end with it, whatever
+        they owe."""
+        return self.runtime.owes() or (self.retiring and bool(self.runtime.tasks.leases))
+
     def _say_owes(self, owes: bool) -> None:
         self._owes = owes
-        self.runtime.tell_node(m.Owes(owes))
+        self.runtime.tell_node(m.Owes(owes, self.retiring))
 
     def _enter_job(self, setup: m.JobSetup) -> None:
         with contextlib.suppress(OSError):
@@ -297,6 +314,20 @@ class Worker:
                 self._now = caller, task.seq, now  # in one go: a cancel finds it here if not in the queue
             self._ran += 1
             self._run_task(caller, task, now)
+            if self.calls_left and self._is_used_up(task.function):
+                self._empty_page()
+                with lock:
+                    self.retiring = True
+                    self._say_owes(self._ties())
+                    self.refuse(caller)
+                return
+
+    def _is_used_up(self, function: bytes) -> bool:
+        """A function has run: whether it may not do so here again."""
+        left = self.calls_left.get(function)
+        if left is not None:
+            self.calls_left[function] = left - 1
+        return left == 1
 
     def _run_task(self, caller: Caller, task: m.Task, now: context.Running) -> None:
         runtime, page = self.runtime, self.page
@@ -461,7 +492,7 @@ class Worker:
         The one that is about to start stays: if many wait for workers, each would otherwise take its lease back before
         the first task of it began, and nobody would get anywhere.
         """
-        tasks = take_back(self.queue, caller, count, keep=0 if self._now is not None else 1)
+        tasks = take_back(self.queue, caller, count, keep=0 if self._now is not None or self.retiring else 1)
         for task in tasks:
             self.discard(task, caller.via)
             self.producing.withdrawn(caller.client, task.seq)

@@ -282,9 +282,11 @@ class ActorArguments(msgspec.Struct, array_like=True, tag=24):
 
 class Owes(msgspec.Struct, array_like=True, tag=25):
     """I, a worker, have submitted tasks or calls that go on after my own task (`True`), or they have all ended
-    (`False`): meanwhile I am not to be ended for want of work, nor to become an actor, whose end would be theirs."""
+    (`False`): meanwhile I am not to be ended for want of work, nor to become an actor, whose end would be theirs.
+    retires: I take no more tasks, and am to be ended as soon as nobody leases me and I owe nothing."""
 
     owes: bool
+    retires: bool = False
 
 
 class CancelObject(msgspec.Struct, array_like=True, tag=26):
@@ -766,10 +768,12 @@ class Confined(msgspec.Struct, array_like=True, tag=84):
 
 
 class Export(msgspec.Struct, array_like=True, tag=100):
-    """The code of a function: sent once per connection, before the first task that needs it."""
+    """The code of a function: sent once per connection, before the first task that needs it. max_calls: a worker ends
+    when it has run the function so often; 0: never for that."""
 
     key: bytes
     value: Value
+    max_calls: int = 0
 
 
 class Task(msgspec.Struct, array_like=True, tag=101):

@@ -106,7 +106,7 @@ class LeaseDesk:
         self.perform(self._node.book.blocked(client.number, message.blocked, self._node.now()))
 
     def owes(self, client: Client, message: Owes) -> None:
-        self._node.pool.owes(client.number, message.owes)
+        self._node.pool.owes(client.number, message.owes, retires=message.retires)
         self._node.set_timers()
 
     # -- what the book wants

@@ -6,7 +6,8 @@ A worker belongs to one job, and in it to one environment, for life. A free one 
 its pages are in the cache, and the others can be ended. Each live job keeps `keep` free workers, its other environments
 none; more are ended after IDLE_S. There is no cap on their number: tasks that block in a chain each need a process of
 their own. A free worker may still owe the results of what it submitted: it may run other tasks, but not be ended, nor
-become an actor and end with it.
+become an actor and end with it. One that retires, since it has run a function as often as that allows, is handed out to
+nobody, and ended as soon as it is free and owes nothing.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Worker(msgspec.Struct):
     use: Use
     since: float  # when it got its present use, seconds of the caller's clock
     owes: bool = False  # what its tasks submitted has not ended
+    retires: bool = False  # it takes no more tasks
 
 
 class WorkerPool:
@@ -68,11 +70,12 @@ class WorkerPool:
     def take(self, job: int, now: float, *, for_actor: bool = False) -> int | None:
         """A free worker of this job, which is leased from now on; None: fork one. for_actor: it will not come back."""
         free = self._free.get(job, [])
-        client = next((each for each in reversed(free) if not (for_actor and self.workers[each].owes)), None)
-        if client is None:
+        workers = map(self.workers.__getitem__, reversed(free))
+        worker = next((each for each in workers if not (each.retires or (for_actor and each.owes))), None)
+        if worker is None:
             return None
+        client = worker.client
         free.remove(client)
-        worker = self.workers[client]
         worker.use, worker.since = Use.LEASED, now
         return client
 
@@ -84,11 +87,11 @@ class WorkerPool:
         worker.use, worker.since = Use.FREE, now
         self._free.setdefault(worker.job, []).append(client)
 
-    def owes(self, client: int, owes: bool) -> None:
-        """Whether what it submitted goes on."""
+    def owes(self, client: int, owes: bool, *, retires: bool = False) -> None:
+        """Whether what it submitted goes on, and whether it takes no more tasks from now on."""
         worker = self.workers.get(client)
         if worker is not None:
-            worker.owes = owes
+            worker.owes, worker.retires = owes, worker.retires or retires
 
     def became_actor(self, client: int, now: float) -> None:
         """It hosts an actor until it ends."""
@@ -119,19 +122,26 @@ class WorkerPool:
         spare: list[Worker] = []
         for job, free in self._free.items():
             idle = [self.workers[client] for client in free if not self.workers[client].owes]
-            spare += idle[: max(len(free) - (0 if job in self.lean else self.keep), 0)]
+            retired = [worker for worker in idle if worker.retires]
+            idle = [worker for worker in idle if not worker.retires]
+            spare += retired
+            spare += idle[: max(len(free) - len(retired) - (0 if job in self.lean else self.keep), 0)]
         return spare
 
+    @staticmethod
+    def _over_at(worker: Worker) -> float:
+        return worker.since if worker.retires else worker.since + IDLE_S
+
     def tick(self, now: float) -> list[int]:
-        """Spare workers to end, because nobody needed them for IDLE_S; they are ENDING from now on."""
-        over = [worker.client for worker in self._spare() if worker.since + IDLE_S <= now]
+        """Spare workers to end, because nobody needed them for IDLE_S, or they retire; they are ENDING from now on."""
+        over = [worker.client for worker in self._spare() if self._over_at(worker) <= now]
         for client in over:
             self.ending(client, now)
         return over
 
     def next_deadline(self) -> float | None:
         """When to call `tick`; None while nothing is spare."""
-        return min((worker.since + IDLE_S for worker in self._spare()), default=None)
+        return min(map(self._over_at, self._spare()), default=None)
 
     def validate(self) -> None:
         """Assert what always holds."""

@@ -318,3 +318,10 @@ def test_what_the_node_keeps_of_an_actor_has_golden_bytes() -> None:
 def test_a_meta_of_a_later_release_is_understood() -> None:
     longer = msgspec.msgpack.encode([*msgspec.msgpack.decode(msgspec.msgpack.encode(EXAMPLES[0])), "new"])
     assert handle(FakeRuntime(), longer)._meta == EXAMPLES[0]
+
+
+def test_a_function_that_asks_for_gpus_has_a_new_process_for_each_call_unless_it_says_otherwise() -> None:
+    assert remote(num_gpus=1)(plus)._options["max_calls"] == 1
+    assert remote(num_gpus=0.5, max_calls=0)(plus)._options["max_calls"] == 0
+    assert remote(num_cpus=1)(plus)._options.get("max_calls") is None
+    assert remote(plus).options(num_gpus=1)._options.get("max_calls") is None

@@ -145,6 +145,12 @@ def test_what_is_of_a_class_s_nature_is_said_where_it_is_made_remote() -> None:
     assert check_more({"concurrency_groups": None, "num_cpus": 2}, ACTOR, "an actor")["num_cpus"] == 2
 
 
+@pytest.mark.parametrize("given", [-1, 1.5, "1", True])
+def test_max_calls_is_a_count(given: Any) -> None:
+    with pytest.raises(ConfigError, match="whole number"):
+        check({"max_calls": given}, TASK, "a task")
+
+
 def test_what_is_to_come_later_may_be_given_its_default() -> None:
     assert all(check({name: None}, TASK | ACTOR | METHOD, "it") == {name: None} for name in LATER)
 

@@ -311,6 +311,15 @@ def test_a_blocked_worker_gets_nothing_until_it_has_replied(story: Story) -> Non
     assert [len(each.inflight) for each in (lease, other)] == [10, 10], "it is like any other again"
 
 
+def test_a_worker_that_takes_no_more_goes_back_at_once(story: Story) -> None:
+    """It has run a function as often as `max_calls` allows."""
+    lease = story.lease_after(b"f", QUICK_US)
+    story.core.returned(lease, [], blocked=True, now=story.now)
+    story.submit()
+    moves = story.moves()
+    assert moves.returns == [lease] and not moves.push and moves.requests == 1
+
+
 def test_what_a_blocked_worker_sends_back_does_not_end_a_reclaim_under_way(story: Story) -> None:
     lease = story.lease_after(b"f", QUICK_US)
     _, two, three = story.submit(times=3)

@@ -70,6 +70,23 @@ def test_a_worker_whose_own_tasks_go_on_is_not_spare_and_becomes_no_actor() -> N
     assert pool.take(JOB, 9.0) == 3, "it may run other tasks"
 
 
+def test_a_worker_that_retires_is_handed_out_to_nobody_and_ends_when_it_is_free_and_owes_nothing() -> None:
+    pool = pool_of(1)
+    assert pool.take(JOB, 2.0) == 1
+    pool.owes(1, True, retires=True)
+    pool.idle(1, 3.0)
+    assert pool.take(JOB, 3.0) is None and pool.next_deadline() is None
+    pool.owes(1, False)
+    assert pool.next_deadline() == 3.0 and pool.tick(3.0) == [1]
+    assert pool.workers[1].use is Use.ENDING
+
+
+def test_a_worker_that_retires_is_none_of_those_that_its_job_keeps() -> None:
+    pool = pool_of(3, keep=2)
+    pool.owes(3, False, retires=True)
+    assert pool.tick(3.0) == [3] and pool.tick(99.0) == []
+
+
 def test_a_job_begins_with_a_worker_per_cpu_but_few() -> None:
     assert WorkerPool(2).prestart() == 2 and WorkerPool(64).prestart() == PRESTART_MAX
 
