@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 EXAMPLES = 50
-"""Of each law in a run, new ones every time; where a test asks for more, its cases are many and cheap."""
+"""Of each law in a run, new ones every time. A test that wants another number says `examples`."""
 FUZZ = int(os.environ.get("LATTICA_FUZZ", "0"))
 """Examples in place of those (`make fuzz`)."""
 
@@ -29,6 +29,12 @@ settings.register_profile(
 )
 settings.register_profile("ci", settings.get_profile("developer"), max_examples=2 * EXAMPLES, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") and not FUZZ else "developer")
+
+
+def examples(number: int, **others: Any) -> settings:
+    """As many of this law in a run, and as many as of all others where many are asked for. others: as of `settings`."""
+    return settings(max_examples=FUZZ or number, **others)
+
 
 # A run in the background of a shell inherits that Ctrl-C is ignored, and so would the programs that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -10,13 +10,14 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.actors import data, values
 from lattica.actors.data import T
 from lattica.actors.refs import Hold, Releases
 from lattica.errors import ActorDiedError, LatticaError, RemoteProtocolError, SerializationError, TaskError
+from tests.conftest import examples
 
 
 class Interning:
@@ -242,7 +243,7 @@ def test_bent_items_are_refused(item: Any) -> None:
 
 
 @given(st.binary(max_size=300), st.lists(st.binary(max_size=40), max_size=3))
-@settings(max_examples=300)
+@examples(100)
 def test_noise_is_a_value_or_refused(body: bytes, buffers: list[bytes]) -> None:
     _read(values._with_buffers(body, [memoryview(each) for each in buffers], [], form=3).join())
     _read(b"\x03" + body)
@@ -256,7 +257,7 @@ tagged = st.recursive(
 
 
 @given(tagged, st.lists(st.binary(max_size=40), max_size=3))
-@settings(max_examples=500)
+@examples(150)
 def test_whatever_bears_tags_is_a_value_or_refused(item: Any, buffers: list[bytes]) -> None:
     try:
         whole = region(item, *buffers)

@@ -7,7 +7,6 @@ from collections import deque
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -23,6 +22,7 @@ from lattica.actors.mailbox import (
     Past,
     Unanswered,
 )
+from tests.conftest import examples
 
 ANN, BOB, BACK = 3, 4, 5
 
@@ -408,7 +408,7 @@ class CutConnections(RuleBasedStateMachine):
         assert set(self.ran) == sent == self.heard.keys(), "a call was lost"
 
 
-CutConnections.TestCase.settings = settings(max_examples=100, stateful_step_count=50)
+CutConnections.TestCase.settings = examples(50, stateful_step_count=50)
 test_whatever_is_cut_every_call_runs_once_in_order_and_is_answered_once = CutConnections.TestCase
 
 
@@ -484,5 +484,5 @@ class AnyCalls(RuleBasedStateMachine):
             assert self.mailbox.drained == (not self.queue and not self.running)
 
 
-AnyCalls.TestCase.settings = settings(max_examples=50, stateful_step_count=40)
+AnyCalls.TestCase.settings = examples(30, stateful_step_count=40)
 test_any_calls_run_once_in_order_and_within_the_limit = AnyCalls.TestCase

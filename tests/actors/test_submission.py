@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import count
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -23,6 +22,7 @@ from lattica.actors.submission import (
     Moves,
     Submission,
 )
+from tests.conftest import examples
 
 QUICK_US = 20
 LONG_US = 1_000_000
@@ -617,7 +617,7 @@ class AnyStory(RuleBasedStateMachine):
         raise AssertionError(f"{self.core!r} does not come to rest")
 
 
-AnyStory.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
+AnyStory.TestCase.settings = examples(40, stateful_step_count=40)
 test_in_any_story_no_job_is_lost_or_run_by_two_at_once = AnyStory.TestCase
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -31,6 +31,7 @@ from lattica.actors import values
 from lattica.actors.refs import Hold, ObjectRef, Releases
 from lattica.actors.values import ALIGN, LARGE_BYTES, Serialized, dump_arguments, dumps, loads
 from lattica.errors import OutOfBandRefError, SerializationError
+from tests.conftest import examples
 
 
 class FakeRuntime:
@@ -117,13 +118,13 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@settings(max_examples=200)
+@examples(60)
 @given(nested)
 def test_any_nested_value_comes_back_equal_and_of_the_same_types(value: Any) -> None:
     assert same(round_trip(value), value)
 
 
-@settings(max_examples=60)
+@examples(40)
 @given(st.lists(nested, max_size=3), st.dictionaries(st.text(max_size=5), nested, max_size=3))
 def test_arguments_come_back_as_they_were(args: list[Any], kwargs: dict[str, Any]) -> None:
     got_args, got_kwargs = loads(dump_arguments(tuple(args), kwargs, "f").join(), FakeRuntime())
@@ -179,7 +180,7 @@ def arrays(draw: st.DrawFn) -> Any:
     return array[..., ::-1] if how == "reversed" and array.ndim else array[..., ::2] if array.ndim else array
 
 
-@settings(max_examples=200)
+@examples(60)
 @given(arrays(), st.booleans())
 def test_any_array_comes_back_equal_in_a_message_and_from_the_arena(array: Any, in_place: bool) -> None:
     got = Region(dumps(array)).read() if in_place else round_trip(array)

@@ -6,11 +6,12 @@ import ctypes
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.actors.values import Serialized, dumps, loads
 from tests.actors.test_values import FakeRuntime, Region, round_trip
+from tests.conftest import examples
 
 DTYPES = (
     "float32", "float64", "float16", "bfloat16", "int8", "uint8", "int16", "int32", "int64", "bool", "complex64",
@@ -44,7 +45,7 @@ def outside(data: Serialized) -> int:
     return sum(part.nbytes for part in data.parts if isinstance(part, memoryview))
 
 
-@settings(max_examples=100)
+@examples(40)
 @given(tensors(), st.booleans())
 def test_any_tensor_comes_back_equal_in_a_message_and_from_the_arena(tensor: Any, in_place: bool) -> None:
     got = Region(dumps(tensor)).read() if in_place else round_trip(tensor)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from lattica.codec import far
 from lattica.errors import RemoteProtocolError
-from tests.conftest import settings
+from tests.conftest import examples
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "far.json"
 OBJECT, ACTOR, JOB, PEER = bytes(range(16)), b"a" * 12, b"j" * 16, b"p" * 32
@@ -149,7 +149,7 @@ def test_fields_that_an_earlier_release_did_not_send_have_their_defaults(example
     ]
 
 
-@settings(max_examples=300)
+@examples(100)
 @given(st.binary(max_size=300))
 def test_noise_is_a_protocol_error_or_messages(noise: bytes) -> None:
     read_distrustfully(noise)
@@ -162,7 +162,7 @@ bends = st.lists(
 )
 
 
-@settings(max_examples=400)
+@examples(100)
 @given(st.lists(st.sampled_from(EXAMPLES), min_size=1, max_size=3), bends)
 def test_valid_bytes_bent_are_a_protocol_error_or_messages(examples: list[Any], bent: list[Any]) -> None:
     item = bytearray(far.encode(examples))

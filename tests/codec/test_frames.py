@@ -8,13 +8,14 @@ from typing import Any, get_type_hints
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from tests.codec.examples import CONVERSATIONS, EXAMPLES, members
+from tests.conftest import examples
 
 STATE = b"\x91\x93\x39\x01"
 """A frame body that begins a `State` message; its data, which may be anything, is to follow."""
@@ -85,7 +86,7 @@ def read_all(decoder: frames.Decoder, parts: Sequence[bytes]) -> list[Any]:
 # -- laws
 
 
-@settings(max_examples=150)
+@examples(75)
 @given(talks(), st.lists(st.integers(0, 1 << 16), max_size=12))
 def test_however_the_bytes_are_cut_the_messages_are_the_same(
     talk: tuple[Any, list[list[Any]]], cuts: list[int]
@@ -111,13 +112,13 @@ def test_a_frame_without_messages_is_read_as_none() -> None:
     assert frames.Decoder(m.FromWorker).feed(bytes(frames.encode([]))) == []
 
 
-@settings(max_examples=300)
+@examples(100)
 @given(conversations, st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=4))
 def test_noise_is_a_protocol_error_or_waits_for_more(name: str, noise: bytes, cuts: list[int]) -> None:
     hear_distrustfully(CONVERSATIONS[name], chunks(noise, cuts))
 
 
-@settings(max_examples=300)
+@examples(100)
 @given(conversations, st.binary(max_size=300))
 def test_noise_of_the_announced_length_is_a_protocol_error_or_messages(name: str, noise: bytes) -> None:
     hear_distrustfully(CONVERSATIONS[name], [len(noise).to_bytes(4, "little") + noise])
@@ -130,7 +131,7 @@ bends = st.lists(
 )
 
 
-@settings(max_examples=400)
+@examples(100)
 @given(st.sampled_from(EXAMPLES), bends, st.lists(st.integers(0, 1 << 10), max_size=3))
 def test_valid_bytes_bent_are_a_protocol_error_or_messages(example: Any, bent: list[Any], cuts: list[int]) -> None:
     body = bytearray(b"\x91" + frames.encode_one(example))

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.local.page import PAGE_BYTES, Page
+from tests.conftest import examples
 
 Truth = tuple[int, int, bytes]
 NOTHING: Truth = (0, 0, b"")
@@ -165,7 +166,7 @@ class _Memory:
         return self.memory[where]
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.sampled_from(["start", "finish", "send"]), max_size=20))
 def test_a_worker_killed_in_the_middle_of_a_step_is_as_before_or_after_it(steps: list[str]) -> None:
     stores = Stores()

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.local.stream import READ_BYTES, Stream
+from tests.conftest import examples
 
 Pair = tuple[Stream, Stream]
 
@@ -290,7 +291,7 @@ def test_descriptors_for_a_peer_that_is_gone_are_closed() -> None:
     assert sender.flush() and open_descriptors() == before
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.lists(st.sampled_from(["small", "large", "with descriptors", "flush", "receive"]), max_size=40))
 def test_in_any_order_of_events_each_message_comes_once_with_its_descriptors(events: list[str]) -> None:
     sender, receiver = make_pair()

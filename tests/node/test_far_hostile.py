@@ -34,7 +34,7 @@ from lattica.scheduler import given as given_by
 from lattica.scheduler import load as loads
 from lattica.testing.far_objects import World
 from lattica.testing.loop import run_virtually
-from tests.conftest import settings
+from tests.conftest import examples
 from tests.node.test_group_desk import ONE
 from tests.node.test_group_desk import World as Groups
 from tests.node.test_kept import Desk, Line
@@ -321,7 +321,7 @@ allowed = (RemoteProtocolError, msgspec.DecodeError, UnicodeDecodeError)
 
 
 @pytest.mark.parametrize("decode", decoders.values(), ids=decoders.keys())
-@settings(max_examples=200)
+@examples(80)
 @given(noise=st.binary(max_size=200))
 def test_noise_inside_a_message_is_refused_in_words(decode: Any, noise: bytes) -> None:
     with contextlib.suppress(*allowed):

@@ -16,7 +16,7 @@ from lattica.codec import far
 from lattica.mesh.identity import PeerId
 from lattica.node.far_desk import FarDesk
 from lattica.node.guesses import MEMBERS_MAX, MISSES_MAX, MISSES_PER_S, Guesses
-from tests.conftest import settings
+from tests.conftest import examples
 
 MEMBER = PeerId(b"m" * 32)
 
@@ -47,7 +47,7 @@ def test_threads_get_different_serials() -> None:
     assert len({number for numbers in found for number in numbers}) == 120_000
 
 
-@settings(max_examples=50)
+@examples(30)
 @given(st.lists(st.tuples(st.floats(0.0, 100.0), st.integers(0, 5000)), max_size=20))
 def test_no_member_misses_more_often_than_its_burst_and_its_rate(asked: list[tuple[float, int]]) -> None:
     guesses, now, misses = Guesses(), 0.0, 0
