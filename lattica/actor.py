@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lattica.actors.actor_host import exit_actor
-from lattica.actors.handles import ActorClass, ActorHandle, ActorMethod
+from lattica.actors.handles import ActorClass, ActorHandle, ActorMethod, method
+from lattica.errors import ActorInheritanceError as ActorClassInheritanceException
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor"]
+__all__ = ["ActorClass", "ActorClassInheritanceException", "ActorHandle", "ActorMethod", "exit_actor", "method"]

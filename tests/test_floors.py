@@ -26,6 +26,8 @@ FLOORS = {
         "__init__",
         "__main__",
         "actor",
+        "remote_function",
+        "runtime_context",
         "runtime_env",
         "session",
         "cli",
@@ -70,6 +72,8 @@ NEIGHBOURS = {
     ("__init__", "trace"),
     ("cli", "trace"),  # a command writes the same trace
     ("__init__", "util"),  # `lattica.util` is a name of the front door
+    ("remote_function", "session"),  # the first use starts a session
+    ("runtime_context", "session"),
 }
 
 # Protocol cores: they are told the time and the dice, and answer with effects.

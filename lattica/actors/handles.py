@@ -23,7 +23,13 @@ from lattica.actors.refs import ACTOR_ID_BYTES, ActorHold, Hold, Nested, ObjectR
 from lattica.actors.runtime import Runtime
 from lattica.actors.tasks import inputs_of
 from lattica.codec import messages as m
-from lattica.errors import ActorAlreadyExistsError, ActorUnavailableError, ActorUnschedulableError, ConfigError
+from lattica.errors import (
+    ActorAlreadyExistsError,
+    ActorInheritanceError,
+    ActorUnavailableError,
+    ActorUnschedulableError,
+    ConfigError,
+)
 
 
 class Meta(msgspec.Struct, array_like=True, frozen=True):

@@ -17,20 +17,25 @@ if TYPE_CHECKING:
 
 COMMON = {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env", "scheduling_strategy", "label_selector",
           "accelerator_type", "object_store_memory", "_metadata", "enable_task_events", "_labels",
+          "placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks", "fallback_strategy",
           "trust", "results", "site"}  # fmt: skip
-TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls", "_generator_backpressure_num_objects"}
+TASK = COMMON | {"num_returns", "max_retries", "retry_exceptions", "max_calls", "_generator_backpressure_num_objects",
+                 "_num_objects_per_yield"}  # fmt: skip
 ACTOR = COMMON | {"max_restarts", "max_task_retries", "max_concurrency", "max_pending_calls", "namespace", "lifetime",
-                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "partition",
-                  "checkpoint_every"}  # fmt: skip
+                  "get_if_exists", "concurrency_groups", "allow_out_of_order_execution", "enable_tensor_transport",
+                  "_actor_generator_backpressure_num_objects", "partition", "checkpoint_every"}  # fmt: skip
 METHOD = {"num_returns", "max_task_retries", "retry_exceptions", "concurrency_group", "enable_task_events",
-          "tensor_transport", "_generator_backpressure_num_objects"}  # fmt: skip
+          "tensor_transport", "_generator_backpressure_num_objects", "_num_objects_per_yield"}  # fmt: skip
 CALL = METHOD | {"name", "_labels"}
 """Of a method, for the calls that are made through `.options(…)`."""
 DECLARED = ("concurrency_groups", "max_calls")
 """Said where the class or function is made remote, and not in `.options(…)`: they are its nature, not one use's."""
 LATER = {
     "accelerator_type",
+    "enable_tensor_transport",
+    "fallback_strategy",
     "tensor_transport",
+    "_actor_generator_backpressure_num_objects",
 }
 """Accepted by Ray, not yet by us: refused with a word rather than ignored, unless they ask for nothing."""
 
@@ -41,6 +46,8 @@ PARTITIONS = ("consistent", "available")
 PLACE = ("scheduling_strategy", "label_selector", "site", "trust")
 GENERATORS = ("streaming", "dynamic")
 """As `num_returns`: refs one by one while it runs, or all of them as the value of one ref."""
+GROUP = ("placement_group", "placement_group_bundle_index", "placement_group_capture_child_tasks")
+"""Ray's older words for a `PlacementGroupSchedulingStrategy`."""
 TASK_RETRIES = 3
 """Ray's default: a task is pure unless its author says otherwise."""
 
@@ -53,11 +60,13 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
                 f"{what} has no option {name!r}",
                 do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
             )
-        if name in LATER and value:
+        if name in LATER and value not in (None, False, -1, 0, [], ()):
             raise ConfigError(
                 f"{name} is not supported by this release of lattica", do_next=f"leave {name} out; see docs/limits.md"
             )
         _check_one(name, value)
+    if any(name in options for name in GROUP):
+        options = _in_group(options)
     if any(options.get(name) is not None for name in ("num_cpus", "num_gpus", "memory", "resources")):
         resources(options, 0)
     if any(options.get(name) is not None for name in ("scheduling_strategy", "label_selector", "trust")):
@@ -67,6 +76,34 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
 
         return {**options, "runtime_env": environments.plain(environment)}
     return dict(options)
+
+
+def _in_group(options: Mapping[str, Any]) -> dict[str, Any]:
+    """With `scheduling_strategy` in place of GROUP. "default" as a group: that of the caller, as without these words;
+    None: no group, whatever the caller is in. Raises ConfigError."""
+    from lattica.scheduler.given import ANY_BUNDLE, StrategyGiven, check_strategy
+
+    rest = {name: value for name, value in options.items() if name not in GROUP}
+    group, index = options.get("placement_group", "default"), options.get("placement_group_bundle_index", ANY_BUNDLE)
+    if group == "default":
+        if index != ANY_BUNDLE:
+            raise ConfigError(f"placement_group_bundle_index={index!r:.80} needs a placement_group")
+        return rest
+    if rest.get("scheduling_strategy") is not None:
+        raise ConfigError(
+            "placement_group and scheduling_strategy are two words for the same", do_next="leave placement_group out"
+        )
+    if group is None or getattr(group, "is_empty", False):
+        return rest | {"scheduling_strategy": StrategyGiven()}
+    count, owner = getattr(group, "bundle_count", None), getattr(group, "_owner", None)
+    if not isinstance(count, int) or not isinstance(owner, bytes):
+        raise ConfigError(f"placement_group={group!r:.80} is none", do_next="pass what placement_group() returned")
+    if not _is_count(index, ANY_BUNDLE, count):
+        raise ConfigError(f"placement_group_bundle_index={index!r:.80}, but {group!r:.80} has {count} bundles")
+    captures = bool(options.get("placement_group_capture_child_tasks"))
+    given = StrategyGiven(group=bytes(group.id), bundle=index, captures=captures, owner=owner)
+    check_strategy(given)
+    return rest | {"scheduling_strategy": given}
 
 
 def check_more(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str, Any]:
@@ -85,6 +122,8 @@ def _check_one(name: str, value: Any) -> None:
             f"num_returns={value!r} must be a whole number, at least 0 and below {RETURNS_MAX}; of a generator also "
             '"streaming" or "dynamic"'
         )
+    if name == "_num_objects_per_yield" and value != 1:
+        raise ConfigError(f"{name}={value!r} must be 1: what is yielded is one value")
     if name == "_generator_backpressure_num_objects" and (value == 0 or not _is_count(value, -RETURNS_MAX)):
         raise ConfigError(
             f"{name}={value!r} must be a whole number above 0: how many items may wait to be taken (-1: any number)"

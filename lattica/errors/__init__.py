@@ -4,6 +4,7 @@
     ├── ConfigError                    this call can never work; change it (also a ValueError)
     │   ├── AlreadyInitializedError      init was called twice; leave one out (also a RuntimeError)
     │   ├── ActorAlreadyExistsError      take another name, or ask with get_if_exists
+    │   ├── ActorInheritanceError        derive from the plain class (also a TypeError)
     │   └── ActorHandleNotFoundError     the handle is of an earlier session; make a new one
     ├── SerializationError             a value cannot travel; says which attribute (also a TypeError)
     │   └── OutOfBandRefError            a ref left by another pickler; pass it as an argument
@@ -68,6 +69,7 @@ from lattica.errors.base import (
 from lattica.errors.calls import (
     ActorAlreadyExistsError,
     ActorHandleNotFoundError,
+    ActorInheritanceError,
     AlreadyInitializedError,
     ConfigError,
     GetTimeoutError,
@@ -131,6 +133,7 @@ __all__ = [
     "ActorExit",
     "ActorFencedError",
     "ActorHandleNotFoundError",
+    "ActorInheritanceError",
     "ActorPlacementGroupRemovedError",
     "ActorUnavailableError",
     "ActorUnschedulableError",

@@ -25,6 +25,13 @@ class ActorAlreadyExistsError(ConfigError):
     advice = "choose another name, or pass get_if_exists=True to share the one that exists"
 
 
+class ActorInheritanceError(ConfigError, TypeError):
+    """A class with an actor class as its base. Ray raises a TypeError here."""
+
+    summary = "an actor class cannot be a base"
+    advice = "derive from the class as it was before @remote, and make the derived one remote"
+
+
 class ActorHandleNotFoundError(ConfigError):
     """The node that knew the actor ended with its session."""
 

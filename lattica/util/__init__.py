@@ -1,7 +1,10 @@
 """What Ray has under `ray.util`, by the same names."""
 
+from lattica.util import accelerators
 from lattica.util.actor_pool import ActorPool
+from lattica.util.debug import disable_log_once_globally, enable_periodic_logging, log_once
 from lattica.util.helpers import as_completed, map_unordered
+from lattica.util.node_address import get_node_ip_address
 from lattica.util.placement_group import (
     get_current_placement_group,
     get_placement_group,
@@ -11,7 +14,8 @@ from lattica.util.placement_group import (
 )
 
 __all__ = [
-    "ActorPool", "as_completed", "map_unordered",
+    "ActorPool", "accelerators", "as_completed", "disable_log_once_globally", "enable_periodic_logging",
+    "get_node_ip_address", "log_once", "map_unordered",
     "get_current_placement_group", "get_placement_group", "placement_group", "placement_group_table",
     "remove_placement_group",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from lattica.actors.options import ACTOR, LATER, METHOD, TASK, check, check_more
 from lattica.actors.refs import RETURNS_MAX
 from lattica.errors import ConfigError
 from lattica.scheduler.given import DemandGiven, StrategyGiven
+from lattica.util.placement_group import PlacementGroup
 from lattica.util.scheduling_strategies import In, NodeAffinitySchedulingStrategy, NodeLabelSchedulingStrategy
 
 PEER = "a" * 52  # as `lattica peers` shows one
@@ -29,6 +30,7 @@ SENSIBLE: list[dict[str, Any]] = [
     {"retry_exceptions": None},
     {"name": "step"},
     {"scheduling_strategy": "DEFAULT", "runtime_env": None},
+    {"fallback_strategy": None, "_num_objects_per_yield": 1},
     {"runtime_env": {}, "max_calls": 0, "label_selector": {}},
     {"scheduling_strategy": "SPREAD", "label_selector": {"gpu": "in(A100, H100)", "market": "!spot"}},
     {"scheduling_strategy": NodeAffinitySchedulingStrategy("ab" * 32, soft=True)},
@@ -54,6 +56,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"_generator_backpressure_num_objects": 0}, "whole number above 0"),
     ({"_generator_backpressure_num_objects": 2.5}, "whole number above 0"),
     ({"max_retries": -2}, "at least -1"),
+    ({"_num_objects_per_yield": 2}, "must be 1"),
+    ({"fallback_strategy": [{"label_selector": {"a": "b"}}]}, "fallback_strategy is not supported"),
+    ({"placement_group_bundle_index": 0}, "needs a placement_group"),
+    ({"placement_group": PlacementGroup(b"g" * 16, [{"CPU": 1}]), "placement_group_bundle_index": 1}, "has 1 bundles"),
+    ({"placement_group": None, "scheduling_strategy": "SPREAD"}, "two words for the same"),
     ({"max_retries": 1.0}, "whole number"),
     ({"retry_exceptions": ValueError}, "list of exception classes"),
     ({"retry_exceptions": [ValueError()]}, "list of exception classes"),
@@ -130,7 +137,8 @@ def test_any_value_of_any_option_passes_or_is_a_config_error(name: str, value: A
             checked = check({name: value}, allowed, what)
         except ConfigError:
             continue
-        assert set(checked) == {name} and name in allowed
+        assert name in allowed
+        assert set(checked) == {name} or (name in options.GROUP and set(checked) <= {"scheduling_strategy"})
 
 
 @pytest.mark.parametrize("given", [["io"], {"io": 0}, {"io": "2"}, {"": 1}, {1: 2}, {"io": True}, 3])
@@ -202,3 +210,13 @@ def test_the_number_of_results_is_one_unless_said_otherwise() -> None:
 )
 def test_exceptions_to_retry_are_kept_as_isinstance_takes_them(given: Any, kept: Any) -> None:
     assert options.retry_exceptions(given) == kept
+
+
+def test_a_placement_group_as_an_option_is_a_strategy_by_another_name() -> None:
+    group = PlacementGroup(b"g" * 16, [{"CPU": 1}], b"o" * 32)
+    made = check({"placement_group": group, "placement_group_capture_child_tasks": True, "num_cpus": 1}, TASK, "a task")
+    strategy = StrategyGiven(group=b"g" * 16, captures=True, owner=b"o" * 32)
+    assert made == {"num_cpus": 1, "scheduling_strategy": strategy}
+    default = {"placement_group": "default", "placement_group_bundle_index": -1}
+    assert check(default | {"placement_group_capture_child_tasks": None}, ACTOR, "an actor") == {}
+    assert check({"placement_group": None}, ACTOR, "an actor") == {"scheduling_strategy": StrategyGiven()}

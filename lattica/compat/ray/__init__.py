@@ -15,11 +15,11 @@ from typing import Any
 
 import lattica
 from lattica.actors.equipment import WORKER_IMPORTS
+from lattica.compat import ray_names
 from lattica.compat.alias import Alias
 
 __version__ = "2.60.0"
 """Whose names these are. `lattica.__version__` is ours."""
-SCRIPT_MODE, WORKER_MODE = 0, 1
 ROOMS = {
     "actor": "lattica.actor",
     "cloudpickle": "cloudpickle",
@@ -27,7 +27,6 @@ ROOMS = {
     "remote_function": "lattica.remote_function",
     "runtime_context": "lattica.runtime_context",
     "runtime_env": "lattica.runtime_env",
-    "types": "lattica.types",
     "util": "lattica.util",
 }
 
@@ -53,13 +52,15 @@ def __getattr__(name: str) -> Any:
         return sys.modules[f"ray.{name}"]
     if name in lattica.__all__:
         return getattr(lattica, name)
+    if name in ray_names.__all__:
+        return getattr(ray_names, name)
     raise AttributeError(
         f"module 'ray' has no attribute {name!r}: lattica stands in for ray here, and has no such name"
     )
 
 
 def __dir__() -> list[str]:
-    return sorted({*lattica.__all__, *ROOMS, "SCRIPT_MODE", "WORKER_MODE", "__version__"})
+    return sorted({*lattica.__all__, *ray_names.__all__, *ROOMS, "__version__"})
 
 
 _install()
