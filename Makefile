@@ -18,10 +18,10 @@ NOISE = noise or bent or bend or fuzz or damaged or whatever
 PIP_INSTALL = PYTHONUNBUFFERED=1 $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 PIP_PROGRESS = 2>&1 | sed -nu -e 's/^Collecting \([^ ]*\).*/  + \1/p' -e 's/^Processing .*\/\(.*\.whl\).*/  + \1/p' -e '/^ *\(ERROR\|error\)/,$$p'
 
-.PHONY: help demo test test-e2e test-mesh test-nat test-chaos check fuzz bench sim sim-long setup setup-rl clean
+.PHONY: help demo test test-e2e test-mesh test-nat test-chaos test-foreign check fuzz bench sim sim-long setup setup-rl clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: $(VENV)/.rl ## train a policy on lattica's own processes (ARGS="--workers 4 --seed 1")
 	@$(BIN)/python examples/rl/ppo.py $(ARGS)
@@ -40,6 +40,9 @@ test-nat: $(VENV)/.dev ## only the tests with NATs and bad links in network name
 
 test-chaos: $(VENV)/.dev ## the long end-to-end tests: storms, leaks, long stops; prints what they measured
 	@$(BIN)/python -m pytest -q -s -m slow -o faulthandler_timeout=600 tests/e2e $(ARGS)
+
+test-foreign: $(VENV)/.dev ## CPython's, joblib's and dask's own tests over lattica (ARGS="--short", ARGS=dask)
+	@$(BIN)/python tests/foreign/run.py $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, strict types
 	@$(BIN)/ruff format --check --quiet . || { $(BIN)/ruff format --check .; exit 1; }
