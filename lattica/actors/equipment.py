@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Mapping
@@ -21,9 +20,6 @@ SEED_MODULES = ("random", "numpy.random", "torch")
 that is imported here draws its seed from the system itself."""
 
 
-VARIABLE = re.compile(r"\$(?:(?P<bare>[A-Za-z0-9_]+)|\{(?P<braced>[^{}]*)\})")
-
-
 def use_threads(cpus: int, before: int) -> int:
     """Let numeric libraries use so many threads as the task has CPUs, where the user did not say otherwise; `before`:
     how many they use now. How many that are."""
@@ -35,20 +31,6 @@ def use_threads(cpus: int, before: int) -> int:
     if ours and threads != before:
         _set_threads(threads, ours)
     return threads
-
-
-def expanded(variables: Mapping[str, str], around: Mapping[str, str]) -> dict[str, str]:
-    """With `$NAME` and `${NAME}` replaced by what stands around, or before them; `${NAME}` of nothing by nothing, as
-    Ray does."""
-    found: dict[str, str] = {}
-
-    def value(match: re.Match[str]) -> str:
-        name = match["braced"] or match["bare"]
-        return found.get(name, around.get(name, "" if match["braced"] else match[0]))
-
-    for name, text in variables.items():
-        found[name] = VARIABLE.sub(value, text)
-    return found
 
 
 def given(variables: Mapping[str, str]) -> None:

@@ -285,6 +285,10 @@ class Worker:
             self._surround(around, str(setup.config.get("venv", "")))
         known = set(sys.path)
         sys.path[:] = list(setup.sys_path) + [path for path in sys.path if path not in setup.sys_path and path in known]
+        own = self.runtime.environments.own
+        if own is not None and "PYTHONPATH" in own.env_vars:  # behind the script's folder, as an interpreter does
+            at = len(own.paths()) + 1
+            sys.path[at:at] = [path for path in os.environ["PYTHONPATH"].split(os.pathsep) if path]
         current.put(self.runtime)
         equipment.import_first()
 
@@ -292,13 +296,14 @@ class Worker:
         """Have the environment that is said to be ours. venv: the virtual environment that this interpreter is of."""
         import msgspec
 
-        from lattica.scheduler.environments import Environment
+        from lattica.scheduler.environments import Environment, acts_at_load, expanded
 
         environment = self.runtime.environments.own = msgspec.convert(around, Environment)
         if venv:
             os.environ["VIRTUAL_ENV"] = venv
             os.environ["PATH"] = f"{venv}/bin{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        variables = equipment.expanded(environment.env_vars, os.environ)
+        late = {name: value for name, value in environment.env_vars.items() if not acts_at_load(name)}
+        variables = expanded(late, os.environ)  # the others are there already, since this interpreter began
         os.environ.update(variables)
         equipment.given(variables)
 

@@ -43,7 +43,7 @@ from lattica.node.store_desk import StoreDesk
 from lattica.node.wires import Wire, Wires
 from lattica.node.workers import Death, Process, Workers
 from lattica.objectstore.arena import Arena
-from lattica.scheduler.environments import NOTHING
+from lattica.scheduler.environments import NOTHING, at_load
 from lattica.scheduler.leases import LeaseBook
 from lattica.scheduler.load import Load
 from lattica.scheduler.resources import ResourcePool, ResourceSet
@@ -357,7 +357,8 @@ class Node:
         """Fork a worker for this job; its client number. free: it waits for work, else it is leased already."""
         job, number = self.jobs[job_number], next(self._numbers)
         environment, venv, sys_path = job.environment, job.venv, job.sys_path
-        wire = self.workers.fork(number, job_number, job.python if venv is None else venv.python, sys_path)
+        python = job.python if venv is None else venv.python
+        wire = self.workers.fork(number, job_number, python, sys_path, at_load(environment.env_vars, os.environ))
         token = self._join(Client(number, WORKER, job_number, wire, time()))
         self.pool.added(number, job_number, self.now(), free=free)
         self.memory.watch()

@@ -13,7 +13,8 @@ import os
 import sys
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:  # `typing` is imported by others later
+if TYPE_CHECKING:  # they are imported by others later
+    from collections.abc import Mapping
     from typing import NoReturn
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -32,17 +33,26 @@ NOTHING_HIDDEN = "[]"
 HIDDEN_ALREADY = "!"
 """Begins what a zygote is told in place of folders, if these were hidden before its interpreter began; what came of it
 follows as JSON."""
+LATER = "LATTICA_LATER_"
+"""Begins the names of environment variables that are not for our interpreter, but for the one that it becomes."""
 SECRET_VARIABLES = ("LATTICA_TICKET",)
 """Environment variables that are the node's business alone."""
 
 
-def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTHING_HIDDEN) -> tuple[int, int, int]:
+def spawn_zygote(
+    python: str,
+    paths: str,
+    preload: list[str],
+    hidden: str = NOTHING_HIDDEN,
+    variables: Mapping[str, str] | None = None,
+) -> tuple[int, int, int]:
     """(connection to it, its pid, a file in memory with what it prints). Raises OSError if it cannot be started.
 
     paths: JSON list as for BOOT. hidden: folders that its workers may not see, as of `confine.fingerprints`. Any other
-    interpreter than ours is a file that a job names, perhaps one that a task has written: it begins in a process from
-    which they are hidden already.
+    interpreter than ours is a file that a job names, perhaps one that a task has written, and so is what `variables`
+    may have it load: it begins in a process from which they are hidden already.
     """
+    variables = variables or {}
     if not os.access(python, os.X_OK):
         raise FileNotFoundError(2, "there is no such program", python)
     ours, theirs = _socket.socketpair()
@@ -50,10 +60,13 @@ def spawn_zygote(python: str, paths: str, preload: list[str], hidden: str = NOTH
     os.set_inheritable(theirs.fileno(), True)
     argv = ["-P", "-c", ZYGOTE_BOOT, paths, str(theirs.fileno()), hidden, *preload]
     program = python
-    if python != sys.executable and hidden != NOTHING_HIDDEN:
+    environ = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+    if (python != sys.executable or variables) and hidden != NOTHING_HIDDEN:
         program = sys.executable
         argv = ["-P", "-c", CONFINED_BOOT, f'["{ROOT}"]', hidden, python, *argv]
-    environ = {name: value for name, value in os.environ.items() if name not in SECRET_VARIABLES}
+        environ.update({LATER + name: value for name, value in variables.items()})
+    else:
+        environ.update(variables)
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_DUP2, said, 1),
@@ -109,7 +122,9 @@ def become_confined(hidden: str, python: str, *argv: str) -> None:
 
     found = confine.confine([(path, device, inode) for path, device, inode in json.loads(hidden)])
     words = [HIDDEN_ALREADY + json.dumps(found) if word == hidden else word for word in argv]
-    os.execv(python, [python, *words])
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(LATER)}
+    environ |= {name.removeprefix(LATER): value for name, value in os.environ.items() if name.startswith(LATER)}
+    os.execve(python, [python, *words], environ)
 
 
 def fork_zygote(preload: list[str], hidden: str) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -123,10 +123,13 @@ class Workers:
                 os.close(fd)
         return True
 
-    def fork(self, client: int, job: int, python: str, sys_path: list[str]) -> Wire:
+    def fork(
+        self, client: int, job: int, python: str, sys_path: list[str], variables: Mapping[str, str] | None = None
+    ) -> Wire:
         """Begin worker `client`: messages may be sent to it at once, it finds them when it is up.
 
-        sys_path: the driver's, where another interpreter than ours finds what a worker is made of.
+        sys_path: the driver's, where another interpreter than ours finds what a worker is made of. variables: that its
+        interpreter must have been loaded with.
         """
         ours, theirs = socket.socketpair()
         page_fd = Page.create()
@@ -145,7 +148,8 @@ class Workers:
         process = self.processes[client] = Process(client, job, wire, Page(page_fd), output)
         for read in output:
             os.set_blocking(read, False)
-        self.zygotes.fork(python, sys_path, client, [theirs.detach(), page_fd, *(write for _, write in pipes)])
+        fds = [theirs.detach(), page_fd, *(write for _, write in pipes)]
+        self.zygotes.fork(python, sys_path, client, fds, variables or {})
         return wire
 
     def kill(self, client: int, reason: str = "", *, out_of_memory: bool = False, number: int = signal.SIGKILL) -> None:

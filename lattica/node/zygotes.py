@@ -1,7 +1,8 @@
 """The node's zygotes: one per interpreter, started when first needed, at most ZYGOTES_MAX.
 
 A virtual environment has an interpreter of its own, and so a zygote of its own: what it has imported is the
-environment's. One that is not ours ends when it has had no workers for IDLE_S.
+environment's. Variables that act when an interpreter is loaded make it another one, too. One that is not ours ends when
+it has had no workers for IDLE_S.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -33,12 +34,13 @@ FAILURES_MAX = 3
 """Starts of a zygote in a row that bring no worker, after which its interpreter is given up."""
 LAST_WORDS_BYTES = 2000  # of a zygote that died, in the reason why no worker came
 PRELOAD_MAX = 64  # of one job's preload list
+NO_VARIABLES: Mapping[str, str] = {}
 
 
 class Zygote(msgspec.Struct, eq=False):
     """One zygote process."""
 
-    python: str
+    python: str  # its interpreter, with what that was loaded with, as of `_key`
     wire: Wire
     pid: int
     pidfd: int
@@ -99,10 +101,18 @@ class Zygotes:
         self._zygotes[python] = zygote
         self._wires.loop.add_reader(zygote.pidfd, self._dead, zygote)
 
-    def fork(self, python: str, sys_path: list[str], client: int, fds: Sequence[int]) -> None:
-        """Fork worker `client` there; the descriptors are closed here once sent. Ends in `forked` or `unborn`."""
+    def fork(
+        self,
+        python: str,
+        sys_path: list[str],
+        client: int,
+        fds: Sequence[int],
+        variables: Mapping[str, str] = NO_VARIABLES,
+    ) -> None:
+        """Fork worker `client` there; the descriptors are closed here once sent. variables: that the interpreter must
+        have been loaded with. Ends in `forked` or `unborn`."""
         try:
-            zygote = self._of(python, sys_path)
+            zygote = self._of(python, sys_path, variables)
         except OSError as error:
             for fd in fds:
                 os.close(fd)
@@ -154,18 +164,19 @@ class Zygotes:
         if not self._zygotes:
             closed()
 
-    def _of(self, python: str, sys_path: list[str]) -> Zygote:
+    def _of(self, python: str, sys_path: list[str], variables: Mapping[str, str] = NO_VARIABLES) -> Zygote:
         """The zygote of this interpreter. One that is not ours finds lattica where its driver found it: our own paths
         would show it packages that were built for us."""
-        if self._failures.get(python, 0) >= FAILURES_MAX:
+        key = _key(python, variables) if variables else python
+        if self._failures.get(key, 0) >= FAILURES_MAX:
             raise OSError(f"it ended {FAILURES_MAX} times in a row before it forked a worker: {self._last_reason}")
-        if python not in self._zygotes:
+        if key not in self._zygotes:
             unused_first = sorted(self._zygotes.values(), key=lambda each: bool(each.workers or each.forking))
             for oldest in unused_first[: max(len(self._zygotes) + 1 - ZYGOTES_MAX, 0)]:
                 self._end(oldest, "in favour of another interpreter's")
             paths = self._paths if python == sys.executable else json.dumps(["", *sys_path])
-            self.adopt(python, *spawn_zygote(python, paths, [], self._hidden))
-        zygote = self._zygotes[python] = self._zygotes.pop(python)
+            self.adopt(key, *spawn_zygote(python, paths, [], self._hidden, variables))
+        zygote = self._zygotes[key] = self._zygotes.pop(key)
         if zygote.idle is not None:
             zygote.idle.cancel()
             zygote.idle = None
@@ -234,3 +245,11 @@ class Zygotes:
         for client in zygote.forking:
             self._unborn(client, reason)
         zygote.forking.clear()
+
+
+def _key(python: str, variables: Mapping[str, str]) -> str:
+    """An interpreter that is loaded with these; their values are nobody's to read."""
+    import hashlib
+
+    values = json.dumps(sorted(variables.items())).encode()
+    return f"{python} with {', '.join(sorted(variables))} ({hashlib.blake2b(values, digest_size=8).hexdigest()})"

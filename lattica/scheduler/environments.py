@@ -35,6 +35,12 @@ INSTEAD = {
 IGNORED = ("_ray_release", "_ray_commit", "_inject_current_ray")
 WORKING_DIR, PY_MODULE = "working_dir", "py_module"
 PIP, UV = "pip", "uv"
+LOADED = ("LD_", "MALLOC_", "GLIBC_")
+LOADED_BY_PYTHON = frozenset({
+    "PYTHONDEVMODE", "PYTHONFAULTHANDLER", "PYTHONHASHSEED", "PYTHONINTMAXSTRDIGITS", "PYTHONMALLOC", "PYTHONOPTIMIZE",
+    "PYTHONTRACEMALLOC", "PYTHONUTF8", "PYTHONWARNINGS",
+})  # fmt: skip
+"""Beginnings, and names, of variables that are read when a program is loaded, and never again: a fork is too late."""
 OPTIONS = {PIP: "pip_install_options", UV: "uv_pip_install_options"}  # Ray's names
 PACKAGES_MAX = 32  # folders and modules
 VARIABLES_MAX_CHARS = 64 << 10
@@ -44,6 +50,7 @@ ENVIRONMENT_MAX_BYTES = 512 << 10  # as it is told to a node: variables and requ
 TIMEOUT_S = 600.0  # for packages to be installed; Ray's default
 FILES_DEPTH_MAX = 8  # files of requirements that name files of requirements
 KEY_BYTES = 16
+_VARIABLE = re.compile(r"\$(?:(?P<bare>[A-Za-z0-9_]+)|\{(?P<braced>[^{}]*)\})")
 _NAMES_FILE = re.compile(r"(?P<kind>-r|--requirement|-c|--constraint)(\s+|\s*=\s*)(?P<path>\S+)")
 _CID_CHARS, _PATH_CHARS = 128, 4096
 
@@ -295,6 +302,37 @@ def _check_lines(what: str, lines: Any, most: int) -> None:
 def _installs(tool: str, said: Mapping[str, Any]) -> Installs:
     version, options, check = said.get(f"{tool}_version", ""), said.get(OPTIONS[tool]) or (), said[f"{tool}_check"]
     return Installs(tool, tuple(said["packages"]), version, tuple(options), check)
+
+
+# -- variables -------------------------------------------------------------------------------------------------------
+
+
+def acts_at_load(name: str) -> bool:
+    """Whether a variable of this name is read when a program is loaded, and never again."""
+    return name.startswith(LOADED) or name in LOADED_BY_PYTHON
+
+
+def at_load(variables: Mapping[str, str], around: Mapping[str, str]) -> dict[str, str]:
+    """Those of them, with what they name replaced."""
+    if not any(map(acts_at_load, variables)):
+        return {}
+    return {name: value for name, value in expanded(variables, around).items() if acts_at_load(name)}
+
+
+def expanded(variables: Mapping[str, str], around: Mapping[str, str]) -> dict[str, str]:
+    """With `$NAME` and `${NAME}` replaced by what stands around, or before them; `${NAME}` of nothing by nothing.
+
+    As Ray does.
+    """
+    found: dict[str, str] = {}
+
+    def value(match: re.Match[str]) -> str:
+        name = match["braced"] or match["bare"]
+        return found.get(name, around.get(name, "" if match["braced"] else match[0]))
+
+    for name, text in variables.items():
+        found[name] = _VARIABLE.sub(value, text)
+    return found
 
 
 # -- what comes of it ------------------------------------------------------------------------------------------------

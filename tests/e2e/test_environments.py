@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -155,3 +156,18 @@ def test_folders_of_single_tasks_travel_and_so_do_those_that_a_task_packs(sessio
     given = {"working_dir": str(tmp_path / "files"), "py_modules": [str(tmp_path / "shared.py")]}
     assert lattica.get(read.options(runtime_env=given).remote(), timeout=20) == "hello there"
     assert lattica.get(packs.remote(str(tmp_path / "files"), str(tmp_path / "shared.py")), timeout=20) == "hello there"
+
+
+@lattica.remote(num_cpus=0)
+def loaded() -> tuple[int, str | None, list[str]]:
+    return hash("a word"), os.environ.get("LD_LIBRARY_PATH"), sys.path
+
+
+def test_variables_that_act_when_an_interpreter_is_loaded_act_in_workers(session: None, tmp_path: Path) -> None:
+    given = {"PYTHONHASHSEED": "7", "LD_LIBRARY_PATH": "${LD_LIBRARY_PATH}:/x", "PYTHONPATH": str(tmp_path)}
+    seed, libraries, path = lattica.get(loaded.options(runtime_env={"env_vars": given}).remote(), timeout=60)
+    asked = [sys.executable, "-c", "print(hash('a word'))"]
+    environ = os.environ | {"PYTHONHASHSEED": "7"}
+    assert seed == int(subprocess.run(asked, env=environ, capture_output=True, check=True).stdout)
+    assert libraries == f"{os.environ.get('LD_LIBRARY_PATH', '')}:/x" and path.index(str(tmp_path)) == 1
+    assert hash("a word") != seed and str(tmp_path) not in lattica.get(loaded.remote(), timeout=10)[2]

@@ -18,10 +18,12 @@ from lattica.scheduler.environments import (
     Installs,
     Travels,
     Wanted,
+    at_load,
     decode,
     decode_installs,
     described,
     encode,
+    expanded,
     key_of,
     merged,
     plain,
@@ -151,6 +153,22 @@ def test_what_a_process_has_is_told_as_a_runtime_env_again() -> None:
     assert described(merged(NOTHING, read(given))) == given
     assert described(Environment(packages=[FOLDER, MODULE])) == {"working_dir": "/here/1", "py_modules": ["/here/3"]}
     assert described(NOTHING) == {}
+
+
+def test_variables_name_others_that_stand_around_or_before_them() -> None:
+    given = {"PATH": "${PATH}:/x", "B": "$A-${GONE}-$GONE", "C": "${B}!"}
+    assert expanded(given, {"PATH": "/bin", "A": "a"}) == {"PATH": "/bin:/x", "B": "a--$GONE", "C": "a--$GONE!"}
+
+
+def test_variables_that_act_when_a_program_is_loaded_are_told_from_the_others() -> None:
+    given = {
+        "HOME": "/h",
+        "LD_LIBRARY_PATH": "${LD_LIBRARY_PATH}:${HOME}/lib",
+        "PYTHONHASHSEED": "7",
+        "PYTHONPATH": "/x",
+    }
+    assert at_load(given, {"LD_LIBRARY_PATH": "/lib"}) == {"LD_LIBRARY_PATH": "/lib:/h/lib", "PYTHONHASHSEED": "7"}
+    assert at_load({"HOME": "/h"}, {}) == {}
 
 
 def test_the_class_of_ray_checks_its_fields_when_they_are_set() -> None:
