@@ -96,19 +96,23 @@ class RoutingTable:
         """Those closest to `target`, closest first. Of the bucket that it would be in itself all are closer than any
         others; then come those that are nearer to us, whatever bucket they are in; then one bucket after the other."""
         place, shared = place_of(target), shared_bits(self.me, target)
-        farther = [[bits] for bits in sorted(self.buckets, reverse=True) if bits < shared]
         found: list[Contact] = []
-        for group in ([shared], [bits for bits in self.buckets if bits > shared], *farther):
-            by_distance = {
-                known.place ^ place: known.contact
-                for bits in group
-                if bits in self.buckets
-                for known in self.buckets[bits].peers.values()
-            }
+        for group in self._by_nearness(shared):
+            by_distance = {known.place ^ place: known.contact for bucket in group for known in bucket.peers.values()}
             found += [by_distance[distance] for distance in sorted(by_distance)]  # sorts numbers: no calls
             if len(found) > count:
                 break
         return [contact for contact in found if contact.peer != without][:count]
+
+    def _by_nearness(self, shared: int) -> Iterator[list[Bucket]]:
+        """Buckets in groups, all peers of one closer to a target in bucket `shared` than all of the next."""
+        buckets = self.buckets
+        if shared in buckets:
+            yield [buckets[shared]]
+        yield [bucket for bits, bucket in buckets.items() if bits > shared]
+        for bits in sorted(buckets, reverse=True):
+            if bits < shared:
+                yield [buckets[bits]]
 
     def stale(self, before: float) -> list[Contact]:
         """The one seen longest ago of each bucket that has spares, if that was before then."""

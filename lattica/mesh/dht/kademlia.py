@@ -171,9 +171,12 @@ class Kademlia:
 
     def next_deadline(self) -> float | None:
         """When to call `tick`; None: never."""
-        parts = (self._asks, self.store, self._upkeep, self._publisher)
-        dues = [due for part in parts if (due := part.next_deadline()) is not None]
-        return min(dues, default=None)
+        first: float | None = None
+        for part in (self._asks, self.store, self._upkeep, self._publisher):
+            due = part.next_deadline()
+            if due is not None and (first is None or due < first):
+                first = due
+        return first
 
     def validate(self) -> None:
         """Assert what always holds."""
