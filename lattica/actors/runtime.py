@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # each costs a start 10 to 50 ms, and most programs never awa
     import asyncio
     from concurrent.futures import Future
 
+    from lattica.actors.refs_list import CallSites
+
 AHEAD_SHARE, AHEAD_MAX_BYTES = 8, 64 << 20
 """An eighth of the store is for what a program reads next, which comes back from disk while it reads. More: that pushes
 out what it has not read yet; less: it waits for the disk each time."""
@@ -88,6 +90,7 @@ class Runtime:
         self.inquest: Callable[[], tuple[str, str]] = lambda: ("", "")  # how the node ended, and the end of its log
         self._node_death: tuple[str, str] = "", ""  # what is known of that, in words; the end of its log
         self.closing = False
+        self.sites = _call_sites()  # where refs are made, if the user wants to know that
         self.waiting: set[object] = set()  # tasks and actors whose arguments are to come: nobody else may hold them
         self.place: Place | None = None  # worker: what it holds and hosts
         self.on_submit: Callable[[ObjectRef], None] | None = None  # worker: remembers children, for recursive cancel
@@ -115,6 +118,7 @@ class Runtime:
             m.Evict: self.objects.evict,
             m.Forget: self.objects.forget,
             m.NoRoom: self.objects.no_room,
+            m.RefsWanted: self._list_refs,
             m.ActorConnected: self._actor_connected,
             m.ActorDown: self._actor_down,
             m.ActorAccepted: self._answer,
@@ -251,6 +255,12 @@ class Runtime:
             self.reactor.flush()
         return ref
 
+    def _list_refs(self, message: m.RefsWanted) -> None:
+        from lattica.actors.refs_list import rows  # few programs are ever asked
+
+        self.tell_node(m.Refs(message.request, rows(self)))
+        self.nudge_node()
+
     def _in_group(self, message: m.InGroup) -> None:
         self.within = message.within
 
@@ -304,6 +314,9 @@ class Runtime:
     def new_refs(self, returns: int) -> list[ObjectRef]:
         """Refs for the results of one task, with ids in a row; one that the user does not see if it has none."""
         serial = self.next_serial()
+        if self.sites is not None:
+            for k in range(max(1, returns)):
+                self.sites.note(serial + k)
         if returns == 1:
             return [ObjectRef(self, serial)]
         return [ObjectRef(self, serial + k) for k in range(max(1, returns))]
@@ -378,6 +391,8 @@ class Runtime:
         """Keep a value. Raises ObjectStoreFullError, SerializationError."""
         data = values.dumps(value) if self.place is None or not self.data else _data_if_possible(value)
         ref = self.new_ref()
+        if self.sites is not None:
+            self.sites.note(ref._serial)
         if data.size <= INLINE_MAX:
             if data.refs:
                 for inner in data.refs:
@@ -663,6 +678,14 @@ class Runtime:
         self.forked = True
         self.objects.releases.poke = None
         self.reactor.abandon()
+
+
+def _call_sites() -> CallSites | None:
+    if not any(name in os.environ for name in ("LATTICA_RECORD_CALL_SITES", "RAY_record_ref_creation_sites")):
+        return None
+    from lattica.actors.refs_list import call_sites
+
+    return call_sites()
 
 
 def _data_if_possible(value: Any) -> values.Serialized:

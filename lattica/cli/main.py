@@ -33,6 +33,7 @@ VERBS = {
     "submit": "Run a script on the mesh.",
     "job": "List jobs, stop one, read what it prints, fetch what it wrote.",
     "list": "List tasks, actors, workers, objects, nodes or jobs of the mesh.",
+    "memory": "Show which objects there are, and who holds them.",
     "logs": "Show what a job, an actor or a worker prints.",
     "top": "Watch machines and workers, live.",
     "timeline": "Write down what ran when, for a trace viewer.",

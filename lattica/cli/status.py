@@ -207,6 +207,18 @@ def _actors(actors: Rows) -> list[dict[str, object]]:
     ]
 
 
+def _spilled(memory: Mapping[str, Any]) -> list[str]:
+    """Nothing, where nothing ever was."""
+    if not memory.get("spilled_total"):
+        return []
+    lines = [
+        f"  spilled   {memory.get('spilled_objects', 0)} of {size_text(memory.get('spilled_bytes', 0))} are on disk"
+    ]
+    if trouble := memory.get("spill_trouble"):
+        lines.append(f"            no more can go there: {trouble}")
+    return lines
+
+
 def _memory(memory: Mapping[str, Any], workers: Rows) -> list[str]:
     used, quota, backed = (memory.get(name, 0) for name in ("used_bytes", "arena_bytes", "backed_bytes"))
     resident = sum(worker.get("rss_bytes", 0) for worker in workers)
@@ -214,5 +226,6 @@ def _memory(memory: Mapping[str, Any], workers: Rows) -> list[str]:
     return [
         f"  objects   {memory.get('objects', 0)} in {size_text(used)} of {size_text(quota)} shared memory",
         f"            {size_text(free)} free, {size_text(backed)} backed by memory of the machine",
+        *_spilled(memory),
         f"  workers   {size_text(resident)} resident, shared pages counted in each",
     ]

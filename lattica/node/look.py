@@ -61,6 +61,11 @@ class LookService:
         return self._look.ran()
 
     @method(role=LOOKERS, idempotent=True)
+    async def memory(self) -> dict[str, Any]:
+        """Who holds which object here, and how full the store is: {rows, store}."""
+        return await self._look.refs()
+
+    @method(role=LOOKERS, idempotent=True)
     async def find(self, what: str) -> list[str]:
         """Names of log files here of what is meant."""
         return self._look.files_of(what)
@@ -88,6 +93,7 @@ class Look:
         self._peer.serve(LookService(self), offered=False)
         mesh.answers("list", self._list)
         mesh.answers(TIMELINE, self._timeline)
+        mesh.answers("memory", self._memory_everywhere)
         mesh.answers("summary", self._summary)
         mesh.answers("logs_find", self._find)
         mesh.answers("logs_read", self._read)
@@ -249,6 +255,44 @@ class Look:
     async def _timeline(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """{rows: as of `history`, each with "node" and "node_name", silent}."""
         return await self._gather(self.ran(), "look.timeline")
+
+    async def refs(self) -> dict[str, Any]:
+        """As `LookService.memory`."""
+        came: asyncio.Future[list[dict[str, Any]]] = asyncio.get_running_loop().create_future()
+
+        def told(rows: list[dict[str, Any]]) -> None:
+            if not came.done():
+                came.set_result(rows)
+
+        self._node.refs.ask(told)
+        rows = await came
+        store = self._node.state.memory()
+        del store["clients"]
+        return {"rows": rows, "store": store}
+
+    async def _memory_everywhere(self, _: Mapping[str, Any]) -> dict[str, Any]:
+        """{rows: who holds which object, with "node", "node_name" and "copies" (nodes that have its bytes); stores:
+        each with "node", "node_name"; silent: as of `_list`}."""
+        mine, (answers, silent) = await asyncio.gather(self.refs(), self._ask_all("look.memory"))
+        names = self._others() | {self._peer.id: self._peer.name}
+        rows, stores = [], []
+        copies = dict[str, set[PeerId]]()
+        found_at = {self._peer.id: mine} | answers
+        for peer in sorted(found_at, key=lambda peer: (names.get(peer, ""), peer)):
+            where = {"node": peer_text(peer), "node_name": names.get(peer, "")}
+            found = found_at[peer]
+            try:
+                theirs = [where | row for row in found["rows"]]
+                stores.append(where | found["store"])
+            except (TypeError, KeyError):
+                silent.append({"peer_id": peer_text(peer), "name": names.get(peer, ""), "why": "it answered nonsense"})
+                continue
+            rows += theirs
+            for row in theirs:
+                if row.get("state") in ("here", "spilled"):
+                    copies.setdefault(str(row.get("object")), set()).add(peer)
+        rows = [row | {"copies": len(copies.get(str(row.get("object")), ()))} for row in rows]
+        return {"rows": rows, "stores": stores, "silent": silent}
 
     # -- logs of actors and workers
 

@@ -123,6 +123,10 @@ def _metrics(node: Node) -> Iterable[tuple[str, str, str, list[Sample]]]:
     yield "objects", "gauge", "Objects that lie here.", [({}, float(memory["objects"]))]
     for name, what in (("arena", "that objects may take"), ("used", "that objects take"), ("backed", "of the machine")):
         yield f"object_store_{name}_bytes", "gauge", f"Shared memory {what}.", [({}, float(memory[f"{name}_bytes"]))]
+    yield "object_store_spilled_bytes", "gauge", "Of objects on disk.", [({}, float(memory["spilled_bytes"]))]
+    for name, what in (("spilled", "written to disk"), ("restored", "read back from disk")):
+        total = float(memory.get(f"{name}_total_bytes", 0))
+        yield f"object_store_{name}_bytes_total", "counter", f"Of objects that were {what}.", [({}, total)]
     if node.mesh is not None:
         from lattica.node.roster import counts
 

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from lattica.node.group_desk import GroupDesk
     from lattica.node.job_runs import JobRuns
     from lattica.node.mesh_desk import MeshDesk
+    from lattica.node.refs_desk import RefsDesk
 
 log = logging.getLogger(__name__)
 TOKEN_BYTES = 8
@@ -124,6 +125,7 @@ class Node:
         self.mesh: MeshDesk | None = None  # of a node that `lattica start` began
         self.far: FarDesk | None = None  # likewise
         self.metrics_at = ""  # their URL, if they are served
+        self._refs: RefsDesk | None = None  # once somebody wants to know who holds what
         self.group_desk: GroupDesk | None = None  # once somebody has asked for a place
         self.runs: JobRuns | None = None  # likewise
         self.drain: Drain | None = None  # likewise
@@ -153,6 +155,7 @@ class Node:
             m.SpanReturn: (RUNNERS, store.span_back),
             m.SpanCancel: (RUNNERS, store.cancel_span),
             m.Evicted: (RUNNERS, store.evicted),
+            m.Refs: (RUNNERS, lambda client, message: self.refs.told(client, message)),
             m.LeaseRequest: (RUNNERS, leases.request),
             m.LeaseCancel: (RUNNERS, leases.cancel),
             m.LeaseReturn: (RUNNERS, leases.returned),
@@ -177,6 +180,15 @@ class Node:
             m.MeshRequest: (COMMANDS, self._mesh_request),
             m.Shutdown: (ANYONE, self.job_desk.shutdown),
         }
+
+    @property
+    def refs(self) -> RefsDesk:
+        """Who holds which object; for `lattica memory`."""
+        if self._refs is None:
+            from lattica.node.refs_desk import RefsDesk
+
+            self._refs = RefsDesk(self)
+        return self._refs
 
     @property
     def groups(self) -> GroupDesk:

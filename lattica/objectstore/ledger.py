@@ -623,12 +623,14 @@ class Ledger:
         return effects
 
     def views(self) -> list[ClientView]:
-        """What each client holds, has made and waits for; NODE's `made` are the regions that it has adopted."""
+        """What each client holds, has made in memory and waits for; NODE's `made` are the regions that it has
+        adopted."""
         made = dict.fromkeys(self._clients, (0, 0))
         for object in self._entries:
             for seal in self._attempts(object):
-                count, size = made[seal.maker]
-                made[seal.maker] = (count + 1, size + seal.size)
+                if seal.offset != SPILLED:
+                    count, size = made[seal.maker]
+                    made[seal.maker] = (count + 1, size + seal.size)
         return [
             ClientView(number, len(client.counts), self._bytes(client.counts), *made[number], len(client.waits))
             for number, client in self._clients.items()
