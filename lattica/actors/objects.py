@@ -66,6 +66,7 @@ class Objects:
         self._regions = Suballocator()
         self._sealed: dict[bytes, int] = {}  # regions of ours that the node knows: id -> offset
         self._private: dict[int, weakref.ref[Hold]] = {}  # offset -> one that the node does not know, and may
+        self.failures = 0  # values that have turned out to be failures
         self.moved: dict[bytes, int] = {}  # what the node had us forget -> where it has said since that it lies, or -1
         self.reading: list[Hold] = []  # what threads of ours read this moment
         self._promotions: list[ObjectRef] = []  # shared before they had a value, and waiting for room
@@ -578,6 +579,8 @@ class Objects:
             value = InPlace(hold, value.failed)
         ref._value = value
         ref._task = None
+        if type(value) is m.Failed:
+            self.failures += 1
         if ref._flags & PROMISED and not isinstance(value, InPlace):
             self.promote(ref)
         if ref._callbacks is not None:

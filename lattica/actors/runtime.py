@@ -414,11 +414,12 @@ class Runtime:
         return ref
 
     def get(self, refs: Sequence[ObjectRef], timeout: float | None) -> list[Any]:
-        """The values of refs, in order. Raises the first failure among them; GetTimeoutError after `timeout`
-        seconds."""
+        """The values of refs, in order. Raises a failure as soon as there is one, though others have no value yet (as
+        Ray does); GetTimeoutError after `timeout` seconds."""
         latest, moved = None if timeout is None else time.monotonic() + timeout, self.objects.moved
         while True:
-            self.await_all(refs, timeout)
+            if (failed := self.await_all(refs, timeout)) is not None:
+                failed._runtime.load(failed._value)
             away = [ref._value.hold for ref in refs if type(ref._value) is InPlace and ref._value.hold.offset < 0]
             away = [hold for hold in away if hold.id not in moved]
             if not away:
@@ -497,17 +498,23 @@ class Runtime:
         """Whether the node is."""
         return self.node_died_at is not None
 
-    def await_all(self, refs: Sequence[ObjectRef], timeout: float | None) -> None:
-        """Wait until every ref has a value or failed."""
+    def await_all(self, refs: Sequence[ObjectRef], timeout: float | None) -> ObjectRef | None:
+        """Wait until every ref has a value; or until one that was waited for has failed, which is the answer."""
         pending = [ref for ref in refs if ref._value is None]
         if not pending:
-            return
+            return None
+        if len(pending) < len(refs) and (failed := _first_failed(refs)) is not None:
+            return failed
         at, count = 0, len(pending)
+        objects, failures = self.objects, self.objects.failures
 
         def done() -> bool:
-            nonlocal at
+            nonlocal at, failures
             while at < count and pending[at]._value is not None:
                 at += 1
+            if objects.failures != failures:  # somebody's
+                failures = objects.failures
+                return at == count or _first_failed(pending) is not None
             return at == count
 
         self._ask(pending)
@@ -519,6 +526,9 @@ class Runtime:
                 f"{left} of {len(refs)} objects had no value after {timeout} s, first {first.hex()[:8]}{reason}",
                 do_next="wait longer, or look with lattica.wait which are ready",
             )
+        if at == count:
+            return None
+        return _first_failed(pending)
 
     def _why(self, ref: ObjectRef, timeout: float) -> str:
         from lattica.actors import waiting  # few programs ever need it
@@ -694,6 +704,11 @@ def _data_if_possible(value: Any) -> values.Serialized:
         return values.dumps_data(value)
     except SerializationError:
         return values.dumps(value)
+
+
+def _first_failed(refs: Sequence[ObjectRef]) -> ObjectRef | None:
+    """Of those whose failure came as a message, as all but very long ones do."""
+    return next((ref for ref in refs if type(ref._value) is m.Failed), None)
 
 
 def _is_away(ref: ObjectRef) -> bool:

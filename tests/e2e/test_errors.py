@@ -17,6 +17,7 @@ import pytest
 import lattica
 from lattica.errors import SerializationError, TaskError
 from lattica.exceptions import RayTaskError, WorkerCrashedError
+from tests.e2e.sample_actors import Gate
 
 
 class Odd(Exception):
@@ -124,13 +125,26 @@ def test_an_exception_passes_through_tasks_that_get_it() -> None:
 
 
 @pytest.mark.usefixtures("two_cpus")
+@pytest.mark.usefixtures("two_cpus")
+def test_get_of_many_raises_as_soon_as_one_has_failed() -> None:
+    gate = Gate.options(max_concurrency=2).remote()
+    shut, failed = gate.pass_through.remote(), raise_this.remote(ValueError("early"))
+    for _ in range(2):  # it fails while we wait; it has failed
+        with pytest.raises(ValueError, match="early"):
+            lattica.get([shut, failed], timeout=15)
+    assert lattica.wait([shut], timeout=0)[0] == [], "it was not waited for"
+    lattica.get(gate.open.remote())
+
+
 def test_every_ref_of_a_failed_task_raises_and_get_raises_the_first() -> None:
     refs = raise_this.options(num_returns=2).remote(KeyError("both"))
     for ref in refs:
         with pytest.raises(KeyError):
             lattica.get(ref)
+    first = raise_odd.remote(1, "first")
+    lattica.wait([first])
     with pytest.raises(Odd):
-        lattica.get([echo.remote(1), raise_odd.remote(1, "first"), refs[0]])
+        lattica.get([echo.remote(1), first, refs[0]])
 
 
 @pytest.mark.usefixtures("two_cpus")
