@@ -40,6 +40,12 @@ FLUSH_S = 0.5e-3
 """As in the worker: replies leave after this many or this long, and always before the worker waits."""
 NOT_KEPT = "this call has run, and its result lay in memory that was let go when its caller was believed dead"
 TERMINATE = ("__lattica_terminate__", "__ray_terminate__")
+SPECIAL: dict[str, Callable[..., Any]] = {
+    "__lattica_ready__": lambda instance: True,
+    "__lattica_call__": lambda instance, function, *args, **kwargs: function(instance, *args, **kwargs),
+}
+"""Methods that every actor has besides its class's: whether its constructor has run, and any function of it."""
+SPECIAL.update({name.replace("lattica", "ray"): method for name, method in SPECIAL.items()})
 
 
 class ExitActor(SystemExit):
@@ -166,10 +172,10 @@ class ActorHost:
 
     def _construct(self) -> None:
         spec, worker = self.spec, self.worker
-        cls = worker.marshal.load(spec.code, self.message.via)
+        cls = self.worker.place.actor_class = worker.marshal.load(spec.code, self.message.via)
         call = m.Call(0, self.message.actor, "__init__", spec.args, 1, spec.deps, spec.at)
         args, kwargs = worker.marshal.arguments(call, self.message.via)
-        now = context.Running(self.message.actor, f"{spec.class_name}.__init__", 0)
+        now = context.Running(self.message.actor, "", 0, "__init__")
 
         def make() -> None:
             token = context.running.set(now)
@@ -353,7 +359,7 @@ class ActorHost:
 
     def _run_call(self, client: int, call: m.Call) -> None:
         """In the main thread or one of ours, to the end; the reply is queued."""
-        now = context.Running(call.object, call.method, call.attempt)
+        now = context.Running(call.object, call.name, call.attempt, call.method)
         key = client, call.seq
         self._running[key] = now
         token = context.running.set(now)
@@ -398,7 +404,7 @@ class ActorHost:
             return self.worker.marshal.results(None, 1, call.object, client, call.method, call.data)
         guard = self.runtime.guard
         mine = guard.in_main_thread
-        method = getattr(self.instance, call.method)
+        method = self._method(call.method)
         args, kwargs = self._arguments(client, call)
         try:
             if mine:
@@ -411,6 +417,12 @@ class ActorHost:
             name, send = f"{self.spec.class_name}.{call.method}", functools.partial(self._send_item, client)
             return self.worker.producing.produce(client, call, result, name, send, keeps=True)
         return self._results(client, call, result)
+
+    def _method(self, name: str) -> Any:
+        method = getattr(self.instance, name, None)
+        if method is None and name in SPECIAL:
+            return functools.partial(SPECIAL[name], self.instance)
+        return getattr(self.instance, name) if method is None else method  # raises what says that there is none
 
     def _results(self, client: int, call: m.Call, result: Any) -> list[m.Value]:
         try:
@@ -541,7 +553,7 @@ class ActorHost:
 
     async def _run_coroutine(self, at: _Loop, client: int, call: m.Call) -> None:
         key = client, call.seq
-        now = self._running[key] = context.Running(call.object, call.method, call.attempt)
+        now = self._running[key] = context.Running(call.object, call.name, call.attempt, call.method)
         context.running.set(now)  # a task has a context of its own
         kind = events.COROUTINE
         began = time.perf_counter()
@@ -552,7 +564,7 @@ class ActorHost:
                 self._ending = "it was asked to terminate"
                 out = self.worker.marshal.results(None, 1, call.object, client, call.method, call.data)
             else:
-                method = getattr(self.instance, call.method)
+                method = self._method(call.method)
                 args, kwargs = self._arguments(client, call)
                 result = method(*args, **kwargs)
                 if inspect.isawaitable(result):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from lattica.actors import current
+from lattica.errors import ConfigError
 
 if TYPE_CHECKING:
     from lattica.actors.handles import ActorHandle
     from lattica.actors.runtime import Runtime
     from lattica.actors.runtime_env import RuntimeEnv
+    from lattica.scheduler.given import StrategyGiven
 
 
 class Canceled(KeyboardInterrupt):
@@ -30,10 +33,11 @@ CHILDREN_SWEPT = 1024
 class Running:
     """One task or call while it runs. `children`: weak refs of what it submitted, for recursive cancel."""
 
-    __slots__ = ("_sweep_at", "attempt", "canceled", "children", "name", "object")
+    __slots__ = ("_sweep_at", "attempt", "canceled", "children", "function", "name", "object")
 
-    def __init__(self, object: bytes, name: str, attempt: int) -> None:
-        self.object, self.name, self.attempt = object, name, attempt
+    def __init__(self, object: bytes, name: str, attempt: int, function: Any = None) -> None:
+        """function: of an actor the name of the method; of a task the function, as soon as that is known."""
+        self.object, self.name, self.attempt, self.function = object, name, attempt, function
         self.canceled = False
         self.children: list[weakref.ref[Any]] = []
         self._sweep_at = CHILDREN_SWEPT
@@ -61,6 +65,24 @@ class Place:
         self.actor_name = ""
         self.incarnation = 0
         self.meta = b""  # of the actor, for handles of itself
+        self.actor_class: type | None = None
+
+
+class Id(bytes):
+    """An id as the older words of `RuntimeContext` give it; the newer ones give hex strings."""
+
+    __slots__ = ()
+
+    def binary(self) -> bytes:
+        """Its bytes."""
+        return bytes(self)
+
+    def is_nil(self) -> bool:
+        """Whether it is that of nothing."""
+        return not self
+
+    def __repr__(self) -> str:
+        return f"Id({self.hex()})"
 
 
 class RuntimeContext:
@@ -90,13 +112,20 @@ class RuntimeContext:
         return None if now is None else now.object.hex()
 
     def get_task_name(self) -> str | None:
-        """Its name."""
-        now = running.get()
-        return None if now is None else now.name
+        """Its name: that of its function, or `Class.method`, where `.options(name=…)` gave it no other."""
+        now, cls = running.get(), self._place.actor_class
+        if now is None or now.name or cls is None:
+            return None if now is None else now.name
+        return f"{cls.__name__}.{now.function}"
 
     def get_task_function_name(self) -> str | None:
-        """Its function's name."""
-        return self.get_task_name()
+        """Its function's name, with the module before it; of a script, as if that were a module."""
+        now, cls = running.get(), self._place.actor_class
+        if now is None:
+            return None
+        if cls is not None:
+            return f"{_module(cls)}.{cls.__name__}.{now.function}"
+        return f"{_module(now.function)}.{getattr(now.function, '__qualname__', now.name)}"
 
     def get_actor_id(self) -> str | None:
         """The actor that runs here, if one does."""
@@ -129,6 +158,68 @@ class RuntimeContext:
         """The same."""
         return self._runtime.namespace
 
+    def get_placement_group_id(self) -> str | None:
+        """The placement group that this runs in, if it does."""
+        return self.current_placement_group_id.hex() or None
+
+    @property
+    def current_placement_group_id(self) -> Id:
+        """The same; nil if it runs in none."""
+        return Id(self._within.group) if self._runtime.within else Id()
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what this submits runs in its placement group, where it does not say otherwise."""
+        return bool(self._runtime.within) and self._within.captures
+
+    @property
+    def _within(self) -> StrategyGiven:
+        from lattica.scheduler.given import decode_within
+
+        return decode_within(self._runtime.within)
+
+    def get_node_labels(self) -> dict[str, str]:
+        """Labels of this node."""
+        mine = self.get_node_id()
+        return next((dict(node["Labels"]) for node in self._runtime.state("nodes") if node["NodeID"] == mine), {})
+
+    def get_session_name(self) -> str:
+        """The name of this node's session folder."""
+        return os.path.basename(self._runtime.session_dir)
+
+    def get_temp_dir(self) -> str:
+        """The folder that holds the folders of sessions."""
+        return os.path.dirname(os.path.dirname(self._runtime.session_dir))
+
+    @property
+    def gcs_address(self) -> str:
+        """There is none: no node is the head. Raises ConfigError, which says so."""
+        raise ConfigError(
+            "there is no global control store, and so no gcs_address: no node of a mesh is its head",
+            do_next="a program elsewhere joins with a ticket: lattica.init('…'), see `lattica ticket`",
+        )
+
+    @property
+    def job_id(self) -> Id:
+        """As `get_job_id`."""
+        return Id.fromhex(self.get_job_id())
+
+    @property
+    def node_id(self) -> Id:
+        """As `get_node_id`."""
+        return Id(self._runtime.node_id)
+
+    @property
+    def task_id(self) -> Id | None:
+        """As `get_task_id`."""
+        now = running.get()
+        return None if now is None else Id(now.object)
+
+    @property
+    def actor_id(self) -> Id | None:
+        """As `get_actor_id`."""
+        return Id(self._place.actor_id) if self._place.actor_id else None
+
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task or actor holds, in units."""
         return dict(self._place.resources)
@@ -136,6 +227,10 @@ class RuntimeContext:
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """GPUs of the running task or actor."""
         return {"GPU": list(self._place.gpu_names)}
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """The same."""
+        return self.get_accelerator_ids()
 
     @property
     def runtime_env(self) -> RuntimeEnv:
@@ -171,6 +266,12 @@ class RuntimeContext:
     @property
     def _place(self) -> Place:
         return self._runtime.place or Place()
+
+
+def _module(thing: Any) -> str:
+    """Where a function or class was defined, by name."""
+    name: str = getattr(thing, "__module__", None) or "__main__"
+    return name if name != "__main__" else os.path.splitext(os.path.basename(sys.argv[0]))[0] or name
 
 
 def get_runtime_context() -> RuntimeContext:

@@ -10,6 +10,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -42,6 +43,8 @@ class Meta(msgspec.Struct, array_like=True, frozen=True):
     groups: list[str] = []  # names of its concurrency groups
 
 
+SPECIAL = {f"__{ours}_{name}__" for ours in ("lattica", "ray") for name in ("call", "ready", "terminate")}
+"""What every actor can be asked besides its class's methods: see `actor_host`."""
 META_PLAIN = ("num_returns", "max_task_retries", "concurrency_group", "_generator_backpressure_num_objects")
 """Options of methods that are taken from whom nothing is unpickled."""
 
@@ -118,6 +121,10 @@ class ActorMethod:
         meta = Meta(self._peer.class_name, {}, self._retries, groups=self._groups)
         return ActorMethod(self._peer, self._hold, self._name, merged, meta)
 
+    def _remote(self, args: Any = (), kwargs: Any = None, **given: Any) -> Any:
+        """As Ray's: `remote` with options in the same call."""
+        return (self.options(**given) if given else self).remote(*(args or ()), **(kwargs or {}))
+
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call it; a ref of the result, or a list of refs if it has several. A generator answers with an
         `ObjectRefGenerator`, unless `num_returns` says otherwise.
@@ -183,7 +190,7 @@ class ActorHandle:
     def __getattr__(self, name: str) -> ActorMethod:
         given = self._meta.methods.get(name)
         if given is None:
-            if name == "__lattica_terminate__" or name == "__ray_terminate__":
+            if name in SPECIAL:
                 given = {}
             else:
                 raise AttributeError(f"actor {self._meta.class_name} has no method {name!r}")
@@ -195,6 +202,9 @@ class ActorHandle:
         raise AttributeError(
             f"an actor's attributes are set by its own methods; {name!r} cannot be set through a handle"
         )
+
+    def __dir__(self) -> list[str]:
+        return sorted({*self._meta.methods, *SPECIAL})
 
     @property
     def _actor_id(self) -> bytes:
@@ -260,6 +270,25 @@ class ActorClass:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ActorClass, (self._cls, self._options)
+
+    def __getattr__(self, name: str) -> Any:
+        """What belongs to the class itself: its constants, its static and class methods. None of its other methods: a
+        function that is found by its name is pickled as that name, and its `super()` would be of another class."""
+        cls = self.__dict__.get("_cls")
+        if cls is None or name.startswith("__"):
+            raise AttributeError(f"ActorClass has no {name}")
+        if isinstance(inspect.getattr_static(cls, name, None), FunctionType | property):
+            raise AttributeError(f"{name} is of an actor: make one with {self.__name__}.remote(…)")
+        return getattr(cls, name)
+
+    @property
+    def __ray_metadata__(self) -> SimpleNamespace:
+        """As far as Ray's libraries look at it: the class, to be used here or inherited from."""
+        return SimpleNamespace(modified_class=self._cls, class_name=self.__name__)
+
+    def _remote(self, args: Any = (), kwargs: Any = None, **given: Any) -> ActorHandle:
+        """As Ray's: `remote` with options in the same call."""
+        return (self.options(**given) if given else self).remote(*(args or ()), **(kwargs or {}))
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         raise ActorInheritanceError(f"{self.__name__} is an actor class, and cannot be the base of another class")

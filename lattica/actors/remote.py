@@ -53,6 +53,10 @@ class RemoteFunction:
             self._function, self._options | options.check_more(given, options.TASK, "a task"), self._key
         )
 
+    def _remote(self, args: Any = (), kwargs: Any = None, **given: Any) -> Any:
+        """As Ray's: `remote` with options in the same call."""
+        return (self.options(**given) if given else self).remote(*(args or ()), **(kwargs or {}))
+
     def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run it somewhere; a ref of the result, or a list of refs if it has several (None if it has none). A generator
         function answers with an `ObjectRefGenerator`, unless `num_returns` says otherwise.

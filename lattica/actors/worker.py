@@ -400,6 +400,8 @@ class Worker:
         """The user's code, with signals let through; arguments and result end with this frame."""
         guard = self.runtime.guard
         function = self._functions.get(task.function) or self._load_function(task.function)
+        if self._now is not None:
+            self._now[2].function = function
         args, kwargs = self.marshal.arguments(task, caller.via) if task.args or task.deps else ((), {})
         try:
             guard.open()

@@ -641,7 +641,7 @@ def test_an_actor_knows_where_it_runs() -> None:
     assert facts["self"] == handle
     assert facts["job_id"] == here.get_job_id() and facts["node_id"] == here.get_node_id()
     assert facts["worker"] != here.get_worker_id()
-    assert facts["task"] == "facts" and facts["task_id"]
+    assert facts["task"] == "Where.facts" and facts["task_id"]
     assert here.get_actor_id() is None and here.get_actor_name() is None and here.get_task_id() is None
     assert facts["namespace"] == here.namespace
 
