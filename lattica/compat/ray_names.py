@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from lattica.actors.refs import ObjectRef
 
+RELEASE = "2.60.0"
+"""Whose names these are."""
 SCRIPT_MODE, WORKER_MODE = 0, 1
 
 

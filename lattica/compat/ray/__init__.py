@@ -18,8 +18,8 @@ from lattica.actors.equipment import WORKER_IMPORTS
 from lattica.compat import ray_names
 from lattica.compat.alias import Alias
 
-__version__ = "2.60.0"
-"""Whose names these are. `lattica.__version__` is ours."""
+__version__ = ray_names.RELEASE
+"""As programs ask for it. `lattica.__version__` is ours."""
 ROOMS = {
     "actor": "lattica.actor",
     "cloudpickle": "cloudpickle",
