@@ -8,6 +8,8 @@ called with the reactor's lock held unless they say otherwise.
 from __future__ import annotations
 
 import contextlib
+import functools
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -15,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lattica.actors import values
 from lattica.actors.calls import CallRecord
+from lattica.actors.lineage import NO_RETRIES, SPENT, Lineage
 from lattica.actors.refs import Hold, InPlace, ObjectRef
-from lattica.actors.streams import NEW, STRANGE, Consumer, item_id, small_bytes, window_of
+from lattica.actors.streams import NEW, OLD, STRANGE, Consumer, item_id, item_number, small_bytes, window_of
 from lattica.actors.tasks import TaskRecord
 from lattica.codec import messages as m
-from lattica.errors import LatticaError
+from lattica.errors import LatticaError, SerializationError, StreamReplayError
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 class Stream:
     """One generator in its caller's process: its items, and who waits for the next."""
 
-    __slots__ = ("consumer", "dropped", "outer", "record", "runtime", "waiters")
+    __slots__ = ("consumer", "dropped", "lineage", "lost", "outer", "record", "renewed", "runtime", "waiters")
 
     def __init__(self, runtime: Runtime, record: StreamTask | StreamCall, inner: ObjectRef) -> None:
         """inner: what the record gives a value to when the generator ends. The user sees another ref of this id, which
@@ -42,6 +45,9 @@ class Stream:
         self.outer = ObjectRef(runtime, inner._serial)
         self.outer._task = record
         self.dropped = False  # nobody can take its items any more
+        self.lost: dict[int, ObjectRef] = {}  # items that had come, and that a run is to make again
+        self.renewed: list[int] = []  # items that lie on a machine that is gone: the next run makes them again, too
+        self.lineage: weakref.ref[StreamLineage] | None = None
         self.waiters: list[Callable[[], None]] = []
         inner._callbacks = [self._ended]
 
@@ -67,19 +73,52 @@ class Stream:
         if data and not (value.object == id if isinstance(value, m.InArena) else values.is_data(_bytes_of(value))):
             value = runtime.failure(values.not_data(f"item {message.at} of a generator"))
         kept = value if type(value) is bytes else runtime.objects.from_wire(value, via, data, self.record.attempt)
-        if verdict == NEW and not self.dropped:
+        if verdict == OLD:
+            if message.at in self.lost:
+                runtime.objects.settle(self.lost.pop(message.at), kept)
+            if self.over:
+                self._tell()
+        elif verdict == NEW and not self.dropped and not consumer.ended:
             ref = ObjectRef(runtime, int.from_bytes(id[8:], "big"))
             ref._value = kept
             consumer.ready.append(ref)
+            if type(kept) is InPlace and self.record.repeatable:
+                self._remember(message.at, ref)
             if self.waiters:
                 self._wake()
         if consumer.owes or consumer.short_of_ids:
             self._tell()
 
+    def _remember(self, at: int, ref: ObjectRef) -> None:
+        """An item lies in a store; should it be lost, the task makes it again."""
+        lineages, record = self.runtime.objects.lineage, self.record
+        if not record.retries_left:
+            lineages.cannot(ref.id, SPENT if record.attempt else NO_RETRIES)
+            return
+        lineage = self.lineage() if self.lineage is not None else None
+        if lineage is None or not lineage.users:
+            lineage = StreamLineage(record, [lineages.kept_as(dep) for dep in record.deps])
+            self.lineage = weakref.ref(lineage)
+        lineage.has_ref(at, ref)
+        lineages.keep_item(lineage, ref.id)
+
+    def runs_again(self, record: StreamTask, lost: dict[int, ObjectRef]) -> None:
+        """It had ended, and these are to be made again."""
+        self.record, self.lost = record, lost
+        for host in {ref._hold.at for ref in lost.values() if ref._hold is not None}:
+            self.machine_gone(host)
+        inner = ObjectRef(self.runtime, self.outer._serial)
+        inner._task, inner._callbacks = record, [self._ended]
+        record.refs = [inner]
+
     def _ended(self, inner: ObjectRef) -> None:
         """The task or call is over, whichever way."""
         runtime, consumer, record = self.runtime, self.consumer, self.record
         failed, value = runtime.objects.failure_of(inner._value), inner._value
+        self._give_up_lost(failed)
+        if consumer.ended:
+            self.record = None  # that run was for what was lost
+            return
         consumer.ended = True
         if failed is not None and not failed.system and not record.canceled:  # the user's code raised: one item more
             last = ObjectRef(runtime, int.from_bytes(item_id(consumer.blocks, consumer.have)[8:], "big"))
@@ -98,6 +137,33 @@ class Stream:
         self.record = None
         self._wake()
 
+    def machine_gone(self, host: int) -> None:
+        """What lies there is made again by the run that is about to begin: else each item would be a run of its own,
+        since one after the other is found to be lost. host: 0 for ours, which is not gone."""
+        lineage = self.lineage() if self.lineage is not None else None
+        if lineage is not None and host > 0:
+            self.renewed = lineage.lying_on(host)
+
+    def _give_up_lost(self, failed: m.Failed | None) -> None:
+        """A run is over, and these have not come: another one, if they were lost in the middle of it, or that error."""
+        lost, self.lost, self.renewed = self.lost, {}, []
+        for at, ref in lost.items():
+            if failed is None and at < self.consumer.heard:
+                again = functools.partial(self._make_again, ref)
+                self.runtime.reactor.after_dispatch.append(again)
+            else:
+                error = failed or self.runtime.failure(StreamReplayError())
+                self.runtime.objects.settle(ref, error)
+
+    def _make_again(self, ref: ObjectRef) -> None:
+        """Without the lock."""
+        runtime = self.runtime
+        with runtime.lock:
+            if ref._value is None:
+                runtime.objects.lost_elsewhere(m.Lost(ref.id, "it was lost while its generator ran again"))
+            runtime.reactor.flush()
+            runtime.reactor.changed()
+
     def _gather(self) -> None:
         """All items of a dynamic one are there: they are the value of its one ref. Without the lock."""
         runtime, consumer = self.runtime, self.consumer
@@ -109,6 +175,7 @@ class Stream:
         consumer.ready.clear()
         with runtime.lock:
             runtime.objects.settle(self.outer, InPlace(kept) if type(kept) is Hold else kept)
+            self.outer = ObjectRef(runtime, self.outer._serial)  # else who remembers us would keep all items
             runtime.reactor.changed()
 
     def _wake(self) -> None:
@@ -118,18 +185,26 @@ class Stream:
 
     # -- what is said
 
+    @property
+    def over(self) -> bool:
+        """Whether nobody wants more of it."""
+        consumer = self.consumer
+        wanted = bool(self.lost) or consumer.heard <= max(self.renewed, default=-1)
+        return (self.dropped or consumer.ended) and not wanted
+
     def begins(self, link: Link) -> None:
         """It is about to be sent over `link`, for the first time, again, or to another worker."""
         consumer = self.consumer
-        self._say(link, *consumer.begins(), consumer.blocks[1:], first=True)
+        heard, taken = consumer.begins(min([*self.lost, *self.renewed], default=None))
+        self._say(link, heard, taken, consumer.blocks[1:], first=True)
 
     def goes_on(self, link: Link) -> None:
         """It is about to be sent again to the same life of its actor, over another connection."""
         self._say(link, *self.consumer.tells(), self.consumer.blocks[1:], first=True)
 
     def _say(self, link: Link, heard: int, taken: int, blocks: list[bytes], *, first: bool = False) -> None:
-        if heard or taken or blocks or self.dropped or not first:
-            message = m.Taken(self.record.seq, heard, taken, blocks, self.dropped, first)
+        if heard or taken or blocks or self.over or not first:
+            message = m.Taken(self.record.seq, heard, taken, blocks, self.over, first)
             self.runtime.reactor.send(link, message)
 
     def _tell(self) -> None:
@@ -168,11 +243,10 @@ def _bytes_of(value: Any) -> bytes:
 
 
 class StreamTask(TaskRecord):
-    """A task that is a generator."""
+    """A task that is a generator. Its items are remembered one by one: see `Stream._remember`."""
 
     __slots__ = ("stream",)
     dynamic = False
-    repeatable = False  # when it has ended
     stream: Stream
 
     def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
@@ -185,11 +259,68 @@ class StreamTask(TaskRecord):
         """See `Record`."""
         return super().unheard + self.stream.consumer.unheard
 
+    def machine_gone(self, host: int) -> None:
+        """See `Record`."""
+        self.stream.machine_gone(host)
+
     @property
     def link(self) -> Link | None:
         """To the worker that has it, if one has."""
         lease: Any = self.lease
         return None if lease is None else lease.worker.link
+
+
+class StreamLineage(Lineage):
+    """How the items of a generator are made again: those in a store that have refs here."""
+
+    __slots__ = ("__weakref__", "_items", "_stream")
+    record: StreamTask
+
+    def __init__(self, record: StreamTask, deps: list[Any]) -> None:
+        super().__init__(record, deps)
+        self._stream = record.stream
+        self._items: dict[int, weakref.ref[ObjectRef]] = {}
+
+    def place(self, id: bytes) -> int:
+        """See `Lineage`: the item's number."""
+        return item_number(self._stream.consumer.blocks, id)
+
+    def id_at(self, at: int) -> bytes:
+        """See `Lineage`."""
+        return item_id(self._stream.consumer.blocks, at)
+
+    def ref(self, at: int) -> ObjectRef | None:
+        """See `Lineage`."""
+        ref = self._items.get(at)
+        return None if ref is None else ref()
+
+    def has_ref(self, at: int, ref: ObjectRef) -> None:
+        """See `Lineage`."""
+        self._items[at] = weakref.ref(ref)
+
+    def lying_on(self, host: int) -> list[int]:
+        """The items that lie on that machine, and have not come here."""
+        found = []
+        for at in self._items:
+            ref = self.ref(at)
+            if ref is not None and type(ref._value) is InPlace:
+                hold = ref._value.hold
+                if hold.offset < 0 and hold.at == host:
+                    found.append(at)
+        return found
+
+    def forgets(self, at: int) -> None:
+        """See `Lineage`."""
+        self._items.pop(at, None)
+
+    def awaits(self, at: int, ref: ObjectRef) -> None:
+        """See `Lineage`."""
+        self._stream.lost[at] = ref
+
+    def begins(self, runtime: Runtime) -> None:
+        """See `Lineage`."""
+        refs = ((at, self.ref(at)) for at in self._items)
+        self._stream.runs_again(self.record, {at: ref for at, ref in refs if ref is not None and ref._value is None})
 
 
 class DynamicTask(StreamTask):
@@ -344,9 +475,9 @@ class ObjectRefGenerator:
         return True if self._stream.has_news else None
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            "a generator of refs cannot be passed, returned or put: it belongs to the process that called it. "
-            "Pass the refs that it yields."
+        raise SerializationError(
+            "a generator of refs cannot be passed, returned or put: it belongs to the process that called it",
+            do_next="pass the refs that it yields",
         )
 
     def send(self, value: Any) -> NoReturn:

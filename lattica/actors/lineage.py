@@ -96,6 +96,35 @@ class Lineage:
         """Its arguments that may have to be made again."""
         return (dep for dep in self.deps if isinstance(dep, Origin))
 
+    # -- its results, by their places; a generator's are told apart by other means
+
+    def place(self, id: bytes) -> int:
+        """Which result this is."""
+        return self.ids.index(id)
+
+    def id_at(self, at: int) -> bytes:
+        """The id of that result."""
+        return self.ids[at]
+
+    def ref(self, at: int) -> ObjectRef | None:
+        """Its ref here, if it has one."""
+        return self.refs[at]()
+
+    def has_ref(self, at: int, ref: ObjectRef) -> None:
+        """This is its ref from now on."""
+        self.refs[at] = weakref.ref(ref)
+
+    def forgets(self, at: int) -> None:
+        """Nobody will ask for that result."""
+
+    def awaits(self, at: int, ref: ObjectRef) -> None:
+        """Its task runs, and is to give this ref a value."""
+        self.record.refs[at] = ref
+
+    def begins(self, runtime: Runtime) -> None:
+        """Its task is about to run again: its record needs somewhere to put what it makes."""
+        self.record.refs = [_alive(runtime, self, at) for at in range(len(self.ids))]
+
 
 class Lineages:
     """What one process could make again, by the ids of objects. See the module. Methods are called with the lock held.
@@ -130,14 +159,26 @@ class Lineages:
             why = NO_TASK if not record.repeatable else SPENT if record.attempt else NO_RETRIES
             self._of.update(dict.fromkeys(stored, why))
         elif stored:
-            self._add(Lineage(record, [self._kept_as(dep) for dep in record.deps]), stored)
+            self._add(Lineage(record, [self.kept_as(dep) for dep in record.deps]), stored)
 
-    def _kept_as(self, dep: ObjectRef) -> ObjectRef | Origin:
+    def kept_as(self, dep: ObjectRef) -> ObjectRef | Origin:
         """An argument: its task, if that is remembered; else the value."""
         known = self._of.get(dep.id) if type(dep._value) is InPlace else None
         if not isinstance(known, Lineage) or known.objection or known.depth >= DEPTH_MAX:
             return dep
-        return Origin(known, known.ids.index(dep.id))
+        return Origin(known, known.place(dep.id))
+
+    def keep_item(self, lineage: Lineage, id: bytes) -> None:
+        """The task makes one after the other, and has made this one."""
+        if not lineage.users and not lineage.evicted:
+            self._add(lineage, {id})
+        else:
+            self._of[id] = lineage
+            lineage.users += 1
+
+    def cannot(self, id: bytes, why: str) -> None:
+        """This one is in a store, and cannot be made again."""
+        self._of[id] = why
 
     def _add(self, lineage: Lineage, stored: set[bytes]) -> None:
         lineage.users = len(stored)
@@ -163,9 +204,10 @@ class Lineages:
         """A hold on it has ended: unless a ref of it is left here, nobody will ask for it. gone: whatever is left."""
         lineage = self._of.get(id)
         if isinstance(lineage, Lineage):
-            ref = None if gone else lineage.refs[lineage.ids.index(id)]()
-            if ref is not None:
+            at = lineage.place(id)
+            if not gone and lineage.ref(at) is not None:
                 return
+            lineage.forgets(at)
             self._let_go([lineage])
         self._of.pop(id, None)
 
@@ -200,7 +242,7 @@ class Lineages:
         lineage = self._of.get(id)
         if not isinstance(lineage, Lineage):
             return lineage or NO_TASK
-        needed = self.needed(lineage, lineage.ids.index(id))
+        needed = self.needed(lineage, lineage.place(id))
         if isinstance(needed, str):
             return needed
         revived = [self._revive(runtime, each, at, id) for each, results in needed.items() for at in results]
@@ -218,7 +260,7 @@ class Lineages:
             if why := each.objection:
                 return why if each is lineage else f"one of its arguments is lost too, and {why}"
             for origin in () if each.runs else each.origins():
-                if origin.lineage.refs[origin.at]() is not None:
+                if origin.lineage.ref(origin.at) is not None:
                     continue  # it has a value; if that is lost as well, it is told
                 if origin.lineage not in wanted:
                     wanted[origin.lineage] = set()
@@ -228,8 +270,8 @@ class Lineages:
 
     def _revive(self, runtime: Runtime, lineage: Lineage, at: int, lost: bytes) -> ObjectRef:
         """Give this result a ref without a value. lost: the one that the node asks for, and counts our holds on."""
-        objects, id = runtime.objects, lineage.ids[at]
-        ref = lineage.refs[at]() or objects.table.get(id) or ObjectRef(runtime, id=id)
+        objects, id = runtime.objects, lineage.id_at(at)
+        ref = lineage.ref(at) or objects.table.get(id) or ObjectRef(runtime, id=id)
         if type(ref._value) is InPlace:
             ref._hold = ref._value.hold
         elif ref._hold is None:
@@ -239,9 +281,9 @@ class Lineages:
             runtime.tell_node(m.Promise(id, lineage.record.made_at))
         ref._value, ref._task, ref._flags = None, lineage.record, ref._flags | SHARED | PROMISED
         objects.table[id] = ref
-        lineage.refs[at] = weakref.ref(ref)
+        lineage.has_ref(at, ref)
         if lineage.runs:
-            lineage.record.refs[at] = ref
+            lineage.awaits(at, ref)
         if id not in self._of:
             self._of[id] = lineage
             lineage.users += 1
@@ -265,17 +307,17 @@ def _run(runtime: Runtime, lineage: Lineage) -> None:
     record = lineage.record
     record.args = lineage.args
     record.deps = [_alive(runtime, *dep) if isinstance(dep, Origin) else dep for dep in lineage.deps]
-    record.refs = [_alive(runtime, lineage, at) for at in range(len(lineage.ids))]
+    lineage.begins(runtime)
     if not record.rerun():
         records.fail(runtime, record, runtime.node_died_error())
 
 
 def _alive(runtime: Runtime, lineage: Lineage, at: int) -> ObjectRef:
     """A ref of this result; one that nobody wants has none, and its task must have somewhere to put it."""
-    ref = lineage.refs[at]()
+    ref = lineage.ref(at)
     if ref is None:
-        ref = ObjectRef(runtime, id=lineage.ids[at])
-        lineage.refs[at] = weakref.ref(ref)
+        ref = ObjectRef(runtime, id=lineage.id_at(at))
+        lineage.has_ref(at, ref)
     return ref
 
 

@@ -70,6 +70,9 @@ class Record:
         self.retries_left -= self.retries_left > 0
         self.attempt += 1
 
+    def machine_gone(self, host: int) -> None:
+        """The machine on which it ran is gone, and it may run again. host: by our node's number. Lock held."""
+
     @property
     def unheard(self) -> list[bytes]:
         """Ids of what whoever runs it may have made without our hearing of it."""

@@ -61,6 +61,13 @@ def item_id(blocks: list[bytes], at: int) -> bytes:
     return block[:8] + (int.from_bytes(block[8:], "big") + 1 + at % BLOCK_ITEMS).to_bytes(8, "big")
 
 
+def item_number(blocks: list[bytes], id: bytes) -> int:
+    """Which item has this id."""
+    serial = int.from_bytes(id[8:], "big")
+    block = id[:8] + (serial & ~0xFFFF).to_bytes(8, "big")
+    return blocks.index(block) * BLOCK_ITEMS + (serial & 0xFFFF) - 1
+
+
 class Producer(Generic[V]):
     """One run of a generator, as its worker has it."""
 
@@ -158,7 +165,7 @@ class Consumer(Generic[R]):
 
     def came(self, at: int, size_bytes: int) -> int:
         """An item: NEW, OLD or STRANGE."""
-        if at != self.heard or self.ended:
+        if at != self.heard:
             return STRANGE
         self.heard += 1
         self._bytes += size_bytes

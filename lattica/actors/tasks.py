@@ -452,6 +452,8 @@ class Tasks:
         target.lane = target.lease = None
         self.targets.pop(message.client, None)
         for record in reversed(charged):  # each goes before the others
+            if message.unknown:
+                record.machine_gone(target.at)  # type: ignore[attr-defined]
             self._charge(record, message)  # type: ignore[arg-type]
         lane.pump(time.monotonic())
 

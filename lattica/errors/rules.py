@@ -48,7 +48,7 @@ class InternalError(LatticaError):
 
 
 class StreamReplayError(InternalError):
-    """Ray's, of generators that run again; never raised."""
+    """An item of a generator was lost, and when the generator ran again it did not come that far."""
 
     summary = "a generator that ran again gave another number of values than the first time"
     advice = "make the generator deterministic, or give it max_retries=0"

@@ -114,6 +114,7 @@ def test_every_item_has_an_id_of_its_own_and_none_is_the_generators() -> None:
     assert [int.from_bytes(id[8:], "big") for id in ids] == [
         (5 << 16) + 1, (5 << 16) + 2, (5 << 16) + 0xFFFF, (9 << 16) + 1, (9 << 16) + 2
     ]  # fmt: skip
+    assert [streams.item_number(blocks, id) for id in ids] == [0, 1, BLOCK_ITEMS - 1, BLOCK_ITEMS, BLOCK_ITEMS + 1]
 
 
 def test_when_a_worker_dies_the_items_that_it_may_have_made_unheard_are_named() -> None:

@@ -79,3 +79,26 @@ def test_when_its_node_is_killed_a_generator_goes_on_elsewhere(mesh: Mesh, tmp_p
     mesh.kill("z")
     rest = [lattica.get(ref, timeout=30) for ref in generator]
     assert [at for at, _ in rest] == list(range(3, 100)) and rest[-1][1] != first[0][1]
+
+
+@pytest.mark.parametrize("midway", [True, False])
+def test_items_that_are_lost_with_their_node_are_made_again(mesh: Mesh, tmp_path: Path, midway: bool) -> None:
+    """Nobody had read them. midway: the generator still ran there."""
+    name = f"y{midway}"
+    mesh.begin(name, 1)
+    mesh.all_see()
+    there = make.options(scheduling_strategy=mesh.on(name, soft=True))
+    number = 12 if midway else 6
+    generator = there.remote(str(tmp_path), number, 300_000, pause_s=0.3 if midway else 0.0)
+    refs = [next(generator) for _ in range(6)]
+    if not midway:
+        assert not list(generator)
+    small = there.options(max_retries=0).remote(str(tmp_path), 1, 300_000) if not midway else None
+    one = next(small) if small is not None else None
+    lattica.get(refs[2])
+    mesh.kill(name)
+    assert [int(lattica.get(ref, timeout=30)[-1]) for ref in refs] == list(range(6))
+    assert [int(lattica.get(ref, timeout=30)[-1]) for ref in generator] == list(range(6, number))
+    if one is not None:
+        with pytest.raises(lattica.exceptions.ObjectLostError, match="max_retries=0"):
+            lattica.get(one, timeout=30)

@@ -16,7 +16,8 @@ import pytest
 import lattica
 from lattica.actors import current
 from lattica.actors.producing import Producing
-from lattica.errors import ActorDiedError, TaskCancelledError, WorkerCrashedError
+from lattica.codec import messages as m
+from lattica.errors import ActorDiedError, StreamReplayError, TaskCancelledError, WorkerCrashedError
 from tests.e2e.conftest import Sessions, eventually
 from tests.e2e.footprint import books
 
@@ -128,11 +129,12 @@ class AsyncMaker:
 
 
 def test_refs_come_while_the_task_still_makes_more() -> None:
-    generator = count.remote(3, pause_s=0.3)
+    list(count.remote(1))  # its worker has started
+    generator = count.remote(3, pause_s=0.5)
     assert isinstance(generator, lattica.ObjectRefGenerator)
     began = time.monotonic()
     assert lattica.get(next(generator)) == 0
-    assert time.monotonic() - began < 0.3 and not generator.is_finished() and not generator.next_ready()
+    assert time.monotonic() - began < 0.5 and not generator.is_finished() and not generator.next_ready()
     ready, rest = lattica.wait([generator], timeout=0)
     assert not ready and rest == [generator]
     ready, _ = lattica.wait([generator, generator.completed()], timeout=5)
@@ -268,6 +270,35 @@ def test_without_retries_the_last_ref_says_that_the_worker_died(tmp_path: Path) 
         next(generator)
     with pytest.raises(WorkerCrashedError):
         lattica.get(generator.completed())
+
+
+def lose(*refs: Any) -> None:
+    """As if they had lain on a machine that is gone."""
+    with current.get().lock:
+        for ref in refs:
+            current.get().objects.lost_elsewhere(m.Lost(ref.id, "the test says so"))
+
+
+@lattica.remote
+def shorter_each_time(folder: str) -> Iterator[Any]:
+    Path(folder, str(len(marks(Path(folder))))).touch()
+    for at in range(7 - len(marks(Path(folder)))):
+        yield np.full(200_000, at, np.uint8)
+
+
+def test_items_that_are_lost_are_made_again_by_another_run(tmp_path: Path) -> None:
+    refs = list(arrays.remote(6))
+    lose(refs[4], refs[2])
+    assert [int(lattica.get(ref, timeout=10)[-1]) for ref in refs] == list(range(6))
+    dynamic = list(lattica.get(arrays.options(num_returns="dynamic").remote(3)))
+    lose(dynamic[1])
+    assert int(lattica.get(dynamic[1], timeout=10)[-1]) == 1
+    refs = list(shorter_each_time.remote(str(tmp_path)))
+    lose(refs[4])
+    assert int(lattica.get(refs[4], timeout=10)[-1]) == 4
+    lose(refs[5])
+    with pytest.raises(StreamReplayError):
+        lattica.get(refs[5], timeout=10)
 
 
 def test_a_generator_is_retried_after_what_it_raised_if_asked(tmp_path: Path) -> None:
@@ -412,7 +443,7 @@ def test_when_its_actor_dies_a_generator_ends_in_that_error_and_with_retries_it_
 def test_generators_stay_where_they_were_called() -> None:
     generator = count.remote(1)
     for use in (lattica.put, count.remote):
-        with pytest.raises(TypeError, match="Pass the refs that it yields"):
+        with pytest.raises(TypeError, match="pass the refs that it yields"):
             use(generator)
     assert lattica.get(generator) is generator, "as in Ray"
 
