@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lattica.errors import TaskError
+from lattica.util.initializing import Initialized
 
 Outcome = tuple[Any, BaseException | None]
 """Of one call: (value, None) or (None, error)."""
@@ -16,15 +17,15 @@ class PoolProcess:
     """A process of a pool: an actor that takes one batch at a time."""
 
     def __init__(self, initializer: tuple[Callable[..., object], tuple[Any, ...]] | None) -> None:
-        if initializer is not None:
-            function, args = initializer
-            function(*args)
+        self._initialized = Initialized(*initializer) if initializer is not None else None
 
     def ping(self) -> None:
         """Answers when the initializer is done."""
 
     def run_batch(self, func: Callable[..., Any], batch: list[Arguments]) -> list[Outcome]:
         """What became of each call."""
+        if self._initialized is not None:
+            self._initialized.lend(func)
         outcomes: list[Outcome] = []
         for args, kwargs in batch:
             try:

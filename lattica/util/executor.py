@@ -25,6 +25,7 @@ from typing import Any
 
 import lattica
 from lattica.util.completions import Completions
+from lattica.util.initializing import Initialized
 from lattica.util.raised import plain
 
 log = logging.getLogger("concurrent.futures")
@@ -311,28 +312,30 @@ class _InitializerFailed(Exception):
     """args: the traceback's text."""
 
 
-_set_up: set[bytes] = set()
-"""Executors whose initializer has run in this process."""
+_initialized: dict[bytes, Initialized] = {}
+"""By executor: those whose initializer has run in this process."""
 
 
-def _prepare(setup: tuple[bytes, list[lattica.ObjectRef]] | None) -> None:
-    if setup is None or setup[0] in _set_up:
+def _prepare(setup: tuple[bytes, list[lattica.ObjectRef]] | None, fn: Callable[..., Any]) -> None:
+    if setup is None:
         return
-    initializer, initargs = lattica.get(setup[1][0])
-    try:
-        initializer(*initargs)
-    except Exception:
-        raise _InitializerFailed(traceback.format_exc()) from None
-    _set_up.add(setup[0])
+    known = _initialized.get(setup[0])
+    if known is None:
+        try:
+            known = Initialized(*lattica.get(setup[1][0]))
+        except Exception:
+            raise _InitializerFailed(traceback.format_exc()) from None
+        _initialized[setup[0]] = known
+    known.lend(fn)
 
 
 def _call(setup: Any, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    _prepare(setup)
+    _prepare(setup, fn)
     return fn(*args, **kwargs)
 
 
 def _call_all(setup: Any, fn: Callable[..., Any], chunk: list[tuple[Any, ...]], /) -> list[Any]:
-    _prepare(setup)
+    _prepare(setup, fn)
     return [fn(*args) for args in chunk]
 
 

@@ -17,6 +17,8 @@ import pytest
 
 SITE = str(Path(__file__).parent / "joblib_site")
 sys.path.insert(0, SITE)
+PATIENCE = 6
+"""Programs that the tests start begin a node each, and may share the machine: so many times the tests' own timeouts."""
 LEFT_OUT = {
     "test_parallel_pickling": "what cannot travel is a SerializationError, which names the attribute",
     "test_memmapping_leaks": "looks at loky's folder of memory maps: large arguments lie in the store",
@@ -41,11 +43,15 @@ def is_of_another(value: object) -> bool:
 def pytest_configure() -> None:
     import runpy
 
-    import joblib
+    import joblib.testing
 
     import lattica
 
     runpy.run_path(f"{SITE}/sitecustomize.py")
+    theirs = joblib.testing.check_subprocess_call
+    joblib.testing.check_subprocess_call = lambda *args, timeout=None, **given: theirs(
+        *args, timeout=timeout and timeout * PATIENCE, **given
+    )
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (SITE, os.environ.get("PYTHONPATH"))))
     os.environ["FOREIGN_AUTHKEY"] = bytes(multiprocessing.current_process().authkey).hex()
     lattica.init(address="local", num_cpus=max(2, joblib.cpu_count()))  # the tests compare both numbers
