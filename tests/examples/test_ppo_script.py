@@ -26,21 +26,28 @@ def run(*arguments, cwd, **environment):
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
 
-def test_a_policy_learns_and_the_last_line_is_the_path_of_its_curve(tmp_path):
-    done = run("--target", 60, "--seed", 1, "--out", "curves/one.png", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == str(tmp_path / "curves" / "one.png")
-    assert (tmp_path / "curves" / "one.png").read_bytes().startswith(b"\x89PNG")
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A run that ended before its target, and where it left its file: a start costs six seconds of CPU."""
+    cwd = tmp_path_factory.mktemp("short")
+    return run("--steps", 1000, "--workers", 1, "--seed", 1, "--state", "run.pt", cwd=cwd), cwd
 
 
-def test_a_target_that_is_not_reached_is_exit_code_1_and_the_run_can_go_on_from_its_file(tmp_path):
-    done = run("--steps", 1000, "--workers", 1, "--state", "run.pt", cwd=tmp_path)
+def test_a_target_that_is_not_reached_is_exit_code_1_and_says_what_to_do(short):
+    done, cwd = short
     assert done.returncode == 1, done.stderr
     *_, advice, path = done.stdout.splitlines()
     assert "475 was not reached" in advice
-    assert path == str(tmp_path / "learning-curve.png") and Path(path).stat().st_size > 0
-    again = run("--steps", 1000, "--workers", 1, "--state", "run.pt", cwd=tmp_path)
-    assert again.returncode == 1 and "goes on after 1,024 steps" in again.stdout, again.stdout + again.stderr
+    assert path == str(cwd / "learning-curve.png") and Path(path).stat().st_size > 0
+
+
+def test_a_run_goes_on_from_its_file_and_learns_and_the_last_line_is_the_path_of_its_curve(short):
+    _, cwd = short
+    done = run("--target", 60, "--seed", 1, "--state", "run.pt", "--out", "curves/one.png", cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    assert "goes on after 1,024 steps" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(cwd / "curves" / "one.png")
+    assert (cwd / "curves" / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_an_unknown_environment_is_exit_code_2_before_anything_is_started(tmp_path):
