@@ -200,19 +200,20 @@ class LatticaExecutor(Executor):
                 raise RuntimeError("lattica was shut down before this call could begin")
             ref = give()
         except Exception as error:  # an argument that cannot travel
-            self._settled(future, None, error)
+            self._settled(future, None, error, fill=False)  # who called us goes on filling
             return
         future.ref = ref
         with self._idle:
             self._running[future] = ref
         self._completions.when_done(ref, lambda value, error: self._settled(future, value, error))
 
-    def _settled(self, future: LatticaFuture, value: Any, error: BaseException | None) -> None:
+    def _settled(self, future: LatticaFuture, value: Any, error: BaseException | None, *, fill: bool = True) -> None:
         if isinstance(error, _InitializerFailed):
             error = self._break(error)
         with self._idle:
             self._running.pop(future, None)
-        self._fill()  # first, so that whoever waits for this one finds the next one running
+        if fill:  # first, so that whoever waits for this one finds the next one running
+            self._fill()
         if error is None:
             future.set_result(value)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from multiprocessing.pool import RemoteTraceback
@@ -104,6 +105,14 @@ def test_a_process_begins_with_its_initializer_and_ends_after_its_last_batch() -
         assert len(set(pids)) == 3 and pids[1] == pids[2] != pids[3]
     with pytest.raises(ActorError, match="ZeroDivisionError"):
         Pool(1, divmod, (1, 0))
+
+
+def test_any_number_of_calls_that_cannot_travel_fail_and_harm_nothing(pool: Pool) -> None:
+    locks = [threading.Lock() for _ in range(1500)]
+    with pytest.raises(SerializationError):
+        pool.map(id, locks, chunksize=1)
+    results = [pool.apply_async(id, (lock,)) for lock in locks[:3]]
+    assert not any(result.successful() for result in results) and pool.apply(power, (3,)) == 9
 
 
 def test_a_process_that_dies_ends_its_call_and_is_replaced() -> None:

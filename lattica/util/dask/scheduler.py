@@ -216,16 +216,8 @@ class _Computation:
     def _fetch(self, found: dict[Any, Any]) -> dict[Any, Any]:
         """Values for refs. Raises as soon as one of them has failed."""
         refs = {key: value for key, value in found.items() if isinstance(value, lattica.ObjectRef)}
-        missing = list(set(refs.values()))
-        values: dict[lattica.ObjectRef, Any] = {}
         try:
-            while missing:
-                first, missing = lattica.wait(missing)
-                more: list[lattica.ObjectRef] = []
-                if missing:
-                    more, missing = lattica.wait(missing, num_returns=len(missing), timeout=0)
-                values.update(zip([*first, *more], lattica.get([*first, *more])))
-            return found | {key: values[ref] for key, ref in refs.items()}
+            return found | dict(zip(refs, lattica.get(list(refs.values()))))
         except TaskError as error:
             raised = plain(error)
         raise raised

@@ -286,12 +286,14 @@ class Pool:
                     return
                 func, batch, settled = self._waiting.popleft()
                 process = self._idle.popleft()
-            process.batches += 1
             try:
                 ref = process.actor.run_batch.remote(func, batch)
             except Exception as error:  # an argument that cannot travel
-                self._settled(process, len(batch), settled, None, error)
+                with self._changed:
+                    self._idle.append(process)
+                self._tell(settled, [(None, error)] * len(batch))
                 continue
+            process.batches += 1
             self._completions.when_done(ref, partial(self._settled, process, len(batch), settled))
 
     def _settled(
