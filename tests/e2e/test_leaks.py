@@ -77,9 +77,9 @@ def begun(fresh: Callable[..., object]) -> Footprint:
 
 def test_five_seconds_after_its_work_a_session_is_as_it_was(fresh: Callable[..., object]) -> None:
     before = begun(fresh)
-    stories.tasks_and_calls(tasks=20_000, calls=5_000)
-    stories.large_values(rounds=10)
-    stories.nested_refs(rounds=20)
+    stories.tasks_and_calls(tasks=8_000, calls=2_000)
+    stories.large_values(rounds=5)
+    stories.nested_refs(rounds=10)
     stories.handles(rounds=4)
     assert eventually(lambda: not grown(before, footprint())), f"{grown(before, footprint())}\n{before}\n{footprint()}"
 
