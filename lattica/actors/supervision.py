@@ -212,6 +212,11 @@ class Supervisor:
         actor = self.actors.get(actor_id)
         return None if actor is None or actor.end is not None or actor.leaving is not None else actor.plan
 
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """(namespace, name) of its actors that have one."""
+        return list(self._names)
+
     def bears_name(self, actor_id: bytes) -> bool:
         """Whether it has its name still."""
         actor = self.actors.get(actor_id)

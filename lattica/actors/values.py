@@ -20,7 +20,7 @@ import pickle
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from struct import Struct
 from types import FunctionType, MethodType
@@ -75,10 +75,17 @@ class _Dumping(threading.local):
         self.pickler: _Pickler | None = None
 
 
+REDUCERS: dict[type, Callable[[Any], Any]] = {}
+"""What the user said of instances of some classes: see `util.serialization`. Of the whole process, as copyreg's."""
+FIXED: frozenset[Any] = _PLAIN | {bytes, list, tuple, dict, set, frozenset, type, FunctionType}
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's reducers, and ours for arrays and tensors."""
 
     def reducer_override(self, obj: Any) -> Any:
+        if REDUCERS and (reduce := REDUCERS.get(type(obj))) is not None:
+            return reduce(obj)
         module = type(obj).__module__
         if module == "numpy" and type(obj).__name__ == "ndarray":
             return _reduce_array(obj)
@@ -514,12 +521,17 @@ def _filled(cell: Any) -> bool:
 
 
 def _travels(value: Any) -> bool:
+    return why_not(value) is None
+
+
+def why_not(value: Any) -> Exception | None:
+    """What pickling it raises, if it does."""
     outer = _dumping.refs
     _dumping.refs = []
     try:
-        cloudpickle.dumps(value)
-    except Exception:
-        return False
+        _Pickler(io.BytesIO(), 5, buffer_callback=lambda _: None).dump(value)
+    except Exception as error:
+        return error
     finally:
         _dumping.refs = outer
-    return True
+    return None

@@ -255,7 +255,7 @@ class ActorExit(msgspec.Struct, array_like=True, tag=21):
 
 
 class StateRequest(msgspec.Struct, array_like=True, tag=22):
-    """Answered by `State`. `what`: "nodes", "resources", "status", "actors", "jobs", "workers", "memory",
+    """Answered by `State`. `what`: "nodes", "resources", "status", "actors", "names", "jobs", "workers", "memory",
     "protection"."""
 
     request: int

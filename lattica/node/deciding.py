@@ -133,6 +133,11 @@ class Deciding:
         found = self._holder_and_row(name)
         return None if found is None else found[0]
 
+    def names_borne(self) -> list[tuple[str, str]]:
+        """(namespace, name) of all that are borne, by our table."""
+        keys = [row.key for row in self._replica.rows(NAME) if self.holder(row.key) is not None]
+        return [(namespace, name) for namespace, _, name in (key.decode().partition("\0") for key in keys)]
+
     def owner(self, holder: claims.Holder, bearer: Bearer) -> PeerId:
         """The node that supervises what the name stands for."""
         record = self.records.get(bearer.actor)

@@ -37,6 +37,7 @@ class StateDesk:
             "jobs": self.jobs,
             "workers": self.workers,
             "actors": self.actors,
+            "names": self.names,
             "memory": self.memory,
             "protection": node.workers.zygotes.protection,
         }
@@ -145,6 +146,13 @@ class StateDesk:
             for job in node.jobs.values()
             if not job.root
         ]
+
+    def names(self) -> list[tuple[str, str]]:
+        """(namespace, name) of the actors that have one, on any machine of the mesh."""
+        found = set(self._node.actor_desk.supervisor.names)
+        if self._node.far is not None:
+            found.update(self._node.far.deciding.names_borne())
+        return sorted(found)
 
     def workers(self) -> list[dict[str, Any]]:
         """Worker processes, with what each runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import functools
 import os
+import threading
 import time
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 import lattica
 from lattica.exceptions import ActorDiedError
+from tests.e2e.conftest import eventually
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
 
@@ -137,3 +139,30 @@ def test_a_context_says_where_code_runs() -> None:
     assert isinstance(context.get_node_labels(), dict) and context.get_resource_ids() == {"GPU": []}
     with pytest.raises(ValueError, match="no node of a mesh is its head"):
         _ = context.gcs_address
+
+
+def test_names_of_living_actors_are_listed() -> None:
+    named = [Derived.options(name=f"listed {n}", namespace=space).remote() for n, space in ((1, None), (2, "other"))]
+    lattica.get([each.must.remote() for each in named], timeout=30)
+    assert "listed 1" in lattica.util.list_named_actors() and "listed 2" not in lattica.util.list_named_actors()
+    everywhere = lattica.util.list_named_actors(all_namespaces=True)
+    assert {"name": "listed 2", "namespace": "other"} in everywhere
+    lattica.kill(named[0])
+    assert eventually(lambda: "listed 1" not in lattica.util.list_named_actors())
+
+
+def test_what_was_registered_for_a_class_goes_to_workers_and_comes_back() -> None:
+    class Open:
+        def __init__(self, path: str) -> None:
+            self.path, self.lock = path, threading.Lock()
+
+    @lattica.remote
+    def path_of(thing: Any) -> str:
+        return str(thing.path)
+
+    lattica.util.register_serializer(Open, serializer=lambda each: each.path, deserializer=Open)
+    try:
+        assert lattica.get(path_of.remote(Open("/x")), timeout=30) == "/x"
+        assert lattica.get(lattica.put([Open("/y")]))[0].path == "/y"
+    finally:
+        lattica.util.deregister_serializer(Open)

@@ -71,6 +71,23 @@ class Many:
         return threading.get_ident()
 
 
+@lattica.remote(concurrency_groups={"io": 2})
+class Grouped:
+    def __init__(self) -> None:
+        self.opened = threading.Event()
+
+    def wait(self) -> bool:
+        return self.opened.wait(20)
+
+    @lattica.method(concurrency_group="io")
+    def take(self, value: Any) -> int:
+        return len(value)
+
+    @lattica.method(concurrency_group="io")
+    def open(self) -> None:
+        self.opened.set()
+
+
 @lattica.remote
 class Loop:
     async def nap(self, seconds: float) -> float:
@@ -81,6 +98,17 @@ class Loop:
 @lattica.remote
 def use(handle: Any, k: int) -> int:
     return lattica.get(handle.add.remote(k))
+
+
+@lattica.remote
+def list_names() -> list[str]:
+    names: list[str] = lattica.util.list_named_actors()
+    return names
+
+
+@lattica.remote(max_calls=1, max_retries=0)
+def once() -> int:
+    return os.getpid()
 
 
 def at(mesh: Mesh, name: str, **more: Any) -> dict[str, Any]:
@@ -128,6 +156,27 @@ def test_threads_and_coroutines_run_side_by_side(mesh: Mesh) -> None:
     began = time.monotonic()
     assert lattica.get([loop.nap.remote(0.5) for _ in range(50)], timeout=20) == [0.5] * 50
     assert time.monotonic() - began < 1.5
+
+
+def test_groups_names_and_arguments_fetched_ahead_work_from_afar(mesh: Mesh) -> None:
+    grouped = Grouped.options(name="grouped", **at(mesh, "b")).remote()
+    waits = grouped.wait.remote()
+    value = lattica.put(np.ones(1 << 20, np.uint8))
+    takes = [grouped.take.remote(value), grouped.take.remote(np.ones(1 << 20, np.uint8)), grouped.take.remote(b"small")]
+    assert lattica.get(takes, timeout=20) == [1 << 20, 1 << 20, 5]
+    assert lattica.wait([waits], timeout=0)[0] == []
+    late = [grouped.take.options(concurrency_group="").remote(value), grouped.wait.remote()]
+    elsewhere = list_names.options(scheduling_strategy=mesh.on("c"), num_cpus=0.1)
+    assert eventually(lambda: "grouped" in lattica.get(elsewhere.remote(), timeout=20))
+    assert "grouped" in lattica.util.list_named_actors()
+    lattica.get(lattica.get_actor("grouped").open.remote(), timeout=20)
+    assert lattica.get([waits, *late], timeout=20) == [True, 1 << 20, True]
+
+
+def test_a_worker_elsewhere_ends_after_its_max_calls(mesh: Mesh) -> None:
+    there = once.options(scheduling_strategy=mesh.on("b"), num_cpus=0.1)
+    pids = lattica.get([there.remote() for _ in range(6)], timeout=30)
+    assert len(set(pids)) == 6
 
 
 def test_an_actor_ends_when_it_leaves_is_killed_or_forgotten(mesh: Mesh) -> None:
