@@ -7,11 +7,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from lattica.codec import far
 from lattica.mesh.roles import MEMBER
 from lattica.node import far_jobs
 from lattica.node.far_jobs import _MINOR, FarJobs
+from lattica.scheduler.environments import Installs, encode, key_of_parts, variant_of
 
 JOB = b"j" * 16
 THEM = b"t" * 32
@@ -23,7 +25,11 @@ class _Host:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.said: list[Any] = []
         self.neighbour: Any = SimpleNamespace(
-            peer=THEM, link=SimpleNamespace(send=self.said.append), told_jobs={}, asked_jobs=set()
+            peer=THEM,
+            client=SimpleNamespace(name="them"),
+            link=SimpleNamespace(send=self.said.append),
+            told_jobs={},
+            asked_jobs=set(),
         )
         self.freed: list[bytes] = []
         environments = SimpleNamespace(
@@ -92,6 +98,30 @@ def test_who_said_of_a_job_says_so_again_once_that_is_forgotten(monkeypatch: pyt
     teller.neighbour.told_jobs[JOB] = 1e12
     teller.jobs.job_gone(teller.neighbour, far.JobGone(JOB))
     assert teller.neighbour.told_jobs == {}
+
+
+def test_a_variant_is_believed_under_its_jobs_token_and_by_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its id says what its workers have around them: nobody gives a worker of one to another by a wrong name."""
+    host = _Host(monkeypatch)
+    known: dict[bytes, int] = {}
+    host.node.environments = SimpleNamespace(known=lambda _root, key: known.get(key))
+    key = key_of_parts({"A": "b"}, [], None)
+    variant = far.JobIs(variant_of(JOB, key), b"", THEM, env_vars={"A": "b"}, root=JOB)
+    host.told()
+    for wrong in (
+        replace(variant, env_vars={"A": "c"}),
+        replace(variant, job=b"x" * 16),
+        replace(variant, installs=encode(Installs("pip", ("numpy",)))),
+        replace(variant, job=variant_of(b"o" * 16, key), root=b"o" * 16),
+    ):
+        host.jobs.job_is(host.neighbour, wrong)
+        assert not host.jobs.knows(wrong.job)
+    host.jobs.job_is(host.neighbour, variant)
+    assert host.jobs.number(variant.job) == 2
+    mine = far.JobIs(variant_of(JOB, key_of_parts({"A": "c"}, [], None)), b"", THEM, env_vars={"A": "c"}, root=JOB)
+    known[key_of_parts({"A": "c"}, [], None)] = 7
+    host.jobs.job_is(host.neighbour, mine)
+    assert host.jobs.number(mine.job) == 7, "this node has thought of it, too"
 
 
 def test_a_node_that_was_only_asked_lets_the_program_end_at_once() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from lattica.errors import ConfigError, ObjectLostError
 from lattica.mesh.identity import PeerId
-from lattica.node.environment import PY_MODULE, WORKING_DIR, Environment, Travels
 from lattica.node.seeds import BESIDE, Package, Seed
 from lattica.node.surroundings import Surroundings
 from lattica.objectstore.cid import cid_of
+from lattica.scheduler.environments import PY_MODULE, WORKING_DIR, Environment, Installs, Travels, encode
 from tests.node.test_kept import Desk, run
 
 
@@ -55,7 +55,7 @@ def of(desk: Desk, runs: Runs, beside: str = "") -> Surroundings:
 def seed(packages: list[Package], script: Path) -> Seed:
     return Seed(
         b"", {}, "Rover", "", "", b"", b"", "python", "3.11", [], str(script.parent), script.name, True, [], [], [],
-        {"MODE": "fast"}, packages,
+        {"MODE": "fast"}, packages, encode(Installs("pip", ("numpy",))), 60.0,
     )  # fmt: skip
 
 
@@ -78,6 +78,7 @@ def test_packages_come_from_their_keepers_and_modules_beside_a_script_where_that
         there = of(keeper, heir := Runs())
         environment, using = await there.unpacked(seed(packages, tmp_path / "script.py"), [])
         assert environment.env_vars == {"MODE": "fast"}
+        assert (environment.installs, environment.timeout_s) == (Installs("pip", ("numpy",)), 60.0)
         assert [each.kind for each in environment.packages] == [WORKING_DIR, PY_MODULE]
         assert environment.paths() == [f"/unpacked/{name}" for name in using] and heir.shelf == runs.shelf
         there.using[7] = using
