@@ -175,6 +175,18 @@ class Gossip:
         if self._keeper is not None:
             self._write_service(service)
 
+    def withdraw(self, service: str) -> None:
+        """This peer serves it no more, nor is said to since an earlier life: a tombstone goes round. The DHT forgets
+        it within an hour."""
+        self._services.discard(service)
+        if self.is_offered(service):
+            self.write(SERVICE, bytes(self._peer.id) + service.encode(), b"", gone=True)
+        self.directory.withdraw(f"service {service}")
+
+    def is_offered(self, service: str) -> bool:
+        """Whether the table says that this peer serves it."""
+        return self.community.replica.get(SERVICE, bytes(self._peer.id) + service.encode()) is not None
+
     async def providers(self, service: str) -> list[PeerId]:
         """Living members that serve it, in no order: those whom the table names, else those whom the DHT finds."""
         found = self.known_providers(service)

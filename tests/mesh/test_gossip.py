@@ -86,6 +86,18 @@ async def test_a_row_reaches_all_in_a_second_and_those_who_watch_are_told(machin
 
 
 @story
+async def test_a_service_that_is_withdrawn_is_nobody_s_for_all_in_a_second(machines: Machines) -> None:
+    one, two, _ = await three(machines)
+    one.peer.gossip.offer("registry")
+    await until(lambda: two.peer.gossip.known_providers("registry") == [one.peer.id], 1.0)
+    assert one.peer.gossip.is_offered("registry")
+    one.peer.gossip.withdraw("registry")
+    one.peer.gossip.withdraw("what was never offered")
+    await until(lambda: not two.peer.gossip.known_providers("registry"), 1.0)
+    assert not one.peer.gossip.is_offered("registry")
+
+
+@story
 async def test_a_node_that_is_stopped_has_left_for_all_at_once(machines: Machines) -> None:
     one, two, other = await three(machines)
     heard: list[MemberChanged] = []

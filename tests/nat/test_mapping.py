@@ -23,6 +23,7 @@ from lattica.testing.netlab import Lab, Site
 
 MakeLab = Callable[..., Lab]
 PORT = 7411
+NATPMP_PORT, SSDP_PORT = 5351, 1900
 SAID_OUTER = "5.6.7.8"
 WITHIN_S = 15.0  # of what a busy machine does late
 TABLE = """table inet filter {
@@ -86,6 +87,7 @@ class Router:
 
     def __init__(self, lab: Lab, site: str, folder: Path, *, natpmp: bool, upnp: bool) -> None:
         self._lab, self._site, self._folder = lab, site, folder
+        self._last_port = NATPMP_PORT if natpmp else SSDP_PORT  # opened in the order HTTP, SSDP, NAT-PMP
         words = {True: "yes", False: "no"}
         folder.joinpath("miniupnpd.conf").write_text(
             CONFIG.format(outer=SAID_OUTER, natpmp=words[natpmp], upnp=words[upnp])
@@ -102,13 +104,24 @@ class Router:
         command = [miniupnpd(), "-d", "-f", config, "-P", pid]
         with self._folder.joinpath("miniupnpd.log").open("ab") as log:
             self._process = self._lab.popen(self._site, command, stdout=log, stderr=subprocess.STDOUT)
-        time.sleep(0.5)
+        end = time.monotonic() + WITHIN_S
+        while not self._listens():
+            assert time.monotonic() < end and self._process.poll() is None, self._log()
+            time.sleep(0.02)
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(WITHIN_S)
             self._process = None
+
+    def _listens(self) -> bool:
+        """Whether the last of its sockets is open."""
+        table = str(self._lab.run(self._site, ["cat", "/proc/net/udp"], capture_output=True, text=True).stdout)
+        return any(line.split()[1].endswith(f":{self._last_port:04X}") for line in table.splitlines()[1:])
+
+    def _log(self) -> str:
+        return self._folder.joinpath("miniupnpd.log").read_text()
 
     def rules(self, chain: str = "prerouting_miniupnpd") -> str:
         """What it has mapped."""

@@ -1,11 +1,13 @@
 """Relaying as one peer has it: it serves others if it may and can be reached, else it has reservations at such peers.
 
 This node offers to relay when it has the role, and found that others reach it: a connection from a public address has
-come in, and was no punch. Who offers needs no relay; all others have `reservations`.
+come in, and was no punch. Who offers needs no relay; all others have `reservations`. An offer is taken back where
+nobody reaches this node any more, as after a move.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 ALWAYS, AUTO, NEVER = "always", "auto", "never"
+WITHDRAWN_AFTER_S = 60.0
+"""For which nobody has reached this node; whoever asks it in vain leaves it alone as long."""
 
 
 class Relays:
@@ -48,6 +52,7 @@ class Relays:
         self._peer = peer
         self._reservations = Reservations(peer, self.client, self._needs_relays)
         self._reached_by: set[int] = set()  # versions of IP by which somebody has come from outside
+        self._unreached_since: float | None = None  # as far as is known; None: it is reached
         self._stopped = False
         # Whoever comes from this host may have been let in by packets of ours.
         self.is_punched: Callable[[str], bool] = lambda host: False
@@ -126,8 +131,21 @@ class Relays:
         may = self._may_offer()
         if may and not self.offering:
             self.offer()
+        self._withdraw_unreached(may)
         reached = self._offers == ALWAYS or (may and (4 in self._reached_by or self._is_open))
         return not (self.offering and reached)
+
+    def _withdraw_unreached(self, may: bool) -> None:
+        """Take the offer back, be it of an earlier life, once nobody has reached this node for long enough."""
+        now = asyncio.get_running_loop().time()
+        if may or self._offers == ALWAYS:
+            self._unreached_since = None
+        elif self._unreached_since is None:
+            self._unreached_since = now
+        elif now - self._unreached_since >= WITHDRAWN_AFTER_S and self._peer.gossip.is_offered(OFFER):
+            self.offering = False
+            self._peer.gossip.withdraw(OFFER)
+            log.info("nobody reaches this node any more: it does not relay for others")
 
     def network_changed(self) -> None:
         """An address of this machine has changed: whether others reach it here is not known yet."""

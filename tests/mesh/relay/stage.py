@@ -106,6 +106,8 @@ class StagePeer:
         )
         self.gossip = SimpleNamespace(
             offer=lambda name: network.offering.append(self.id),
+            withdraw=lambda name: network.offering.remove(self.id),
+            is_offered=lambda name: self.id in network.offering,
             known_providers=lambda name: [peer for peer in network.offering if peer != self.id],
             watch=lambda kind, watcher: None,
             community=SimpleNamespace(info=SimpleNamespace(ephemeral=False)),

@@ -422,6 +422,35 @@ async def test_a_node_that_moves_behind_a_router_is_reached_by_relays_again(site
 
 
 @story
+async def test_an_offer_is_taken_back_where_nobody_reaches_the_node_any_more_and_made_again_where_somebody_does(
+    site: Site,
+) -> None:
+    node = StagePeer(site.network, 5, offers=AUTO)
+    node.listening = ["198.51.100.5:7411"]
+    node.relays.start()
+    node.relays.reached("198.51.100.9:1234")
+    assert node.id in site.network.offering
+    node.relays.network_changed()
+    await asyncio.sleep(50)
+    assert node.id in site.network.offering, "somebody may still come"
+    await asyncio.sleep(150)
+    assert node.id not in site.network.offering and not node.relays.offering and len(node.relays.reserved) == 2
+    node.relays.reached("198.51.100.9:1234")
+    assert node.id in site.network.offering
+    await asyncio.sleep(300)
+    assert node.id in site.network.offering
+    node.stop()
+
+
+@story
+async def test_the_offer_of_an_earlier_life_is_taken_back_by_one_that_nobody_reaches(site: Site) -> None:
+    site.network.offering.append(site.a.id)
+    site.a.relays._offers = AUTO
+    await asyncio.sleep(200)
+    assert site.a.id not in site.network.offering and len(site.a.relays.reserved) == 2
+
+
+@story
 async def test_a_node_that_only_dials_stays_with_its_relays_although_its_udp_is_open(site: Site) -> None:
     site.a.relays._offers = AUTO
     site.a.listening = list(site.a.advertised["relays"])
