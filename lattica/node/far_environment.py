@@ -184,7 +184,7 @@ class FarEnvironments:
         sys_path, cwd = list(paper.sys_path), paper.cwd
         if lacking := _lacking(paper):
             cid = await self._desk.peer.call(
-                holders[0], "environment.beside", paper.job, timeout_s=ANSWER_S, idempotent=True
+                holders[0], "environment.beside", paper.root or paper.job, timeout_s=ANSWER_S, idempotent=True
             )
             if cid:
                 place = await self._unpacked(paper.job, str(cid), holders)
