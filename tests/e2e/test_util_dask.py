@@ -14,6 +14,7 @@ bag = pytest.importorskip("dask.bag")
 import lattica  # noqa: E402
 from lattica.errors import TaskCancelledError, TaskError  # noqa: E402
 from lattica.util.dask import (  # noqa: E402
+    RayDaskCallback,
     disable_dask_on_lattica,
     enable_dask_on_lattica,
     lattica_dask_get,
@@ -93,6 +94,32 @@ def test_callbacks_hear_of_the_start_of_each_node_and_of_the_end() -> None:
     with heard, pytest.raises(TypeError):
         lattica_dask_get({"a": (abs, "x")}, "a")
     assert said[-1][0] is True
+
+
+def test_hooks_surround_nodes_and_may_take_their_place() -> None:
+    said: list[Any] = []
+
+    class Doubles(RayDaskCallback):
+        def _ray_pretask(self, key: Any, object_refs: Any) -> Any:
+            return sum(object_refs)
+
+        def _ray_posttask(self, key: Any, result: Any, pre_state: Any) -> None:
+            assert (key, result, pre_state) == ("c", 7, 7), (key, result, pre_state)
+
+    graph = {"a": (abs, -1), "b": (abs, -2), "c": (operator.add, "a", "b")}
+    hears = RayDaskCallback(
+        ray_presubmit=lambda task, key, deps: {"a": 5, "b": 2}.get(key),
+        ray_postsubmit=lambda task, key, deps, ref: said.append((key, deps, type(ref))),
+        ray_postsubmit_all=lambda refs, graph: said.append(len(refs)),
+        ray_finish=said.append,
+    )
+    with hears, Doubles():
+        assert lattica_dask_get(graph, ["c"]) == (7,)
+    assert said == [("c", {"a": 5, "b": 2}, lattica.ObjectRef), 1, (7,)]
+    assert lattica_dask_get(graph, "c") == 3
+    assert lattica_dask_get(graph, "c", ray_callbacks=[hears]) == 7
+    with pytest.raises(AssertionError), Doubles():
+        lattica_dask_get(graph, "c")
 
 
 def test_a_graph_that_fails_leaves_no_work_behind(tmp_path: Any) -> None:

@@ -10,6 +10,7 @@
 Names with `ray` in place of `lattica` are there as well.
 """
 
+from lattica.util.dask.callbacks import RayDaskCallback, local_ray_callbacks, unpack_ray_callbacks
 from lattica.util.dask.scheduler import (
     disable_dask_on_lattica,
     enable_dask_on_lattica,
@@ -24,7 +25,10 @@ ray_dask_get = lattica_dask_get
 ray_dask_get_sync = lattica_dask_get_sync
 ray_dask_persist = lattica_dask_persist
 
+LatticaDaskCallback = RayDaskCallback
+
 __all__ = [
+    "LatticaDaskCallback", "RayDaskCallback", "local_ray_callbacks", "unpack_ray_callbacks",
     "disable_dask_on_lattica", "disable_dask_on_ray", "enable_dask_on_lattica", "enable_dask_on_ray",
     "lattica_dask_get", "lattica_dask_get_sync", "lattica_dask_persist", "ray_dask_get", "ray_dask_get_sync",
     "ray_dask_persist",

@@ -19,6 +19,16 @@ def run(node: Any, names: list[Any], /, *values: Any) -> Any:
     return list(value) if isinstance(value, Iterator) else value
 
 
+def run_heard(node: Any, names: list[Any], key: Any, pretasks: list[Any], posttasks: list[Any], /, *values: Any) -> Any:
+    """The same between the hooks of callbacks."""
+    states = [pretask(key, values) if pretask is not None else None for pretask in pretasks]
+    value = run(node, names, *values)
+    for posttask, state in zip(posttasks, states):
+        if posttask is not None:
+            posttask(key, value, state)
+    return value
+
+
 def with_values(part: Any) -> Any:
     """A part of a graph without refs: dask writes into a node what a persisted collection has in its place."""
     if isinstance(part, lattica.ObjectRef):

@@ -20,7 +20,8 @@ from dask.utils import ensure_dict
 
 import lattica
 from lattica.errors import TaskError
-from lattica.util.dask.nodes import run
+from lattica.util.dask.callbacks import local_ray_callbacks, unpack_ray_callbacks
+from lattica.util.dask.nodes import run, run_heard
 from lattica.util.raised import plain
 
 NAMED_MAX = 80  # characters of a key in a task's name
@@ -49,8 +50,8 @@ def lattica_dask_get(dsk: Any, keys: Any, **kwargs: Any) -> Any:
     """Values of `keys`, nested as they are, of the graph `dsk`: a scheduler for dask.
 
     kwargs: `remote_args`, options of all tasks (those of `dask.annotate(remote_args=…)` go before);
-    `lattica_persist=True` for refs instead of values; `callbacks` of dask. Ray's names for the first two work as well.
-    dask's other options (`num_workers`, `pool`) have no meaning here.
+    `lattica_persist=True` for refs instead of values; `callbacks` of dask, `ray_callbacks` (`RayDaskCallback`). Ray's
+    names for the first two work as well. dask's other options (`num_workers`, `pool`) have no meaning here.
 
     Raises what a node has raised; the others are cancelled then.
     """
@@ -72,12 +73,18 @@ def _get(dsk: Any, keys: Any, kwargs: dict[str, Any], *, one_by_one: bool) -> An
     annotated = _annotated(dsk)
     wanted = set(flatten(keys)) if isinstance(keys, list) else {keys}
     graph = cull(convert_legacy_graph(ensure_dict(dsk)), wanted)
-    if not annotated:  # else a key might lose its own options
-        graph = fuse_linear_task_spec(graph, wanted)
-    with local_callbacks(kwargs.get("callbacks")) as callbacks:
-        work = _Computation(graph, wanted, remote_args, annotated, callbacks)
+    with (
+        local_callbacks(kwargs.get("callbacks")) as callbacks,
+        local_ray_callbacks(kwargs.get("ray_callbacks")) as hooks,
+    ):
+        if not annotated and not hooks:  # a key may have options of its own, and who listens hears of each
+            graph = fuse_linear_task_spec(graph, wanted)
+        work = _Computation(graph, wanted, remote_args, annotated, callbacks, unpack_ray_callbacks(hooks))
         found = work.run(one_by_one, persist=bool(persist))
-    return _nested(keys, found)
+        result = _nested(keys, found)
+        for finish in work.hooks.ray_finish_cbs:
+            finish(result)
+    return result
 
 
 def _annotated(dsk: Any) -> dict[Any, dict[str, Any]]:
@@ -112,7 +119,9 @@ class _Computation:
         remote_args: Mapping[str, Any],
         annotated: Mapping[Any, dict[str, Any]],
         callbacks: Any,
+        hooks: Any,
     ) -> None:
+        self.hooks = hooks
         self._graph, self._wanted = graph, wanted
         self._remote_args, self._annotated = dict(remote_args), annotated
         self._functions: dict[Any, Any] = {}
@@ -138,9 +147,11 @@ class _Computation:
         failed = True
         try:
             self._submit(one_by_one)
+            found = {key: self._values[key] for key in self._wanted}
+            for postsubmit_all in self.hooks.ray_postsubmit_all_cbs:
+                postsubmit_all(list(found.values()), self._graph)
             if self._heard:
                 self._tell()
-            found = {key: self._values[key] for key in self._wanted}
             if not persist:
                 found = self._fetch(found)
             failed = False
@@ -171,10 +182,17 @@ class _Computation:
         if isinstance(node, Alias):
             return self._values[node.target]
         assert isinstance(node, Task), f"dask has a new kind of node: {type(node)}"
-        names = list(node.dependencies)
+        names, hooks = list(node.dependencies), self.hooks
+        deps = {name: self._values[name] for name in names} if any(hooks) else {}
+        for presubmit in hooks.ray_presubmit_cbs:
+            if (instead := presubmit(node, key, deps)) is not None:
+                return instead
         for pretask in self._pretask:
             pretask(key, self._graph, self.state)
-        ref = self._remote(key).remote(node, names, *map(self._ref, names))
+        around = [key, hooks.ray_pretask_cbs, hooks.ray_posttask_cbs] if hooks.ray_pretask_cbs else []
+        ref = self._remote(key).remote(node, names, *around, *map(self._ref, names))
+        for postsubmit in hooks.ray_postsubmit_cbs:
+            postsubmit(node, key, deps, ref)
         self._submitted.add(ref)
         if self._heard:
             self.state["running"].add(key)
@@ -195,7 +213,9 @@ class _Computation:
         known = (name, tuple(sorted(given.items()))) if all(map(_is_plain, given.values())) else None
         found = self._functions.get(known) if known else None
         if found is None:
-            found = lattica.remote(**{"name": f"dask:{name}", **self._remote_args, **given})(run)
+            found = lattica.remote(**{"name": f"dask:{name}", **self._remote_args, **given})(
+                run_heard if self.hooks.ray_pretask_cbs else run
+            )
             if known and len(self._functions) < 1000:
                 self._functions[known] = found
         return found
