@@ -17,6 +17,7 @@ import msgspec
 
 from lattica.actors import current, generators, options, values
 from lattica.actors.arguments import encode_arguments
+from lattica.actors.arity import ANY, Arities, Arity
 from lattica.actors.calls import ActorPeer
 from lattica.actors.context import Place
 from lattica.actors.records import fail
@@ -90,12 +91,14 @@ class ActorMethod:
     """A method of an actor elsewhere; `.remote(...)` calls it. Holds the actor, not the handle: no cycle."""
 
     __slots__ = (
-        "_called", "_group", "_groups", "_hold", "_name", "_options", "_peer", "_record", "_retries",
+        "_arity", "_called", "_group", "_groups", "_hold", "_name", "_options", "_peer", "_record", "_retries",
         "_retry_exceptions", "_returns",
     )  # fmt: skip
 
-    def __init__(self, peer: ActorPeer, hold: ActorHold, name: str, given: dict[str, Any], meta: Meta) -> None:
-        self._peer, self._hold, self._name, self._options = peer, hold, name, given
+    def __init__(
+        self, peer: ActorPeer, hold: ActorHold, name: str, given: dict[str, Any], meta: Meta, arity: Arity = ANY
+    ) -> None:
+        self._peer, self._hold, self._name, self._options, self._arity = peer, hold, name, given, arity
         self._returns = options.num_returns(given)
         self._record = generators.call_kind(self._returns, dynamic=options.is_dynamic(given))
         retries = given.get("max_task_retries")
@@ -119,7 +122,7 @@ class ActorMethod:
         checked = options.check(given, options.CALL, "a method")
         merged = self._options | {name: value for name, value in checked.items() if value not in (None, "")}
         meta = Meta(self._peer.class_name, {}, self._retries, groups=self._groups)
-        return ActorMethod(self._peer, self._hold, self._name, merged, meta)
+        return ActorMethod(self._peer, self._hold, self._name, merged, meta, self._arity)
 
     def _remote(self, args: Any = (), kwargs: Any = None, **given: Any) -> Any:
         """As Ray's: `remote` with options in the same call."""
@@ -129,10 +132,14 @@ class ActorMethod:
         """Call it; a ref of the result, or a list of refs if it has several. A generator answers with an
         `ObjectRefGenerator`, unless `num_returns` says otherwise.
 
-        Raises PendingCallsLimitExceededError, SerializationError, ObjectStoreFullError.
+        Raises PendingCallsLimitExceededError, SerializationError, ObjectStoreFullError; TypeError for arguments that do
+        not fit, where the handle is of the process that made the actor.
         """
         peer = self._peer
         runtime = peer.runtime
+        arity = self._arity
+        if kwargs or not arity.least <= len(args) <= arity.most:
+            arity.check(args, kwargs)
         if args or kwargs:
             body, deps, at = encode_arguments(runtime, args, kwargs, self._name)
         else:
@@ -183,9 +190,13 @@ class ActorHandle:
     _peer: ActorPeer
     _hold: ActorHold
     _meta: Meta
+    _arities: Arities | None
 
-    def __init__(self, runtime: Runtime, peer: ActorPeer, hold: ActorHold, meta: Meta) -> None:
-        self.__dict__.update(_runtime=runtime, _peer=peer, _hold=hold, _meta=meta)
+    def __init__(
+        self, runtime: Runtime, peer: ActorPeer, hold: ActorHold, meta: Meta, arities: Arities | None = None
+    ) -> None:
+        """arities: of the class, in the process that has it."""
+        self.__dict__.update(_runtime=runtime, _peer=peer, _hold=hold, _meta=meta, _arities=arities)
 
     def __getattr__(self, name: str) -> ActorMethod:
         given = self._meta.methods.get(name)
@@ -194,7 +205,8 @@ class ActorHandle:
                 given = {}
             else:
                 raise AttributeError(f"actor {self._meta.class_name} has no method {name!r}")
-        found = ActorMethod(self._peer, self._hold, name, given, self._meta)
+        arity = ANY if self._arities is None else self._arities.of(name)
+        found = ActorMethod(self._peer, self._hold, name, given, self._meta, arity)
         self.__dict__[name] = found
         return found
 
@@ -259,6 +271,7 @@ class ActorClass:
         self._cls = cls
         self._options = options.check(given, options.ACTOR, "an actor")
         self._code: tuple[Runtime, Any] | None = None
+        self._arities = Arities(cls)
         self.__doc__, self.__name__, self.__module__ = cls.__doc__, cls.__name__, cls.__module__
         self.__qualname__ = cls.__qualname__
 
@@ -296,14 +309,16 @@ class ActorClass:
     def options(self, **given: Any) -> ActorClass:
         """The same class with other options for the actors made through it."""
         other = ActorClass(self._cls, self._options | options.check_more(given, options.ACTOR, "an actor"))
-        other._code = self._code
+        other._code, other._arities = self._code, self._arities
         return other
 
     def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
         """Start an actor. Returns at once; the constructor's exception comes with the first call.
 
-        Raises ActorAlreadyExistsError if the name is taken, SerializationError.
+        Raises ActorAlreadyExistsError if the name is taken, SerializationError, and TypeError for arguments that do not
+        fit.
         """
+        self._arities.constructor.check(args, kwargs)
         runtime = current.get()
         given = self._options
         if self._code is None or self._code[0] is not runtime:
@@ -420,7 +435,7 @@ class _Creation:
             runtime.reactor.flush()
         if self.name:
             return self._named(request, peer, hold)
-        return ActorHandle(runtime, peer, hold, self.meta)
+        return ActorHandle(runtime, peer, hold, self.meta, self.cls._arities)
 
     def _named(self, request: int, peer: ActorPeer, hold: ActorHold) -> ActorHandle:
         runtime = self.runtime
@@ -441,7 +456,7 @@ class _Creation:
                 found = runtime.calls.found(answer.actor)
                 runtime.reactor.flush()
             return revive(runtime, runtime.calls.peers[answer.actor], found, answer.meta)
-        return ActorHandle(runtime, peer, hold, self.meta)
+        return ActorHandle(runtime, peer, hold, self.meta, self.cls._arities)
 
     def _dep_ready(self) -> None:
         self.missing -= 1

@@ -10,6 +10,7 @@ from typing import Any
 
 from lattica.actors import current, generators, options, values
 from lattica.actors.arguments import encode_arguments
+from lattica.actors.arity import Arity, of_function
 from lattica.actors.handles import ActorClass
 from lattica.actors.runtime import Runtime
 from lattica.actors.tasks import Lane
@@ -30,6 +31,7 @@ class RemoteFunction:
         self._within = b""
         self._data = False  # what results are taken where our options do not say
         self._lane: Lane = None  # type: ignore[assignment]
+        self._arity: Arity | None = None  # found when it is first called
         self._returns = options.num_returns(self._options, inspect.isgeneratorfunction(function))
         self._record = generators.task_kind(self._returns, dynamic=options.is_dynamic(self._options))
         retries = self._options.get("max_retries")
@@ -49,9 +51,11 @@ class RemoteFunction:
 
     def options(self, **given: Any) -> RemoteFunction:
         """The same function with other options for the tasks made through it."""
-        return RemoteFunction(
+        other = RemoteFunction(
             self._function, self._options | options.check_more(given, options.TASK, "a task"), self._key
         )
+        other._arity = self._arity
+        return other
 
     def _remote(self, args: Any = (), kwargs: Any = None, **given: Any) -> Any:
         """As Ray's: `remote` with options in the same call."""
@@ -61,8 +65,13 @@ class RemoteFunction:
         """Run it somewhere; a ref of the result, or a list of refs if it has several (None if it has none). A generator
         function answers with an `ObjectRefGenerator`, unless `num_returns` says otherwise.
 
-        Raises SerializationError, ObjectStoreFullError.
+        Raises SerializationError, ObjectStoreFullError, TypeError for arguments that do not fit.
         """
+        arity = self._arity
+        if arity is None:
+            arity = self._arity = of_function(self._function, self._name)
+        if kwargs or not arity.least <= len(args) <= arity.most:
+            arity.check(args, kwargs)
         runtime = current.get()
         if runtime is not self._runtime or runtime.within is not self._within:
             self._enter(runtime)

@@ -369,10 +369,15 @@ def test_a_constructor_that_raises_is_told_to_every_call() -> None:
         assert "raise ValueError" in str(raised.value)
 
 
-def test_a_constructor_with_wrong_arguments_says_so() -> None:
-    counter = Counter.remote(1, 2, 3)
-    with pytest.raises(ActorDiedError, match="takes from 1 to 2 positional arguments but 4 were given"):
-        lattica.get(counter.add.remote())
+def test_arguments_that_do_not_fit_are_refused_where_they_are_given() -> None:
+    with pytest.raises(TypeError, match=r"Counter\.remote\(\): too many positional arguments"):
+        Counter.remote(1, 2, 3)
+    counter = Counter.remote()
+    with pytest.raises(TypeError, match=r"Counter\.add\.remote\(\): got an unexpected keyword argument 'wrong'"):
+        counter.add.remote(wrong=1)
+    elsewhere = lattica.get(lattica.put(counter))  # knows names alone
+    with pytest.raises(TypeError, match="unexpected keyword argument"):
+        lattica.get(elsewhere.add.remote(wrong=1))
 
 
 def test_a_constructor_takes_refs_and_large_values() -> None:
