@@ -13,7 +13,7 @@ import lattica
 from lattica.util.multiprocessing import Pool
 from tests.foreign import standard_tests
 
-if standard_tests.folder() is None:
+if standard_tests.folder("_test_multiprocessing") is None:
     pytest.skip(standard_tests.WHY_NOT, allow_module_level=True)
 theirs: Any = importlib.import_module("test._test_multiprocessing")
 

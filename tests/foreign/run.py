@@ -54,8 +54,9 @@ def main() -> int:
         began = time.monotonic()
         part = ["-k", suite.short] if given.short else []
         done = subprocess.run([sys.executable, *PYTEST, *part, *suite.args], cwd=ROOT)
-        print(f"== {name}: {'ok' if not done.returncode else 'FAILED'} after {time.monotonic() - began:.0f} s\n")
-        if done.returncode not in (0, 5):  # 5: none of its tests can run here, for the reason that it printed
+        how = {0: "ok", 5: "cannot run here, for the reason above"}.get(done.returncode, "FAILED")
+        print(f"== {name}: {how}, {time.monotonic() - began:.0f} s\n", flush=True)
+        if how == "FAILED":
             failed.append(name)
     return bool(failed)
 

@@ -21,7 +21,7 @@ from typing import Any
 NAME = "test_concurrent_futures"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WHY_NOT = (
-    f"this Python {VERSION} comes without CPython's {NAME}, and `apt-get download libpython{VERSION}-testsuite` did "
+    f"this Python {VERSION} comes without CPython's tests, and `apt-get download libpython{VERSION}-testsuite` did "
     "not help: use a Python built from source (pyenv, uv), or a Debian or Ubuntu with package lists (apt-get update)"
 )
 PARTS = ("executor", "util", "test_shutdown", "test_wait", "test_as_completed", "test_init")
@@ -29,14 +29,14 @@ PARTS = ("executor", "util", "test_shutdown", "test_wait", "test_as_completed", 
 
 
 @cache
-def folder() -> Path | None:
-    """What is first on the path now: a folder with a whole `test` package; None if there is none."""
+def folder(name: str = NAME) -> Path | None:
+    """What is first on the path now: a folder whose `test` package has a module of this name; None if none has."""
     own = Path(sysconfig.get_path("stdlib"), "test")
-    if list(own.glob(f"{NAME}*")):
+    if list(own.glob(f"{name}*")):
         return own.parent
     cache = Path(sys.prefix, ".foreign", f"cpython-{VERSION}")
-    if not (cache / "test" / f"{NAME}.py").exists() and not (cache / "test" / NAME).exists():
-        unpacked = own.exists() and _from_debian(cache / "package")
+    if not list((cache / "test").glob(f"{name}*")):
+        unpacked = own.exists() and _from_debian(cache / "package", name)
         if not unpacked:
             return None
         _join(cache / "test", own, unpacked)
@@ -46,8 +46,8 @@ def folder() -> Path | None:
     return cache
 
 
-def _from_debian(place: Path) -> Path | None:
-    """The `test` folder of Debian's package, unpacked there."""
+def _from_debian(place: Path, name: str) -> Path | None:
+    """The `test` folder of Debian's package, unpacked there; None if it has no module of this name."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return None
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,7 +59,7 @@ def _from_debian(place: Path) -> Path | None:
         place.mkdir(parents=True, exist_ok=True)
         if subprocess.run(["dpkg", "-x", files[0], place], capture_output=True, timeout=300).returncode:
             return None
-    return next((found.parent for found in place.rglob(f"{NAME}*")), None)
+    return next((found.parent for found in place.rglob(f"test/{name}*")), None)
 
 
 def _join(place: Path, *sources: Path) -> None:
