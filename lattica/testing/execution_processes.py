@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, Protocol, cast
 
+import msgspec
+
 from lattica.actors import context
 from lattica.actors import runtime as runtimes
 from lattica.actors.actor_host import NOT_KEPT, for_another
@@ -30,6 +32,7 @@ from lattica.codec import frames
 from lattica.codec import messages as m
 from lattica.errors import ActorUnavailableError, LatticaError, ObjectLostError, RemoteProtocolError
 from lattica.local.reactor import Link
+from lattica.scheduler.environments import NOTHING, Environment
 from lattica.testing.execution import End, Unit
 from lattica.testing.execution_nodes import NodeUnit, SimPage
 
@@ -285,6 +288,10 @@ class SimProcess:
     def listen(self) -> None:
         self.runtime.listen()
 
+    def environment(self) -> Environment:
+        """What it has around it."""
+        return self.runtime.environments.own or NOTHING
+
     def is_here(self, ref: ObjectRef) -> bool:
         """Whether its value can be read, or is known to be lost; if it lies elsewhere it is asked for."""
         value = ref._value
@@ -392,6 +399,8 @@ class SimWorker(SimProcess):
     def _job_setup(self, message: m.JobSetup) -> None:
         self.runtime.job, self.runtime.node_id, self.runtime.token = message.job, message.node, message.token
         self.runtime.namespace, self.runtime.config = message.namespace, message.config
+        if (around := message.config.get("environment")) is not None:
+            self.runtime.environments.own = msgspec.convert(around, Environment)
 
     def _new_caller(self, message: m.NewCaller) -> None:
         caller = self.callers.get(message.client)

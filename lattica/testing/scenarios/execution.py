@@ -49,6 +49,7 @@ OF_ACTORS_GONE |= {"TaskError", *(f"TaskError({kind})" for kind in OF_ACTORS_GON
 SHARES = tuple(ACTS.values())
 SPREAD = encode(DemandGiven(strategy=StrategyGiven(spread=True)))
 META = Meta("Model", {})
+KIND = "KIND"  # the variable of the environments
 LETTERS = b"abcdefg"
 FUNCTION, CODE = b"function", b"code"
 
@@ -83,6 +84,7 @@ class Plan:
     withdrawn: bool = False  # cancelled before anybody had heard of it
     outcome: str = ""
     who: Unit | None = None  # that waits for it
+    kind: str = ""  # of a task: what its worker must have around it
 
     def __repr__(self) -> str:
         kind = "call" if self.actor is not None else "task"
@@ -152,6 +154,8 @@ class TaskBody:
         play.universe.count("starts")
         play.hold(plan.starts <= 1 + plan.retries, f"{plan} started {plan.starts} times")
         play.hold(not plan.withdrawn, f"{plan} begins, and was cancelled before it was handed out")
+        around = worker.environment().env_vars.get(KIND, "")
+        play.hold(plan.actor is not None or around == plan.kind, f"{plan} begins in {around!r}, not in {plan.kind!r}")
         for made, value in zip(plan.deps, self.deps, strict=True):
             if not made.is_value(value):
                 play.hold(False, f"{plan} reads {str(value)[:60]} instead of {made}")
@@ -422,7 +426,12 @@ class Play:
         if placed is not None:
             plan.group, given = placed
             plan.size, plan.boxed = SIZES[0], None  # it never waits: see `execution_groups`
-        lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, given)
+        plan.kind, environment = process.environment().env_vars.get(KIND, ""), b""
+        if not plan.number % 10:  # without the dice
+            plan.kind = "ab"[plan.number // 10 % 2]
+            environment = runtime.environments.key({"env_vars": {KIND: plan.kind}})
+            self.universe.count("tasks with an environment")
+        lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, given, environment=environment)
         refs = runtime.new_refs(1)
         record = TaskRecord(lane, FUNCTION, "a task", body, dep_refs, at, refs, plan.retries, False)
         self._watch(plan, record, refs[0])
