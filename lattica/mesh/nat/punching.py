@@ -5,7 +5,8 @@
     L -> H  Go(attempt, round, method, readiness)    both shoot; H when it hears this, L half a round trip later
     H -> L  Again(attempt)                           H knows more of itself now, or wants another attempt
 
-L has the lower PeerId, and leads. Prepare and Ready only for rounds with fresh sockets. A round is a list of shots
+L has the lower PeerId, and leads. Prepare and Ready only for rounds with fresh sockets, and for the first of a pair
+that was direct: one side has moved, so both ask witnesses how their sockets are seen now. A round is a list of shots
 (`salvos`); what the shots open is found by the peer's path table, for they are probes with its keys: the shell tells
 `proven` with each direct route that the table has proven, and that ends the attempt. Fresh sockets on which the table
 has no path are closed; the others are the shell's (`PathForgotten`).
@@ -53,7 +54,7 @@ from lattica.mesh.nat.candidates import CANDIDATES_MAX
 from lattica.mesh.nat.datagrams import Keys, Kind, Probe
 from lattica.mesh.nat.measuring import Witness
 from lattica.mesh.nat.methods import ROUNDS, Method, choose, is_symmetric, may_open_tcp
-from lattica.mesh.nat.rounds import OBSERVED_S, Budget, Round, needs_preparation
+from lattica.mesh.nat.rounds import OBSERVED_S, Budget, Round, is_renewed, needs_preparation
 from lattica.mesh.nat.routes import CloseSocket, ConnectTcp, Direct, Endpoint, OpenSocket, Route, SendOver, is_sendable
 
 ANSWER_S = 4.0  # for the other side's next message
@@ -108,6 +109,7 @@ class Puncher:
         self._anew = False  # ... while one was under way
         self._followed: deque[float] = deque(maxlen=FOLLOWED_MAX)  # when we followed into a round
         self._connecting: dict[int, Endpoint] = {}
+        self._was_direct = False  # since the last attempt: what both know of themselves may be true no more
 
     def __repr__(self) -> str:
         what = f"round {self._round.number} of {self._round.method.value}" if self._round else "idle"
@@ -130,6 +132,11 @@ class Puncher:
     def tcp_targets(self) -> tuple[Endpoint, ...]:
         """Where the other side's listening port is seen, while both connect by TCP."""
         return self._theirs.tcp if self._tcp_round() and self._theirs is not None else ()
+
+    @property
+    def observes(self) -> bool:
+        """Whether it waits for witnesses."""
+        return self._round is not None and bool(self._round.observing)
 
     @property
     def sockets(self) -> tuple[int, ...]:
@@ -182,6 +189,7 @@ class Puncher:
     def proven(self, route: Route, now: float) -> list[Effect]:
         """The path table has an answer by this route."""
         round_ = self._round
+        self._was_direct = self._was_direct or isinstance(route, Direct)
         if not isinstance(route, Direct) or self._tcp_round() or self._wanted is not None:
             return []
         self._plan.clear()
@@ -300,11 +308,23 @@ class Puncher:
         else:
             hopeless = not may_open_tcp(ours.behaviour, theirs.behaviour)
             methods = tuple(method for method in self._wanted if method is not Method.TCP or not hopeless)
-        self._plan = [(method, number) for method in methods for number in range(1, ROUNDS[method] + 1)]
+        self._plan = self._planned(methods)
         if not self._plan:
             words = f"{ours.behaviour.words} here, {theirs.behaviour.words} there: no method goes through"
             return self._give_up(words, now)
         return self._next_round(now)
+
+    def _planned(self, methods: Sequence[Method]) -> list[tuple[Method, int]]:
+        """The rounds in which these are tried; of a pair that was direct, each method first with what is seen now."""
+        renewed = self._was_direct and self._wanted is None
+        self._was_direct = self._was_direct and not renewed
+        plan: list[tuple[Method, int]] = []
+        for method in methods:
+            if renewed and method is not Method.TCP:
+                again = Method.SIMULTANEOUS if method is Method.DIAL else method
+                plan.append((again, ROUNDS[again] + 1))
+            plan += [(method, number) for number in range(1, ROUNDS[method] + 1)]
+        return list(dict.fromkeys(plan))
 
     def _next_round(self, now: float) -> list[Effect]:
         """The next round of the plan; we lead."""
@@ -405,7 +425,9 @@ class Puncher:
         round_ = self._round = Round(number, method, now, sockets, set(sockets), {}, [], {}, connects=[])
         round_.prepared_at = now + OBSERVED_S + 1.0 if sockets else now
         round_.ends = now + OBSERVED_S + ANSWER_S + 1.0
-        round_.ready = not sockets and self.lower
+        if not sockets and fresh and is_renewed(method, number):
+            round_.observe(self._witnesses, self._rng, now)
+        round_.ready = not sockets and self.lower and not round_.observing
         return [OpenSocket(socket) for socket in sockets]
 
     def _begin(self, round_: Round, other: Readiness, begins: float) -> None:

@@ -16,7 +16,7 @@ from lattica.mesh.nat.attempts import Introduction, Readiness
 from lattica.mesh.nat.candidates import observed_of, targets
 from lattica.mesh.nat.datagrams import Kind, Probe
 from lattica.mesh.nat.measuring import Witness
-from lattica.mesh.nat.methods import Method, is_open
+from lattica.mesh.nat.methods import ROUNDS, Method, is_open
 from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, SendOver
 from lattica.mesh.nat.salvos import Shot
 
@@ -29,6 +29,12 @@ BIRTHDAYS_AN_HOUR = 10
 def needs_preparation(method: Method, number: int) -> bool:
     """Whether both open sockets for this round before it begins."""
     return method in (Method.PREDICTION, Method.BIRTHDAY) or (method is Method.SIMULTANEOUS and number >= FRESH_ROUND)
+
+
+def is_renewed(method: Method, number: int) -> bool:
+    """Whether this round, which comes before the others, is of a pair that was direct: a side has moved, and neither
+    believes what it knew of its own main socket."""
+    return number > ROUNDS[method]
 
 
 class Budget:
@@ -84,17 +90,18 @@ class Round(msgspec.Struct):
     # ---- how fresh sockets are seen -------------------------------------------------------------------------------
 
     def observe(self, witnesses: Sequence[Witness], rng: Random, now: float) -> None:
-        """Ask two witnesses how the fresh socket is seen, one after the other: the second's port is the latest."""
-        if self.method is Method.BIRTHDAY:
+        """Ask how our socket is seen: a fresh one, or the main one in a renewed round in which this side has none. For
+        prediction two witnesses, one after the other: the second's port is the latest."""
+        if not is_renewed(self.method, self.number) and (self.method is Method.BIRTHDAY or not self.sockets):
             self.prepared_at = now
             return
-        wanted = 2 if self.method is Method.PREDICTION else 1
+        wanted = 2 if self.method is Method.PREDICTION and self.sockets else 1
         for index in range(min(wanted, len(witnesses))):
             transaction = rng.randbytes(8)
             self.observing[transaction] = index
             self.questions += [(now + after, transaction) for after in OBSERVE_S]
         self.questions.sort(key=lambda question: question[0])
-        self.prepared_at = now + OBSERVED_S
+        self.prepared_at = now + OBSERVED_S if self.observing else now
 
     def ask(self, witnesses: Sequence[Witness], now: float) -> list[SendOver]:
         """The questions that are due."""
@@ -106,7 +113,7 @@ class Round(msgspec.Struct):
             witness = witnesses[self.observing[transaction] % len(witnesses)]
             probe = Probe(transaction, Kind.OBSERVE, max(int(now * 1e6), 0))
             data = datagrams.write_probe(witness.keys.sending, probe)
-            effects.append(SendOver(Direct(witness.endpoint, self.sockets[0]), data))
+            effects.append(SendOver(Direct(witness.endpoint, self.sockets[0] if self.sockets else MAIN), data))
         return effects
 
     def answered(self, witnesses: Sequence[Witness], data: bytes) -> bool:
@@ -120,11 +127,11 @@ class Round(msgspec.Struct):
         return False
 
     def readiness(self, step: int) -> Readiness:
-        """What the other side must know of our fresh socket. step: between ports of our sequential allocator."""
+        """What the other side must know of the socket that we observed. step: between ports of our allocator."""
         if not self.seen:
             return Readiness()
         first = next(iter(self.seen.values()))
-        if self.method is not Method.PREDICTION:
+        if self.method is not Method.PREDICTION or not self.sockets:
             return Readiness(first)
         return Readiness(first, salvos.next_ports([endpoint.port for endpoint in self.seen.values()], step))
 
@@ -134,7 +141,7 @@ class Round(msgspec.Struct):
         """From what both have told of themselves, and of their fresh sockets."""
         socket = self.sockets[0] if len(self.sockets) == 1 else MAIN
         places = targets(ours.candidates, theirs.candidates)
-        seen = observed_of(theirs.candidates)
+        seen = other.endpoint or observed_of(theirs.candidates)
         match self.method:
             case Method.SIMULTANEOUS:
                 fresh = (other.endpoint,) if other.endpoint is not None else ()

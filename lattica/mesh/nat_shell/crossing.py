@@ -293,7 +293,7 @@ class Crossing:
         self.measuring.received(peer, known.keys, route, data)
         if data[0] == ANSWER:
             for paths in list(self.paths.values()):
-                if paths.puncher.sockets:
+                if paths.puncher.observes:
                     paths.step(paths.puncher.received, route, data)
 
     def _told(self, peer: PeerId, body: bytes) -> None:

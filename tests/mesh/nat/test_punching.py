@@ -32,7 +32,7 @@ from lattica.mesh.nat.attempts import (
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.candidates import Candidate, Source
 from lattica.mesh.nat.datagrams import Keys
-from lattica.mesh.nat.methods import Method
+from lattica.mesh.nat.methods import ROUNDS, Method
 from lattica.mesh.nat.punching import AGAINS_FREE, AGAINS_S, ANEW_S, FOLLOWED_MAX, PAUSES_S, SETTLED_S, Puncher
 from lattica.mesh.nat.rounds import BIRTHDAYS_AN_HOUR, Budget
 from lattica.mesh.nat.routes import MAIN, Direct, Endpoint, OpenSocket, SendOver, is_sendable
@@ -250,13 +250,42 @@ def test_after_a_udp_punch_bulk_gets_a_tcp_connection() -> None:
     assert isinstance(lab.node("a1").tables["b1"].current, Direct), "the path stays as it is"
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_direct_pair_is_direct_again_after_its_public_address_changed(seed: int) -> None:
-    lab = meet(seed, "port-restricted", "port-restricted")
-    lab.nats.roam("a")
-    lab.world.run(lab.world.now + 20)
+@pytest.mark.parametrize("site", ["a", "b"])
+@pytest.mark.parametrize(
+    ("one", "other", "within_s"),
+    [
+        ("port-restricted", "port-restricted", 1.5),
+        ("restricted-cone", "symmetric", 1.5),
+        ("full-cone", "symmetric-seq", 1.5),
+        ("symmetric-seq", "port-restricted", 1.5),
+        ("symmetric-seq", "symmetric-seq", 3.0),
+        ("double", "port-restricted", 1.5),
+        ("port-restricted", "symmetric", 5.0),
+    ],
+)
+def test_a_direct_pair_is_direct_again_soon_after_its_public_address_changed(
+    one: str, other: str, within_s: float, site: str
+) -> None:
+    """What both knew of their sockets is true no more; half a second of this is until the silence is noticed."""
+    lab = meet(2, one, other, for_s=5, every_s=0.2)
     assert lab.is_direct("a1", "b1")
+    lab.nats.roam(site)
+    lab.world.run(lab.world.now + within_s)
+    assert lab.is_direct("a1", "b1"), lab.events(Attempted)
     assert max(lab.node("a1").longest["b1"], lab.node("b1").longest["a1"]) <= 1.1
+
+
+def test_a_pair_that_was_direct_prepares_fresh_sockets_first_and_waits_for_no_witness_where_there_is_none() -> None:
+    lead, follow = puncher(lower=True), puncher()
+    for side in (lead, follow):
+        side.proven(Direct(Endpoint("203.0.113.1", 7411)), 0.0)
+    said = tells(lead.punch(1.0))
+    answers = tells([effect for each in said for effect in follow.said(each, 1.0)])  # type: ignore[arg-type]
+    effects = [effect for each in answers for effect in lead.said(each, 1.0)]  # type: ignore[arg-type]
+    assert [word.round for word in tells(effects) if isinstance(word, Prepare)] == [ROUNDS[SIMULTANEOUS] + 1]
+    (fresh,) = [effect.socket for effect in effects if isinstance(effect, OpenSocket)]
+    lead.opened(fresh, Endpoint("10.0.0.2", 5000), 1.1)
+    assert lead.observes is False
 
 
 def test_who_punches_in_vain_pauses_longer_each_time() -> None:
