@@ -21,7 +21,7 @@ from lattica.actors.generators import ObjectRefGenerator
 from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
-from lattica.errors import AlreadyInitializedError, ConfigError, LocalNodeDiedError
+from lattica.errors import AlreadyInitializedError, ConfigError, LocalNodeDiedError, WrongTypeError
 from lattica.node.launch import spawn_embedded
 from lattica.node.paths import data_dir, running_node
 from lattica.objectstore.arena import ArenaMap
@@ -471,6 +471,8 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     timeout: seconds; None waits for ever, 0 asks whether it is there. Raises GetTimeoutError, or what the task raised.
     _use_object_store: Ray's, of tensors that lie elsewhere; here all lie in the store.
     """
+    if timeout is not None and timeout < 0:
+        raise _negative(timeout)
     if type(object_refs) is ObjectRef:
         return object_refs._runtime.get_one(object_refs, timeout)
     if isinstance(object_refs, list | tuple):
@@ -480,7 +482,7 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
         return current.get().get(object_refs, timeout) if object_refs else []
     if type(object_refs) is ObjectRefGenerator:  # as in Ray
         return object_refs
-    raise TypeError(f"get() takes a ref or a list of refs, not a {type(object_refs).__name__}")
+    raise WrongTypeError(f"get() takes a ref or a list of refs, not a {type(object_refs).__name__}")
 
 
 def wait(
@@ -507,9 +509,15 @@ def wait(
             raise TypeError(f"wait() takes refs, not a {type(wrong[0]).__name__}: {wrong[0]!r:.80}")
     if len(set(refs)) != len(refs):
         raise ConfigError("wait() was given the same ref twice", do_next="pass each ref once")
+    if timeout is not None and timeout < 0:
+        raise _negative(timeout)
     if not 1 <= num_returns <= len(refs):
         raise ConfigError(f"num_returns={num_returns} must be between 1 and the number of refs, {len(refs)}")
     return current.get().wait(refs, num_returns, timeout)
+
+
+def _negative(timeout: float) -> ConfigError:
+    return ConfigError(f"timeout={timeout!r} is below zero", do_next="say 0 to look, None to wait for ever")
 
 
 def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True) -> None:

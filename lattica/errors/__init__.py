@@ -2,6 +2,7 @@
 
     LatticaError
     ├── ConfigError                    this call can never work; change it (also a ValueError)
+    │   ├── WrongTypeError               a value of another kind is wanted (also a TypeError)
     │   ├── AlreadyInitializedError      init was called twice; leave one out (also a RuntimeError)
     │   ├── ActorAlreadyExistsError      take another name, or ask with get_if_exists
     │   ├── ActorInheritanceError        derive from the plain class (also a TypeError)
@@ -76,6 +77,7 @@ from lattica.errors.calls import (
     OutOfBandRefError,
     PeerUnreachableError,
     SerializationError,
+    WrongTypeError,
 )
 from lattica.errors.objects import (
     ObjectFetchTimedOutError,
@@ -183,6 +185,7 @@ __all__ = [
     "TaskUnschedulableError",
     "UserCodeError",
     "WorkerCrashedError",
+    "WrongTypeError",
     "is_ours",
 ]
 

@@ -11,6 +11,12 @@ class ConfigError(LatticaError, ValueError):
     summary = "this call can never work as written"
 
 
+class WrongTypeError(ConfigError, TypeError):
+    """A value of another kind. Ray raises a TypeError in some of these places, and a ValueError in others."""
+
+    summary = "this call takes values of another type"
+
+
 class AlreadyInitializedError(ConfigError, RuntimeError):
     """`init` in a process that has a session. Ray raises a RuntimeError here."""
 
