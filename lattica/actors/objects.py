@@ -556,6 +556,7 @@ class Objects:
         """Nobody has these any more."""
         for id in message.objects:
             self.moved.pop(id, None)
+            self._coming.pop(id, None)
 
     def no_room(self, message: m.NoRoom) -> None:
         """It lies on disk, and cannot be read into memory."""

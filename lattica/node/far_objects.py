@@ -821,6 +821,8 @@ class FarObjects:
 
     def _return(self, spans: Sequence[tuple[int, int]]) -> None:
         for offset, size in list(spans):
+            if (offset, size) not in self._regions.empty_spans():
+                continue  # the one before was granted to somebody, whose like asked us for this one meanwhile
             self._regions.remove_span(offset)
             self._node.store.span_back(self.client, m.SpanReturn(offset, size))
 

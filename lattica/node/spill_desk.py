@@ -40,6 +40,7 @@ GOAL_SHARE, GOAL_MAX_BYTES = 8, 256 * MIB
 """A request that waits has an eighth of the store made free, at most so much: the next ones then find room while the
 disk is still writing."""
 READS_MAX = 2  # files at once
+PROGRESS_S = 1.0  # since something last went to disk, for who waits to wait on
 FULL_S = 2.0  # after which a disk that was full is tried again
 AGAIN_S = 1.0  # before what another machine waits for is tried to be brought back again
 
@@ -72,7 +73,7 @@ class SpillDesk:
         self._full_until = 0.0
         self.trouble = ""  # of the disk, while it lasts
         self.progress_at = node.now()  # when something last went to disk
-        self.numbers = {"spilled": 0, "spilled_bytes": 0, "restored": 0, "restored_bytes": 0}  # ever
+        self.numbers = {"spilled": 0, "spilled_bytes": 0, "restored": 0, "restored_bytes": 0}  # ever written and read
         for object_, offset, size in self._store.ledger.sealed():
             self._core.sealed(object_, offset, size, node.now())
 
@@ -171,10 +172,12 @@ class SpillDesk:
             if effects:
                 return
 
-    @property
-    def busy(self) -> bool:
-        """Whether something is on its way to disk, so that who waits need not be refused yet."""
-        return self._core.writing_bytes > 0
+    def may_yet_fit(self, client: int, size: int) -> bool:
+        """Whether something is on its way to disk, so that who waits for so long need not be refused yet."""
+        now, spans = self._node.now(), self._store.spans
+        if not self._core.writing_bytes and now - self.progress_at > PROGRESS_S:
+            return False
+        return self._core.could_fit(spans.rounded(size), spans.pieces(), client, now)
 
     def _is_process(self, client: int) -> bool:
         found = self._node.clients.get(client)
@@ -211,8 +214,6 @@ class SpillDesk:
             return None
         maker, size = freed
         self.progress_at = self._node.now()
-        self.numbers["spilled"] += 1
-        self.numbers["spilled_bytes"] += size
         if self._node.far is not None:
             self._node.far.objects.went_to_disk(object_)
         if maker == m.NODE:
@@ -260,6 +261,8 @@ class SpillDesk:
         if self._node.closing:
             return
         for region, record in zip(write.regions, records, strict=True):
+            self.numbers["spilled"] += 1
+            self.numbers["spilled_bytes"] += record.size
             if self._core.regions.get(region.object) is region:
                 self._records[region.object] = record
             else:  # it was freed meanwhile
@@ -318,8 +321,11 @@ class SpillDesk:
         while self._queue and self._reads < READS_MAX and not self._node.closing:
             restore = self._queue.popleft()
             record = self._records.get(restore.id)
-            if record is None or not self._store.ledger.is_spilled(restore.id):
+            if not self._store.ledger.is_spilled(restore.id):
                 self._end(restore, here=self._store.ledger.place(restore.id) is not None)
+                continue
+            if record is None:
+                self._spoiled(restore, "its file is gone")
                 continue
             self._reads += 1
             self._room.allocate(record.size, partial(self._found, restore, record))
@@ -357,8 +363,7 @@ class SpillDesk:
             log.error("object %s is lost: %s", object_.hex()[:8], how)
             del self._records[object_]
             self._drop(record)
-            self._end(restore, here=False)
-            self._store.perform(ledger.spoiled(object_, f"it was on disk, and {how}"))
+            self._spoiled(restore, how)
             return
         self._room.sealed(object_, offset)
         self._core.sealed(object_, offset, record.size, self._node.now(), restored=True)
@@ -367,6 +372,10 @@ class SpillDesk:
         self._store.perform(ledger.restored(object_, self._room.client.number, offset))
         self._end(restore, here=True)
 
+    def _spoiled(self, restore: Restore, how: str) -> None:
+        self._store.perform(self._store.ledger.spoiled(restore.id, f"it was on disk, and {how}"))
+        self._end(restore, here=False)
+
     def _no_room(self, restore: Restore, denial: m.SpanDenied) -> None:
         """Whoever waits hears so; another machine's node waits on."""
         object_, ledger = restore.id, self._store.ledger
@@ -374,7 +383,7 @@ class SpillDesk:
             if self._is_process(client):
                 self._store.perform(ledger.unwait(client, object_))
                 self._node.tell(client, m.NoRoom(object_, denial.detail, denial.disk))
-        self._end(restore, here=False)
+        self._end(restore, here=False, refused=True)
         if ledger.awaited(object_):
             self._node.loop.call_later(AGAIN_S, self._again, object_)
 
@@ -382,10 +391,12 @@ class SpillDesk:
         if self._store.ledger.awaited(object_) and not self._node.closing:
             self.wanted(object_)
 
-    def _end(self, restore: Restore, *, here: bool) -> None:
+    def _end(self, restore: Restore, *, here: bool, refused: bool = False) -> None:
         del self._restores[restore.id]
         for then in restore.then:
             then(here)
+        if not refused and self._store.ledger.is_spilled(restore.id) and self._store.ledger.awaited(restore.id):
+            self.wanted(restore.id)  # what was read was of an earlier life of it
 
     # -- looking
 

@@ -41,6 +41,7 @@ PATIENCE_MAX_S = 60.0
 """The same while objects go to disk: a disk that writes 50 MB/s takes 20 s for what needs a GiB."""
 ASK_PAUSE_S = 0.1
 """Between two calls for unused spans, which go on while requests wait: a span may become empty at any time."""
+AGAIN_S = 0.5  # before it is looked again whether whoever waits for the disk can be helped
 LOW_WATER_BYTES = 256 * MIB
 """Free memory that stays backed: what a program puts and drops in turn need not be faulted in again (1 GB/s)."""
 IDLE_S = 30.0
@@ -347,12 +348,10 @@ class StoreDesk:
         self.press()
 
     def _deny(self, waiting: Waiting) -> None:
-        now, spill = self._node.now(), self.spill
-        if spill is not None and now - waiting.since < PATIENCE_MAX_S:
-            left = PATIENCE_S - (now - spill.progress_at)
-            if spill.busy or left > 0:
-                waiting.denial = self._node.loop.call_later(max(left, 1.0), self._deny, waiting)
-                return
+        waited_s, spill = self._node.now() - waiting.since, self.spill
+        if spill is not None and waited_s < PATIENCE_MAX_S and spill.may_yet_fit(waiting.client.number, waiting.size):
+            waiting.denial = self._node.loop.call_later(AGAIN_S, self._deny, waiting)
+            return
         self.waiting.remove(waiting)
         trouble = spill.trouble if spill is not None else ""
         waiting.client.send(m.SpanDenied(waiting.request, self._why_denied(waiting.size), bool(trouble)))

@@ -213,6 +213,16 @@ class Spiller:
             total += sum(region.size for region in new)
         return self._ask(going, now)
 
+    def could_fit(self, need: int, pieces: Sequence[tuple[int, int, int | None]], owner: int, now: float) -> bool:
+        """Whether room in one piece can be made at all: by all but what arrays lie over, or the node reads."""
+        found = self._pieces(pieces, now)
+        for piece in found:
+            stay = any(region.keepers or region.object in self._pinned for region in piece.regions)
+            piece.age = None if stay else 0.0
+        own = {region.object: region for piece in found if piece.owner == owner for region in piece.regions}
+        mine = (each.size for each in own.values() if not each.keepers and each.object not in self._pinned)
+        return _window(found, need) is not None or sum(mine) >= need
+
     def answered(
         self, client: int, round: int, gone: Iterable[bytes], kept: Iterable[bytes], now: float
     ) -> list[Effect]:

@@ -182,8 +182,10 @@ class SpillFolder:
                 self._read(fd, record, into)
             finally:
                 self._files.close(fd)
-        except (OSError, zstandard.ZstdError) as error:
+        except OSError as error:
             raise SpillFileError(f"{record.path} cannot be read: {error}") from error
+        except zstandard.ZstdError as error:
+            raise SpillFileError(f"{record.path} is damaged: {error}") from error
 
     def drop(self, records: Sequence[Record]) -> None:
         """Nobody needs these any more: files of which nothing is needed go."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import lattica
-from lattica.actors import current
+from lattica.actors import current, refs_list
 from lattica.errors import ObjectLostError, ObjectStoreFullError, OutOfDiskError
 
 MIB = 1 << 20
@@ -57,12 +58,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def node(place: Path) -> Iterator[None]:
     """A small store, shared by the tests of this file; at most LIMIT bytes may be spilled."""
-    os.environ["LATTICA_SPILL_LIMIT"] = str(LIMIT)
+    os.environ["LATTICA_SPILL_LIMIT"], os.environ["LATTICA_RECORD_CALL_SITES"] = str(LIMIT), "1"
     try:
         lattica.init(address="local", num_cpus=2, object_store_memory=QUOTA, object_spilling_directory=str(place))
         yield
     finally:
-        del os.environ["LATTICA_SPILL_LIMIT"]
+        del os.environ["LATTICA_SPILL_LIMIT"], os.environ["LATTICA_RECORD_CALL_SITES"]
         lattica.shutdown()
 
 
@@ -137,6 +138,15 @@ def test_a_damaged_file_is_a_lost_object_and_never_another_value(node: None, pla
     assert lost
 
 
+def test_where_a_ref_was_made_is_remembered_if_one_wants_to_know(node: None) -> None:
+    refs = [lattica.put(np.zeros(MIB, np.uint8)), filled.remote(1, 1)]
+    runtime = current.get()
+    with runtime.lock:
+        rows = {row["object"]: row for row in msgspec.msgpack.decode(refs_list.rows(runtime))}
+    for ref in refs:
+        assert f"{__file__}:" in rows[ref.binary()]["made_at"] and rows[ref.binary()]["by"] == "ref"
+
+
 def test_nothing_is_left_on_disk_by_a_node_that_ends_or_is_killed(fresh: Callable[..., Any], tmp_path: Path) -> None:
     def spill() -> None:
         refs = [lattica.put(np.full(4 * MIB, number, np.uint8)) for number in range(16)]
@@ -145,12 +155,11 @@ def test_nothing_is_left_on_disk_by_a_node_that_ends_or_is_killed(fresh: Callabl
 
     fresh(num_cpus=1, object_store_memory=QUOTA, object_spilling_directory=str(tmp_path))
     spill()
-    lattica.shutdown()
-    assert not files(tmp_path)
-    fresh(num_cpus=1, object_store_memory=QUOTA, object_spilling_directory=str(tmp_path))
-    spill()
     os.kill(current.get().state("status")["node"]["pid"], signal.SIGKILL)
     until(lambda: current.get().gone)
     lattica.shutdown()
     fresh(num_cpus=1, object_store_memory=QUOTA, object_spilling_directory=str(tmp_path))
     assert not files(tmp_path), "the next node of this folder sweeps it"
+    spill()
+    lattica.shutdown()
+    assert not files(tmp_path)

@@ -207,6 +207,15 @@ def test_whoever_does_not_answer_is_not_counted_on_and_may_die() -> None:
     assert written(core.client_gone(A)) == [X]
 
 
+def test_room_cannot_be_made_where_arrays_lie_and_can_where_something_is_just_being_written() -> None:
+    core = spiller({X: {A}})
+    core.sealed(X, 8, 8, 0.0)
+    core.make_room(8, 0, pieces(B, A, B), A, 1.0)
+    assert core.could_fit(24, pieces(B, A, B), B, 1.0), "nobody has said that it stays"
+    core.answered(A, 1, [], [X], 1.0)
+    assert core.could_fit(8, pieces(B, A, B), B, 9.0) and not core.could_fit(16, pieces(B, A, B), B, 9.0)
+
+
 def test_few_files_are_written_at_once_and_a_failed_write_keeps_its_objects() -> None:
     core = spiller()
     for at in range(WRITES_MAX + 1):
