@@ -151,7 +151,9 @@ class Zygotes:
 
     def hider_of(self, path: str) -> str:
         """The folder that hides this path from workers; "" if they see it."""
-        if not self.protection()["mounts"]:
+        said = [zygote.confined for zygote in self._zygotes.values()] or [self._said_last[1]]
+        known = [confined.mounts for confined in said if confined is not None]  # not of those that only begin
+        if not known or not all(known):
             return ""
         real = os.path.realpath(path)
         return next((folder for folder, *_ in json.loads(self._hidden) if within(real, folder)), "")
