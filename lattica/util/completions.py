@@ -24,6 +24,12 @@ Do = Callable[[Any, BaseException | None], None]
 """(value, None) or (None, error)"""
 
 
+def send_now(ref: lattica.ObjectRef) -> None:
+    """Let the call that makes this ref go out. What is submitted by a thread that then waits for something else is sent
+    half a millisecond later, together with what may follow; a pool's next call would lose that time again and again."""
+    lattica.wait([ref], timeout=0)
+
+
 class Completions:
     """Runs what waits for refs, in the order in which they are done, in one thread that lives while any is not.
 

@@ -24,7 +24,7 @@ from itertools import islice
 from typing import Any
 
 import lattica
-from lattica.util.completions import Completions
+from lattica.util.completions import Completions, send_now
 from lattica.util.initializing import Initialized
 from lattica.util.raised import plain
 
@@ -178,42 +178,46 @@ class LatticaExecutor(Executor):
         self._fill()
         return future
 
-    def _fill(self) -> None:
-        """Give lattica what it may have."""
+    def _fill(self) -> lattica.ObjectRef | None:
+        """Give lattica what it may have; the ref of the last call that was given."""
         if self._max_workers is None and time.monotonic() - self._limit_at > CPUS_KNOWN_S:
             self._limit = AHEAD * max(1, int(lattica.cluster_resources().get("CPU", 1)))
             self._limit_at = time.monotonic()
+        last = None
         while True:
             with self._idle:
                 if not self._pending or len(self._running) >= self._limit:
-                    return
+                    return last
                 future, give = self._pending.popleft()
                 if not future.set_running_or_notify_cancel():
                     continue
                 self._running[future] = None
-            self._give(future, give)
+            last = self._give(future, give) or last
             del future, give
 
-    def _give(self, future: LatticaFuture, give: Callable[[], lattica.ObjectRef]) -> None:
+    def _give(self, future: LatticaFuture, give: Callable[[], lattica.ObjectRef]) -> lattica.ObjectRef | None:
         try:
             if not lattica.is_initialized():  # a call would begin a new session
                 raise RuntimeError("lattica was shut down before this call could begin")
             ref = give()
         except Exception as error:  # an argument that cannot travel
             self._settled(future, None, error, fill=False)  # who called us goes on filling
-            return
+            return None
         future.ref = ref
         with self._idle:
             self._running[future] = ref
         self._completions.when_done(ref, lambda value, error: self._settled(future, value, error))
+        return ref
 
     def _settled(self, future: LatticaFuture, value: Any, error: BaseException | None, *, fill: bool = True) -> None:
         if isinstance(error, _InitializerFailed):
             error = self._break(error)
         with self._idle:
             self._running.pop(future, None)
-        if fill:  # first, so that whoever waits for this one finds the next one running
-            self._fill()
+        if (
+            fill and (given := self._fill()) is not None
+        ):  # so that whoever waits for this one finds the next one running
+            send_now(given)
         if error is None:
             future.set_result(value)
         else:

@@ -24,7 +24,7 @@ from typing import Any
 import lattica
 from lattica.errors import ActorDiedError, ActorError, ConfigError, TaskError
 from lattica.util.batches import Arguments, Outcome, PoolProcess
-from lattica.util.completions import Completions
+from lattica.util.completions import Completions, send_now
 from lattica.util.multiprocessing.results import AsyncResult, IMapIterator
 from lattica.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -78,6 +78,7 @@ class Pool:
         self._waiting: deque[tuple[Any, list[Arguments], Settled]] = deque()
         self._pool = [_Process(self._new_actor()) for _ in range(self.processes)]
         self._idle = deque(self._pool)
+        self._last: lattica.ObjectRef | None = None  # of the last batch that a process was given
         self._unsettled = 0  # batches whose results nobody has been told
         self._iterators: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         self._kept: set[IMapIterator] = set()  # those that end: they are run to it though nobody reads them
@@ -114,7 +115,7 @@ class Pool:
     ) -> AsyncResult:
         """The same with an answer at once. callback: hears the result; error_callback: what was raised."""
         self._check_running()
-        result = AsyncResult(1, callback, error_callback, single=True)
+        result = AsyncResult(self, 1, callback, error_callback, single=True)
         call = (tuple(args or ()), dict(kwargs or kwds or {}))
         self.run(func, [call], partial(result.settled, 0))
         return result
@@ -243,7 +244,7 @@ class Pool:
             raise ValueError(f"Chunksize must be 1+, not {size:n}")
         each: Iterator[Arguments] = iter(calls)
         batches = list(iter(lambda: list(islice(each, size)), []))
-        result = AsyncResult(len(batches), callback, error_callback, single=False)
+        result = AsyncResult(self, len(batches), callback, error_callback, single=False)
         shared = lattica.put(func) if len(batches) > 1 else func  # the function travels once
         for number, batch in enumerate(batches):
             self.run(shared, batch, partial(result.settled, number))
@@ -294,7 +295,14 @@ class Pool:
                 self._tell(settled, [(None, error)] * len(batch))
                 continue
             process.batches += 1
+            self._last = ref
             self._completions.when_done(ref, partial(self._settled, process, len(batch), settled))
+
+    def send(self) -> None:
+        """Let what was submitted go out: somebody is about to wait for it."""
+        last, self._last = self._last, None
+        if last is not None and lattica.is_initialized():
+            send_now(last)
 
     def _settled(
         self, process: _Process, count: int, settled: Settled, outcomes: Any, error: BaseException | None
@@ -306,6 +314,7 @@ class Pool:
             if not self._terminated:
                 self._idle.append(process)
         self._fill()
+        self.send()
         if error is not None:
             outcomes = [(None, error)] * count
         self._tell(settled, [(value, _raised(raised)) for value, raised in outcomes])

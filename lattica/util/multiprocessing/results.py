@@ -22,11 +22,13 @@ class AsyncResult:
 
     def __init__(
         self,
+        pool: Pool,
         batches: int,
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         single: bool,
     ) -> None:
+        self._pool = pool
         self._outcomes: list[list[Outcome] | None] = [None] * batches
         self._missing = batches
         self._callback, self._error_callback, self._single = callback, error_callback, single
@@ -38,7 +40,9 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Until it is ready, or for `timeout` seconds."""
-        self._event.wait(timeout)
+        if not self._event.is_set():
+            self._pool.send()
+            self._event.wait(timeout)
 
     def ready(self) -> bool:
         """Whether all results are there, or errors in their place."""
@@ -53,7 +57,8 @@ class AsyncResult:
     def get(self, timeout: float | None = None) -> Any:
         """The result; of a map a list. Raises multiprocessing.TimeoutError; and what the first call that failed, in
         the order of the arguments, has raised."""
-        if not self._event.wait(timeout):
+        self.wait(timeout)
+        if not self.ready():
             raise TimeoutError
         values = self._values()
         return values[0] if self._single else values
@@ -153,6 +158,7 @@ class IMapIterator:
 
     def _take_batch(self, timeout: float | None) -> list[Outcome]:
         deadline = None if timeout is None else time.monotonic() + timeout
+        self._pool.send()
         with self._changed:
             while (number := self._next_number()) is None:
                 if self._exhausted and self._read == self._submitted:
