@@ -58,28 +58,25 @@ class _HeldUp(Generic[Q]):
 class _Ahead:
     """Calls whose arguments are fetched, or on their way, and that have not begun: by (caller, number)."""
 
-    __slots__ = ("_of", "_per_line", "size")
+    __slots__ = ("_per_line", "of", "size")
 
     def __init__(self) -> None:
-        self._of: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
+        self.of: dict[tuple[int, int], tuple[tuple[int, int], int]] = {}
         self._per_line: dict[tuple[int, int], int] = {}
         self.size = 0
-
-    def __bool__(self) -> bool:
-        return bool(self._of)
 
     def has_room(self, line: tuple[int, int], size: int) -> bool:
         """Whether one more may be fetched: the first of its caller and group, or within AHEAD_BYTES."""
         return line not in self._per_line or self.size + size <= AHEAD_BYTES
 
     def add(self, caller: int, seq: int, line: tuple[int, int], size: int) -> None:
-        self._of[caller, seq] = line, size
+        self.of[caller, seq] = line, size
         self._per_line[line] = self._per_line.get(line, 0) + 1
         self.size += size
 
     def discard(self, caller: int, seq: int) -> None:
         """It begins, or never will."""
-        line, size = self._of.pop((caller, seq), (None, 0))
+        line, size = self.of.pop((caller, seq), (None, 0))
         if line is not None:
             self.size -= size
             self._per_line[line] -= 1
@@ -88,9 +85,9 @@ class _Ahead:
 
     def validate(self, queued: set[tuple[int, int]]) -> None:
         """Only what is queued, and sums are sums."""
-        assert self._of.keys() <= queued, "arguments are counted of calls that have begun"
-        assert self.size == sum(size for _, size in self._of.values()), "bytes ahead are miscounted"
-        assert sum(self._per_line.values()) == len(self._of), "calls ahead are miscounted"
+        assert self.of.keys() <= queued, "arguments are counted of calls that have begun"
+        assert self.size == sum(size for _, size in self.of.values()), "bytes ahead are miscounted"
+        assert sum(self._per_line.values()) == len(self.of), "calls ahead are miscounted"
 
 
 class Lines(Generic[Q]):
@@ -181,7 +178,7 @@ class Lines(Generic[Q]):
         if not line.queue or line.running >= line.limit:
             return None
         caller, call = entry = line.queue.popleft()
-        if self._ahead:
+        if self._ahead.of:
             self._ahead.discard(caller, call.seq)
         line.running += 1
         self._running[caller, call.seq] = line

@@ -147,7 +147,10 @@ class Mailbox(Lines[C], Generic[C, R]):
         if call.seq <= known.seen:
             return False
         known.seen, known.again = call.seq, None
-        self.put(caller, call)
+        if call.group or self.held_up:
+            self.put(caller, call)
+        else:
+            self._default.queue.append((caller, call))
         return True
 
     def came_back(self, caller: int, call: C) -> bool:
@@ -161,13 +164,20 @@ class Mailbox(Lines[C], Generic[C, R]):
         return True
 
     def next(self, line: Line[C] | None = None) -> tuple[int, C] | None:
-        """As of `Lines`."""
-        entry = super().next(line)
-        if entry is not None:
-            caller, call = entry
-            known = self._callers[caller]
-            known.begun_seqs.append(call.seq)
-            known.begun.append(call.object)
+        """As of `Lines`, whose lines are here again: every call comes this way."""
+        if line is None:
+            line = self._default
+        if not line.queue or line.running >= line.limit:
+            return None
+        caller, call = entry = line.queue.popleft()
+        seq = call.seq
+        if self._ahead.of:
+            self._ahead.discard(caller, seq)
+        line.running += 1
+        self._running[caller, seq] = line
+        known = self._callers[caller]
+        known.begun_seqs.append(seq)
+        known.begun.append(call.object)
         return entry
 
     def forget(self, caller: int, *, is_far: bool = False) -> list[C]:

@@ -30,6 +30,9 @@ class FakeObjects:
         self.holds.append(Hold(Releases(), value.object, -1 if via else value.offset, value.size))
         return InPlace(self.holds[-1])
 
+    def away(self, hold: Hold) -> bool:
+        return hold.offset < 0
+
     def lost(self, id: bytes) -> m.Lost | None:
         return self.gone.get(id)
 
