@@ -17,7 +17,7 @@ from lattica.cli import daemon, protection
 from lattica.cli.addresses import dial_text, shown, trouble_text
 from lattica.cli.sizes import parse_duration, parse_size, size_text
 from lattica.cli.where import data_dir_option
-from lattica.errors import NodeDiedError
+from lattica.errors import ConfigError, NodeDiedError
 from lattica.node import paths
 from lattica.node.paths import NodeFile
 from lattica.scheduler.resources import parse_request
@@ -50,6 +50,20 @@ def parse_labels(text: str) -> dict[str, str]:
     return labels
 
 
+def parse_reached(texts: tuple[str, ...]) -> str | None:
+    """An option's values as addresses at which others reach this node, with commas between; None without any."""
+    from lattica.mesh.addresses import split_host
+
+    for text in texts:
+        try:
+            host, port = split_host(text)
+        except ConfigError as error:
+            raise click.BadParameter(error.message) from error
+        if not port or host in ("", "0.0.0.0", "::"):
+            raise click.BadParameter(f"{text!r} is nowhere: give the host and the port that lead here from outside")
+    return ",".join(texts) or None
+
+
 OPTIONS: dict[str, Callable[[Command], Command]] = {
     "block": click.option("--block", is_flag=True, help="Stay in the foreground until SIGTERM or Ctrl-C."),
     "data_dir": data_dir_option,
@@ -58,6 +72,14 @@ OPTIONS: dict[str, Callable[[Command], Command]] = {
         metavar="HOST:PORT",
         help="Where other nodes reach this one; HOST empty for all interfaces, `none` for no port. "
         "[default: $LATTICA_LISTEN, else :7411, or a free port if that is taken]",
+    ),
+    "advertise": click.option(
+        "--advertise",
+        metavar="HOST:PORT",
+        multiple=True,
+        callback=lambda context, option, given: parse_reached(given),
+        help="Where else others reach this node, as by a port that you have forwarded in the router (may be repeated). "
+        "Tickets name it, too. [default: $LATTICA_ADVERTISE, with commas]",
     ),
     "port_mapping": click.option(
         "--port-mapping/--no-port-mapping",
@@ -155,6 +177,7 @@ def begin(
     birthday: bool | None = None,
     relay: bool = False,
     listen_tls: str | None = None,
+    advertise: str | None = None,
     name: str | None,
     labels: dict[str, str] | None,
     num_cpus: float | None,
@@ -196,6 +219,7 @@ def begin(
         birthday=None if birthday is None else "yes" if birthday else "no",
         relay="yes" if relay else None,
         listen_tls=listen_tls,
+        advertise=advertise,
         name=name,
         labels=json.dumps(labels) if labels else None,
         grace=grace,

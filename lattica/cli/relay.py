@@ -10,7 +10,7 @@ import click
 from lattica.cli.begin import begin, node_options, ticket_text
 from lattica.errors import ConfigError
 
-OPTIONS = ("block", "data_dir", "listen", "port_mapping", "name", "labels", "metrics_port", "json")
+OPTIONS = ("block", "data_dir", "listen", "advertise", "port_mapping", "name", "labels", "metrics_port", "json")
 OBJECTS_BYTES = 1 << 20  # of shared memory: it holds no objects
 TLS_PORT = "443"
 

@@ -17,7 +17,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -87,6 +87,7 @@ class Wish:
     birthday: bool = True  # tries hundreds of ports to become direct
     relay: bool = False  # to relay for others, and nothing else
     listen_tls: str = ""  # HOST:PORT, for TCP alone, beside the other
+    advertise: Sequence[str] = ()  # HOST:PORT that lead here from outside, by what the user has set up
 
     def __repr__(self) -> str:
         return f"<Wish: {'a ticket, ' if self.ticket else ''}listen {self.listen or 'by default'}>"
@@ -202,6 +203,10 @@ class MeshDesk:
             peer.gossip.directory.reachable([])  # others need not find anything here
         peer.gossip.watch_members(desk._member_changed)
         peer.on_stop = desk.stopped_by_itself
+        if wish.advertise:
+            peer.advertise("configured", wish.advertise)
+            if peer.traversal is not None:
+                peer.traversal.configure(wish.advertise)
         desk.mapping = _keeper(peer, wish)
         if isinstance(desk.mapping, Keeper):
             desk.mapping.start()

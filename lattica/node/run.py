@@ -44,6 +44,8 @@ THRESHOLD_VARIABLE = "LATTICA_MEMORY_THRESHOLD"
 """Environment variable: share of memory (0 to 1) at which the monitor ends workers; more than 1 switches it off."""
 LISTEN_VARIABLE = "LATTICA_LISTEN"
 """Environment variable: what --listen is by default."""
+ADVERTISE_VARIABLE = "LATTICA_ADVERTISE"
+"""Environment variable: what --advertise is by default, with commas between."""
 PORT_MAPPING_VARIABLE = "LATTICA_PORT_MAPPING"
 """Environment variable: what --port-mapping is by default; one of `NO` if the gateway is to be asked for no port."""
 BIRTHDAY_VARIABLE = "LATTICA_BIRTHDAY"
@@ -82,6 +84,7 @@ class Options(msgspec.Struct, frozen=True):
     birthday: bool = True  # hundreds of ports may be tried to become direct
     relay: bool = False  # for others, and nothing else
     listen_tls: str = ""  # as of `mesh_desk.Wish`
+    advertise: tuple[str, ...] = ()  # HOST:PORT that lead here from outside
     spill_dir: str = ""  # "": the usual place
     spill_limit: int = 0  # bytes; 0: what leaves a part of the disk free
 
@@ -91,7 +94,7 @@ def parse_options(argv: list[str]) -> Options:
     known = {
         "--attach-fd", "--ready-fd", "--data-dir", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory",
         "--memory", "--preload", "--hide", "--listen", "--ticket-fd", "--name", "--labels", "--grace", "--metrics",
-        "--port-mapping", "--birthday", "--relay", "--listen-tls", "--spill-dir", "--spill-limit",
+        "--port-mapping", "--birthday", "--relay", "--listen-tls", "--advertise", "--spill-dir", "--spill-limit",
     }  # fmt: skip
     given = dict(zip(argv[::2], argv[1::2]))
     if len(argv) % 2 or not given.keys() <= known:
@@ -129,11 +132,22 @@ def parse_options(argv: list[str]) -> Options:
             birthday=given.get("--birthday", os.environ.get(BIRTHDAY_VARIABLE, "")).lower() not in NO,
             relay=given.get("--relay", "") == "yes",
             listen_tls=given.get("--listen-tls", ""),
+            advertise=_addresses(given.get("--advertise", os.environ.get(ADVERTISE_VARIABLE, ""))),
             spill_dir=given.get("--spill-dir", os.environ.get(SPILL_VARIABLE, "")),
             spill_limit=int(float(given.get("--spill-limit", os.environ.get(SPILL_LIMIT_VARIABLE) or "0"))),
         )
     except ValueError as error:
         raise ConfigError(f"an option of the node is no number, or not JSON: {error}") from error
+
+
+def _addresses(text: str) -> tuple[str, ...]:
+    """With commas between. Raises ConfigError for what is none."""
+    from lattica.mesh.addresses import split_host
+
+    found = tuple(part.strip() for part in text.split(",") if part.strip())
+    for address in found:
+        split_host(address)
+    return found
 
 
 def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, int]) -> None:
@@ -283,6 +297,7 @@ def _serve(options: Options, import_paths: str, session: paths.Session, where: s
     wish = Wish(
         ticket, options.listen, options.name, options.labels,
         maps_ports=options.maps_ports, birthday=options.birthday, relay=options.relay, listen_tls=options.listen_tls,
+        advertise=options.advertise,
     )  # fmt: skip
     mesh = loop.run_until_complete(MeshDesk.begin(identity, wish, ended))
     node, arena = _compose(loop, options, mesh.peer.id, session.path, import_paths, hidden, embedded=False)

@@ -17,6 +17,7 @@ from lattica.cli import daemon
 from lattica.mesh.authority import make_root, public_key_of
 from lattica.mesh.roles import MEMBER
 from lattica.mesh.tickets import make_ticket
+from lattica.node.run import parse_options
 from tests.cli.conftest import Lattica
 from tests.cli.stage import Stage
 
@@ -155,6 +156,13 @@ def test_options_of_the_mesh_are_handed_on(lattica: Lattica, stage: Stage) -> No
     assert not {"--port-mapping", "--birthday"} & given.keys(), "the node's environment decides"
 
 
+def test_ports_forwarded_by_hand_are_handed_on_one_or_several(lattica: Lattica, stage: Stage) -> None:
+    said_of(stage, lattica, "start", "--advertise", "203.0.113.7:7411", "--advertise", "home.example.org:17411")
+    given = dict(zip(stage.options[::2], stage.options[1::2]))
+    assert given["--advertise"] == "203.0.113.7:7411,home.example.org:17411"
+    assert parse_options(stage.options).advertise == ("203.0.113.7:7411", "home.example.org:17411")
+
+
 @pytest.mark.parametrize("name", ["port-mapping", "birthday"])
 @pytest.mark.parametrize(("word", "said"), [("--no-", "no"), ("--", "yes")])
 def test_whether_the_router_is_asked_for_a_port_and_hundreds_are_tried_is_handed_on(
@@ -171,6 +179,9 @@ def test_whether_the_router_is_asked_for_a_port_and_hundreds_are_tried_is_handed
         (["--labels", "a b=c"], "site=home"),
         (["--listen", "7411"], "HOST:PORT"),
         (["--listen", "host:99999"], "HOST:PORT"),
+        (["--advertise", "7411"], "no address"),
+        (["--advertise", ":7411"], "from outside"),
+        (["--advertise", "0.0.0.0:7411"], "from outside"),
     ],
 )
 def test_wrong_options_of_the_mesh_are_refused_before_anything_starts(

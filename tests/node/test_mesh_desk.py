@@ -237,6 +237,17 @@ async def test_an_address_that_was_asked_for_is_taken_or_nothing(machines: Machi
 
 
 @story
+async def test_a_port_that_was_forwarded_by_hand_is_in_tickets_and_known_to_all(machines: Machines) -> None:
+    founder = await machines.start("a", advertise=["5.6.7.8:17411", "home.example.org:7411"])
+    assert founder.peer.listening[:2] == ["5.6.7.8:17411", "home.example.org:7411"], "they mean something anywhere"
+    assert "5.6.7.8:17411" in str(await ask(founder, "whoami"))
+    other = await joined(machines, "b", founder)
+    info = other.peer.gossip.community.node(founder.peer.id)
+    assert info is not None and info.addresses == founder.peer.listening
+    assert other.peer.addresses_of(founder.peer.id)[0] == "5.6.7.8:17411"
+
+
+@story
 async def test_a_node_may_listen_nowhere(machines: Machines) -> None:
     founder = await machines.start("a")
     quiet = await machines.start("b", await ticket_of(founder), listen=mesh_desk.NO_PORT)

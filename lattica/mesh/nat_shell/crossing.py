@@ -258,7 +258,7 @@ class Crossing:
             return None
         port = self._quic.socket.port
         local = [Endpoint(host, port) for host in self.own_hosts] if port else []
-        candidates = gather(local, self.door.observed, self.door.mapped)
+        candidates = gather(local, self.door.observed, self.door.mapped, self.door.configured)
         introduction = Introduction(known, candidates, self._tcp_seen, self.door.birthday)
         return Situation(introduction, self.measuring.witnesses, port)
 

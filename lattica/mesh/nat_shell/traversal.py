@@ -18,7 +18,7 @@ from lattica.errors import ConfigError
 from lattica.mesh.addresses import split_host
 from lattica.mesh.identity import PeerId
 from lattica.mesh.nat.behaviour import Behaviour
-from lattica.mesh.nat.routes import Endpoint, Route, is_public
+from lattica.mesh.nat.routes import Endpoint, Route, is_public, is_sendable
 from lattica.mesh.nat_shell.dispatch import Datagrams
 from lattica.mesh.nat_shell.records import Records
 from lattica.mesh.nat_shell.service import NatService
@@ -44,6 +44,7 @@ class Traversal:
         self.behaviour = Behaviour()
         self.observed: tuple[Endpoint, ...] = ()  # where others see our main socket
         self.mapped: tuple[Endpoint, ...] = ()
+        self.configured: tuple[Endpoint, ...] = ()
         self.told_outer = ""
         self.birthday = birthday
         self.on_behaviour: list[Callable[[Behaviour], None]] = []
@@ -109,6 +110,13 @@ class Traversal:
         self.told_outer = next((endpoint.host for endpoint in endpoints if not endpoint.is_ipv6), self.told_outer)
         if self.mapped or self._crossing is not None:
             self.crossing.mapped()
+
+    def configure(self, addresses: Sequence[str]) -> None:
+        """These lead to our main socket, as the user says. Names are not looked up: who dials us does."""
+        found = [Endpoint(*split_host(address)) for address in addresses]
+        self.configured = tuple(endpoint for endpoint in found if is_sendable(endpoint))
+        if self._crossing is not None:
+            self._crossing.mapped()
 
     def paths_of(self, peer: PeerId) -> PeerPaths | None:
         """Its paths, if there is a QUIC connection and both have keys."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from lattica.mesh.identity import PeerId
+from lattica.mesh.nat.routes import Endpoint
 from lattica.mesh.nat_shell import network
 from lattica.mesh.nat_shell.traversal import Traversal
 
@@ -58,6 +59,12 @@ def test_a_node_whose_sessions_all_go_by_tcp_within_one_network_tells_where_it_i
     assert said == ["looked", "rebound", "mapped anew"] and door._crossing is None
     door.stop()
     assert watch.stopped
+
+
+def test_what_the_user_says_leads_here_is_told_to_those_who_want_to_be_direct_if_it_is_a_number() -> None:
+    door = traversal(["192.168.1.5:7411"], [])
+    door.configure(["home.example.org:7411", "203.0.113.7:17411", "127.0.0.1:7411"])
+    assert door.configured == (Endpoint("203.0.113.7", 17411),)
 
 
 def test_a_node_of_this_machine_alone_watches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
