@@ -589,3 +589,39 @@ async def test_a_run_that_is_none_ends_the_stream(run: Any) -> None:
             with pytest.raises(Exception, match="it asked for"):
                 [item async for item in stream]
                 await stream.result()
+
+
+@virtual
+async def test_what_went_to_disk_is_brought_back_for_whoever_reads_it_and_served_from_where_it_lies_then() -> None:
+    async with mesh(3) as (holder, reader, other):
+        data = Random(5).randbytes(3 * MIB)
+        holder.put(OBJECT, data)
+        assert reader.bytes_of(await reader.fetch(holder, size=len(data))) == data
+        brought: list[bytes] = []
+
+        async def bring_back(object_id: bytes) -> int:
+            brought.append(object_id)
+            at = await holder.allocate(len(data))
+            holder.arena.write(at, [data])
+            return at
+
+        old = holder.blocks._objects[OBJECT].offset
+        holder.blocks.bring_back = bring_back
+        holder.blocks.went_to_disk(OBJECT)
+        holder.arena.write(old, [bytes(len(data))])  # another object lies there by now
+        assert other.bytes_of(await other.fetch(holder, size=len(data))) == data
+        assert brought == [OBJECT] and holder.blocks._objects[OBJECT].offset != old
+
+
+@virtual
+async def test_what_cannot_come_back_from_disk_is_not_here() -> None:
+    async with mesh(2) as (holder, reader):
+        holder.put(OBJECT, Random(5).randbytes(3 * MIB))
+
+        async def bring_back(object_id: bytes) -> None:
+            return None
+
+        holder.blocks.bring_back = bring_back
+        holder.blocks.went_to_disk(OBJECT)
+        with pytest.raises(ObjectLostError):
+            await reader.fetch(holder, size=3 * MIB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -58,9 +58,22 @@ class Store:
         self.arena.back(0, 1 << 22)
         self.arena.write(0, [data])
         self.ledger, self.size, self.let = self, len(data), list[bytes]()
+        self.pinned: list[bytes] = []  # while it is copied
 
     def holds(self, client: int, object_: bytes) -> bool:
         return client == m.NODE
+
+    def size_here(self, object_: bytes) -> int:
+        return self.size
+
+    def bring_back(self, object_: bytes, then: Callable[[bool], object]) -> None:
+        then(True)
+
+    def pin(self, object_: bytes) -> None:
+        self.pinned.append(object_)
+
+    def unpin(self, object_: bytes) -> None:
+        self.pinned.remove(object_)
 
     def place(self, object_: bytes) -> tuple[int, int, bool, tuple[bytes, ...]]:
         return 0, self.size, False, ()
@@ -159,9 +172,9 @@ def test_a_large_one_goes_from_the_arena_to_two_disks_and_a_worker_reads_it(tmp_
         owner, other = Machine("a", town, tmp_path, store), Machine("b", town, tmp_path)
         client = SimpleNamespace(number=WORKER)
         owner.checkpoints.taken(client, m.ActorCheckpoint(ACTOR, b"", OBJECT, b"", len(LARGE)))  # type: ignore[arg-type]
-        assert not store.let, "it is being read"
+        assert not store.let and store.pinned == [OBJECT], "it is being read"
         await asyncio.sleep(1.0)
-        assert store.let == [OBJECT] and owner.has(LARGE) and other.has(LARGE)
+        assert store.let == [OBJECT] and not store.pinned and owner.has(LARGE) and other.has(LARGE)
         sent = owner.client(9)
         owner.checkpoints.become(9, m.BecomeActor(ACTOR, 2, b"spec", {}))
         await asyncio.sleep(1.0)
