@@ -61,6 +61,10 @@ class ActorDesk:
             resources = ResourceSet.of(message.resources)
             missing = node.resources.missing(resources) if node.far is None else ""
             reason = f"this machine does not have {missing}" if missing else ""
+            if not reason and node.far is None and message.given:
+                from lattica.node import alone  # programs on one machine seldom say where
+
+                reason = alone.why_not_here(node, message.given)
         except ConfigError as error:
             reason = str(error)
         if reason:

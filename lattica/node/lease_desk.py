@@ -65,6 +65,9 @@ class LeaseDesk:
             if far is not None:
                 far.placing.wish(client, message, resources, job)
                 return
+            if message.given and (reason := self._why_not_here(message.given)):
+                client.send(LeaseDenied(message.request, reason))
+                return
         except ConfigError as error:
             client.send(LeaseDenied(message.request, str(error)))
             return
@@ -74,6 +77,11 @@ class LeaseDesk:
                 retryable=message.retryable, name=message.name,
             )
         )  # fmt: skip
+
+    def _why_not_here(self, given: bytes) -> str:
+        from lattica.node import alone  # programs on one machine seldom say where
+
+        return alone.why_not_here(self._node, given)
 
     def cancel(self, client: Client, message: LeaseCancel) -> None:
         groups = self._node.group_desk

@@ -19,7 +19,7 @@ from lattica.ids import ID_BYTES
 from lattica.mesh.identity import PEER_ID_BYTES, PEER_ID_CHARS, PeerId, parse_peer
 from lattica.mesh.papers import DAMAGED
 from lattica.scheduler import labels
-from lattica.scheduler.demand import Affinity, Default, Demand, Spread, Strategy
+from lattica.scheduler.demand import Affinity, Default, Demand, NodeView, Spread, Strategy, missing
 from lattica.scheduler.resources import NAME_MAX_CHARS, NAMES_MAX, ResourceSet
 
 GIVEN_MAX_BYTES = 64 << 10
@@ -137,6 +137,19 @@ def _strategy(given: StrategyGiven, at: PeerId | None) -> Strategy:
     if given.node:
         return Affinity(PeerId(given.node), given.soft)
     return Spread() if given.spread else Default()
+
+
+def objection(data: bytes, node: NodeView) -> str:
+    """Why a node that is in no mesh cannot run it, beside what it takes; "" if it can. Whom it trusts is not asked: a
+    machine that is alone runs its own programs.
+
+    Raises RemoteProtocolError, ConfigError.
+    """
+    given = decode(data)
+    if given.strategy.node and not given.strategy.soft and given.strategy.node != node.peer:
+        return f"it is to run on node {given.strategy.node.hex()}, and this machine, {node.peer.hex()}, is in no mesh"
+    given.check()
+    return missing(Demand(ResourceSet({}), {**given.strategy.labels, **given.labels}, site=given.site), [node])
 
 
 _encoder = msgspec.msgpack.Encoder()

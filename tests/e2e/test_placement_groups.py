@@ -243,7 +243,7 @@ lattica.init(address="auto")
 assert placement_group([{"CPU": 2}]).wait(5)
 print(lattica.available_resources().get("CPU"))
 """
-    assert script(text, env={"LATTICA_DATA_DIR": str(node.data_dir)}).split() == ["0"]
+    assert script(text, env={"LATTICA_DATA_DIR": str(node.data_dir)}).split() == ["0.0"]
     assert eventually(lambda: state_of(node, "resources")["available"]["CPU"] == 2)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lattica.errors import ConfigError, RemoteProtocolError
 from lattica.mesh.identity import PeerId, peer_text
 from lattica.scheduler import labels
-from lattica.scheduler.demand import Affinity, Default, Demand, Spread
+from lattica.scheduler.demand import Affinity, Default, Demand, NodeView, Spread
 from lattica.scheduler.given import (
     GIVEN_MAX_BYTES,
     INPUT_MAX_BYTES,
@@ -21,6 +21,7 @@ from lattica.scheduler.given import (
     StrategyGiven,
     decode,
     encode,
+    objection,
     read_node,
     read_trusted,
 )
@@ -206,3 +207,22 @@ def test_a_label_may_be_asked_for_by_being_there() -> None:
     assert labels.matches({"gpu": "*"}, {"gpu": ""}) and not labels.matches({"gpu": "*"}, {})
     assert labels.matches({"gpu": "!*"}, {}) and not labels.matches({"gpu": "!*"}, {"gpu": "A100"})
     labels.check({"gpu": "*", "disk": "!*"})
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (DemandGiven(labels={"gpu": "A100"}), "needs label gpu=A100; living nodes have -"),
+        (DemandGiven(strategy=StrategyGiven(labels={"zone": "!a"})), "needs label zone=!a"),
+        (DemandGiven(site="attic"), "needs site attic"),
+        (DemandGiven(strategy=StrategyGiven(node=BOB)), "and this machine, aaaa"),
+        (DemandGiven(strategy=StrategyGiven(node=BOB, soft=True)), ""),
+        (DemandGiven(strategy=StrategyGiven(node=ANN)), ""),
+        (DemandGiven(labels={"zone": "a"}, trust=(BOB,), python="3.99", resources={"CPU": 99.0}), ""),
+        (DemandGiven(strategy=StrategyGiven(soft_labels={"zone": "b"})), ""),
+    ],
+)
+def test_a_machine_that_is_alone_says_what_of_the_place_it_can_never_be(said: DemandGiven, words: str) -> None:
+    node = NodeView(ANN, ResourceSet.of(ONE), {"zone": "a"})
+    reason = objection(encode(said), node)
+    assert words in reason and bool(words) == bool(reason)
