@@ -11,12 +11,12 @@ not even loaded: on a machine that works alone nothing of this takes time or mem
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lattica.errors import ConfigError
 from lattica.mesh.addresses import split_host
-from lattica.mesh.identity import PeerId
+from lattica.mesh.identity import PeerId, peer_text
 from lattica.mesh.nat.behaviour import Behaviour
 from lattica.mesh.nat.routes import Endpoint, Route, is_public, is_sendable
 from lattica.mesh.nat_shell.dispatch import Datagrams
@@ -141,11 +141,21 @@ class Traversal:
             "words": self.behaviour.words,
             "observed": [str(each) for each in self.observed],
             "mapped": [str(each) for each in self.mapped],
+            "reached": self._peer.relays is not None and self._peer.relays.is_reached,
+            "others": {peer_text(peer): msgspec.to_builtins(theirs) for peer, theirs in self._others()},
             "birthday": self.birthday,
             "peers": {},
             "records": [record.plain() for record in self.records],
         }
         return found | (self._crossing.status() if self._crossing is not None else {})
+
+    def _others(self) -> Iterator[tuple[PeerId, Behaviour]]:
+        """What those with whom there is a session are behind, as they say."""
+        from lattica.mesh.nat_shell.exchange import read_behaviour
+
+        for peer in self._peer.sessions.peers():
+            if (row := self._peer.gossip.community.node(peer)) is not None:
+                yield peer, read_behaviour(row.nat)
 
     # -- what the peer tells
 

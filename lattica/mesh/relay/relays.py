@@ -85,6 +85,11 @@ class Relays:
         """Relays that tell us when we are called, nearest first."""
         return list(self._reservations.round_trips)
 
+    @property
+    def is_reached(self) -> bool:
+        """Whether somebody has connected from a public address, and by no punch."""
+        return bool(self._reached_by)
+
     def holds(self, peer: PeerId) -> bool:
         """Whether the session with this peer is needed, although nobody calls over it."""
         return peer in self._reservations or self.service.channels.is_reserved(peer)

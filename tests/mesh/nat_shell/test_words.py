@@ -55,6 +55,23 @@ def test_of_a_peer_that_is_relayed_it_is_said_what_was_tried_and_what_would_help
     assert "firewall" in list(words_of(status(Behaviour(udp=False)), [one]))[1].do_next
 
 
+def test_where_the_other_side_lets_no_udp_out_it_is_not_said_that_a_udp_port_would_help() -> None:
+    one = peer(3, "relay/zzzzzzzz")
+    others = {one["peer_id"]: msgspec.to_builtins(Behaviour(udp=False))}
+    _, said = words_of(status(SYMMETRIC, others=others), [one])
+    assert said.what == (
+        "gpu-3 is relayed: symmetric NAT, random ports here, UDP is blocked there: no method goes through"
+    )
+    assert "other side's firewall" in said.do_next and "UDP port" not in said.do_next
+    _, odd = words_of(status(SYMMETRIC, others={one["peer_id"]: {"udp": "perhaps"}}), [one])
+    assert odd.what == "gpu-3 is relayed: nothing was tried yet" and "UDP port" in odd.do_next
+
+
+def test_who_is_reached_from_outside_is_told_so_though_nobody_could_measure() -> None:
+    (said,) = words_of(status(Behaviour(), reached=True), [])
+    assert said.what.startswith("others reach this machine from outside")
+
+
 def test_what_is_not_known_is_said_so_and_a_node_of_another_release_is_tolerated() -> None:
     (said,) = words_of(status(Behaviour()), [])
     assert said.good and "not known" in said.what
