@@ -296,9 +296,17 @@ class MeshDesk:
             return
         if not sessions:
             self.contacts.add(self._strangers())
-        for contact in self.contacts.due(now):
-            if contact.peer not in sessions and contact.peer not in self._dialing and contact.peer != self.peer.id:
-                self._dialing[contact.peer] = self._loop.create_task(self._dial(contact))
+        for contact in self._wanted(set(sessions), now):
+            self._dialing[contact.peer] = self._loop.create_task(self._dial(contact))
+
+    def _wanted(self, sessions: set[PeerId], now: float) -> list[Contact]:
+        """Whom to dial. Who has left only where no other answers: one that is here would say if it is back."""
+        membership = self.peer.gossip.community.membership
+        left = {peer for peer in self.contacts.known if membership.state(peer) is State.LEFT}
+        others = (one for one in self.contacts.known.values() if one.peer not in left and one.peer != self.peer.id)
+        spared = left if sessions or any(not one.failures for one in others) else set()
+        busy = {*sessions, *self._dialing, *spared, self.peer.id}
+        return [contact for contact in self.contacts.due(now) if contact.peer not in busy]
 
     def _member_changed(self, change: MemberChanged) -> None:
         if change.state is State.ALIVE and self._timer is not None and not self._hurries:

@@ -564,6 +564,23 @@ async def test_contacts_are_left_alone_while_there_are_sessions_enough(machines:
 
 
 @story
+async def test_who_has_left_is_dialed_only_where_no_other_answers(machines: Machines) -> None:
+    founder = await machines.start("a")
+    other, third = await joined(machines, "b", founder), await joined(machines, "c", founder)
+    await until(lambda: third.peer_id in [peer_text(peer) for peer in other.contacts.known])
+    await third.stop()
+    await until(lambda: other.peer.gossip.community.membership.state(third.peer.id) is State.LEFT)
+    await other.stop()
+    back = await machines.start("b")
+    await until(lambda: names(back) == ["a"])
+    await asyncio.sleep(60)
+    assert back.contacts.known[third.peer.id].failures == 0, "nobody has waited for it"
+    await founder.stop()
+    await asyncio.sleep(60)
+    assert back.contacts.known[third.peer.id].failures > 0, "it may be back, and nobody else would say so"
+
+
+@story
 async def test_a_node_without_contacts_returns_by_the_table_on_its_disk(machines: Machines) -> None:
     founder = await machines.start("a")
     joiner = await joined(machines, "b", founder)
