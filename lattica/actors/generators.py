@@ -130,8 +130,9 @@ class Stream:
             runtime.reactor.after_dispatch.append(self._gather)
         else:
             runtime.objects.settle(self.outer, value)
-        if consumer.heard:
-            self._tell()  # so that an actor forgets what it kept
+        heard, taken = consumer.tells()
+        if heard and (link := record.link) is not None:  # so that an actor forgets what it kept
+            runtime.reactor.send(link, m.Taken(record.seq, heard, taken))
         if self.dropped:
             consumer.ready.clear()
         self.record = None

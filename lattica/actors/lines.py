@@ -213,6 +213,11 @@ class Lines(Generic[Q]):
                     return call
         return None
 
+    def __contains__(self, key: tuple[int, int]) -> bool:
+        """Whether this call, of (caller, number), waits or runs."""
+        caller, seq = key
+        return self.line_of(caller, seq) is not None or any(call.seq == seq for call in self.waiting(caller))
+
     def waiting(self, caller: int) -> list[Q]:
         """What this one has queued."""
         queued = [call for line in self.lines.values() for who, call in line.queue if who == caller]

@@ -60,7 +60,7 @@ class Producing:
         run = self.runs.get((client, message.seq))
         if run is not None:
             self._tell(run, message)
-        elif message.first:
+        elif message.first or (message.over and self._worker.is_to_come(client, message.seq)):
             self._early[client, message.seq] = message
 
     def _tell(self, run: Run, message: m.Taken) -> None:
@@ -104,7 +104,8 @@ class Producing:
 
     # -- running one
 
-    def _begin(self, client: int, call: m.Task | m.Call, *, keeps: bool) -> Run:
+    def begin(self, client: int, call: m.Task | m.Call, *, keeps: bool) -> Run:
+        """One begins here. keeps: see `Run`."""
         run = Run(client, call, keeps=keeps)
         with self._runtime.lock:
             self.runs[client, call.seq] = run
@@ -114,7 +115,8 @@ class Producing:
             run.producer.over = run.producer.over or client not in self._worker.callers
         return run
 
-    def _end(self, run: Run) -> None:
+    def end(self, run: Run) -> None:
+        """It has ended, whichever way."""
         with self._runtime.lock:
             run.ended, run.wake = True, None
             self._forget_if_heard(run)
@@ -126,7 +128,7 @@ class Producing:
         lock. Raises what the generator raises, TaskCancelledError."""
         runtime, now = self._runtime, context.running.get()
         iterator = _iterator(result, name)
-        run = self._begin(client, call, keeps=keeps)
+        run = self.begin(client, call, keeps=keeps)
         mine = runtime.guard.in_main_thread
         try:
             while self._wait(run):
@@ -134,15 +136,15 @@ class Producing:
                     raise TaskCancelledError(name=name, task_id=call.object.hex())
                 value = self._next(iterator, mine=mine)
                 if value is _END:
-                    return [self._nothing(call)]
-                self._made(run, value, name, send)
+                    return [self.nothing(call)]
+                self.made(run, value, name, send)
                 del value
-            return [self._nothing(call)]
+            return [self.nothing(call)]
         finally:
             try:
                 self._close(iterator, mine=mine)
             finally:
-                self._end(run)
+                self.end(run)
 
     def _wait(self, run: Run) -> bool:
         """Until the next item may be made; False if nobody wants it."""
@@ -180,7 +182,8 @@ class Producing:
             if mine:
                 guard.on = True
 
-    def _made(self, run: Run, value: Any, name: str, send: Callable[[m.Item], None]) -> None:
+    def made(self, run: Run, value: Any, name: str, send: Callable[[m.Item], None]) -> None:
+        """It has made this; send: an item, without the lock."""
         producer, call = run.producer, run.call
         at = producer.made
         if not producer.wanted:
@@ -191,7 +194,8 @@ class Producing:
             producer.add(wire if run.keeps else None, small_bytes(wire))
         send(m.Item(call.seq, at, wire))
 
-    def _nothing(self, call: m.Task | m.Call) -> m.Value:
+    def nothing(self, call: m.Task | m.Call) -> m.Value:
+        """What is replied when it has come to its end."""
         return values.dumps_data(None).join() if call.data else values.NONE
 
     # -- as a coroutine
@@ -204,7 +208,7 @@ class Producing:
 
         is_async = hasattr(result, "__anext__")
         iterator: Any = result if is_async else _iterator(result, name)
-        run = self._begin(client, call, keeps=True)
+        run = self.begin(client, call, keeps=True)
         try:
             while await self._may_make(run):
                 if is_async:
@@ -214,9 +218,9 @@ class Producing:
                     await asyncio.sleep(0)  # others of this loop have their turn
                 if value is _END:
                     break
-                self._made(run, value, name, send)
+                self.made(run, value, name, send)
                 del value
-            return [self._nothing(call)]
+            return [self.nothing(call)]
         finally:
             try:
                 if is_async:
@@ -224,7 +228,7 @@ class Producing:
                 else:
                     self._close(iterator, mine=False)
             finally:
-                self._end(run)
+                self.end(run)
 
     async def _may_make(self, run: Run) -> bool:
         producer = run.producer

@@ -516,6 +516,13 @@ class Worker:
         caller = self.callers.get(client)
         return 0 if caller is None else caller.via
 
+    def is_to_come(self, client: int, seq: int) -> bool:
+        """Whether this task or call is here and has not ended."""
+        if self.host is not None:
+            return (client, seq) in self.host.mailbox
+        queued = any(caller.client == client and task.seq == seq for caller, task in self.queue)
+        return queued or (self._now is not None and self._now[0].client == client and self._now[1] == seq)
+
     def cancel(self, caller: Caller, message: m.Cancel) -> None:
         """Stop a task that is queued or runs."""
         if self.host is not None:

@@ -24,6 +24,7 @@ from lattica.actors.actor_host import NOT_KEPT, for_another
 from lattica.actors.mailbox import Mailbox
 from lattica.actors.marshal import Marshal
 from lattica.actors.prefetch import Prefetch
+from lattica.actors.producing import Producing, Run
 from lattica.actors.refs import Hold, InPlace, ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.actors.serials import serials
@@ -262,12 +263,17 @@ class Body(Protocol):
 
     run_s: float
     room: int  # bytes that its result may take in a span of the store; without it, it waits for one
+    items: int  # of a generator
+    pause_s: float  # between two of them
 
     def begin(self, worker: SimWorker) -> list[ObjectRef]:
         """It starts; refs whose values it waits for before it ends."""
 
     def end(self) -> Any:
         """What it returns; it may raise."""
+
+    def item(self, at: int) -> Any:
+        """What a generator makes, when it would have ended."""
 
     def submitted(self) -> list[ObjectRef]:
         """It is cancelled, and so is what it has submitted: that."""
@@ -349,6 +355,8 @@ class Caller:
                     worker.give_back(self, wanted)
                 case m.Cancel():
                     worker.cancel(self, message)
+                case m.Taken():
+                    worker.producing.told(self.client, message)
         if worker.blocked and worker.queue:
             worker.give_back(self, len(worker.queue), blocked=True)
 
@@ -360,6 +368,7 @@ class Caller:
             self.link = None
             return
         del worker.callers[self.client]
+        worker.producing.caller_gone(self.client)
         worker.queue = deque(entry for entry in worker.queue if entry[0] is not self)
 
 
@@ -372,6 +381,8 @@ class SimWorker(SimProcess):
         self.runtime.client = client
         self.runtime.place = self.place = context.Place()
         self.marshal = Marshal(self.runtime, self.place)
+        self.producing = Producing(cast(Any, self))
+        self.run: Run | None = None  # the generator that runs
         self.queue: deque[tuple[Caller, m.Task]] = deque()
         self.callers: dict[int, Caller] = {}
         self.exports: dict[bytes, m.Value] = {}
@@ -424,6 +435,7 @@ class SimWorker(SimProcess):
             for call in self.mailbox.forget(client, is_far=bool(caller.via)):
                 self._discard(caller, call)
             del self.callers[client]
+            self.producing.caller_gone(client)
 
     def _become_actor(self, message: m.BecomeActor) -> None:
         self.callers.clear()
@@ -563,6 +575,16 @@ class SimWorker(SimProcess):
             return
         assert self.running is not None
         caller, task = self.running
+        if task.returns < 0:
+            try:
+                body.end()
+            except Exception as error:
+                self.body = None
+                self._reply([self.marshal.failed(error, "a task")])
+                return
+            self.run = self.producing.begin(caller.client, task, keeps=self.mailbox is not None)
+            self._produce(body)
+            return
         self.body = None
         try:
             out = self.marshal.results(
@@ -572,7 +594,40 @@ class SimWorker(SimProcess):
             out = [self.marshal.failed(error, "a task")]
         self._reply(out)
 
+    def _produce(self, body: Body) -> None:
+        """The next item of a generator, as soon as it may be made and there is room for it."""
+        run = self.run
+        if self.body is body and run is not None:
+            ready = lambda: run.producer.may_make and (not body.room or self.runtime.has_room(body.room))  # noqa: E731
+            self.wait(ready, functools.partial(self._make, body, run))
+
+    def _make(self, body: Body, run: Run) -> None:
+        at = run.producer.made
+        if run.producer.over or at == body.items:
+            self.body = None
+            self._reply([self.producing.nothing(run.call)])
+            return
+        self.producing.made(run, body.item(at), "a task", functools.partial(self._send_item, run))
+        self.later(body.pause_s, functools.partial(self._produce, body))
+
+    def _send_item(self, run: Run, item: m.Item) -> None:
+        if run.keeps:
+            caller = self.callers.get(run.client)
+            if caller is not None and caller.link is not None:
+                self.reactor.send(caller.link, item)
+        else:
+            self._to_page(item)
+
+    def _to_page(self, message: m.Reply | m.Item) -> None:
+        self.reactor.flush()
+        self.page.items += frames.encode_one(message)
+        self.page.count += 1
+        self.later(self.universe.rng.uniform(*REPLY_S), self._send_replies)
+
     def _reply(self, out: list[m.Value]) -> None:
+        if self.run is not None:
+            self.producing.end(self.run)
+            self.run = None
         assert self.running is not None
         (caller, task), self.running, self.canceled = self.running, None, False
         reply = m.Reply(task.seq, out, 1000)
@@ -583,9 +638,7 @@ class SimWorker(SimProcess):
         if not self.owes and self.runtime.owes():
             self.owes = True
             self.runtime.tell_node(m.Owes(True))
-        self.page.items += frames.encode_one(reply)
-        self.page.count += 1
-        self.later(self.universe.rng.uniform(*REPLY_S), self._send_replies)
+        self._to_page(reply)
 
     def _answer(self, client: int, reply: m.Reply) -> None:
         """To a call; kept in case that it is asked for again."""
@@ -616,7 +669,7 @@ class SimWorker(SimProcess):
 
     def arrived(self, caller: Caller, call: m.Call) -> None:
         assert self.mailbox is not None
-        if self.mailbox.came_back(caller.client, call):
+        if call.returns >= 0 and self.mailbox.came_back(caller.client, call):
             let_go_inputs(self.runtime, call, caller.via)
             ended, past = self.mailbox.past.again(call.object, caller.client, call.seq)
             if ended:
@@ -626,6 +679,8 @@ class SimWorker(SimProcess):
             self.prefetch.arrived(caller.client, caller.via, call)
             return
         answered, kept = self.mailbox.repeat(caller.client, call.seq)
+        if call.returns < 0:
+            self.producing.say_again(cast(Any, caller), call.seq, answered=answered)
         if answered:
             assert kept is not None, "a reply was dropped, and there are few"
             self.reactor.send(caller.link, m.Reply(call.seq, [kept]) if isinstance(kept, bytes) else kept)
@@ -641,12 +696,14 @@ class SimWorker(SimProcess):
             call = self.mailbox.cancel(caller.client, message.seq)
             if call is not None:
                 self._discard(caller, call)
+                self.producing.withdrawn(caller.client, call.seq)
                 self._answer(caller.client, m.Reply(call.seq, [self._canceled(call)]))
                 return
         for entry in self.queue:
             if entry[0] is caller and entry[1].seq == message.seq:
                 self.queue.remove(entry)
                 let_go_inputs(self.runtime, entry[1], caller.via)
+                self.producing.withdrawn(caller.client, message.seq)
                 self.reactor.send(caller.link, m.Reply(message.seq, [self._canceled(entry[1])]))
                 return
         if self.running is not None and self.running[0] is caller and self.running[1].seq == message.seq:
@@ -655,6 +712,13 @@ class SimWorker(SimProcess):
                 for ref in self.body.submitted() if message.recursive else ():
                     self.runtime.cancel(ref, force=False, recursive=True)
                 self._break()
+
+    def is_to_come(self, client: int, seq: int) -> bool:
+        """As of `actors.worker`."""
+        if self.mailbox is not None:
+            return (client, seq) in self.mailbox
+        here = [*self.queue, *([self.running] if self.running is not None else [])]
+        return any(caller.client == client and task.seq == seq for caller, task in here)
 
     def _discard(self, caller: Caller, call: m.Call) -> None:
         if self.prefetch.take(caller.client, call.seq) is None:
@@ -679,6 +743,7 @@ class SimWorker(SimProcess):
         tasks = take_back(self.queue, caller, wanted, keep=0 if self.running is not None else 1)
         for task in tasks:
             let_go_inputs(self.runtime, task, caller.via)
+            self.producing.withdrawn(caller.client, task.seq)
         if caller.link is not None:
             self.reactor.send(caller.link, m.Returned([task.seq for task in reversed(tasks)], blocked))
 

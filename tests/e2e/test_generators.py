@@ -336,6 +336,16 @@ def test_an_actor_makes_the_next_item_when_the_last_was_taken(tmp_path: Path) ->
         next(generator)
 
 
+def test_one_that_is_dropped_before_it_begins_does_not_hold_up_its_actor(tmp_path: Path) -> None:
+    maker = Maker.remote()
+    begun = maker.one_by_one.remote(str(tmp_path), 3)
+    assert eventually(lambda: marks(tmp_path) == numbers(1))
+    behind = maker.one_by_one.remote(str(tmp_path), 3)
+    del behind
+    assert lattica.get(list(begun)) == [0, 1, 2]
+    assert lattica.get(maker.ping.remote(), timeout=10) == "pong"
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_generators_of_actors_end_when_they_are_cancelled_or_dropped(tmp_path: Path, threads: int) -> None:
     maker = Maker.options(max_concurrency=threads).remote()

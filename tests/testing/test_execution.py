@@ -149,7 +149,7 @@ def test_a_node_that_goes_without_handing_over_what_others_hold_of_it_is_seen(mo
     async def nothing(*_: object) -> None: ...
 
     monkeypatch.setattr(Drain, "_hand_over", nothing)
-    with pytest.raises(AssertionError, match=r"ObjectLostError\)?>, and nothing was broken"):
+    with pytest.raises(AssertionError, match=r"Object(Lost|ReconstructionFailed)Error\)?>, and nothing was broken"):
         for seed in range(1, 9):  # one in three has somebody who holds what a node that goes has made
             execution.play(seed, happens="drains")
 
@@ -171,7 +171,8 @@ def test_a_bundle_that_holds_more_than_it_has_is_seen(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(ResourcePool, "grow", grow_too_much)
     with pytest.raises(AssertionError, match=r"begins in bundle \d of one CPU, where .* runs"):
-        execution.play(3)
+        for seed in (3, 4, 5, 6):  # one in two has two tasks that want the same bundle at a time
+            execution.play(seed)
 
 
 def test_a_group_that_is_removed_and_keeps_its_bundles_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +189,7 @@ def test_two_workers_that_are_one_life_of_an_actor_are_seen(monkeypatch: pytest.
 
     monkeypatch.setattr(SimWorker, "_become_actor", become_the_first)
     with pytest.raises(AssertionError, match=r"was life \(.*, 1\) before"):
-        execution.play(8, happens="faults")
+        execution.play(3, happens="faults")
 
 
 def test_what_is_kept_of_a_detached_actor_that_has_ended_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 Everything above I/O is the product's: peers, table and membership, desks, leases, ledgers, drivers' runtimes. On the
 way: a call without retries and a task with `max_retries=0` begin at most once, calls of one caller begin in order and
-never in a life older than one that it has heard of, and every value is read as it was made. In the end: every
+never in a life older than one that it has heard of, and every value is read as it was made; items of generators come
+each once and in order. In the end: every
 wait is over, with a value or an error of ours, and when the refs are dropped nothing is held, leased, carried or asked
 for anywhere. Where nothing is broken there is no error at all, but for what was cancelled; where nodes only go on
 purpose, actors that may not restart are all that is lost. Detached actors are found by their names in the end, and no
@@ -11,16 +12,19 @@ two workers are one life; what runs in placement groups: `execution_groups`; wha
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
 from lattica.actors.arguments import encode_arguments
 from lattica.actors.calls import CallRecord
+from lattica.actors.generators import ObjectRefGenerator, StreamCall, StreamTask
 from lattica.actors.handles import ActorHandle, Meta, revive
 from lattica.actors.refs import ACTOR_ID_BYTES, ObjectRef
+from lattica.actors.streams import to_wire
 from lattica.actors.tasks import TaskRecord
 from lattica.codec import messages as m
 from lattica.errors import LatticaError
@@ -42,7 +46,9 @@ SIZES = (10, 10, 3_000, 120_000, 300_000)  # inside a message, in an arena, with
 ENDED_S = 90.0  # for every wait to end, after the last fault
 EMPTY_S = LEASE_S + 30.0  # for every hold to be let go: what a node that seemed gone had borrowed is kept for a while
 ACTS = {"submit": 10, "call": 12, "create": 1.5, "drop": 6, "look": 3, "drop_handle": 0.7, "kill": 0.2, "find": 0.3}
-ACTS |= {"cancel": 1.0, "make_group": 2.0, "remove_group": 0.2}
+ACTS |= {"cancel": 1.0, "make_group": 2.0, "remove_group": 0.2, "stream": 1.5, "take": 6, "let_go": 0.5}
+STREAMS_MAX = 4  # of one driver at a time
+ITEMS, WINDOWS, PAUSES_S = (0, 1, 3, 10, 40), (0, 0, 1, 3), (0.001, 0.01, 0.1)  # of generators
 OF_ACTORS_GONE = {"ActorDiedError", "ActorUnavailableError"}
 OF_ACTORS_GONE |= {"TaskError", *(f"TaskError({kind})" for kind in OF_ACTORS_GONE)}
 """What a node that goes on purpose may cost: actors that live there and may not restart, or do so now."""
@@ -80,6 +86,8 @@ class Plan:
     starts: int = 0
     made: list[Plan] = field(default_factory=list)  # by its body
     group: Group | None = None
+    items: int = 0  # of a generator
+    pause_s: float = 0.0
     canceled: bool = False
     withdrawn: bool = False  # cancelled before anybody had heard of it
     outcome: str = ""
@@ -107,6 +115,10 @@ class Plan:
 
     def value(self) -> tuple[str, int, bytes]:
         return "value", self.number, _pad(self.number % len(LETTERS), self.size)
+
+    def item(self, at: int) -> tuple[str, int, int, bytes]:
+        """What a generator makes."""
+        return "item", self.number, at, _pad(at % len(LETTERS), self.size)
 
     def is_value(self, value: Any) -> bool:
         """Whether it is what this plan returns; of a boxed ref, that there is one."""
@@ -140,6 +152,7 @@ class TaskBody:
 
     def __init__(self, play: Play, plan: Plan, args: Any, deps: list[Any]) -> None:
         self.play, self.plan, self.run_s = play, plan, plan.run_s
+        self.items, self.pause_s, self.item = plan.items, plan.pause_s, plan.item
         self.room = SPAN_BYTES if plan.group is None else 0
         self.nested: list[ObjectRef] = args[1]
         self.handle: ActorHandle | None = args[2]
@@ -163,7 +176,7 @@ class TaskBody:
         if plan.crashes:
             plan.crashes -= 1
             play.universe.count("crashes of workers")
-            worker.later(rng.uniform(0, plan.run_s), worker.unit.end)
+            worker.later(rng.uniform(0, plan.run_s + plan.items * plan.pause_s), worker.unit.end)
         for _ in range(plan.children):
             if (submitted := play.submit(worker, children=0)) is not None:
                 self.children.append(submitted)
@@ -199,7 +212,7 @@ class ActorBody:
     """What a constructor does: it takes its time."""
 
     def __init__(self, run_s: float) -> None:
-        self.run_s, self.room = run_s, 0
+        self.run_s, self.room, self.items, self.pause_s = run_s, 0, 0, 0.0
 
     def begin(self, worker: SimWorker) -> list[ObjectRef]:
         return []
@@ -212,6 +225,24 @@ class ActorBody:
 
     def broken(self) -> None: ...
 
+    def item(self, at: int) -> Any:
+        raise AssertionError("a constructor is no generator")
+
+
+class Stream:
+    """One generator of a driver's, and its items that the driver has refs of."""
+
+    def __init__(self, plan: Plan, generator: ObjectRefGenerator) -> None:
+        self.plan, self.generator = plan, generator
+        self.taken = 0
+        self.refs: dict[int, ObjectRef] = {}
+
+    def take(self, most: int) -> None:
+        """Those that are there."""
+        while most > 0 and self.generator.next_ready():
+            self.refs[self.taken] = next(self.generator)
+            self.taken, most = self.taken + 1, most - 1
+
 
 class Script:
     """What one driver does."""
@@ -221,6 +252,7 @@ class Script:
         self.refs: dict[Plan, ObjectRef] = {}
         self.handles: dict[ActorHandle, None] = {}
         self.groups: list[Group] = []
+        self.streams: list[Stream] = []
         self.settled: set[Plan] = set()  # in the end: what need not be looked at again
         self.acting = True
         self.doing = [getattr(self, act) for act in ACTS]
@@ -264,6 +296,61 @@ class Script:
     def create(self) -> None:
         if len(self.handles) < 4:
             self.play.create(self)
+
+    def stream(self) -> None:
+        """A generator: a task, or a call."""
+        if len(self.streams) < STREAMS_MAX:
+            rng = self.play.universe.rng
+            handle = rng.choice(list(self.handles)) if self.handles and rng.random() < 0.4 else None
+            if (made := self.play.stream(self.driver, handle)) is not None:
+                self.streams.append(made)
+
+    def take(self) -> None:
+        """Items that are there, of some generator; some are read, and all but a few forgotten."""
+        if not self.streams:
+            return
+        rng = self.play.universe.rng
+        stream = rng.choice(self.streams)
+        stream.take(rng.choice((1, 2, 10, 50)))
+        for at in rng.sample(list(stream.refs), min(len(stream.refs), 2)):
+            self.check_item(stream, at)
+        while len(stream.refs) > 5:
+            del stream.refs[rng.choice(list(stream.refs))]
+        if stream.generator.is_finished() and rng.random() < 0.3:
+            self.streams.remove(stream)
+
+    def let_go(self) -> None:
+        """Nobody wants more of it."""
+        if self.streams:
+            self.streams.remove(self.play.universe.rng.choice(self.streams))
+            self.play.universe.count("generators let go")
+
+    def check_item(self, stream: Stream, at: int) -> bool:
+        """Whether it is here, and right; or an error of ours."""
+        ref, plan = stream.refs[at], stream.plan
+        if not self.driver.is_here(ref):
+            return False
+        try:
+            value = self.driver.read(ref)
+        except LatticaError as error:
+            self.play.failed(plan, type(error).__name__, str(error))
+        else:
+            self.play.universe.count("items read")
+            if value != plan.item(at):
+                self.play.hold(False, f"item {at} of {plan} is {str(value)[:60]}")
+        return True
+
+    def stream_ended(self, stream: Stream) -> bool:
+        """Whether all that is to come of it has come and was read."""
+        stream.take(1 << 20)
+        for at in [at for at in stream.refs if self.check_item(stream, at)]:
+            del stream.refs[at]
+        if stream.refs or not stream.generator.is_finished():
+            return False
+        came, plan = stream.taken, stream.plan
+        whole = came == plan.items if plan.outcome == "value" else came <= plan.items + 1
+        self.play.hold(whole, f"{plan} makes {plan.items} items, and {came} came")
+        return True
 
     def _keep(self, made: tuple[Plan, ObjectRef] | None) -> None:
         if made is not None:
@@ -332,7 +419,9 @@ class Script:
         """What is still waited for."""
         open = [plan for plan in list(self.refs) if plan not in self.settled and not self.check(plan)]
         self.settled.update(self.refs.keys() - open)
-        return [f"{self.driver.unit.name} waits for {plan}" for plan in open]
+        self.streams = [stream for stream in self.streams if not self.stream_ended(stream)]
+        streams = [f"{self.driver.unit.name} has {one.taken} items of {one.plan}" for one in self.streams]
+        return [f"{self.driver.unit.name} waits for {plan}" for plan in open] + streams
 
 
 class Play:
@@ -455,6 +544,36 @@ class Play:
         handle._peer.submit(record)
         self.universe.count("calls")
         return plan, refs[0]
+
+    def stream(self, process: SimProcess, handle: ActorHandle | None) -> Stream | None:
+        runtime, rng = process.runtime, self.universe.rng
+        if not runtime.has_room(SPAN_BYTES // 4):
+            return None
+        actor = self.actors[handle._actor_id] if handle is not None else None
+        plan = self.plan(process, retries=rng.choice((0, 3, 3, 3)) if actor is None else actor.retries, actor=actor)
+        plan.items, plan.pause_s, plan.boxed = rng.choice(ITEMS), rng.choice(PAUSES_S), None
+        if self.breaking and not self.calm and rng.random() < 0.1:
+            plan.crashes = rng.choice((1, 1, 2))
+        body, dep_refs, at = encode_arguments(runtime, (plan.number, [], None), {}, "a generator")
+        returns = to_wire(rng.choice(WINDOWS))
+        refs = runtime.new_refs(returns)
+        record: StreamTask | StreamCall
+        if handle is None:
+            runtime.tasks.exports.setdefault(FUNCTION, CODE)
+            lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, SPREAD if rng.random() < 0.4 else b"")
+            record = StreamTask(lane, FUNCTION, "a generator", body, dep_refs, at, refs, plan.retries, False)
+        else:
+            assert actor is not None
+            plan.order, plan.floor = plan.number, actor.heard.get(process.unit, FIRST)
+            record = StreamCall(handle._peer, handle._hold, "act", body, dep_refs, at, refs, plan.retries, False)
+        generator = record.begin(runtime, sys._getframe(), returns)
+        self._watch(plan, record, generator.completed())
+        if handle is None:
+            runtime.tasks.submit(cast(TaskRecord, record))
+        else:
+            handle._peer.submit(cast(CallRecord, record))
+        self.universe.count("generators")
+        return Stream(plan, generator)
 
     def _watch(self, plan: Plan, record: Any, ref: ObjectRef) -> None:
         ref._task = record
@@ -729,6 +848,7 @@ def _play(universe: Universe, long: bool, happens: str = "") -> None:
     for script in act.living():
         script.refs.clear()
         script.handles.clear()
+        script.streams.clear()
         while script.groups:
             script.remove_group()
     for wait_s in range(0, 40, 5):
