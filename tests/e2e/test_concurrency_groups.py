@@ -53,9 +53,13 @@ class Store(Grouped):
         return threading.get_ident(), threading.current_thread() is threading.main_thread()
 
     def watch(self) -> str:
+        self.opened.set()
         while not lattica.get_runtime_context().is_canceled():
             time.sleep(0.01)
         return "seen"
+
+    def sleep(self) -> None:
+        threading.Event().wait(30)
 
     def leave(self) -> None:
         lattica.actor.exit_actor()
@@ -87,8 +91,10 @@ def test_one_call_can_be_made_in_another_group() -> None:
 
 def test_a_cancel_breaks_what_is_of_no_group_and_is_seen_by_what_is_of_one() -> None:
     store = Store.remote()
-    waits, watches = store.wait.remote(), store.watch.options(concurrency_group="one").remote()
-    lattica.get(store.read.remote(), timeout=30)
+    watches = store.watch.options(concurrency_group="one").remote()
+    assert lattica.get(store.wait.remote(), timeout=30), "it runs"
+    waits = store.sleep.remote()
+    lattica.get([store.read.remote() for _ in range(5)], timeout=30)
     lattica.cancel(watches)
     assert lattica.get(watches, timeout=30) == "seen"
     lattica.cancel(waits)
