@@ -122,11 +122,11 @@ class Stream:
         consumer.ended = True
         if failed is not None and not failed.system and not record.canceled:  # the user's code raised: one item more
             last = ObjectRef(runtime, int.from_bytes(item_id(consumer.blocks, consumer.have)[8:], "big"))
-            last._value, value = failed, values.NONE
+            last._value, failed, value = failed, None, values.NONE
             consumer.ready.append(last)
         elif failed is not None and not record.dynamic:
             consumer.ready.append(self.outer)
-        if record.dynamic and value == values.NONE:
+        if record.dynamic and failed is None:
             runtime.reactor.after_dispatch.append(self._gather)
         else:
             runtime.objects.settle(self.outer, value)

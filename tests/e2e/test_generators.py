@@ -188,6 +188,20 @@ def test_all_items_of_a_dynamic_one_are_the_value_of_one_ref() -> None:
     assert len(lattica.get(arrays.options(num_returns="dynamic").remote(3))) == 3
 
 
+def test_items_are_data_where_the_program_takes_data_alone() -> None:
+    data = fails_after.options(results="data")
+    assert [lattica.get(ref) for ref in list(data.remote(2))[:2]] == [0, 1]
+    assert len(lattica.get(data.options(num_returns="dynamic").remote(2))) == 3
+    assert [int(lattica.get(ref)[0]) for ref in arrays.options(results="data").remote(3)] == [0, 1, 2]
+
+    @lattica.remote(results="data")
+    def no_data() -> Iterator[object]:
+        yield object()
+
+    with pytest.raises(lattica.errors.SerializationError, match="item 0 of"):
+        lattica.get(next(no_data.remote()))
+
+
 def test_a_number_of_results_takes_so_many_items() -> None:
     assert lattica.get(count.options(num_returns=1).remote(3)) == 0
     assert lattica.get(count.options(num_returns=2).remote(3)) == [0, 1]
