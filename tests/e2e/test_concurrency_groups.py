@@ -81,6 +81,16 @@ def test_a_group_of_one_has_a_thread_for_itself_and_what_is_of_no_group_the_main
     assert len(set(alone)) == 1 and is_main and here not in alone
 
 
+def test_max_concurrency_is_of_those_in_no_group() -> None:
+    store = Store.options(max_concurrency=2).remote()
+    waits = store.wait.remote()
+    assert lattica.get([store.thread.remote() for _ in range(3)], timeout=30)[0][1] is False
+    both = [waits, store.wait.remote(), store.wait.remote()]
+    assert lattica.get(store.alone.remote(), timeout=30) and lattica.wait(both, timeout=0)[0] == []
+    lattica.get(store.open.remote(), timeout=30)
+    assert lattica.get(both, timeout=30) == [True] * 3
+
+
 def test_one_call_can_be_made_in_another_group() -> None:
     store = Store.remote()
     waits = store.wait.options(concurrency_group="one").remote()
