@@ -506,10 +506,11 @@ class Objects:
 
     def located(self, message: m.Located) -> None:
         """A borrowed object lies in the arena; or on disk (offset -1), and comes when it is read."""
-        if message.offset < 0 or message.object in self.moved:
-            self.moved[message.object] = message.offset
         holds = self._coming.pop(message.object, ()) if message.offset >= 0 else ()
-        if message.failed and holds:  # it was lost: what whoever owns it says of that came instead
+        instead = message.failed and holds  # it was lost: what whoever owns it says of that came in place of the value
+        if message.offset < 0 or message.object in self.moved:
+            self.moved[message.object] = -1 if instead else message.offset
+        if instead:
             failed = m.Failed(bytes(self.arena.read(message.offset, message.size)))
             self._lost[message.object] = self._believed(failed, any(hold.data for hold in holds))
             holds = ()

@@ -387,7 +387,7 @@ class Fetching:
         """Wait for one check. Raises RemoteProtocolError if the block is another than it says."""
         if not await asyncio.shield(job):  # the thread goes on when whoever waits for it does not
             assert self._transfer is not None
-            raise RemoteProtocolError(self._transfer.failures[source])
+            raise RemoteProtocolError(self._transfer.failures.get(source, "it sent a wrong block"))
 
     def _check_and_write(self, block: int, parts: list[Buffer]) -> bool:
         """In a thread. Nothing is written that was not verified: others may read what is there already."""

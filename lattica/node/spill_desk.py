@@ -374,6 +374,8 @@ class SpillDesk:
 
     def _spoiled(self, restore: Restore, how: str) -> None:
         self._store.perform(self._store.ledger.spoiled(restore.id, f"it was on disk, and {how}"))
+        if self._node.far is not None:
+            self._node.far.objects.resolve([restore.id])  # another machine lends it, perhaps
         self._end(restore, here=False)
 
     def _no_room(self, restore: Restore, denial: m.SpanDenied) -> None:

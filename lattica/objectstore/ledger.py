@@ -475,12 +475,19 @@ class Ledger:
         return effects
 
     def spoiled(self, object: bytes, how: str) -> list[Effect]:
-        """What lay on disk cannot be read: it is lost. Its owner, if that is a client here, makes it anew if it can."""
+        """What lay on disk cannot be read: it is lost. Who lends it to us has it still; else its owner, if that is a
+        client here, makes it anew if it can."""
         entry, effects = self._entries.get(object), list[Effect]()
         if entry is None or not isinstance(entry.state, _Sealed) or entry.state.offset != SPILLED:
             return effects
-        state, owner = entry.state, self.owner(object)
-        if owner is None:
+        state, owner, lender = entry.state, self.owner(object), self._borrowed.get(object)
+        if lender is not None and lender not in self._clients:
+            del self._borrowed[object]
+            lender = None
+        if lender is not None:
+            entry.state = _Promised(lender, "", state.attempt)
+            self._clients[lender].answers_for[object] = None
+        elif owner is None:
             entry.state = _Lost(how, "")
             effects.extend(Tell(waiter, Lost(object, how)) for waiter in entry.waiters)
             self._answered(object, entry)

@@ -1,4 +1,4 @@
-"""What breaks in the world `execution`, and when: machines, links, processes; and nodes that are told to go.
+"""What breaks in the world `execution`, and when: machines, links, processes, disks; and nodes that are told to go.
 
 faults = Faults(play, names, drivers)
 faults.break_things(until)      faults.drain_some(until)       faults.heal()
@@ -6,10 +6,18 @@ faults.break_things(until)      faults.drain_some(until)       faults.heal()
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
+from lattica.codec import messages as m
+from lattica.node.spill_desk import CENSUS, CENSUS_S, SpillDesk
+from lattica.objectstore.spill_files import DiskFiles, SpillFolder
+
 if TYPE_CHECKING:
+    from lattica.testing.execution_nodes import SimNode
     from lattica.testing.scenarios.execution import Play
 
 STORM_S = 30.0  # for which the numbers below are meant
@@ -17,6 +25,8 @@ LIVING_MIN = 5  # machines that are up at any time
 GRACE_S = 30.0  # of a drain; tasks of this world end within seconds
 DRAINED_S = 120.0  # from the word to the end: the grace, what actors and objects need to move, and a stall
 LOOK_S = 0.5
+SPILLING = 0.3  # of the plays in which things break have full stores
+READ_S = 2.0  # for what is on a disk to be read, before that breaks
 
 
 class Faults:
@@ -38,6 +48,9 @@ class Faults:
         for fault, most in faults:
             for _ in range(rng.randint(0, most * scale)):
                 universe.at(rng.uniform(universe.now, until), None, fault)
+        dice = Random(f"{universe.seed} disks")  # of its own: the plays without this go on as they did
+        for _ in range(dice.randint(3, 8) * scale if dice.random() < SPILLING else 0):
+            universe.at(dice.uniform(universe.now, until), None, self._fill, dice)
 
     def drain_some(self, until: float) -> None:
         """Nothing breaks; nodes go on purpose, and come again."""
@@ -120,6 +133,45 @@ class Faults:
             self.universe.note(script.driver.unit.name, "is killed")
             script.driver.unit.end()
             self.play.drive(name)
+
+    # -- stores that are full, and disks that break
+
+    def _fill(self, dice: Random) -> None:
+        """A store is full: what is in it goes to disk."""
+        name = dice.choice(self.names)
+        node = self.land.node(name)
+        if node is None or node.far is None or node.closing or self.land.units[name].stalled:
+            return
+        self.universe.count("full stores")
+        self.universe.note(name, "has a full store")
+        node.unit.loop.do(self._census, node)
+        self.universe.at(self.universe.now + CENSUS_S, node.unit, node.unit.loop.do, self._spill, node, dice)
+
+    def _census(self, node: SimNode) -> None:
+        if node.store.spill is None:
+            folder = os.path.join(self.universe.folder, node.unit.name, f"spilled {self.land.boots[node.unit.name]}")
+            os.makedirs(folder)
+            node.store.spill = SpillDesk(node, folder, 0)
+            node.store.spill._folder = SpillFolder(folder, DiskFiles(), 0)
+        for number, client in list(node.clients.items()):
+            if node.store.spill._is_process(number):
+                client.send(m.Evict(CENSUS, [], True))
+
+    def _spill(self, node: SimNode, dice: Random) -> None:
+        spill, spans = node.store.spill, node.store.spans
+        assert spill is not None
+        taken = [piece for piece in spans.pieces() if piece[2] is not None]
+        size = sum(stop - start for start, stop, _ in taken)
+        spill._perform(spill._core.make_room(1, dice.randrange(size + 1), taken, -1, node.now()))
+        if dice.random() < 0.5:
+            self.universe.at(self.universe.now + dice.uniform(0.0, READ_S), None, self._break_disk, node)
+
+    def _break_disk(self, node: SimNode) -> None:
+        """Whatever is on it is gone."""
+        files = list(Path(self.universe.folder, node.unit.name).glob("spilled */*"))
+        self.universe.count("lost files", len(files))
+        for path in files:
+            path.write_bytes(b"")
 
     def heal(self) -> None:
         """The last fault is over."""

@@ -10,6 +10,7 @@ A worker is forked by making a `process` of the land (`execution_processes`); it
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any, cast
@@ -212,6 +213,7 @@ class SimArena:
         """fd: what stands for it on its way to a process."""
         self.size_bytes, self.fd = ARENA_BYTES, fd
         self.parts: dict[int, bytes] = {}  # offset -> what was written there last
+        self._starts: list[int] = []  # these offsets, in order
 
     def back(self, offset: int, size: int) -> None: ...
     def punch(self, offset: int, size: int) -> None: ...
@@ -221,12 +223,21 @@ class SimArena:
     def close_span(self, offset: int) -> None: ...
 
     def write(self, offset: int, parts: Sequence[Any]) -> None:
-        self.parts[offset] = b"".join(bytes(part) for part in parts)
+        self._write(offset, b"".join(bytes(part) for part in parts))
 
     def copy_in(self, offset: int, parts: Sequence[Any]) -> None:
         """One part at a time, as `Objects.store` does."""
         for part in parts:
-            self.parts[offset] = bytes(part)
+            self._write(offset, bytes(part))
+
+    def _write(self, offset: int, data: bytes) -> None:
+        """In place of what began there."""
+        first = bisect_left(self._starts, offset)
+        last = bisect_left(self._starts, offset + max(len(data), 1), lo=first)
+        for start in self._starts[first:last]:
+            del self.parts[start]
+        self._starts[first:last] = [offset]
+        self.parts[offset] = data
 
     def copy_out(self, offset: int, size: int) -> bytes:
         return bytes(self.read(offset, size))
@@ -238,7 +249,7 @@ class SimArena:
 
     def read(self, offset: int, size: int) -> memoryview:
         if offset not in self.parts:  # in the middle of something
-            start = max(at for at in self.parts if at <= offset)
+            start = self._starts[bisect_right(self._starts, offset) - 1]
             return memoryview(self.parts[start])[offset - start : offset - start + size]
         data = self.parts[offset]
         if len(data) < size:

@@ -305,9 +305,10 @@ class SimProcess:
             self.runtime.objects.ask([ref])
             self.reactor.flush()
             return False
-        if isinstance(value, InPlace) and value.hold.offset < 0 and self.runtime.objects.lost(value.hold.id) is None:
-            if not self.runtime.objects.is_coming(value.hold):
-                self.runtime.objects.bring([value.hold])
+        objects = self.runtime.objects
+        if isinstance(value, InPlace) and objects.away(value.hold) and objects.lost(value.hold.id) is None:
+            if not objects.is_coming(value.hold):
+                objects.bring([value.hold])
                 self.reactor.flush()
             return False
         return True
@@ -315,7 +316,7 @@ class SimProcess:
     def read(self, ref: ObjectRef) -> Any:
         """The value of what `is_here`. Raises what it is, or ObjectLostError."""
         value = ref._value
-        if isinstance(value, InPlace) and value.hold.offset < 0:
+        if isinstance(value, InPlace) and self.runtime.objects.away(value.hold):
             lost = self.runtime.objects.lost(value.hold.id)
             assert lost is not None, "a value is neither here nor lost"
             if isinstance(lost, m.Failed):
@@ -533,23 +534,31 @@ class SimWorker(SimProcess):
         objects = self.runtime.objects
         fetched = self.prefetch.take(caller.client, task.seq) if self.mailbox is not None else None
         kept = fetched or [objects.from_wire(value, caller.via) for value in (task.args, *task.deps)]
-        away = [value.hold for value in kept if isinstance(value, InPlace) and value.hold.offset < 0]
+        holds = [value.hold for value in kept if isinstance(value, InPlace)]
+        away = [hold for hold in holds if objects.away(hold)]
         objects.bring([hold for hold in away if not fetched or objects.lost(hold.id) is None])
-        self.wait(
-            lambda: not any(objects.is_coming(hold) for hold in away), functools.partial(self._loaded, kept, away)
-        )
+        self._fetch(kept, holds)
 
-    def _loaded(self, kept: list[Any], away: list[Hold]) -> None:
-        assert self.running is not None
-        caller, task = self.running
+    def _fetch(self, kept: list[Any], holds: list[Hold]) -> None:
+        coming = self.runtime.objects.is_coming
+        self.wait(lambda: not any(map(coming, holds)), functools.partial(self._fetched, kept, holds))
+
+    def _fetched(self, kept: list[Any], holds: list[Hold]) -> None:
         objects = self.runtime.objects
-        for hold in away:
-            if hold.offset < 0:
-                lost = objects.lost(hold.id)
-                assert lost is not None, "a value is neither here nor lost nor coming"
+        for hold in holds:
+            if objects.away(hold) and (lost := objects.lost(hold.id)) is not None:
                 how = lost.owner if isinstance(lost, m.Lost) else "its owner says that it cannot be made again"
                 self._reply([self.marshal.failed_by_us(ObjectLostError(how, object_id=hold.id.hex()))])
                 return
+        if away := [hold for hold in holds if objects.away(hold)]:  # it went to disk while others came
+            objects.bring(away)
+            self._fetch(kept, holds)
+        else:
+            self._loaded(kept)
+
+    def _loaded(self, kept: list[Any]) -> None:
+        assert self.running is not None
+        caller, task = self.running
         try:
             loaded = [self.runtime.load(value) for value in kept]
         except LatticaError as error:

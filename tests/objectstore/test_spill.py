@@ -96,6 +96,28 @@ def test_whoever_waits_for_a_spoiled_object_without_an_owner_hears_that_it_is_lo
     ledger.validate()
 
 
+def test_what_another_machine_lends_us_and_is_spoiled_here_is_waited_for_from_there(ledger: Ledger) -> None:
+    """Its owner had it made anew on that very machine, which lent it already: it waited for itself for ever (world
+    `execution`, seed 33)."""
+    lender, store = 4, 5
+    ledger.client_joined(lender)
+    ledger.client_joined(store)
+    ledger.borrow(A, X, lender, value=True, attempt=2)
+    ledger.seal(store, X, 64, 10, attempt=2)
+    ledger.drop(store, X)
+    ledger.evict(X, 64)
+    assert ledger.resolve(A, [X]) == [Wanted(X)]
+    assert ledger.spoiled(X, "damaged") == []
+    assert ledger.lent_by(lender) == [X] and ledger.awaited(X) and ledger.attempt(X) == 2
+    ledger.validate()
+    assert ledger.seal(store, X, 128, 10, attempt=2) == [Tell(A, Located(X, 128, 10))]
+    ledger.evict(X, 128)
+    ledger.client_gone(lender, "it crashed")
+    assert ledger.spoiled(X, "damaged again") == [Tell(A, Lost(X, "damaged again"))]
+    assert ledger.lender(X) is None
+    ledger.validate()
+
+
 # -- the choice
 
 
