@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lattica._version import __version__
 
 if TYPE_CHECKING:
-    from lattica import actor, exceptions, runtime_env
+    from lattica import actor, exceptions, runtime_env, util
     from lattica.actors.context import get_gpu_ids, get_runtime_context
     from lattica.actors.generators import DynamicObjectRefGenerator, ObjectRefGenerator
     from lattica.actors.handles import get_actor, kill, method
@@ -50,7 +50,7 @@ _HOMES = {
     "lattica.trace": ("timeline",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("actor", "errors", "exceptions", "runtime_env", "util")
+_MODULES = ("actor", "errors", "exceptions", "remote_function", "runtime_context", "runtime_env", "util")
 
 
 def __getattr__(name: str) -> Any:
@@ -77,5 +77,5 @@ __all__ = [
     "DynamicObjectRefGenerator", "ObjectRefGenerator",
     "ObjectRef", "__version__", "actor", "available_resources", "cancel", "cluster_resources", "exceptions", "get",
     "get_actor", "get_gpu_ids", "get_runtime_context", "init", "is_initialized", "kill", "method", "nodes", "put",
-    "remote", "runtime_env", "shutdown", "timeline", "wait",
+    "remote", "runtime_env", "shutdown", "timeline", "util", "wait",
 ]  # fmt: skip
