@@ -212,10 +212,13 @@ def room_of(module: str) -> str:
 
 
 def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    if not isinstance(node, ast.If):
+        return False
+    return any(getattr(each, "id", getattr(each, "attr", "")) == "TYPE_CHECKING" for each in ast.walk(node.test))
 
 
-def imports_of(path: Path) -> Iterator[Import]:
+@cache
+def imports_of(path: Path) -> tuple[Import, ...]:
     """Every import of a file, absolute names, those inside functions too; blocks for type checkers alone left out."""
     here = module_name(path).split(".")
     package = here if path.name == "__init__.py" else here[:-1]
@@ -235,11 +238,12 @@ def imports_of(path: Path) -> Iterator[Import]:
                 for child in node.orelse:
                     yield from walk(child, at_load)
             case _:
-                inside = at_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+                inside = at_load and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
                 for child in ast.iter_child_nodes(node):
-                    yield from walk(child, inside)
+                    if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+                        yield from walk(child, inside)
 
-    yield from walk(ast.parse(path.read_text(), str(path)), True)
+    return tuple(walk(ast.parse(path.read_text(), str(path)), True))
 
 
 @cache
