@@ -155,9 +155,9 @@ class SpillDesk:
         """All that processes have is known."""
         self._census_timer = None
         now, store = self._node.now(), self._store
-        wanted = [(waiting.client.number, store.spans.rounded(waiting.size)) for waiting in store.waiting]
+        wanted = [(waiting, store.spans.rounded(waiting.size)) for waiting in store.waiting]
         demand = sum(size for _, size in wanted)
-        urgent = any(client == self._room.client.number for client, _ in wanted)
+        urgent = any(waiting.client is self._room.client for waiting, _ in wanted)
         if not wanted or (now < self._full_until and not urgent):
             return
         leaving = self._core.leaving_bytes(now)
@@ -165,11 +165,13 @@ class SpillDesk:
             return
         share = min(store.spans.capacity_bytes // GOAL_SHARE, GOAL_MAX_BYTES)
         goal = (demand if self.trouble else max(demand, share)) - leaving
-        for client, size in wanted:
+        for waiting, size in wanted:
             pieces = store.spans.pieces(cold_is_free=store.headroom() >= size)
-            effects = self._core.make_room(size, goal, pieces, client, now)
+            effects = self._core.make_room(size, goal, pieces, waiting.client.number, now)
+            window = self._core.window
+            store.reserved = (waiting, window) if window is not None else None
             self._perform(effects)
-            if effects:
+            if effects or window is not None:
                 return
 
     def may_yet_fit(self, client: int, size: int) -> bool:

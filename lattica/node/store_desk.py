@@ -73,6 +73,7 @@ class StoreDesk:
         self.ledger = Ledger()
         self.spans = SpanAllocator(arena.size_bytes)
         self.waiting: list[Waiting] = []
+        self.reserved: tuple[Waiting, tuple[int, int]] | None = None  # where room is made for a request
         self.pins: dict[bytes, int] = {}  # what the node itself reads, and how often
         self.spill: SpillDesk | None = None  # once the store was full
         self.spill_to, self.spill_limit = "", 0  # as of `Settings`
@@ -279,7 +280,7 @@ class StoreDesk:
 
     def _grant(self, client: Client, request: int, size: int) -> bool:
         """Whether the span was found; its grant is sent once it is backed."""
-        offset = self.spans.allocate(size, client.number)
+        offset = self.spans.allocate(size, client.number, self._kept_for_another(client, request))
         if offset is None:
             return False
         size = rounded(size, self.spans.granularity)
@@ -301,6 +302,17 @@ class StoreDesk:
         future = self._node.loop.run_in_executor(None, self._back, cold)
         future.add_done_callback(lambda done: self._backed_aside(client, grant, cold, done))
         return True
+
+    def _kept_for_another(self, client: Client, request: int) -> tuple[int, int]:
+        """(start, stop) of where room is being made: requests that are small, or come later, would take it piece by
+        piece."""
+        if self.reserved is None:
+            return (0, 0)
+        waiting, window = self.reserved
+        if waiting not in self.waiting:
+            self.reserved = None
+            return (0, 0)
+        return (0, 0) if waiting.client is client and waiting.request == request else window
 
     def _back(self, parts: Sequence[tuple[int, int]]) -> None:
         for offset, size in parts:

@@ -137,15 +137,16 @@ class SpanAllocator:
             found += [(a, b, None if cold_is_free else NODE) for a, b in self._backed.outside(start, stop)]
         return sorted(found, key=lambda piece: piece[0])
 
-    def allocate(self, size: int, owner: int) -> int | None:
+    def allocate(self, size: int, owner: int, avoid: tuple[int, int] = (0, 0)) -> int | None:
         """Offset of a span of `size` bytes, rounded up to granules, now `owner`'s; None if no free range is that long.
 
         The span with the least memory yet to be backed wins, then the one from the tightest range. The caller backs
-        what is `unbacked` before it lets anyone write there.
+        what is `unbacked` before it lets anyone write there. avoid: (start, stop) of what is kept for another.
         """
         size = self.rounded(size)
         best: tuple[int, int, int] | None = None
-        for start, stop in self._free:
+        free = ((a, b) for start, stop in self._free for a, b in _outside(start, stop, *avoid))
+        for start, stop in free:
             if stop - start >= size:
                 for at in self._places(start, stop, size):
                     cold = size - sum(b - a for a, b in self._backed.within(at, at + size))
@@ -265,6 +266,17 @@ class SpanAllocator:
         if self._idle and self._idle[-1][1:] == (start, now):  # granules of one dead owner, one after another
             start = self._idle.pop()[0]
         self._idle.append((start, stop, now))
+
+
+def _outside(start: int, stop: int, first: int, last: int) -> Iterator[tuple[int, int]]:
+    """What of `start`..`stop` is not in `first`..`last`."""
+    if first >= stop or last <= start:
+        yield start, stop
+        return
+    if start < first:
+        yield start, first
+    if last < stop:
+        yield last, stop
 
 
 def _without(pieces: Iterable[tuple[int, int, float]], start: int, stop: int) -> Iterator[tuple[int, int, float]]:

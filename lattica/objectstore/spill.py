@@ -123,6 +123,7 @@ class Spiller:
         self._running = 0  # writes
         self._batch_bytes = BATCH_BYTES  # nothing: one object to a file, after one has failed
         self._round = 0
+        self.window: tuple[int, int] | None = None  # (start, stop) that the last `make_room` makes free
 
     def __repr__(self) -> str:
         return f"<Spiller {len(self.regions)} in memory, {len(self._ready)} to be written, {self._running} writes>"
@@ -198,6 +199,7 @@ class Spiller:
         """
         found = self._pieces(pieces, now)
         chosen = _window(found, need)
+        self.window = (chosen[0].start, chosen[-1].stop) if chosen else None
         if chosen is None:  # what `owner` has of its own may do, though no whole span is to be had
             own = [each for piece in found if piece.owner == owner for each in piece.regions]
             going = _oldest([each for each in own if self._may_go(each, now)], need)

@@ -190,3 +190,12 @@ def test_regions_that_the_dead_never_owned_are_ignored() -> None:
     spans.adopt(2, [(0, 64), (19 * UNIT, 200)], now=0.0)
     assert spans.owners() == {1: 2 * UNIT}
     spans.validate()
+
+
+def test_what_is_kept_for_another_is_not_granted() -> None:
+    spans = SpanAllocator(8 * GRANULE_BYTES)
+    kept = (2 * GRANULE_BYTES, 6 * GRANULE_BYTES)
+    found = [spans.allocate(GRANULE_BYTES, 1, kept) for _ in range(5)]
+    assert found[4] is None and {at // GRANULE_BYTES for at in found if at is not None} == {0, 1, 6, 7}
+    assert spans.allocate(4 * GRANULE_BYTES, 2) == 2 * GRANULE_BYTES
+    spans.validate()
