@@ -541,7 +541,7 @@ def cancel(ray_waitable: ObjectRef | ObjectRefGenerator, *, force: bool = False,
 def nodes() -> list[dict[str, Any]]:
     """The machines, in Ray's shape."""
     found: list[dict[str, Any]] = current.get().state("nodes")
-    return [node | {"Resources": _floats(node["Resources"])} for node in found]
+    return [node | {"alive": node["Alive"], "Resources": _floats(node["Resources"])} for node in found]
 
 
 def cluster_resources() -> dict[str, float]:
