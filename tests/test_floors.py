@@ -38,7 +38,7 @@ FLOORS = {
         "testing",
         "trace",
         "util",
-    },  # fmt: skip
+    },
     3: {"node", "actors"},
     2: {"objectstore", "scheduler"},
     1: {"mesh", "local"},
