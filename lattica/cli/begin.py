@@ -201,6 +201,8 @@ def begin(
         from lattica.mesh.addresses import split_host
 
         split_host(str(listen))
+    if spill_dir:
+        _check_spill_dir(spill_dir)
     where = paths.data_dir(data_dir)
     paths.make_data_dir(where)
     os.close(paths.lock_data_dir(where))  # the node itself takes it again
@@ -230,6 +232,16 @@ def begin(
         return
     with daemon.Signals() as signals:
         _begin(options, where, ticket, signals, named=data_dir is not None, as_json=as_json)
+
+
+def _check_spill_dir(folder: str) -> None:
+    """Raises ConfigError if it cannot be written to: the node would say so when its memory is full."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--spill-dir {folder} cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--spill-dir {folder} cannot be written to by you", do_next="name a folder of yours")
 
 
 def _begin(

@@ -134,7 +134,11 @@ class SpillDesk:
         """Requests wait for room."""
         if self._census_timer is not None or self._node.closing:
             return
-        asked = [number for number in self._node.clients if self._is_process(number) and number not in self._census]
+        asked = [
+            number
+            for number, client in self._node.clients.items()
+            if client.pid and self._is_process(number) and number not in self._census  # who is being forked has nothing
+        ]
         for number in asked:
             self._node.tell(number, m.Evict(CENSUS, [], True))
         self._census.update(asked)

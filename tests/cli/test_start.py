@@ -38,12 +38,16 @@ def test_a_node_with_a_named_directory_is_named_in_every_next_step(lattica: Latt
 
 
 def test_options_are_handed_on_and_those_not_given_are_the_nodes_to_decide(lattica: Lattica, stage: Stage) -> None:
-    lattica("start", "--num-cpus", "3", "--resources", '{"tpu": 2}', "--object-store-memory", "4GiB")
+    spill = str(stage.data_dir / "there")
+    words = ["--object-store-memory", "4GiB", "--spill-dir", spill, "--spill-limit", "1GiB"]
+    lattica("start", "--num-cpus", "3", "--resources", '{"tpu": 2}', *words)
     assert dict(zip(stage.options[::2], stage.options[1::2])) == {
         "--data-dir": str(stage.data_dir),
         "--num-cpus": "3.0",
         "--resources": '{"tpu": 2}',
         "--object-store-memory": str(4 << 30),
+        "--spill-dir": spill,
+        "--spill-limit": str(1 << 30),
     }
     assert options_of("/d", num_cpus=None, num_gpus=0) == ["--data-dir", "/d", "--num-gpus", "0"]
 
@@ -58,6 +62,8 @@ def test_options_are_handed_on_and_those_not_given_are_the_nodes_to_decide(latti
         (["--resources", '{"CPU": 1}'], "num_cpus"),
         (["--resources", '{"tpu": "x"}'], "no number"),
         (["--object-store-memory", "4 parsecs"], "4GiB"),
+        (["--spill-dir", "/proc/no/such"], "--spill-dir /proc/no/such cannot be made"),
+        (["--spill-limit", "much"], "4GiB"),
         (["--num-gpus", "1.5"], "whole number"),
     ],
 )
