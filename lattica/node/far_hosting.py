@@ -42,6 +42,11 @@ it, so that its page can be read for them. A death is told within one and a half
 RECONNECT_S = 30.0
 """For a caller of an actor to come back over another connection, under the number by which the actor knows what it has
 called already. Shorter: a call runs twice; longer: the actor remembers callers that only dropped their handles."""
+UNBORN_S = 1.0
+"""Between looks whether a worker has been told which actor it is, where callers wait: their node may hear of it, and
+ask us, before what its owner says comes to us."""
+UNBORN_MAX = 256  # that wait for one worker
+EARLY_MAX_BYTES = 32 << 20  # of one node, kept of connections that are not let through yet; with more they are refused
 _NEWER = "a newer life of it runs elsewhere"
 _from_node = msgspec.msgpack.Decoder(m.BecomeActor | m.ActorRelease | m.Exit | m.CheckpointWanted)
 
@@ -83,6 +88,7 @@ class FarHosting:
         self.hosted: dict[int, Hosted] = {}
         self.givers: dict[int, Client] = {}  # worker of ours that is an actor of others -> who gave it its arguments
         self.leased: dict[int, Token] = {}  # worker of ours -> the detached actor whose tasks run there
+        self._unborn: dict[int, list[tuple[Neighbour, far.Open]]] = {}  # who wants to call the actor that it will be
 
     def __repr__(self) -> str:
         return f"<FarHosting: {len(self.hosted)} actors of others, {len(self.guests)} callers>"
@@ -232,6 +238,8 @@ class FarHosting:
                 self._node.actor_desk.checkpoints.become_anothers(message.worker, told, neighbour.peer)
                 return
         self._node.tell(message.worker, told)
+        if isinstance(told, m.BecomeActor):
+            self._let_in(message.worker)
 
     def _giver(self, neighbour: Neighbour, worker: int, theirs: int) -> int:
         """Stands for the node that gave an actor its arguments."""
@@ -317,9 +325,33 @@ class FarHosting:
     # -- callers
 
     def open(self, neighbour: Neighbour, message: far.Open) -> None:
-        """They want a process of theirs connected with a worker of ours."""
-        if self._desk.environments.holds(neighbour, message):
+        """They want a process of theirs connected with a worker of ours, perhaps before that can be: then what comes
+        over the connection is kept."""
+        if self._desk.environments.holds(neighbour, message) or self._is_unborn(neighbour, message):
+            neighbour.early.setdefault(message.carrier, [])
             return
+        came = neighbour.early.pop(message.carrier, [])
+        neighbour.early_bytes -= sum(map(len, came or ()))
+        if came is not None:
+            self._open(neighbour, message, came)
+
+    def _is_unborn(self, neighbour: Neighbour, message: far.Open) -> bool:
+        """Whether its worker shall be an actor, and has not been told which: then it waits for that."""
+        hosted, waiting = self.hosted.get(message.worker), self._unborn.get(message.worker, [])
+        if not message.actor or hosted is None or hosted.actor or len(waiting) >= UNBORN_MAX:
+            return False
+        if not waiting:
+            self._unborn[message.worker] = waiting
+            self._node.loop.call_later(UNBORN_S, self._let_in, message.worker)
+        waiting.append((neighbour, message))
+        return True
+
+    def _let_in(self, worker: int) -> None:
+        for neighbour, message in self._unborn.pop(worker, ()):
+            self._desk.hear(neighbour, message)
+
+    def _open(self, neighbour: Neighbour, message: far.Open, came: list[bytes]) -> None:
+        """came: over it, so far."""
         entry, node = self._node.clients.get(message.worker), self._node
         hosted = self.hosted.get(message.worker)
         reason = self._desk.jobs.objection(message.job)
@@ -369,6 +401,8 @@ class FarHosting:
         entry.peers.add(number)
         neighbour.shown.add(message.worker)
         neighbour.link.send(far.Opened(message.carrier, number))
+        for data in came:
+            carrier.carry(data)
 
     def _guest_gone(self, guest: Guest, why: str) -> None:
         """A process elsewhere has no connection with this worker any more."""
@@ -389,9 +423,20 @@ class FarHosting:
 
     def carry(self, neighbour: Neighbour, message: far.Carry) -> None:
         """Bytes of a connection."""
-        carrier = neighbour.link.carriers.get(message.carrier)
+        carrier, came = neighbour.link.carriers.get(message.carrier), neighbour.early.get(message.carrier)
         if carrier is not None:
             carrier.carry(message.data)
+        elif came is not None:
+            came.append(message.data)
+            neighbour.early_bytes += len(message.data)
+            if neighbour.early_bytes > EARLY_MAX_BYTES:
+                self._forget_early(neighbour, message.carrier)
+                neighbour.link.send(far.Closed(message.carrier, "too much came before it could be let through"))
+
+    def _forget_early(self, neighbour: Neighbour, carrier: int) -> None:
+        """It is over before it was let through."""
+        neighbour.early_bytes -= sum(map(len, neighbour.early[carrier] or ()))
+        neighbour.early[carrier] = None
 
     def taken(self, neighbour: Neighbour, message: far.Taken) -> None:
         """They have handed on so many bytes of a connection."""
@@ -403,6 +448,8 @@ class FarHosting:
         """A connection is over there."""
         carrier = neighbour.link.carriers.get(message.carrier)
         if carrier is None:
+            if message.carrier in neighbour.early:
+                self._forget_early(neighbour, message.carrier)
             return
         if message.gone:
             for guest in self.guests.values():

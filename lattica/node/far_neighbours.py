@@ -42,6 +42,8 @@ class Neighbour:
         self.questions: dict[int, bool] = {}  # their requests that wait here -> whether for an actor
         self.tokens: dict[int, Token] = {}  # of questions of detached actors: in which life they ask
         self.shown: set[int] = set()  # workers of ours that they know: they are told of the end of each
+        self.early: dict[int, list[bytes] | None] = {}  # what came on carriers that are not let through; None: closed
+        self.early_bytes = 0
         self.doubtful = False  # their silence has cost them our tasks
         self.roles = Role(0)
         self.warned = False  # that they may not say what they say

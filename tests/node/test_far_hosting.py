@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
-from lattica.codec import far
+import pytest
+
+from lattica.codec import far, frames
+from lattica.codec import messages as m
 from lattica.ids import ActorId
+from lattica.node import far_hosting
+from lattica.node.clients import WORKER
 from lattica.node.deciding import Deciding
 from lattica.node.far_hosting import FarHosting, Guest, Hosted
 from lattica.node.far_neighbours import Neighbour
@@ -79,3 +85,92 @@ def test_what_an_earlier_life_has_here_ends_when_a_later_one_is_known() -> None:
         host.hosting.guests[worker] = Guest(host.neighbour, client, 1, worker, 1, carrier, token)
     host.hosting.fence(ActorId(ACTOR), Life(*SECOND))
     assert sorted(host.ended) == [1, 5] and len(closed) == 1 and closed[0].startswith("6: the caller was superseded")
+
+
+class Door(Host):
+    """A node with worker 5, which shall be an actor of node b. heard: what came over connections that were let in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        node: Any = self.hosting._node
+        desk: Any = self.hosting._desk
+        link: Any = self.neighbour.link
+        self.told: list[Any] = []
+        self.heard: list[bytes] = []
+        self.timers: list[Any] = []
+        self.hosting.hosted[5] = self.shall_be = Hosted(self.neighbour, 5)
+        self.client = SimpleNamespace(number=5, kind=WORKER, peers=set(), send=lambda *told: self.told.append(told))
+        node.clients[5] = self.client
+        node.workers.room = lambda: True
+        node.wires = SimpleNamespace(pair=lambda: (1, 2))
+        node.store = SimpleNamespace(joined=lambda *_: None)
+        node.pool = SimpleNamespace(became_actor=lambda *_: None)
+        node.loop = SimpleNamespace(call_later=lambda *timer: self.timers.append(timer))
+        numbers = count(100)
+        desk.new_number, desk.proxies = numbers.__next__, {}
+        desk.hear = lambda neighbour, message: self.hosting.open(neighbour, message)
+        desk.jobs.objection = lambda _: ""
+        desk.actors = SimpleNamespace(
+            lives_in=lambda _worker, actor, incarnation, hosted: (
+                (hosted.actor, hosted.incarnation) == (actor, incarnation)
+            ),
+            may_call=lambda *_: True,
+        )
+        link.check = lambda _: None
+        link.accept = lambda *_: SimpleNamespace(carry=self.heard.append)
+
+    def opens(self, carrier: int = 3, incarnation: int = 1) -> None:
+        self.hosting.open(self.neighbour, far.Open(carrier, 5, 9, JOB, 4, ACTOR, incarnation))
+
+    def becomes(self) -> None:
+        told = m.BecomeActor(ACTOR, 1, b"spec", {})
+        self.hosting.to_worker(self.neighbour, far.ToWorker(5, 9, frames.encode_one(told)))
+
+
+def test_who_calls_an_actor_before_its_worker_has_heard_what_it_is_waits_for_that() -> None:
+    """Its owner says where it lives to us and to the caller's node, by two links, and the caller was faster: refused,
+    its calls were taken for sent to another life, and ended (world `execution`, long seed 329)."""
+    door = Door()
+    door.opens()
+    door.hosting.carry(door.neighbour, far.Carry(3, b"call 1 "))
+    door.hosting.carry(door.neighbour, far.Carry(3, b"call 2 "))
+    assert (door.said, door.heard) == ([], [])
+    door.becomes()
+    assert [type(one) for one in door.said] == [far.Opened] and door.heard == [b"call 1 ", b"call 2 "]
+    assert not door.neighbour.early and not door.neighbour.early_bytes
+
+
+def test_who_waits_for_an_actor_and_means_another_life_or_a_dead_worker_is_refused() -> None:
+    door = Door()
+    door.opens(carrier=3, incarnation=2)
+    door.becomes()
+    assert [(one.carrier, one.reason) for one in door.said] == [(3, "it is not that incarnation of that actor")]
+    door = Door()
+    door.opens()
+    del door.hosting.hosted[5], door.hosting._node.clients[5]
+    for _, look, *args in door.timers:
+        look(*args)
+    assert [(one.carrier, one.reason) for one in door.said] == [(3, "there is no such worker")]
+
+
+def test_who_closes_before_it_was_let_in_is_not_let_in() -> None:
+    door = Door()
+    door.opens()
+    door.hosting.carry(door.neighbour, far.Carry(3, b"call"))
+    door.hosting.closed(door.neighbour, far.Closed(3))
+    door.becomes()
+    assert (door.said, door.heard, door.neighbour.early, door.neighbour.early_bytes) == ([], [], {}, 0)
+
+
+def test_what_comes_before_it_can_be_let_in_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(far_hosting, "EARLY_MAX_BYTES", 10)
+    monkeypatch.setattr(far_hosting, "UNBORN_MAX", 2)
+    door = Door()
+    for carrier in (3, 4, 5):
+        door.opens(carrier)
+    assert [one.carrier for one in door.said] == [5], "two wait, and the third is refused"
+    for _ in range(3):
+        door.hosting.carry(door.neighbour, far.Carry(3, b"12345"))
+    assert [one.carrier for one in door.said] == [5, 3] and door.neighbour.early_bytes == 0
+    door.becomes()
+    assert [type(one) for one in door.said[2:]] == [far.Opened]
