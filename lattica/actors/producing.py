@@ -57,9 +57,12 @@ class Producing:
 
     def told(self, client: int, message: m.Taken) -> None:
         """A caller has heard some, or taken some, or wants no more."""
-        run = self.runs.get((client, message.seq))
+        run, early = self.runs.get((client, message.seq)), self._early.get((client, message.seq))
         if run is not None:
             self._tell(run, message)
+        elif early is not None and not message.first:
+            early.heard, early.taken = max(early.heard, message.heard), max(early.taken, message.taken)
+            early.blocks, early.over = early.blocks + message.blocks, early.over or message.over
         elif message.first or (message.over and self._worker.is_to_come(client, message.seq)):
             self._early[client, message.seq] = message
 
