@@ -12,8 +12,11 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import lattica
 from lattica.actors import context, current
@@ -118,3 +121,51 @@ def storm_of_calls(folder: Path, actors: int, calls: int, seconds: float, kill_e
     assert repeated <= 2 * killer.killed, "a death repeats the call that ran, and the one whose reply had not left yet"
     took = time.monotonic() - began
     return f"{actors} actors with {calls} calls, {killer.killed} killed, {repeated} calls repeated, {took:.1f} s"
+
+
+@lattica.remote(max_retries=-1)
+def arrays(number: int, size: int, pause_s: float = 0.0) -> Iterator[Any]:
+    for at in range(number):
+        yield np.full(size, at % 200, np.uint8)
+        time.sleep(pause_s)
+
+
+@lattica.remote(max_restarts=-1, max_task_retries=-1)
+class Maker:
+    def arrays(self, number: int, size: int) -> Iterator[Any]:
+        for at in range(number):
+            yield np.full(size, at % 200, np.uint8)
+
+
+@lattica.remote(max_restarts=-1, max_task_retries=-1)
+class AsyncMaker:
+    async def arrays(self, number: int, size: int) -> AsyncIterator[Any]:
+        for at in range(number):
+            yield np.full(size, at % 200, np.uint8)
+
+
+def storm_of_generators(rounds: int, kill_every_s: float, kills: int, seed: int = 1) -> str:
+    """Six at a time, of tasks and actors, some dropped midway, while workers die: items come once and in order."""
+    rng, items = random.Random(seed), 0
+    makers = [Maker.remote().arrays, AsyncMaker.remote().arrays, arrays]
+    with Killer(kill_every_s, at_most=kills) as killer:
+        for _ in range(rounds):
+            begun = []
+            for _ in range(6):
+                number, size = rng.choice((1, 10, 60, 300)), rng.choice((10, 3_000, 200_000))
+                maker = rng.choice(makers).options(_generator_backpressure_num_objects=rng.choice((-1, -1, 1, 4)))
+                begun.append((maker.remote(number, size), number))
+            while begun:
+                generator, number = begun.pop(0)
+                if rng.random() < 0.2:
+                    next(generator)
+                    continue
+                firsts = []
+                for ref in generator:
+                    value = lattica.get(ref, timeout=60)
+                    firsts.append(int(value[0]))
+                    assert value[0] == value[-1]
+                assert firsts == [at % 200 for at in range(number)]
+                items += number
+            del generator, ref, value
+    return f"{items} items came, while {killer.killed} workers died"

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.chaos import storm_of_calls, storm_of_tasks
+from tests.e2e.chaos import storm_of_calls, storm_of_generators, storm_of_tasks
+from tests.e2e.conftest import eventually
+from tests.e2e.footprint import books
 
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
@@ -26,3 +28,9 @@ def test_200000_tiny_tasks_while_a_worker_is_killed_every_50_ms(fresh: Callable[
 def test_calls_of_eight_actors_while_one_is_killed_every_500_ms(fresh: Callable[..., Any], tmp_path: Path) -> None:
     fresh(num_cpus=2)
     print("\n" + storm_of_calls(tmp_path, actors=8, calls=1_000, seconds=0.005, kill_every_s=0.5, kills=60))
+
+
+def test_generators_while_a_worker_is_killed_every_second(fresh: Callable[..., Any]) -> None:
+    fresh(num_cpus=4)
+    print("\n" + storm_of_generators(rounds=40, kill_every_s=1.0, kills=30))
+    assert eventually(lambda: not books(), within_s=20), books()
