@@ -18,7 +18,7 @@ others.
 
 Spans belong to processes, and go back only when they are empty: so objects are chosen by neighbourhood, span by span,
 those first whose most recently used object was used the longest ago. The node hears of uses when an object is made,
-when somebody asks for it, and when it comes back from disk; not of each `get`.
+when somebody asks for it, when it comes back from disk, and when it stays under an array; not of each `get`.
 
 Rules of this file: `now` is the only time, sizes are bytes. Nothing is read or written here.
 """
@@ -237,6 +237,7 @@ class Spiller:
         for region in due(kept):
             region.state, region.not_before = State.STAYS, now + KEPT_S
             region.keepers = frozenset({client})
+            region.used = now  # else it is asked for again and again in place of others, which could go
             region.waits_for.clear()
         return self._answers(client, due(gone))
 

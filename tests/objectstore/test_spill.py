@@ -203,6 +203,15 @@ def test_an_object_under_an_array_stays_and_is_asked_for_again_later() -> None:
     assert core.make_room(8, 0, pieces(A), A, 1.1 + KEPT_S) == [Ask(A, [X], 3)]
 
 
+def test_an_old_object_under_an_array_is_not_asked_for_again_before_others_that_are_younger() -> None:
+    core = spiller({X: {A}})
+    core.sealed(X, 0, 8, 0.0)
+    core.sealed(Y, 8, 8, 1.0)
+    assert core.make_room(8, 0, pieces(A, A), B, 2.0) == [Ask(A, [X], 1)]
+    core.answered(A, 1, [], [X], 2.0)
+    assert written(core.make_room(8, 0, pieces(A, A), B, 2.1 + KEPT_S)) == [Y]
+
+
 def test_an_object_that_somebody_asked_for_meanwhile_stays() -> None:
     core = spiller()
     core.sealed(X, 0, 8, 0.0)
