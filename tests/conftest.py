@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -128,10 +129,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Units(config, log)
 
 
-def pytest_collection_finish() -> None:
-    """The tests themselves stay to the end: the garbage collector need not look at them again and again."""
+LOADED = pytest.StashKey[int]()
+"""How many modules were loaded when the heap was frozen."""
+LOADED_MANY = 200
+"""More than then, as torch has: with a million objects, of which a collection takes 0.3 s, and tests ask for some."""
+
+
+def freeze(session: pytest.Session) -> None:
+    """What there is now stays to the end: the garbage collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
+    session.stash[LOADED] = len(sys.modules)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """All tests are there."""
+    freeze(session)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A test has imported much. What a file's tests have in common is gone before it stays for ever."""
+    if nextitem is None or nextitem.path == item.path:
+        return
+    if len(sys.modules) > item.session.stash.get(LOADED, 0) + LOADED_MANY:
+        freeze(item.session)
 
 
 @pytest.fixture(scope="session", autouse=True)
