@@ -36,9 +36,9 @@ log = logging.getLogger(__name__)
 MIB = 1 << 20
 CENSUS = -1  # in place of a round
 CENSUS_S = 0.3  # for all processes to seal what they have: who is slower is not waited for
-GOAL_SHARE, GOAL_MAX_BYTES = 8, 256 * MIB
-"""A request that waits has an eighth of the store made free, at most so much: the next ones then find room while the
-disk is still writing."""
+GOAL_SHARE, GOAL_SHARE_BACK, GOAL_MAX_BYTES = 4, 8, 256 * MIB
+"""A request that waits has a quarter of the store made free, at most so much: the next ones then find room while the
+disk is still writing. For what comes back from disk an eighth: more would push out what is read next."""
 READS_MAX = 2  # files at once
 PROGRESS_S = 1.0  # since something last went to disk, for who waits to wait on
 FULL_S = 2.0  # after which a disk that was full is tried again
@@ -167,7 +167,7 @@ class SpillDesk:
         leaving = self._core.leaving_bytes(now)
         if leaving >= demand:
             return
-        share = min(store.spans.capacity_bytes // GOAL_SHARE, GOAL_MAX_BYTES)
+        share = min(store.spans.capacity_bytes // (GOAL_SHARE_BACK if urgent else GOAL_SHARE), GOAL_MAX_BYTES)
         goal = (demand if self.trouble else max(demand, share)) - leaving
         for waiting, size in wanted:
             pieces = store.spans.pieces(cold_is_free=store.headroom() >= size)
