@@ -7,12 +7,13 @@ from itertools import count
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.codec.messages import NODE, Freed, Located, Lost
 from lattica.objectstore.ledger import Adopt, Forgotten, FreeRegion, Ledger, Tell, Wanted
 from lattica.objectstore.spill import GRACE_S, KEPT_S, SILENT_S, WRITES_MAX, Ask, Forget, Out, Spiller, State, Write
+from tests.conftest import examples
 
 A, B, C = 1, 2, 3
 MIB = 1 << 20
@@ -473,7 +474,7 @@ class Agreement:
                 assert self.memory[self.place(client, object)] == object
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_nobody_reads_another_object_in_place_of_one_that_went_to_disk(seed: int) -> None:
     world = Agreement(Random(seed))

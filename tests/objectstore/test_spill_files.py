@@ -8,12 +8,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lattica.errors import OutOfDiskError
 from lattica.objectstore import spill_files
 from lattica.objectstore.spill_files import DiskFiles, Part, Record, SpillFileError, SpillFolder
+from tests.conftest import examples
 
 
 def part(number: int, data: bytes) -> Part:
@@ -207,7 +208,7 @@ class Disk:
                 del self.names[name]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150, deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_nothing_wrong_is_ever_read_from_a_disk_that_fails(seed: int) -> None:
     rng = Random(seed)
