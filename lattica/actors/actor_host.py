@@ -326,7 +326,7 @@ class ActorHost:
             if self._unsent:
                 if self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
                     with lock:
-                        self._send_now()
+                        self.send_now()
                 elif not self._io_guards and not reactor.rung:
                     reactor.ring()
             else:
@@ -336,7 +336,7 @@ class ActorHost:
                 return
             if self.checkpoints.note():
                 with lock:
-                    self._send_now()  # they need not wait for it
+                    self.send_now()  # they need not wait for it
                 self.checkpoints.take_if_due()
 
     def _wait(self, line: Line[m.Call], *, spin: bool) -> None:
@@ -442,13 +442,14 @@ class ActorHost:
             if caller is None or caller.link is None:
                 return  # kept until there is another connection
             self.runtime.reactor.send(caller.link, item)
-            if not self._unsent:
-                self._sent_at = max(self._sent_at, time.monotonic() - FLUSH_S)
             self._unsent += 1
             if self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
-                self._send_now()
-            elif not self._io_guards and not self.runtime.reactor.rung:
-                self.runtime.reactor.ring()
+                self.send_now()
+
+    def guard_items(self) -> None:
+        """User code is about to run on: what has been made does not wait for it."""
+        if self._unsent and not self._io_guards and not self.runtime.reactor.rung:
+            self.runtime.reactor.ring()
 
     def _exited(self, call: m.Call) -> m.Failed:
         self._ending = "it called exit_actor()"
@@ -509,7 +510,8 @@ class ActorHost:
         error = ActorUnavailableError(actor=name, actor_id=actor, reason=f"the connection to it broke, {why}")
         return self.worker.marshal.failed_by_us(error, data=data)
 
-    def _send_now(self) -> None:
+    def send_now(self) -> None:
+        """Send replies and items that wait. Lock held."""
         self._unsent = 0
         self._sent_at = time.monotonic()
         self.runtime.reactor.flush()
@@ -522,7 +524,7 @@ class ActorHost:
         self._io_guards = True
         if time.monotonic() - self._sent_at >= FLUSH_S:
             with self.runtime.lock:
-                self._send_now()
+                self.send_now()
         return FLUSH_S
 
     # -- threads
@@ -531,7 +533,7 @@ class ActorHost:
         while entry := threads.work.get():
             self._run_call(*entry)
             with self.runtime.lock:
-                self._send_now()
+                self.send_now()
                 self.wake()
                 self.runtime.reactor.changed()
                 if self.worker.events.noted:
@@ -616,7 +618,7 @@ class ActorHost:
     def _flush_tick(self, at: _Loop) -> None:
         at.flush_due = False
         with self.runtime.lock:
-            self._send_now()
+            self.send_now()
             if self.worker.events.noted:
                 self.worker.events.store()
             if len(self.mailbox):

@@ -137,6 +137,7 @@ class Producing:
             while self._wait(run):
                 if now is not None and now.canceled and not mine:
                     raise TaskCancelledError(name=name, task_id=call.object.hex())
+                self._worker.guard_items()
                 value = self._next(iterator, mine=mine)
                 if value is _END:
                     return [self.nothing(call)]

@@ -435,7 +435,12 @@ class Worker:
                 self._flush()
         if not kept:
             self._reply_without_room(caller, message)
-        elif page.fresh and not self._io_guards and not self.runtime.reactor.rung:
+
+    def guard_items(self) -> None:
+        """User code is about to run on: what has been made does not wait for it."""
+        if self.host is not None:
+            self.host.guard_items()
+        elif self.page.fresh and not self._io_guards and not self.runtime.reactor.rung:
             self.runtime.reactor.ring()
 
     def flush_all(self) -> None:
@@ -444,7 +449,7 @@ class Worker:
             if self.host is None:
                 self._flush()
             else:
-                self.runtime.reactor.flush()
+                self.host.send_now()
 
     def _load_function(self, key: bytes) -> Any:
         value, via = self.exports[key]
