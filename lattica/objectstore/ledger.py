@@ -481,8 +481,8 @@ class Ledger:
         if entry is None or not isinstance(entry.state, _Sealed) or entry.state.offset != SPILLED:
             return effects
         state, owner, lender = entry.state, self.owner(object), self._borrowed.get(object)
-        if lender is not None and lender not in self._clients:
-            del self._borrowed[object]
+        if lender is not None and (lender not in self._clients or lender == state.author):
+            del self._borrowed[object]  # it is gone: its loan is with whom has fetched it
             lender = None
         if lender is not None:
             entry.state = _Promised(lender, "", state.attempt)

@@ -119,6 +119,22 @@ def test_what_another_machine_lends_us_and_is_spoiled_here_is_waited_for_from_th
     ledger.validate()
 
 
+def test_what_is_spoiled_after_its_lender_has_gone_is_its_owners_to_make(ledger: Ledger) -> None:
+    """The loan of a node that is gone is with the node's own client, which fetches: that would wait for itself (world
+    `execution`, long seed 653)."""
+    lender, store = 4, 5
+    ledger.client_joined(lender)
+    ledger.client_joined(store)
+    ledger.borrow(A, X, lender, value=True)
+    ledger.relend(X, store)
+    ledger.client_gone(lender, "it crashed")
+    ledger.seal(store, X, 64, 10)
+    ledger.drop(store, X)
+    ledger.evict(X, 64)
+    assert ledger.spoiled(X, "damaged") == [Tell(A, Lost(X, "damaged"))]
+    ledger.validate()
+
+
 # -- the choice
 
 
