@@ -36,7 +36,10 @@ class Marshal:
         if type(value) is InPlace and value.hold.offset < 0:
             error = self.runtime.lost_error(value.hold)
             if error is not None:
-                raise error
+                try:
+                    raise error
+                finally:
+                    del error  # else it and its traceback hold each other, and what was loaded before
         return self.runtime.load(value)
 
     def arguments(

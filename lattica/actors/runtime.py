@@ -482,7 +482,10 @@ class Runtime:
         for hold in holds:
             if self.objects.away(hold):
                 if (error := self.lost_error(hold)) is not None:
-                    raise error
+                    try:
+                        raise error
+                    finally:
+                        del error  # else it and its traceback hold each other, and the arrays of all frames in it
                 if self.gone:
                     raise self.node_died_error()
 

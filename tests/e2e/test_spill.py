@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,6 +111,23 @@ def test_arrays_that_fill_the_store_are_an_error_that_says_who_has_them(node: No
     more = refs.pop()
     del arrays
     assert lattica.get(more)[0] == 7
+
+
+def test_an_error_about_a_value_that_does_not_fit_keeps_no_arrays_once_it_is_dropped(node: None) -> None:
+    refs = [lattica.put(np.full(4 * MIB, number, np.uint8)) for number in range(8)]
+    arrays = lattica.get(refs[:4])
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.raises(ObjectStoreFullError) as caught:
+            lattica.get(refs)
+        error = weakref.ref(caught.value)
+        del caught
+        assert error() is None, "only a collection would end it, and the arrays in the frames of its traceback"
+    finally:
+        gc.enable()
+    del arrays
+    assert lattica.get(refs.pop())[0] == 7
 
 
 def test_a_large_value_gets_its_room_beside_many_small_ones(node: None) -> None:
