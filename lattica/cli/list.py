@@ -14,7 +14,6 @@ from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import duration_text, size_text, table
 
 SHORT = 8  # characters of an id for people
-ID_CHARS = 28  # of an object's: those of one process have the first 16 in common
 ROWS_MAX = 200  # for people; `--json` has all
 Row = Mapping[str, Any]
 
@@ -55,7 +54,7 @@ COLUMNS: dict[str, dict[str, Callable[[Row], object]]] = {
         "runs": lambda row: row.get("name", ""),
     },
     "objects": {
-        "object": lambda row: str(row.get("object", "?"))[:ID_CHARS],
+        "object": lambda row: str(row.get("object", "?")),
         "size": lambda row: size_text(row["size"]) if row.get("size") else "",
         "state": lambda row: row.get("state", "?"),
         "known to": _node,

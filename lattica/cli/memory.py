@@ -13,7 +13,6 @@ from lattica.cli.client import NodeConnection, data_dir_option, node_of
 from lattica.cli.sizes import size_text, table
 
 SHORT = 8  # characters of an id for people
-ID_CHARS = 28  # of an object's: those of one process have the first 16 in common
 ENTRIES = 200
 Row = Mapping[str, Any]
 STATES = {
@@ -34,7 +33,7 @@ def _made(row: Row) -> str:
 
 
 COLUMNS: dict[str, Callable[[Row], object]] = {
-    "object": lambda row: str(row.get("object", "?"))[:ID_CHARS],
+    "object": lambda row: str(row.get("object", "?")),
     "size": lambda row: size_text(row.get("size", 0)),
     "where": lambda row: STATES.get(str(row.get("state")), row.get("state", "?")),
     "held by": lambda row: row.get("holder", "?"),

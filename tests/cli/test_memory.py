@@ -31,6 +31,12 @@ def test_the_largest_come_first_with_who_holds_them_and_how() -> None:
     assert found[-1].split() == ["box", "1", "8.0", "MiB", "32.0", "MiB", "1", "5.0", "MiB"]
 
 
+def test_items_of_one_generator_are_told_apart_by_their_ids() -> None:
+    items = [REF | {"object": "ab" * 14 + f"{number:04x}"} for number in range(2)]
+    found = page(items, [STORE], "size", None, 9)
+    assert len({line.split()[0] for line in found[1:3]}) == 2
+
+
 def test_an_object_that_two_hold_counts_once_in_a_group() -> None:
     groups = [line.split() for line in lines(group_by="node")[:2]]
     assert groups == [["node", "objects", "size"], ["box", "2", "8.0", "MiB"]]
