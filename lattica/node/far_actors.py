@@ -211,6 +211,9 @@ class FarActors:
             if found.lender is None:
                 self._tell_over(actor, found, "it was ended")
         elif found.lender is None or found.lender.peer != record.host:
+            life = record.life.epoch, record.life.incarnation, record.life.minority
+            if found.lender is not None and self._desk.deciding.admit(actor, life):
+                return  # of a life before the one that we call: it was written while we could not hear each other
             if found.lender is not None and found.at is not None:
                 self._lost(actor, found, "it goes on under another node")
             found.lender = None

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from lattica.codec import far
+from lattica.codec import messages as m
 from lattica.mesh.identity import PeerId
 from lattica.node.far_actors import FarActors
+from lattica.scheduler.fencing import Life
 
 ACTOR, HERE, HOST = b"a" * 12, PeerId(b"1" * 32), PeerId(b"2" * 32)
 CALLER = 7
@@ -113,3 +115,16 @@ def test_an_actor_whose_row_is_gone_is_over_for_all(world: World) -> None:
     world.actors.moved(ACTOR, None)
     (word,) = world.heard()
     assert not word.restarting and word.how == "it was ended"
+
+
+def test_the_row_of_an_earlier_life_does_not_end_the_connection_with_the_one_that_won(world: World) -> None:
+    """It was written on the other side of a cut, where the node of the earlier life is, and comes after the later life
+    has been met: calls were repeated in the life in which they ran already (world `execution`, long seed 609)."""
+    other, later, asked = PeerId(b"3" * 32), Life(2, 9), list[Any]()
+    superseded = SimpleNamespace(host=other, life=Life(1, 5), restarts_left=0)
+    world.actors._desk.deciding.admit = lambda *told: asked.append(told) or "it was superseded"  # type: ignore[method-assign, func-returns-value]
+    world.actors.moved(ACTOR, superseded)  # type: ignore[arg-type]
+    assert world.heard() == [] and asked == [(ACTOR, (1, 5, False))]
+    world.actors._desk.deciding.admit = lambda *_: ""  # type: ignore[method-assign]
+    world.actors.moved(ACTOR, SimpleNamespace(host=other, life=later, restarts_left=0))  # type: ignore[arg-type]
+    assert [type(word) for word in world.heard()] == [m.ActorDown]
