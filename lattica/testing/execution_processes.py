@@ -255,6 +255,7 @@ class SimRuntime(Runtime):
             return True
         if not objects._spans_asked:
             objects._ask_span(size)
+            self.reactor.flush()
         return False
 
 
