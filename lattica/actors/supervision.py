@@ -365,6 +365,8 @@ class Supervisor:
             return self._end_for_good(actor, actor.leaving)
         left = actor.plan.max_restarts - actor.restarts
         if actor.plan.max_restarts >= 0 and left <= 0:
+            if actor.restarts:
+                end = msgspec.structs.replace(end, how=f"{end.how}; its restarts are spent")
             return self._end_for_good(actor, end)
         short = now - actor.assigned_at < SHORT_LIFE_S
         actor.pause_s = min(max(2 * actor.pause_s, RESTART_PAUSE_FIRST_S), RESTART_PAUSE_LAST_S) if short else 0.0

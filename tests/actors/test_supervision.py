@@ -144,7 +144,8 @@ def test_a_crash_with_restarts_left_is_followed_by_the_next_incarnation_for_the_
     assert actors.worker_gone(WORKER, CRASH, 9.0) == [Down(DRIVER, ID, 1, True, CRASH), NeedWorker(ID, 2, 0.0)]
     assert state(actors) is State.RESTARTING
     assert actors.assigned(ID, 2, 11, 9.0) == [Become(ID, 2, 11), Connect(DRIVER, ID, 2, 11)]
-    assert Down(DRIVER, ID, 2, False, CRASH) in actors.worker_gone(11, CRASH, 20.0)
+    last = End("killed by SIGSEGV; its restarts are spent", "last words")
+    assert Down(DRIVER, ID, 2, False, last) in actors.worker_gone(11, CRASH, 20.0)
 
 
 def test_an_actor_that_crashes_at_once_is_restarted_ever_more_slowly() -> None:
