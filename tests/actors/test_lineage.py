@@ -20,6 +20,13 @@ from lattica.codec import messages as m
 BIG = 200 << 10
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """These tests collect garbage thousands of times: what others have left need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+
+
 class Work(Record):
     """A task that says when it runs again."""
 
