@@ -73,7 +73,7 @@ def test_who_has_guessed_too_often_gets_what_it_was_lent_and_nothing_else() -> N
     lent, others, unknown = b"\1" * 16, b"\2" * 16, b"\3" * 16
     asked, held, said = list[bytes](), list[bytes](), list[Any]()
     ledger = SimpleNamespace(
-        held=lambda object_: object_ in (lent, others), place=lambda _: None, holds=lambda *_: False
+        held=lambda object_: object_ in (lent, others), size_here=lambda _: None, holds=lambda *_: False
     )  # fmt: skip
     desk: Any = SimpleNamespace(
         guesses=Guesses(), node=SimpleNamespace(now=lambda: 0.0, store=SimpleNamespace(ledger=ledger)),
