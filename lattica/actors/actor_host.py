@@ -118,7 +118,8 @@ class ActorHost:
         self._main_line = self.mailbox.lines[""] if in_main else None  # the calls that run in the main thread
         self.instance: Any = None
         self.checkpoints = Checkpoints(self.runtime, message.actor, self.spec.class_name, self.spec.checkpoint_s)
-        self._names: dict[str, str] = {}  # of methods, with the class's before them
+        self._names = _Names(self.spec.class_name)
+        self._note = worker.events.note  # for `timeline()`; lock held, or no call runs yet
         self._alone = in_main and not self.spec.groups  # all of them do
         self._running: dict[tuple[int, int], context.Running] = {}
         self._canceled_early: set[tuple[int, int]] = set()  # between the mailbox and `_running`
@@ -185,7 +186,8 @@ class ActorHost:
                 self.checkpoints.begin(self.instance, self.message.state, self._state_fd)
             finally:
                 context.running.reset(token)
-                self._note(call, events.CALL, began, int((time.perf_counter() - began) * 1e6))
+                micros = int((time.perf_counter() - began) * 1e6)
+                self._note((self._names[call.method], began, micros, events.CALL, 0, call.object, 0))
 
         if self._loops:
             import asyncio
@@ -317,8 +319,6 @@ class ActorHost:
                 if self._over():
                     return
                 self._unsent = 0  # `wait` sends first
-                if self.worker.events.noted:
-                    self.worker.events.store()
                 self._wait(line, spin=ran == 1)
                 ran = 0
                 continue
@@ -341,11 +341,17 @@ class ActorHost:
 
     def _wait(self, line: Line[m.Call], *, spin: bool) -> None:
         """For the next call, or for a checkpoint to be due."""
-        checkpoints = self.checkpoints
-        left = checkpoints.left_s()
-        due = not self.runtime.reactor.wait(
-            lambda: len(line.queue) > 0 or self._over() or checkpoints.wanted, left, spin=spin
-        )
+        checkpoints, noted, reactor = self.checkpoints, self.worker.events.noted, self.runtime.reactor
+
+        def news() -> bool:
+            return len(line.queue) > 0 or self._over() or checkpoints.wanted
+
+        due = False
+        if not (noted and reactor.wait(news, events.STORE_S, spin=spin)):
+            if noted:
+                with self.runtime.lock:  # other threads note too
+                    self.worker.events.store()
+            due = not reactor.wait(news, checkpoints.left_s(), spin=spin)
         if due or checkpoints.wanted:
             checkpoints.take_if_due()
         checkpoints.wanted = False
@@ -379,18 +385,11 @@ class ActorHost:
             self._running.pop(key, None)
             self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
+        thread = 0 if self._alone else threading.get_ident()
         with self.runtime.lock:
-            self._note(call, kind, began, micros)
+            self._note((self._names[call.method], began, micros, kind, call.attempt, call.object, thread))
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
-
-    def _note(self, call: m.Call, kind: int, began: float, micros: int) -> None:
-        """For `timeline()`. Lock held, or no call runs yet."""
-        name = self._names.get(call.method)
-        if name is None:
-            name = self._names[call.method] = f"{self.spec.class_name}.{call.method}"
-        thread = 0 if self._alone else threading.get_ident()
-        self.worker.events.note((name, began, micros, kind, call.attempt, call.object, thread))
 
     def _arguments(self, client: int, call: m.Call) -> tuple[Any, dict[str, Any]]:
         if not (call.args or call.deps):
@@ -404,7 +403,7 @@ class ActorHost:
             return self.worker.marshal.results(None, 1, call.object, client, call.method, call.data)
         guard = self.runtime.guard
         mine = guard.in_main_thread
-        method = self._method(call.method)
+        method = getattr(self.instance, call.method, None) or self._method(call.method)
         args, kwargs = self._arguments(client, call)
         try:
             if mine:
@@ -513,6 +512,8 @@ class ActorHost:
     def send_now(self) -> None:
         """Send replies and items that wait. Lock held."""
         self._unsent = 0
+        if len(self.worker.events.noted) >= events.BATCH:
+            self.worker.events.store()
         self._sent_at = time.monotonic()
         self.runtime.reactor.flush()
 
@@ -591,7 +592,7 @@ class ActorHost:
             self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
         with self.runtime.lock:
-            self._note(call, kind, began, micros)
+            self._note((self._names[call.method], began, micros, kind, call.attempt, call.object, 0))
             self.mailbox.finished(client, call.seq)
             self._reply(client, call.seq, out, micros)
         if not at.flush_due:  # one send for all that end in this turn of the loop
@@ -625,6 +626,18 @@ class ActorHost:
                 self.wake()
             if self._releasing or self._ending is not None:
                 self.runtime.reactor.changed()
+
+
+class _Names(dict[str, str]):
+    """Of methods, with the class's before them."""
+
+    def __init__(self, class_name: str) -> None:
+        super().__init__()
+        self._class_name = class_name
+
+    def __missing__(self, method: str) -> str:
+        name = self[method] = f"{self._class_name}.{method}"
+        return name
 
 
 KEPT_BYTES_EACH = 256

@@ -225,9 +225,7 @@ class Worker:
         assert self._setup is not None
         self._enter_job(self._setup)
         while True:
-            if self.events.noted:
-                self.events.store()
-            reactor.wait(self._something_to_do, spin=self._ran == 1)
+            self._wait(spin=self._ran == 1)
             self._ran = 0
             if self.queue:
                 self._run_queue()
@@ -242,6 +240,15 @@ class Worker:
         while self.queue:
             self.give_back(self.queue[-1][0], len(self.queue), blocked=True)
         self.give_back(caller, 0, blocked=True)
+
+    def _wait(self, *, spin: bool) -> None:
+        """For something to do."""
+        reactor, noted = self.runtime.reactor, self.events.noted
+        if noted and reactor.wait(self._something_to_do, events.STORE_S, spin=spin):
+            return
+        if noted:
+            self.events.store()
+        reactor.wait(self._something_to_do, spin=spin)
 
     def leave(self) -> None:
         """From now on the end of the node's connection is expected."""
@@ -469,6 +476,8 @@ class Worker:
         """Send the finished replies; the node hears first of what they give away."""
         self.runtime.reactor.flush()
         self._send_replies()
+        if len(self.events.noted) >= events.BATCH:
+            self.events.store()
         self._flushed_at = time.monotonic()
 
     def _send_replies(self) -> None:

@@ -1,8 +1,8 @@
 """What a worker ran and when, in memory that it shares with its node: the material of `timeline()`.
 
 Noting one is an append to a list; some dozens at a time are encoded and stored behind the worker's page, at the latest
-before the worker waits. Nothing is sent, and what a killed worker had stored stays. The node reads when it is asked,
-and once more when the worker has ended.
+when the worker has waited for a while. Nothing is sent, and what a killed worker had stored stays. The node reads when
+it is asked, and once more when the worker has ended.
 
 Two halves are filled in turn, so the newest few thousand are there. Layout, u64 in the machine's byte order: how often
 the halves were changed, bytes used of the first, of the second, events so far; the halves begin at byte 64. In a half
@@ -22,6 +22,9 @@ import msgspec
 HALF_BYTES = 256 << 10  # of 45 bytes each, about
 EVENTS_BYTES = 64 + 2 * HALF_BYTES
 BATCH = 64
+STORE_S = 0.03
+"""Of waiting for the next task or call, after which what was noted is stored: between two calls of one who waits for
+each answer there is no time to waste."""
 TASK, CALL, COROUTINE = 1, 2, 3
 """Kinds: a task, an actor's call, one that shares its thread with others."""
 FAILED = 16
@@ -47,9 +50,12 @@ class Event(NamedTuple):
 
 
 class EventWriter:
-    """The worker's side, used by its main thread, or under its lock."""
+    """The worker's side, used by its main thread, or under its lock.
 
-    __slots__ = ("_at", "_half", "_map", "_offset_s", "_words", "noted")
+    note: append (name, began by `perf_counter`, micros, kind, attempt, object, thread); `store` when there are BATCH.
+    """
+
+    __slots__ = ("_at", "_half", "_map", "_offset_s", "_words", "note", "noted")
 
     def __init__(self, shared: mmap.mmap, at: int) -> None:
         """shared: memory, of at least EVENTS_BYTES from `at`, a multiple of 8, on."""
@@ -58,18 +64,13 @@ class EventWriter:
         self._half = 0
         self._offset_s = time.time() - time.perf_counter()
         self.noted: list[Noted] = []
-
-    def note(self, event: Noted) -> None:
-        """(name, began by `perf_counter`, micros, kind, attempt, object, thread)"""
-        self.noted.append(event)
-        if len(self.noted) >= BATCH:
-            self.store()
+        self.note = self.noted.append
 
     def store(self) -> None:
         """Put what was noted where the node sees it."""
-        batch, self.noted = self.noted, []
-        self._words[_TOTAL] += len(batch)
-        data = _encode((self._offset_s, batch))
+        self._words[_TOTAL] += len(self.noted)
+        data = _encode((self._offset_s, self.noted))
+        self.noted.clear()
         size = _SIZE.size + len(data)
         if size > HALF_BYTES:  # names of hundreds of thousands of letters
             return

@@ -24,6 +24,8 @@ def shared() -> Iterator[mmap.mmap]:
 def note(writer: EventWriter, *numbers: int) -> None:
     for number in numbers:
         writer.note(("f", 1.0, number, events.TASK, 0, ID, 0))
+        if len(writer.noted) == BATCH:
+            writer.store()
 
 
 def micros(shared: mmap.mmap) -> list[int]:
@@ -40,7 +42,7 @@ def test_what_was_noted_is_read_as_it_was_in_unix_time(shared: mmap.mmap) -> Non
     writer.close()
 
 
-def test_a_full_batch_is_stored_by_itself_and_the_rest_when_it_is_said(shared: mmap.mmap) -> None:
+def test_what_is_noted_is_read_once_it_is_stored(shared: mmap.mmap) -> None:
     writer = EventWriter(shared, 4096)
     note(writer, *range(BATCH + 3))
     assert micros(shared) == list(range(BATCH))
