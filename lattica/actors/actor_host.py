@@ -394,7 +394,8 @@ class ActorHost:
     def _arguments(self, client: int, call: m.Call) -> tuple[Any, dict[str, Any]]:
         if not (call.args or call.deps):
             return (), {}
-        return self.worker.marshal.arguments(call, self.worker.via(client), self.prefetch.take(client, call.seq))
+        kept = self.prefetch.take(client, call.seq) if self.prefetch.kept else None
+        return self.worker.marshal.arguments(call, self.worker.via(client), kept)
 
     def _execute(self, client: int, call: m.Call) -> list[m.Value]:
         """The user's code, with signals let through; arguments and result end with this frame."""

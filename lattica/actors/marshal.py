@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from typing import Any
 
@@ -47,17 +46,18 @@ class Marshal:
     ) -> tuple[Any, dict[str, Any]]:
         """(args, kwargs) of a task or call, the refs at their top level replaced by values. kept: its values, if they
         were taken from the message before."""
-        load = functools.partial(self.load, via=via) if kept is None else self.fetched
-        body, *deps = (task.args, *task.deps) if kept is None else kept
         try:
-            args, kwargs = load(body) if task.args else ([], {})
+            if kept is not None:
+                args, kwargs = self.fetched(kept[0]) if task.args else ([], {})
+            else:
+                args, kwargs = self.load(task.args, via) if task.args else ([], {})
         except Exception as error:
             error.add_note("It was raised while the arguments of this call were unpickled.")
             raise
         if task.deps:
             args = list(args)
-            for place, value in zip(task.at, deps, strict=True):
-                loaded = load(value)
+            for place, value in zip(task.at, task.deps if kept is None else kept[1:], strict=True):
+                loaded = self.load(value, via) if kept is None else self.fetched(value)
                 if isinstance(place, str):
                     kwargs[place] = loaded
                 elif place < len(args):

@@ -23,12 +23,12 @@ class Prefetch:
 
     def __init__(self, runtime: Runtime, lines: Lines[m.Call], changed: Callable[[], None]) -> None:
         self._runtime, self._lines, self._changed = runtime, lines, changed
-        self._kept: dict[
+        self.kept: dict[
             tuple[int, int], list[Any]
         ] = {}  # (caller, number) -> its arguments, as this process keeps them
 
     def __repr__(self) -> str:
-        return f"<Prefetch: arguments of {len(self._kept)} calls>"
+        return f"<Prefetch: arguments of {len(self.kept)} calls>"
 
     def arrived(self, caller: int, via: int, call: m.Call) -> None:
         """A call with arguments has come, for the first time: what is not here is to be fetched. via: `caller`, if it
@@ -36,7 +36,7 @@ class Prefetch:
         sent = (call.args, *call.deps)
         if not any(type(value) is m.InArena and (via or value.offset < 0) for value in sent):
             return
-        kept = self._kept[caller, call.seq] = [self._runtime.objects.from_wire(value, via) for value in sent]
+        kept = self.kept[caller, call.seq] = [self._runtime.objects.from_wire(value, via) for value in sent]
         away = self._away(kept)
         if away:
             self._lines.wait_for_arguments(caller, call, sum(hold.size for hold in away))
@@ -48,7 +48,7 @@ class Prefetch:
 
     def take(self, caller: int, seq: int) -> list[Any] | None:
         """A call begins, or never will: its arguments, if they were fetched or were to be."""
-        return self._kept.pop((caller, seq), None) if self._kept else None
+        return self.kept.pop((caller, seq), None)
 
     def _away(self, kept: list[Any]) -> list[Hold]:
         """Those that are not here, and not known to be lost."""
@@ -58,7 +58,7 @@ class Prefetch:
 
     def _look(self, key: tuple[int, int]) -> None:
         """Whether all has come for a call. What its own process has lost is made again, and asked for once more."""
-        kept = self._kept.get(key)
+        kept = self.kept.get(key)
         if kept is None:
             return
         away = self._away(kept)
