@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     format (a "X" event has ts and dur in microseconds; calls of asyncio actors, which overlap, are "b" and "e"). `args`
     tell the task's id, attempt, job and whether it raised. Raises GetTimeoutError if the node does not answer.
     """
+    time.sleep(2 * events.STORE_S)  # for workers that have just become idle to say what they did
     found = current.get().state("timeline")
     trace = chrome_trace(found["rows"])
     if filename is None:
