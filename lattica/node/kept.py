@@ -315,7 +315,7 @@ class Kept:
                     break
                 pieces, coming.pieces = coming.pieces, []
                 if draft is None:
-                    draft = await run(None, Draft, self.folder, coming.size)
+                    draft = await self._open_draft(coming.size)
                 await run(None, draft.write, pieces)
             if draft is not None and coming.is_whole:
                 here = await run(None, draft.named) == content
@@ -335,6 +335,15 @@ class Kept:
             if draft is not None:
                 draft.drop()
         return here
+
+    async def _open_draft(self, size: int) -> Draft:
+        """A new draft. Who is cancelled meanwhile leaves none behind: the thread goes on and opens its file."""
+        making = self._loop.run_in_executor(None, Draft, self.folder, size)
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_drop)
+            raise
 
     def _full(self, peer: PeerId, size: int) -> str:
         """Why this node keeps no more for that one; "" if it does."""
@@ -426,3 +435,8 @@ class Kept:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _drop(making: asyncio.Future[Draft]) -> None:
+    if not making.cancelled() and making.exception() is None:
+        making.result().drop()
