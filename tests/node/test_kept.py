@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -275,3 +277,28 @@ def test_a_disk_that_is_nearly_full_takes_no_more(tmp_path: Path, monkeypatch: A
             assert not b.kept.size(content) and not await a.kept.disk.written(content)
 
     run(story)
+
+
+def test_who_is_cancelled_while_a_file_is_opened_leaves_none_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, dropped = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self, *_: object) -> None:
+            gate.wait(10)
+
+        def drop(self) -> None:
+            dropped.set()
+
+    async def story() -> None:
+        keeper: Any = SimpleNamespace(_loop=asyncio.get_running_loop(), folder="")
+        opening = asyncio.ensure_future(Kept._open_draft(keeper, 1))
+        await asyncio.sleep(0)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        gate.set()
+        while not dropped.is_set():
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(module, "Draft", Slow)
+    asyncio.run(asyncio.wait_for(story(), 10))
