@@ -36,7 +36,7 @@ def test_an_environment_is_known_by_what_is_asked_for_and_by_the_files_that_it_n
     ("packages", "words"),
     [
         (("numpy==2", "torch"), "numpy==2, torch"),
-        (("--index-url https://me:secret@x", "numpy"), "numpy and 1 more"),
+        (("--find-links https://me:secret@x", "numpy"), "numpy and 1 more"),
         (("git+https://me:secret@x/y",), "1 packages"),
         (tuple("abcdefg"), "a, b, c, d, e and 2 more"),
     ],

@@ -47,7 +47,7 @@ MODULE = Travels(PY_MODULE, "cid3", "/here/3")
         ({"excludes": "*.csv"}, "must be a list of patterns"),
         ({"pip": 3}, "a list, a file of requirements, or a dict"),
         ({"pip": [3]}, "must be a list of strings"),
-        ({"pip": ["a\n--index-url x"]}, "one that is no line"),
+        ({"pip": ["a\n--pre"]}, "one that is no line"),
         ({"pip": ["x"] * 1001}, "more than 1000"),
         ({"pip": {"packages": ["a"], "pip_chek": True}}, "it takes packages, pip_check, pip_version, pip_install_opt"),
         ({"pip": {"pip_check": True}}, "names no packages"),
@@ -91,7 +91,7 @@ def test_requirements_are_said_in_a_list_or_a_dict() -> None:
     assert read({"pip": said}).installs == Installs("pip", ("a", "b"), "==24.0", ("--pre",), True)
     assert read({"uv": ["a"]}).installs == Installs("uv", ("a",))
     assert read({"config": {"setup_timeout_seconds": -1}}).timeout_s == -1
-    assert "secret" not in repr(Environment(installs=read({"pip": ["--index-url https://me:secret@x"]}).installs))
+    assert "secret" not in repr(Environment(installs=read({"pip": ["--find-links https://me:secret@x"]}).installs))
 
 
 def test_variables_are_merged_one_by_one_and_other_fields_are_replaced() -> None:
