@@ -24,11 +24,11 @@ EXAMPLES = 50
 FUZZ = int(os.environ.get("LATTICA_FUZZ", "0"))
 """Examples in place of those (`make fuzz`)."""
 
-# Deadlines measure the machine, not the law; CI draws the same examples every time, twice as many.
+# Deadlines measure the machine, not the law; CI draws the same examples every time.
 settings.register_profile(
     "developer", max_examples=FUZZ or EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.register_profile("ci", settings.get_profile("developer"), max_examples=2 * EXAMPLES, derandomize=True)
+settings.register_profile("ci", settings.get_profile("developer"), derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") and not FUZZ else "developer")
 
 

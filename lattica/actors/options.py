@@ -152,7 +152,7 @@ def _check_one(name: str, value: Any) -> None:
         raise ConfigError(f"enable_task_events={value!r:.80} must be True or False")
     if name in ("name", "namespace") and (not isinstance(value, str) or not value):
         raise ConfigError(f"{name}={value!r} must be a string that is not empty")
-    if name == "memory" and not (isinstance(value, Real) and math.isfinite(value)):
+    if name == "memory" and not (isinstance(value, int) or (isinstance(value, Real) and math.isfinite(value))):
         raise ConfigError(f"memory={value!r:.80} must be a number of bytes")
     if name == "resources" and not isinstance(value, Mapping):
         raise ConfigError(f"resources={value!r:.80} must be a dict of names and amounts")
@@ -170,7 +170,7 @@ def _check_one(name: str, value: Any) -> None:
         raise ConfigError(f"retry_exceptions={value!r} must be True, False or a list of exception classes")
 
 
-def _is_count(value: Any, least: int, below: float = float("inf")) -> bool:
+def _is_count(value: Any, least: int, below: int = 1 << 63) -> bool:  # 63 bits: counts travel
     return isinstance(value, int) and not isinstance(value, bool) and least <= value < below
 
 

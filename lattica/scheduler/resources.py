@@ -27,6 +27,7 @@ from lattica.errors import ConfigError
 
 UNITS = 10_000  # per whole; Ray's, so that the same requests fit
 SMALLEST = 1 / UNITS
+MOST = 1 << 62  # whole: 4 EiB of memory; amounts travel in 64 bits
 CPU, GPU, MEMORY = "CPU", "GPU", "memory"
 KEYWORDS = {CPU: "num_cpus", GPU: "num_gpus", MEMORY: "memory", "object_store_memory": "init(object_store_memory=...)"}
 NAME_MAX_CHARS = 256  # names travel with every lease request and stand in tables
@@ -158,6 +159,8 @@ def _to_units(name: object, amount: object) -> int:
         raise ConfigError(f"{name}={amount!r:.80} is no number", do_next=f"pass a number of {name}") from None
     if not math.isfinite(value) or value < 0:
         raise ConfigError(f"{name}={value:g} is not an amount", do_next=f"ask for 0 or more {name}")
+    if value > MOST:
+        raise ConfigError(f"{name}={value:g} is more than any machine has", do_next=f"ask for at most {MOST} {name}")
     # Rounded first: 0.0003 * 10,000 is 2.9999999999999996 in binary.
     units = amount * UNITS if isinstance(amount, int) else math.floor(round(value * UNITS, 3))
     if value > 0 and units == 0:

@@ -62,6 +62,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"placement_group": PlacementGroup(b"g" * 16, [{"CPU": 1}]), "placement_group_bundle_index": 1}, "has 1 bundles"),
     ({"placement_group": None, "scheduling_strategy": "SPREAD"}, "two words for the same"),
     ({"max_retries": 1.0}, "whole number"),
+    ({"max_retries": 1 << 63}, "whole number"),
+    ({"num_cpus": 1.7e304}, "more than any machine has"),
+    ({"num_gpus": 10**400}, "is no number"),
+    ({"memory": 10**400}, "is no number"),
     ({"retry_exceptions": ValueError}, "list of exception classes"),
     ({"retry_exceptions": [ValueError()]}, "list of exception classes"),
     ({"retry_exceptions": ["ValueError"]}, "list of exception classes"),
@@ -127,9 +131,12 @@ def test_options_of_actors_of_a_restartable_named_kind_pass() -> None:
     assert check(given, ACTOR, "an actor") == given
 
 
+ENORMOUS = st.sampled_from([1.7e304, -1.7e304, 5e-324, 1 << 63, -1 << 64, 10**400, -(10**400)])
+
+
 @given(
     st.sampled_from(sorted(TASK | ACTOR | METHOD)),
-    st.none() | st.integers() | st.text() | st.floats() | st.lists(st.none()),
+    st.none() | st.integers() | st.text() | st.floats() | st.lists(st.none()) | ENORMOUS,
 )
 def test_any_value_of_any_option_passes_or_is_a_config_error(name: str, value: Any) -> None:
     for allowed, what in ((TASK, "a task"), (ACTOR, "an actor"), (METHOD, "a method")):

@@ -86,6 +86,8 @@ def test_a_request_collects_keywords_and_custom_resources() -> None:
         ({"num_cpus": -1}, "CPU=-1 is not an amount", "ask for 0 or more CPU"),
         ({"num_cpus": math.nan}, "CPU=nan is not an amount", "ask for 0 or more CPU"),
         ({"num_gpus": math.inf}, "GPU=inf is not an amount", "ask for 0 or more GPU"),
+        ({"num_cpus": 1.7e304}, "CPU=1.7e+304 is more than any machine has", "ask for at most"),
+        ({"memory": 1 << 63}, "memory=9.22337e+18 is more than any machine has", "ask for at most"),
         ({"num_cpus": 0.00001}, "CPU=1e-05 is less than the smallest amount", "ask for at least 0.0001"),
         ({"num_gpus": 1.5}, "num_gpus=1.5: more than one GPU must be a whole number", "ask for 1 or 2, or for a"),
         ({"num_cpus": "4"}, "CPU='4' is no number", "pass a number of CPU"),
