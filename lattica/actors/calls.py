@@ -14,6 +14,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from lattica.actors.given_up import GivenUp
 from lattica.actors.mailbox import Unanswered
 from lattica.actors.records import Record, data_alone, fail, failed_dep, finish
 from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
@@ -81,8 +82,8 @@ class ActorPeer:
     """An actor as this process sees it: where it is, what waits for it, what it owes us."""
 
     __slots__ = (
-        "broken", "calls", "cancels", "class_name", "client", "data", "dead", "given", "given_up", "held", "hold", "id",
-        "incarnation", "inflight", "killed", "link", "max_pending", "queue", "runtime", "unanswered", "via",
+        "broken", "calls", "cancels", "class_name", "client", "data", "dead", "given", "held", "hold", "id",
+        "incarnation", "inflight", "is_gone", "killed", "link", "max_pending", "queue", "runtime", "unanswered", "via",
     )  # fmt: skip
 
     def __init__(self, runtime: Runtime, calls: Calls, id: bytes, class_name: str = "", max_pending: int = -1) -> None:
@@ -93,6 +94,7 @@ class ActorPeer:
         self.client = 0
         self.via = 0  # `client`, if that is on another machine
         self.incarnation = 0
+        self.is_gone = False  # the process `client`; of its actor the node has yet to say so
         self.broken: Link | None = None  # a connection that has ended, and the node has not said why
         self.killed = False  # by us: this incarnation shall take no more calls
         self.queue: deque[CallRecord] = deque()
@@ -100,7 +102,6 @@ class ActorPeer:
         self.inflight = self.unanswered.calls
         self.given: dict[int, m.Call] = {}  # what is in flight and gave this incarnation something, as it was sent
         self.cancels: dict[int, m.Cancel] = {}  # of what is in flight
-        self.given_up: list[bytes] = []  # results that nobody here waits for, and this incarnation may give us yet
         self.dead: LatticaError | None = None
         self.hold: weakref.ref[ActorHold] | None = None
         self.held = 0  # what the node has been told that we hold, by us or by who gave it to us
@@ -220,7 +221,7 @@ class ActorPeer:
         if call is not None:
             call.stream.came(item, self.via)
         else:
-            self.runtime.objects.from_wire(item.value, self.via)  # of a call that we gave up: let go
+            self.calls.let_go(item, self.client, self.via)
 
     def _forget_answered(self, replies: list[Any]) -> None:
         for reply in replies:
@@ -230,9 +231,7 @@ class ActorPeer:
 
     def _received_rarely(self, call: CallRecord | None, reply: m.Reply) -> None:
         """The reply of a call that we gave up, or the word that there is no reply any more: we were given things."""
-        for value in reply.values:
-            given = m.WithRefs(b"", value.refs) if type(value) is m.Failed else value
-            self.runtime.objects.from_wire(given, self.via)
+        self.calls.let_go(reply, self.client, self.via)
         if call is None:
             return
         if call.retries_left and not call.canceled:
@@ -263,7 +262,6 @@ class ActorPeer:
         if self.unanswered.hopeless:
             breaks = self.unanswered.breaks
             for call in self._take_all():
-                self.given_up += call.unheard
                 reason = f"the connection to it broke {breaks} times in a row ({why or 'it ended'}), and this call may"
                 fail(self.runtime, call, self._unavailable(f"{reason} have run"))
         self.runtime.tell_node(m.ActorConnect(self.id))
@@ -307,15 +305,18 @@ class ActorPeer:
 
     def connected(self, message: m.ActorConnected, fd: int) -> None:
         """An incarnation takes our calls: another one, or the same over another connection."""
-        if self.link is not None:
-            self.runtime.reactor.remove(self.link)
         same = message.incarnation == self.incarnation and message.client == self.client
+        if self.link is not None and same:
+            self.runtime.reactor.remove(self.link)
         if not same:
+            self._leave()
             self._repeat_or_fail("it was restarted, and this call may have run")
         self.incarnation, self.client, self.killed = message.incarnation, message.client, self.killed and same
         self.dead = None  # it may have been out of reach
         self.broken = None
         self.via = message.client if message.far else 0
+        self.is_gone = False
+        self.calls.by_client[self.client] = self
         if message.far:
             self.runtime.objects.hosts[message.client] = message.host
         self.link = self.runtime.connect(fd, m.FromWorker, self)
@@ -325,10 +326,7 @@ class ActorPeer:
 
     def down(self, message: m.ActorDown) -> None:
         """This incarnation ended: hear its last replies, then retry or fail what it still owes us."""
-        if self.link is not None:
-            self.received(self.link.stream.drain())
-            self.runtime.reactor.remove(self.link)
-            self.link = None
+        self._leave()
         self.killed, self.broken = False, None
         if message.restarting or isinstance(self.dead, ActorUnavailableError):
             self.dead = None  # until it is said again: a node that was believed dead may come back, and its actors
@@ -341,13 +339,23 @@ class ActorPeer:
             while self.queue:
                 fail(self.runtime, self.queue.popleft(), self.dead)
 
+    def _leave(self) -> None:
+        """Hear the last replies; no more is asked over this connection. But its process may live: see `given_up`."""
+        link, self.link = self.link, None
+        if link is None:
+            return
+        self.received(link.stream.drain())
+        if self.via or not (self.inflight or self.calls.given_up.awaits(self.client)):
+            self.runtime.reactor.remove(link)
+            return
+        for seq, call in self.inflight.items():
+            if call.returns < 0:  # nobody takes more of it
+                self.runtime.reactor.send(link, m.Taken(seq, 0, 0, over=True))
+        self.calls.listen_on(link, self.client)
+
     def _repeat_or_fail(self, words: str, out_of_memory: str = "", fenced: LatticaError | None = None) -> None:
         """The incarnation that we were connected with is gone, and what it owed us: to the next, or to its end."""
-        owed, given_up, self.given_up = self._take_all(), self.given_up, []
-        if owed or given_up:
-            unheard = [id for call in owed for id in call.unheard]
-            self.runtime.tell_node(m.Unheard(given_up + unheard, self.client))
-        for call in reversed(owed):
+        for call in reversed(self._take_all()):
             if self.dead is None and call.retries_left and not call.canceled:
                 call.spend_retry()
                 self.queue.appendleft(call)
@@ -361,6 +369,10 @@ class ActorPeer:
     def _take_all(self) -> list[CallRecord]:
         self.given.clear()
         self.cancels.clear()
+        for seq, call in self.inflight.items() if not self.via else ():
+            self.calls.given_up.add(self.client, seq, call.attempt, call.unheard)
+        if self.is_gone:
+            self.calls.gone(self.client)
         return self.unanswered.take_all()
 
     def _death(self, message: m.ActorDown) -> LatticaError:
@@ -415,12 +427,32 @@ class ActorPeer:
         self.runtime.reactor.changed()
 
 
+class _Late:
+    """A connection with a process that is said to be gone: of what that still says, nobody waits for anything."""
+
+    __slots__ = ("calls", "client", "link")
+
+    def __init__(self, calls: Calls, client: int, link: Link) -> None:
+        self.calls, self.client, self.link = calls, client, link
+
+    def received(self, messages: list[Any]) -> None:
+        for message in messages:
+            self.calls.let_go(message, self.client)
+
+    def ended(self) -> None:
+        self.calls.late[self.client].remove(self)
+        self.calls.runtime.reactor.remove(self.link)
+
+
 class Calls:
     """The actors that this process has handles of."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.peers: dict[bytes, ActorPeer] = {}
+        self.by_client: dict[int, ActorPeer] = {}  # those that live
+        self.given_up = GivenUp()
+        self.late: dict[int, list[_Late]] = {}  # by client, until that is gone
 
     def __repr__(self) -> str:
         return f"<Calls: {len(self.peers)} actors>"
@@ -474,10 +506,40 @@ class Calls:
         if peer is None or peer.hold is None or peer.hold() is not None:
             return
         del self.peers[id]
-        if peer.link is not None:
-            self.runtime.reactor.remove(peer.link)
+        self.by_client.pop(peer.client, None)
+        peer._leave()
         if peer.held:
             self.runtime.tell_node(m.Drop(id, peer.held))
+
+    # -- what nobody waits for any more
+
+    def listen_on(self, link: Link, client: int) -> None:
+        """Until its other end, which may live, is gone."""
+        link.handler = late = _Late(self, client, link)
+        self.late.setdefault(client, []).append(late)
+
+    def let_go(self, message: m.Reply | m.Item, client: int, via: int = 0) -> None:
+        """What came for a call that we gave up, or that is made again: we were given things."""
+        from_wire = self.runtime.objects.from_wire
+        if isinstance(message, m.Item):
+            from_wire(message.value, via)
+            if isinstance(message.value, m.InArena):
+                self.given_up.heard(client, message.seq, message.value.object)
+            return
+        for value in message.values:
+            from_wire(m.WithRefs(b"", value.refs) if type(value) is m.Failed else value, via)
+        self.given_up.replied(client, message.seq)
+
+    def gone(self, client: int) -> None:
+        """A process has ended, and the node has read all that it wrote."""
+        peer = self.by_client.pop(client, None)
+        if peer is not None and peer.client == client:
+            peer.is_gone = True
+        for late in self.late.pop(client, ()):
+            late.received(late.link.stream.drain())
+            self.runtime.reactor.remove(late.link)
+        for attempt, objects in self.given_up.gone(client):
+            self.runtime.tell_node(m.Unheard(objects, client, attempt))
 
     def died(self) -> None:
         """The node is gone, and with it every actor."""

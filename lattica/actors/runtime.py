@@ -283,6 +283,7 @@ class Runtime:
 
     def _client_gone(self, message: m.ClientGone) -> None:
         self.tasks.gone(message.client)
+        self.calls.gone(message.client)
         self.objects.hosts.pop(message.client, None)
         if self.on_client_gone is not None:
             self.on_client_gone(message.client)

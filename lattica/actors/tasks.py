@@ -464,7 +464,7 @@ class Tasks:
             self.runtime.reactor.remove(target.link)
 
     def _charge(self, record: TaskRecord, message: m.LeaseLost) -> None:
-        self.runtime.tell_node(m.Unheard(record.unheard, message.client))
+        self.runtime.tell_node(m.Unheard(record.unheard, message.client, record.attempt))
         if record.canceled:
             fail(self.runtime, record, TaskCancelledError(name=record.name, task_id=record.refs[0].hex()))
         elif record.retries_left:

@@ -307,11 +307,12 @@ class MeshRequest(msgspec.Struct, array_like=True, tag=27):
 
 
 class Unheard(msgspec.Struct, array_like=True, tag=28):
-    """Client `maker` died under tasks or calls of mine, which make these objects. If it had sealed one for me, I have
-    not heard of that and never will: its hold is nobody's."""
+    """Client `maker` died under tasks or calls of mine, which make these objects. If it had sealed one for me in this
+    attempt, I have not heard of that and never will: its hold is nobody's."""
 
     objects: list[bytes]
     maker: int
+    attempt: int = 0
 
 
 class FromAfar(msgspec.Struct, array_like=True, tag=29):

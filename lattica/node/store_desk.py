@@ -150,7 +150,7 @@ class StoreDesk:
         self._node.far.objects.imported(client, message)
 
     def unheard(self, client: Client, message: m.Unheard) -> None:
-        self.perform(self.ledger.unheard(client.number, message.objects, message.maker))
+        self.perform(self.ledger.unheard(client.number, message.objects, message.maker, message.attempt))
 
     def cancel(self, _: Client, message: m.CancelObject) -> None:
         """Only the owner of an object knows what makes it."""

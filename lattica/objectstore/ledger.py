@@ -97,15 +97,16 @@ SPILLED = -1
 
 class _Sealed:
     """The object lies here, at SPILLED on disk. `maker`: client whose span it is, NODE once that is gone; `author`: who
-    that was; `to`: who was given a hold; `attempt`: by which run of its task it was made."""
+    that was; `to`: who was given a hold; `attempt`: by which run of its task it was made; `run`: by which, as its maker
+    counts, who may not have heard of some."""
 
-    __slots__ = ("attempt", "author", "contains", "earlier", "failed", "maker", "offset", "size", "to")
+    __slots__ = ("attempt", "author", "contains", "earlier", "failed", "maker", "offset", "run", "size", "to")
 
     def __init__(
         self, maker: int, offset: int, size: int, to: int, failed: bool, contains: Sequence[bytes], attempt: int = 0
     ) -> None:
         self.maker = self.author = maker
-        self.attempt = attempt
+        self.attempt = self.run = attempt
         self.offset, self.size, self.to = offset, size, to
         self.failed, self.contains = failed, contains
         self.earlier: _Sealed | None = None  # by an earlier attempt at the same task: somebody may be reading it
@@ -275,12 +276,12 @@ class Ledger:
         entry = self._entry(object)
         earlier = entry.state if isinstance(entry.state, _Sealed) else None
         made_anew = object in self._doubted and client == self.owner(object)
-        attempt = max(attempt, self.attempt(object) + made_anew)
+        run, attempt = attempt, max(attempt, self.attempt(object) + made_anew)
         self._settle(object, entry)
         inside = tuple(inner for inner in contains if inner != object)
         to = to or client
         entry.state = _Sealed(client, offset, size, to, failed, inside, attempt)
-        entry.state.earlier = earlier
+        entry.state.earlier, entry.state.run = earlier, run
         maker.made[object] = None
         for inner in inside:
             self._entry(inner).holders += 1
@@ -550,8 +551,9 @@ class Ledger:
             del self._clients[owner].waits[object]
         return [Tell(owner, Lost(object, how, made_at))]
 
-    def unheard(self, client: int, objects: Sequence[bytes], maker: int) -> list[Effect]:
-        """`maker` has died, and `client` never heard of what it had sealed of these for it: those holds end.
+    def unheard(self, client: int, objects: Sequence[bytes], maker: int, attempt: int = 0) -> list[Effect]:
+        """`maker` has died, and `client` never heard of what it had sealed of these for it in this attempt, as `maker`
+        counts: those holds end.
 
         Whatever overtakes whatever else: the node has read all that `maker` wrote before anybody hears of its death.
         """
@@ -561,7 +563,7 @@ class Ledger:
             return effects
         for object in objects:
             for seal in list(self._attempts(object)):
-                if seal.author == maker and seal.to == client:
+                if seal.author == maker and seal.to == client and seal.run == attempt:
                     seal.to = NODE
                     effects += self._add(holder, object, -1)
         return effects

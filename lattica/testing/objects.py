@@ -103,7 +103,7 @@ class Node:
             case m.Resolve():
                 effects = ledger.resolve(client, message.objects)
             case m.Unheard():
-                effects = ledger.unheard(client, message.objects, message.maker)
+                effects = ledger.unheard(client, message.objects, message.maker, message.attempt)
             case Create(actor):
                 effects = ledger.track(client, actor)
             case Closed():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -29,11 +29,13 @@ class FakeRuntime:
     data = False
 
     def __init__(self) -> None:
-        self.objects = self
+        self.objects = self.reactor = self
         self.ended: list[Exception] = []
+        self.told: list[object] = []
+        self.given: list[object] = []
 
     def tell_node(self, message: object) -> None:
-        pass
+        self.told.append(message)
 
     def failure(self, error: Exception) -> m.Failed:
         self.ended.append(error)
@@ -41,6 +43,17 @@ class FakeRuntime:
 
     def settle(self, ref: object, value: object) -> None:
         pass
+
+    def from_wire(self, value: object, via: int) -> None:
+        self.given.append(value)
+
+    # of its reactor
+
+    def send(self, link: object, message: object) -> None:
+        self.told.append(message)
+
+    def remove(self, link: object) -> None:
+        self.told.append("closed")
 
 
 @pytest.fixture
@@ -50,7 +63,7 @@ def runtime() -> FakeRuntime:
 
 @pytest.fixture
 def peer(runtime: Any) -> ActorPeer:
-    return ActorPeer(runtime, None, ACTOR, "Learner")  # type: ignore[arg-type]
+    return ActorPeer(runtime, Calls(runtime), ACTOR, "Learner")
 
 
 def sent(peer: ActorPeer, seq: int, retries: int = 0) -> CallRecord:
@@ -139,6 +152,45 @@ def test_an_actor_whose_node_was_believed_dead_takes_calls_again_when_that_is_ba
     call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], 0, False)  # type: ignore[arg-type, list-item]
     peer.submit(call)
     assert list(peer.queue) == [call] and len(runtime.ended) == 1
+
+
+class FakeLink:
+    """Nothing has come over it that was not heard."""
+
+    def __init__(self) -> None:
+        self.stream = self
+        self.handler: Any = None
+
+    def drain(self) -> list[Any]:
+        return []
+
+
+def test_what_an_actor_that_was_believed_gone_still_gives_is_let_go(runtime: Any, peer: ActorPeer) -> None:
+    """Its worker lives: it goes on with both calls, dies after the first, and the node says so."""
+    peer.link, peer.client = link, _ = cast(Any, FakeLink()), 7
+    sent(peer, 1), sent(peer, 2, retries=1)
+    down(peer, restarting=True)
+    assert runtime.told == [] and peer.link is None
+    value = m.InArena(Ref.id, 64, 10)
+    link.handler.received([m.Reply(1, [value])])
+    assert runtime.given == [value]
+    peer.calls.gone(7)
+    assert runtime.told == ["closed", m.Unheard([Ref.id], 7)], "of the second call nothing was heard, nor will be"
+    peer.calls.gone(7)
+    assert len(runtime.told) == 2
+
+
+def test_of_an_actor_whose_process_went_before_it_was_said_to_be_gone_nothing_is_awaited(
+    runtime: Any, peer: ActorPeer
+) -> None:
+    """It was another node's actor, which has its say a little later."""
+    runtime.connect = lambda *_: FakeLink()
+    peer.connected(m.ActorConnected(ACTOR, 1, 7, 1234), -1)
+    sent(peer, 1)
+    peer.calls.gone(7)
+    assert runtime.told == []
+    down(peer, restarting=True)
+    assert runtime.told[-1] == m.Unheard([Ref.id], 7) and not peer.calls.given_up.awaits(7)
 
 
 def test_an_actor_that_was_found_by_its_name_lives_whatever_was_said_of_it(runtime: Any) -> None:

@@ -71,7 +71,7 @@ EXAMPLES: list[Any] = [
     m.Owes(True, True),
     m.MeshRequest(7, "ticket", {"ttl_s": 3600.0}),
     m.CancelObject(OBJECT, True, False),
-    m.Unheard([OBJECT], 3),
+    m.Unheard([OBJECT], 3, 1),
     m.FromAfar(OBJECT, 3, True, 5),
     m.Why(7, 5, ACTOR, 3, OBJECT),
     m.EnvironmentIs(b"k" * 16, b"environment"),

@@ -302,6 +302,19 @@ def test_only_the_holds_that_the_dead_gave_are_unheard(ledger: Ledger) -> None:
     assert is_empty(ledger)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_attempts_in_one_worker_only_the_one_that_was_not_heard_of_ends(ledger: Ledger, first: int) -> None:
+    """A believed B dead, has called it again, and had the second reply before B died. What it sealed first is for B
+    to say."""
+    for attempt in (first, 1 - first):
+        ledger.seal(B, X, 64 + attempt, 10, to=A, attempt=attempt)
+    ledger.client_gone(B, "exit code 0")
+    assert ledger.unheard(A, [X], B) == [] == ledger.unheard(A, [X], B)
+    ledger.validate()
+    assert len(ledger.drop(A, X)) == 2
+    assert is_empty(ledger)
+
+
 def test_what_was_shared_and_is_made_anew_is_held_once(ledger: Ledger) -> None:
     """A shares X before B seals it and dies; C, who borrowed it, has read that; A hears of a small value, and seals."""
     ledger.promise(A, X)
