@@ -30,7 +30,7 @@ from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.node.checkpoint_desk import State
 from lattica.node.clients import Job
-from lattica.node.far_objects import ACTOR_ID_BYTES
+from lattica.node.far_lending import ACTOR_ID_BYTES
 from lattica.node.fenced import Fenced, Offer
 from lattica.node.names_desk import name_key
 from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed, write
@@ -202,7 +202,7 @@ class DetachedDesk:
             found = objects.bytes_of(object_)
             if found is None:
                 missing.append(object_)
-                objects.fetch(object_)
+                objects.fetching.fetch(object_)
                 continue
             data, failed, contains = found
             size += len(data)

@@ -135,7 +135,7 @@ class Drain:
                 node.pool.ending(worker, node.now())
                 node.workers.kill(worker, "its node goes", number=signal.SIGTERM)
                 self._loop.call_later(TERM_S, node.workers.kill, worker)
-        while (self._leased() or hosting.hosted or self._desk.objects.gives()) and self._loop.time() < until:
+        while (self._leased() or hosting.hosted or self._desk.objects.lending.gives()) and self._loop.time() < until:
             await asyncio.sleep(LOOK_S / 4)
 
     async def _hand_over(self, until: float) -> None:
@@ -175,7 +175,7 @@ class Drain:
                 log.info("%s goes; %d objects of it were fetched", neighbour.client.name, before)
                 return
             for object_ in missing:
-                objects.fetch(object_)
+                objects.fetching.fetch(object_)
             await asyncio.sleep(LOOK_S / 4)
 
     # -- commands

@@ -351,7 +351,7 @@ class FarActors:
         """Whether one of their processes can have a handle: it was given here, or the actor roves."""
         plan = self._node.actor_desk.supervisor.living(actor)
         roves = actor in self._desk.deciding.records or (plan is not None and plan.detached)
-        return roves or self._desk.objects.is_given(neighbour, actor)
+        return roves or self._desk.objects.lending.is_given(neighbour, actor)
 
     def lives_in(self, worker: int, actor: bytes, incarnation: int, hosted: Hosted | None) -> bool:
         """Whether that incarnation is in that worker of ours."""

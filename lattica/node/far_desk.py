@@ -103,7 +103,7 @@ class FarDesk:
 
     def _who_hears(self) -> dict[type, Any]:
         """What is called with (neighbour, message), by the message's type."""
-        jobs, placing, workers, hosting = self.jobs, self.placing, self.workers, self.hosting
+        jobs, placing, workers, hosting, objects = self.jobs, self.placing, self.workers, self.hosting, self.objects
         return {
             far.Begins: lambda *_: None,  # its link has heard it
             far.JobIs: jobs.job_is, far.JobOver: jobs.job_over, far.JobGone: jobs.job_gone, far.Output: jobs.output,
@@ -113,9 +113,9 @@ class FarDesk:
             far.AskLease: hosting.ask_lease, far.DropAsk: hosting.drop_ask, far.GiveBack: hosting.give_back,
             far.KillWorker: hosting.kill_worker, far.ToWorker: hosting.to_worker, far.EndWorker: hosting.end_worker,
             far.Open: hosting.open, far.Carry: hosting.carry, far.Taken: hosting.taken, far.Closed: hosting.closed,
-            far.Took: self._took, far.Returned: self.objects.returned, far.Want: self._want,
-            far.Here: self.objects.here, far.Nowhere: self.objects.nowhere, far.Stop: self.objects.stop,
-            far.Has: self.objects.has,
+            far.Took: self._took, far.Returned: objects.lending.returned, far.Stop: objects.lending.stop,
+            far.Want: self._want, far.Has: objects.serving.has,
+            far.Here: objects.fetching.here, far.Nowhere: objects.fetching.nowhere,
             far.ActorWanted: self.actors.wanted, far.ActorAt: self.actors.at, far.ActorIsDown: self.actors.is_down,
             far.ActorEnd: self.actors.end,
             far.Claiming: self.deciding.claiming, far.WhoHas: self.deciding.who_has,
@@ -226,7 +226,7 @@ class FarDesk:
             return
         match message:
             case m.Located():
-                self.objects.located(neighbour, message)
+                self.objects.serving.located(neighbour, message)
             case m.Lost():
                 neighbour.link.send(far.Nowhere(message.object, message.owner, message.made_at))
             case m.LeaseWanted():
@@ -268,7 +268,7 @@ class FarDesk:
                 self.node.group_desk.node_gone(change.peer)
         elif change.state is State.ALIVE:
             self.silence.refused.discard(change.peer)
-        self.objects.member_changed(change.peer)
+        self.objects.searching.member_changed(change.peer)
         self.placing.look_soon()
 
     def hear(self, neighbour: Neighbour, message: Any) -> None:
@@ -311,17 +311,17 @@ class FarDesk:
         return (
             lent
             or self.guesses.may_guess(peer, now)
-            or (neighbour is not None and self.objects.is_given(neighbour, object_))
+            or (neighbour is not None and self.objects.lending.is_given(neighbour, object_))
         )
 
     def _took(self, neighbour: Neighbour, message: far.Took) -> None:
         """Nobody comes by a guess by saying that it was given it."""
         if not message.keep or self.may_know(neighbour.peer, message.object):
-            self.objects.took(neighbour, message)
+            self.objects.lending.took(neighbour, message)
 
     def _want(self, neighbour: Neighbour, message: far.Want) -> None:
         if self.may_know(neighbour.peer, message.object):
-            self.objects.want(neighbour, message)
+            self.objects.serving.want(neighbour, message)
         else:
             neighbour.link.send(far.Nowhere(message.object, "it is not here"))
 

@@ -105,7 +105,7 @@ class FarPlacing:
 
     def _knowing(self, demand: Demand, inputs: Sequence[tuple[bytes, int]], work_s: float = 0.0) -> Demand:
         """With where these objects lie, as far as is known here."""
-        lies, size = self._desk.objects.lies(inputs)
+        lies, size = self._desk.objects.serving.lies(inputs)
         return replace(demand, inputs=lies, input_bytes=size, work_s=min(max(work_s, 0.0), WORK_S_MAX))
 
     def wish_for_actor(

@@ -22,8 +22,9 @@ Found = Callable[[int | None, m.SpanDenied | None], object]
 class Room:
     """See the module. `client` is who has the spans."""
 
-    def __init__(self, node: Node, name: str) -> None:
-        self._node, number = node, node.new_number()
+    def __init__(self, node: Node, name: str, going: Callable[[bytes], object] = lambda object_: None) -> None:
+        """going(object): nobody holds what was `sealed` any more; its place is given away next."""
+        self._node, self._going, number = node, going, node.new_number()
         self.client = proxy(number, STORE, 0, time(), name, self._told)
         node.clients[number] = self.client
         node.store.joined(number, b"")
@@ -72,6 +73,7 @@ class Room:
             case m.Freed(object_):
                 offset = self._sealed.pop(object_, None)
                 if offset is not None:
+                    self._going(object_)
                     self.free(offset)
                     self._use()
             case m.SpanWanted():

@@ -221,7 +221,7 @@ class SpillDesk:
         maker, size = freed
         self.progress_at = self._node.now()
         if self._node.far is not None:
-            self._node.far.objects.went_to_disk(object_)
+            self._node.far.objects.blocks.went_to_disk(object_)
         if maker == m.NODE:
             self._store.spans.free_region(region.offset, size, self._node.now())
             return None
@@ -381,7 +381,7 @@ class SpillDesk:
     def _spoiled(self, restore: Restore, how: str) -> None:
         self._store.perform(self._store.ledger.spoiled(restore.id, f"it was on disk, and {how}"))
         if self._node.far is not None:
-            self._node.far.objects.resolve([restore.id])  # another machine lends it, perhaps
+            self._node.far.objects.fetching.resolve([restore.id])  # another machine lends it, perhaps
         self._end(restore, here=False)
 
     def _no_room(self, restore: Restore, denial: m.SpanDenied) -> None:

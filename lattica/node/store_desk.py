@@ -141,13 +141,13 @@ class StoreDesk:
     def resolve(self, client: Client, message: m.Resolve) -> None:
         self.perform(self.ledger.resolve(client.number, message.objects, bytes_too=message.here))
         if self._node.far is not None:
-            self._node.far.objects.resolve(message.objects)
+            self._node.far.objects.fetching.resolve(message.objects)
 
     def imported(self, client: Client, message: m.FromAfar) -> None:
         """A process elsewhere gave it something."""
         if self._node.far is None:
             raise RemoteProtocolError("it was given something from another machine, and there is none")
-        self._node.far.objects.imported(client, message)
+        self._node.far.objects.lending.imported(client, message)
 
     def unheard(self, client: Client, message: m.Unheard) -> None:
         self.perform(self.ledger.unheard(client.number, message.objects, message.maker, message.attempt))
@@ -155,7 +155,7 @@ class StoreDesk:
     def cancel(self, _: Client, message: m.CancelObject) -> None:
         """Only the owner of an object knows what makes it."""
         if self._node.far is not None:
-            self._node.far.objects.cancel(message)
+            self._node.far.objects.lending.cancel(message)
             return
         owner = self.ledger.owner(message.object)
         if owner is not None:

@@ -109,7 +109,7 @@ class Store:
 class Far(FarObjects):
     """With memory that is a dictionary."""
 
-    def _reading(self) -> Any:
+    def reading(self) -> Any:
         store: Any = self._node.store
         memory = store.memory
         return SimpleNamespace(read=lambda offset, size: memory[offset][:size])
@@ -119,7 +119,7 @@ class Machine:
     """One node: what `FarObjects` needs of its node and of its desk, and its processes."""
 
     def __init__(self, world: World, peer: bytes) -> None:
-        self.world, self.me, self.closing = world, PeerId(peer), False
+        self.world, self.loop, self.me, self.closing = world, world.loop, PeerId(peer), False
         self.node, self.clients, self.count = self, dict[int, Any](), 0
         self.store = Store(self)
         self.neighbours: dict[PeerId, Any] = {}
@@ -156,6 +156,10 @@ class Machine:
             self.meet(next(machine for machine in self.world.machines if machine.me == peer))
         return self.neighbours[peer]
 
+    def by_client(self, number: int) -> Any:
+        """As `FarDesk.by_client`."""
+        return next((each for each in self.neighbours.values() if each.client.number == number), None)
+
     def tell(self, client: int, message: Any) -> None:
         entry = self.clients.get(client)
         if entry is not None:
@@ -184,7 +188,7 @@ class Machine:
     def _told(self, neighbour: Any, message: Any) -> None:
         match message:
             case m.Located():
-                self.objects.located(neighbour, message)
+                self.objects.serving.located(neighbour, message)
             case m.Lost():
                 neighbour.link.send(far.Nowhere(message.object, message.owner, message.made_at))
 
@@ -196,17 +200,17 @@ class Machine:
         self.world.heard[type(message).__name__ + " away" * getattr(message, "away", False)] += 1
         match message:
             case far.Took():
-                self.objects.took(neighbour, message)
+                self.objects.lending.took(neighbour, message)
             case far.Returned():
-                self.objects.returned(neighbour, message)
+                self.objects.lending.returned(neighbour, message)
             case far.Want():
-                self.objects.want(neighbour, message)
+                self.objects.serving.want(neighbour, message)
             case far.Here():
-                self.objects.here(neighbour, message)
+                self.objects.fetching.here(neighbour, message)
             case far.Nowhere():
-                self.objects.nowhere(neighbour, message)
+                self.objects.fetching.nowhere(neighbour, message)
             case far.Has():
-                self.objects.has(neighbour, message)
+                self.objects.serving.has(neighbour, message)
             case int():  # a process there is gone, and all that it had said: what it was given is let go
                 self.world.loop.call_later(HANDED_OVER_S, self.proxies.pop, message, None)
                 self.clients.pop(message, None)
@@ -220,7 +224,7 @@ class Machine:
         """That node lives after all: as `FarDesk._member_changed`."""
         if not other.closing and other.me in self.dead:
             self.dead.discard(other.me)
-            self.objects.member_changed(other.me)
+            self.objects.searching.member_changed(other.me)
 
     def part(self, other: Machine) -> None:
         """That node is dead, or has no path to us: as `FarDesk._link_ended`."""
@@ -351,7 +355,7 @@ class Process:
             value = via < 0 or (self.machine.world.rng.random() < 0.5 and object_[:8] != self.token)
             attempt = self.machine.world.attempts[object_] if via < 0 else 0
             word = m.FromAfar(object_, abs(via), value, attempt)
-            self._out.send(lambda: self.machine.objects.imported(self, word))  # type: ignore[arg-type]
+            self._out.send(lambda: self.machine.objects.lending.imported(self, word))  # type: ignore[arg-type]
 
     def read(self, object_: bytes) -> None:
         """Ask where it lies."""
@@ -359,7 +363,7 @@ class Process:
 
         def resolve() -> None:
             self.machine.store.perform(self.machine.store.ledger.resolve(self.number, [object_]))
-            self.machine.objects.resolve([object_])
+            self.machine.objects.fetching.resolve([object_])
 
         self._out.send(resolve)
 

@@ -21,7 +21,7 @@ from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.roles import Role
-from lattica.node import far_hosting, far_objects, far_workers, links, look, packages
+from lattica.node import far_hosting, far_lending, far_workers, links, look, packages
 from lattica.node import kept as kept_module
 from lattica.node.block_fetch import Fetched
 from lattica.node.kept import COMING_EACH_MAX, CONTENT_MAX_BYTES, PIECE_BYTES
@@ -244,18 +244,18 @@ def test_an_object_that_is_said_to_be_larger_than_it_is_shows_nothing_that_lies_
 
         blocks: Any = victim.objects.blocks
         blocks.fetch = fetch
-        victim.objects._regions.free = freed.append  # type: ignore[method-assign]
+        victim.objects.room.free = freed.append  # type: ignore[method-assign]
         said: list[Any] = []
         neighbour.link = SimpleNamespace(send=lambda message, size=0: said.append(message), crowded=False)
         ledger = victim.store.ledger
         effects, keep = ledger.borrow(process.number, object_, neighbour.client.number, value=True)
         assert keep and not effects
-        victim.objects.fetch(object_)
+        victim.objects.fetching.fetch(object_)
         with pytest.raises(RemoteProtocolError):
-            victim.objects.here(neighbour, far.Here(object_, -5))
-        victim.objects._wanted[object_] = liar.me
-        victim.objects.here(neighbour, far.Here(object_, 1 << 30))
-        while victim.objects._fetching:
+            victim.objects.fetching.here(neighbour, far.Here(object_, -5))
+        victim.objects.fetching.wanted[object_] = liar.me
+        victim.objects.fetching.here(neighbour, far.Here(object_, 1 << 30))
+        while victim.objects.fetching.tasks:
             await asyncio.sleep(0.001)
         assert ledger.place(object_) is None and len(freed) == 1
 
@@ -271,22 +271,22 @@ def test_nobody_cancels_drops_or_keeps_what_it_was_never_given() -> None:
         await asyncio.sleep(0.1)
         told: list[Any] = []
         victim.tell = lambda client, message: told.append(message)  # type: ignore[method-assign]
-        victim.objects.stop(neighbour, far.Stop(object_))
+        victim.objects.lending.stop(neighbour, far.Stop(object_))
         assert not told, "a guess"
-        victim.objects.returned(neighbour, far.Returned(object_))
+        victim.objects.lending.returned(neighbour, far.Returned(object_))
         assert victim.store.ledger.kept_for(neighbour.client.number) == 0
-        victim.objects.took(neighbour, far.Took(process.number, object_, 1, False))
+        victim.objects.lending.took(neighbour, far.Took(process.number, object_, 1, False))
         assert victim.store.ledger.holds(process.number, object_), "that number is no process of theirs"
-        victim.objects.took(neighbour, far.Took(0, object_, 1, True))
-        victim.objects.stop(neighbour, far.Stop(object_))
+        victim.objects.lending.took(neighbour, far.Took(0, object_, 1, True))
+        victim.objects.lending.stop(neighbour, far.Stop(object_))
         assert [type(message) for message in told] == [m.CancelWanted]
         with pytest.raises(RemoteProtocolError, match="an id of"):
-            victim.objects.want(neighbour, far.Want(b"no id"))
+            victim.objects.serving.want(neighbour, far.Want(b"no id"))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(far_objects, "HELD_MAX", 100)
+            patch.setattr(far_lending, "HELD_MAX", 100)
             with pytest.raises(RemoteProtocolError, match="it holds or waits for"):
                 for number in range(101):
-                    victim.objects.took(neighbour, far.Took(0, number.to_bytes(16, "big"), 1, True))
+                    victim.objects.lending.took(neighbour, far.Took(0, number.to_bytes(16, "big"), 1, True))
 
     run_virtually(story())
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
-from lattica.node.far_objects import LEASE_S
-from lattica.testing.far_objects import DELAY_S, NO_PATH_S, PAST_S, Process, World
+from lattica.codec import messages as m
+from lattica.node.far_lending import LEASE_S
+from lattica.testing.far_objects import DELAY_S, NO_PATH_S, PAST_S, SPAN_BYTES, Process, World
 from lattica.testing.loop import run_virtually
 
 SEEDS, SHARES = 240, 8
@@ -80,8 +82,8 @@ def tell(story: Story, machines: int = 3, met: bool = True, cut: list[tuple[int,
         await past(PAST_S)
         for machine in world.machines:
             assert machine.closing or not machine.store.ledger._entries, f"seed {seed}: {machine.store.ledger!r}"
-            machine.objects._holders.validate()
-            assert not machine.objects._wanted and not machine.objects._seeking
+            machine.objects.holders.validate()
+            assert not machine.objects.fetching.wanted and not machine.objects.searching.seeking
 
     for seed in range(SEEDS_OF_STORIES):
         run_virtually(act(seed))
@@ -202,8 +204,9 @@ def test_a_lender_with_a_wrong_word_costs_time_and_no_value() -> None:
 
     async def story(world: World, a: Process, b: Process, c: Process, object_: bytes) -> None:
         nonsense = [a.machine.me, c.machine.me, world.machines[3].me]
-        elsewhere = a.machine.objects._elsewhere
-        a.machine.objects._elsewhere = lambda *_: elsewhere(*_) and nonsense  # type: ignore[method-assign]
+        serving = a.machine.objects.serving
+        elsewhere = serving.elsewhere
+        serving.elsewhere = lambda *_: elsewhere(*_) and nonsense  # type: ignore[method-assign]
         await is_read(c, object_, 2.0)
         assert a.machine.store.memory
 
@@ -413,3 +416,25 @@ def test_who_gives_up_waiting_is_told_where_it_hangs() -> None:
         assert not a.asked and world.reads == 1
 
     tell(story)
+
+
+def test_room_that_comes_as_its_fetch_is_cancelled_or_later_is_given_back() -> None:
+    async def story() -> None:
+        machine = World(1, machines=1, processes=0).machines[0]
+        grants: list[Callable[[], object]] = []
+
+        def grant_later(client: Any, message: m.SpanRequest) -> None:
+            grants.append(lambda: client.send(m.SpanGrant(message.request, machine.store.room(SPAN_BYTES), SPAN_BYTES)))
+
+        machine.store.span = grant_later  # type: ignore[method-assign]
+        one, other = (asyncio.create_task(machine.objects.reserve(SPAN_BYTES)) for _ in range(2))
+        await asyncio.sleep(0)
+        grants[0]()
+        one.cancel()
+        other.cancel()
+        await asyncio.wait([one, other])
+        grants[1]()
+        assert one.cancelled() and other.cancelled()
+        assert "0 objects, 0 of 0 MiB in 2 spans" in repr(machine.objects.room)
+
+    run_virtually(story())

@@ -59,6 +59,16 @@ def test_who_waits_gets_the_room_that_another_object_leaves_and_the_request_is_t
     assert len(found) == 2 and not store.waiting
 
 
+def test_what_goes_is_named_before_its_place_is_given_away() -> None:
+    mine, store, _ = room(1)
+    told: list[Any] = []
+    mine._going = told.append
+    mine.allocate(7 * MIB, lambda offset, _: mine.sealed(b"x", offset or 0))
+    mine.allocate(7 * MIB, lambda *_: told.append("its place"))
+    store.client.send(m.Freed(b"x"))
+    assert told == [b"x", "its place"]
+
+
 def test_a_denial_reaches_who_asked() -> None:
     mine, store, _ = room(0)
     told: list[Any] = []

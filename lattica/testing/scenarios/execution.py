@@ -28,7 +28,7 @@ from lattica.actors.streams import to_wire
 from lattica.actors.tasks import TaskRecord
 from lattica.codec import messages as m
 from lattica.errors import LatticaError
-from lattica.node.far_objects import LEASE_S
+from lattica.node.far_lending import LEASE_S
 from lattica.scheduler.fencing import Life
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
 from lattica.testing.execution import End, Unit, Universe
@@ -773,7 +773,7 @@ class Play:
             found += [f"{name}: wishes {list(far.placing.wishes)}"] if far.placing.wishes else []
             found += [f"{name}: {node.actor_desk.supervisor}"] if node.actor_desk.supervisor.actors else []
             found += [f"{name}: {far.hosting.hosted} hosted"] if far.hosting.hosted else []
-            found += [f"{name}: {far.objects._wanted} wanted"] if far.objects._wanted else []
+            found += [f"{name}: {far.objects.fetching.wanted} wanted"] if far.objects.fetching.wanted else []
             found += [f"{name}: {far.actors._foreign} foreign"] if far.actors._foreign else []
             if not drivers:
                 found += [f"{name}: {len(far.workers.aways)} workers elsewhere"] if far.workers.aways else []
