@@ -23,7 +23,7 @@ from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
 from lattica.errors import AlreadyInitializedError, ConfigError, LocalNodeDiedError, WrongTypeError
 from lattica.node.launch import spawn_embedded
-from lattica.node.paths import data_dir, running_node
+from lattica.node.paths import DATA_DIR_VARIABLE, data_dir, running_node
 from lattica.objectstore.arena import ArenaMap
 
 if TYPE_CHECKING:
@@ -118,7 +118,8 @@ def init(
 ) -> Context:
     """Attach to this machine's node (`lattica start`), or start one that ends with this program.
 
-    address: None as said; "local" always starts one; "auto" never does. A ticket ("lat1…"), or a file with one, starts
+    address: None as said; "local" always starts one; "auto" never does, and finds the user's only one in any data
+    directory. A ticket ("lat1…"), or a file with one, starts
     a node that joins the ticket's mesh with this program and leaves with it; so does None where LATTICA_TICKET is set
     and no node runs here. That node runs tasks of others only if `num_cpus` says how many.
     num_cpus, num_gpus, resources, object_store_memory (bytes): of a node that is started; an existing one has its own.
@@ -301,9 +302,9 @@ def _existing(address: str | None) -> socket.socket | None:
     if found is None:
         if address is None:
             return None
-        raise ConfigError(
-            f"no node runs on this machine ({place})", do_next="start one with `lattica start`, or leave address out"
-        )
+        from lattica.node.running import node_elsewhere
+
+        found = node_elsewhere(place, named=address != "auto" or DATA_DIR_VARIABLE in os.environ)
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(found.socket)

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
-from lattica.cli.where import data_dir_option, node_of
+from lattica.cli.where import data_dir_option, node_of, node_to_look_at
 from lattica.codec import frames
 from lattica.codec.messages import (
     PROTOCOL,
@@ -35,7 +35,7 @@ MESH_WAIT_S = 40.0
 """How long a question may take that the node must ask other machines: they are given 15 s each, two in turn."""
 READ_BYTES = 64 << 10
 FDS_MAX = 4  # one comes with `Welcome`
-__all__ = ["NodeConnection", "data_dir_option", "node_of"]
+__all__ = ["NodeConnection", "data_dir_option", "node_of", "node_to_look_at"]
 
 
 class NodeConnection:

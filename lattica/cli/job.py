@@ -72,7 +72,7 @@ def job_logs(job: str, follow: bool, data_dir: str | None) -> None:
     """
     from lattica.cli.logs import show_job
 
-    show_job(job, follow=follow, data_dir=data_dir)
+    show_job(job, node_of(data_dir), follow=follow)
 
 
 @command.command("fetch", short_help="Copy a file that a job has written.")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from lattica.cli import job, peers
-from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.client import NodeConnection, data_dir_option, node_to_look_at
 from lattica.cli.sizes import duration_text, size_text, table
 
 SHORT = 8  # characters of an id for people
@@ -102,7 +102,7 @@ def command(what: str, as_json: bool, data_dir: str | None) -> None:
     program until it shares them. Memory has a row for each process: how many objects it holds and has made. Drivers
     are programs that are attached to a node, jobs are scripts that were submitted.
     """
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node_to_look_at(data_dir)) as connection:
         if what == "jobs":
             found = {"rows": connection.mesh("job_list"), "silent": []}
         else:

@@ -7,9 +7,10 @@ import time
 
 import click
 
-from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.client import NodeConnection, data_dir_option, node_to_look_at
 from lattica.cli.follow import follow_job, show
 from lattica.errors import ConfigError, LatticaError
+from lattica.node.paths import NodeFile
 
 WAIT_S = 0.5  # for news, of all files in turn
 LOOK_S = 3.0  # between questions to all nodes whether it lives, and where
@@ -29,19 +30,20 @@ def command(what: str, follow: bool, data_dir: str | None) -> None:
     Shows what a job's script, an actor or a worker has printed, at whichever node it runs, and returns; with --follow
     when the job is over, with its exit code. Of actors and workers it shows the last MiB.
     """
+    node = node_to_look_at(data_dir)
     try:
-        show_job(what, follow=follow, data_dir=data_dir)
+        show_job(what, node, follow=follow)
     except ConfigError as error:
-        if not _show_workers(what, follow=follow, data_dir=data_dir):
+        if not _show_workers(what, node, follow=follow):
             raise ConfigError(
                 f"neither a job, nor an actor or worker that lives, is called {what!r:.60}",
                 do_next="`lattica list jobs`, `lattica list actors` and `lattica list workers` name them",
             ) from error
 
 
-def show_job(job: str, *, follow: bool, data_dir: str | None) -> None:
+def show_job(job: str, node: NodeFile, *, follow: bool) -> None:
     """What it printed in its last run, or follow it."""
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node) as connection:
         if follow:
             code = follow_job(connection, connection.mesh("job_logs", job=job, run=-1)["job"], asks=False)
             sys.exit(code)
@@ -57,9 +59,9 @@ def show_job(job: str, *, follow: bool, data_dir: str | None) -> None:
             offset = answer["offset"]
 
 
-def _show_workers(what: str, *, follow: bool, data_dir: str | None) -> bool:
+def _show_workers(what: str, node: NodeFile, *, follow: bool) -> bool:
     """What the workers that are meant have printed; whether there are any."""
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node) as connection:
         files = connection.mesh("logs_find", what=what)
         offsets = {(one["node"], one["file"]): -1 for one in files}
         first, look_at = True, time.monotonic() + LOOK_S

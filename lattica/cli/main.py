@@ -81,7 +81,8 @@ def main() -> None:
     lattica submit my_program.py       run it on the mesh, which goes on when this machine ends
     lattica up cluster.yaml            or all of it, by a file that names the machines
 
-    A program that only calls lattica.init() needs no command: it starts a node of its own, which ends with it.
+    A program that only calls lattica.init() needs no command: it starts a node of its own, which ends with it. status,
+    list, memory, top, logs and timeline show that one, too.
 
     LATTICA_DATA_DIR says which node of this machine is meant, if there are several.
     """

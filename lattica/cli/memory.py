@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.client import NodeConnection, data_dir_option, node_to_look_at
 from lattica.cli.sizes import size_text, table
 
 SHORT = 8  # characters of an id for people
@@ -76,7 +76,7 @@ def command(sort_by: str, group_by: str | None, entries: int, as_json: bool, dat
 
     Of small values (up to 100 KiB) the bytes are in the process. `copies` are nodes that have the bytes.
     """
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node_to_look_at(data_dir)) as connection:
         found = connection.mesh("memory")
     if as_json:
         click.echo(json.dumps(found, indent=2, default=lambda value: value.hex()))

@@ -12,7 +12,7 @@ import click
 
 from lattica.cli import daemon, protection
 from lattica.cli.addresses import shown
-from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.client import NodeConnection, data_dir_option, node_to_look_at
 from lattica.cli.sizes import duration_text, size_text, table
 from lattica.node.logs import FILE_BACKUPS, FILE_BYTES_MAX
 from lattica.node.node_log import LOG_BYTES_MAX
@@ -42,7 +42,7 @@ def command(file: str | None, as_json: bool, data_dir: str | None) -> None:
         from lattica.cli import clusters
 
         return clusters.show_status(file, as_json=as_json)
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node_to_look_at(data_dir)) as connection:
         state = connection.state("status")
         if state.get("node", {}).get("peer_id"):
             state["mesh"] = connection.mesh("summary")
@@ -65,7 +65,7 @@ def page(state: Mapping[str, Any], unix_s: float) -> list[str]:
         f"  up {duration_text(node.get('uptime_s', 0))}"
         f"  lattica {node.get('version', '?')}  {node.get('data_dir', '')}".rstrip()
     ]
-    if missing := protection.warning(state.get("key_protection", {})):
+    if node.get("peer_id", "?") and (missing := protection.warning(state.get("key_protection", {}))):
         lines.append(f"warning: {missing}")
     lines += _mesh(state.get("mesh") or {})
     lines += ["", "resources", *_resources(state.get("resources", {}))]

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.client import NodeConnection, data_dir_option, node_to_look_at
 from lattica.trace import chrome_trace, write
 
 SHORT = 8  # characters of an id for people
@@ -27,7 +27,7 @@ def command(file: str, data_dir: str | None) -> None:
     chrome://tracing. A process there is a machine, a thread a worker. It returns when all nodes have answered, or after
     five seconds; who did not is named.
     """
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node_to_look_at(data_dir)) as connection:
         found = connection.mesh("timeline")
     trace = chrome_trace(found["rows"])
     if file == "-":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lattica.cli.client import NodeConnection, data_dir_option, node_of
+from lattica.cli.client import NodeConnection, data_dir_option, node_to_look_at
 from lattica.cli.sizes import parse_duration, size_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def command(interval: str, once: bool, as_json: bool, data_dir: str | None) -> N
     waits for a place. Below it the workers that use most CPU. A node that does not answer is named.
     """
     interval_s = max(parse_duration(interval), INTERVAL_MIN_S)
-    with NodeConnection(node_of(data_dir)) as connection:
+    with NodeConnection(node_to_look_at(data_dir)) as connection:
         looks = Looks(connection)
         if as_json or once or not sys.stdout.isatty():
             looks.take()

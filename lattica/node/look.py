@@ -11,36 +11,26 @@ Who asks must be a member that submits or administers: rows tell names of others
 from __future__ import annotations
 
 import asyncio
-import os
-import re
-import stat
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from lattica.errors import ConfigError, LatticaError, RemoteProtocolError
+from lattica.errors import LatticaError
 from lattica.mesh.identity import PeerId, parse_peer, peer_text
 from lattica.mesh.membership import State
 from lattica.mesh.roles import Role
 from lattica.mesh.services import method, service
 from lattica.node import roster
-from lattica.node.clients import WORKER
 from lattica.node.history import TIMELINE
+from lattica.node.views import LOOK_S, ROWS_MAX, Views, begin_at, read_at, size_of, wait_of
 
 if TYPE_CHECKING:
     from lattica.node.mesh_desk import MeshDesk
     from lattica.node.server import Node
 
-ROWS_MAX = 2000  # of one node: some 400 KB
 ANSWER_S = 5.0  # for a node to answer; others are shown without it
 AT_ONCE = 32  # nodes that are asked at the same time
-READ_BYTES = 256 << 10
-TAIL_BYTES = 1 << 20  # of a file, where its reader begins
-WAIT_MAX_S = 10.0  # for news of a file
-LOOK_S = 0.2
 LOOKERS = Role.SUBMIT | Role.ADMIN
-ID_CHARS_MIN = 6  # of an actor's id
-LOG_NAME = r"worker-\d+--?\d+\.(out|err)"
 
 
 @service("look")
@@ -53,7 +43,7 @@ class LookService:
     @method(role=LOOKERS, idempotent=True)
     async def at(self, what: str) -> list[dict[str, Any]]:
         """This node's rows."""
-        return self._look.here(what)
+        return self._look.views.here(what)
 
     @method(role=LOOKERS, idempotent=True)
     async def timeline(self) -> list[dict[str, Any]]:
@@ -68,7 +58,7 @@ class LookService:
     @method(role=LOOKERS, idempotent=True)
     async def find(self, what: str) -> list[str]:
         """Names of log files here of what is meant."""
-        return self._look.files_of(what)
+        return self._look.views.files_of(what)
 
     @method(role=LOOKERS, idempotent=True, limit=64)
     async def read(self, name: str, offset: int, wait_s: float) -> dict[str, Any]:
@@ -81,15 +71,7 @@ class Look:
 
     def __init__(self, node: Node, mesh: MeshDesk) -> None:
         self._node, self._mesh, self._peer = node, mesh, mesh.peer
-        self._views: dict[str, Callable[[], list[dict[str, Any]]]] = {
-            "tasks": self._tasks,
-            "actors": self._actors,
-            "workers": node.state.workers,
-            "machines": node.state.machine,
-            "objects": self._objects,
-            "memory": self._memory,
-            "drivers": node.state.jobs,
-        }
+        self.views = Views(node)
         self._peer.serve(LookService(self), offered=False)
         mesh.answers("list", self._list)
         mesh.answers(TIMELINE, self._timeline)
@@ -99,92 +81,7 @@ class Look:
         mesh.answers("logs_read", self._read)
 
     def __repr__(self) -> str:
-        return f"<Look at {', '.join(self._views)}>"
-
-    # -- here
-
-    def here(self, what: str) -> list[dict[str, Any]]:
-        """This node's rows. Raises ConfigError."""
-        view = self._views.get(what)
-        if view is None:
-            raise ConfigError(f"there is no list of {what[:40]!r}", do_next=f"choose from {', '.join(self._views)}")
-        return view()[:ROWS_MAX]
-
-    def _tasks(self) -> list[dict[str, Any]]:
-        """What runs in workers, and what waits for one. The node is not on the path of calls: it knows leases."""
-        node, found = self._node, []
-        for lease in node.book.leases.values():
-            client = node.clients.get(lease.worker) if lease.worker is not None else None
-            if client is None or node.actor_desk.supervisor.actor_of(client.number) is not None:
-                continue
-            found.append(
-                {
-                    "name": lease.request.name,
-                    "state": "blocked" if lease.blocked else "running",
-                    "pid": client.pid,
-                    "job": node.environments.root(client.job),
-                    "resources": lease.request.resources.to_dict(),
-                    "why": "",
-                }
-            )
-        for wish in node.far.placing.wishes.values() if node.far is not None else ():
-            where = "asks another node" if wish.where is not None else "waits here" if wish.local else "waits"
-            found.append(
-                {
-                    "name": wish.name,
-                    "state": "waiting",
-                    "pid": 0,
-                    "job": node.environments.root(wish.job),
-                    "resources": wish.demand.resources.to_dict(),
-                    "why": wish.trouble or where,
-                }
-            )
-        return found
-
-    def _actors(self) -> list[dict[str, Any]]:
-        """Those that this node supervises, and the states of those that were superseded here."""
-        offers = self._node.far.detached.superseded_states.view() if self._node.far is not None else []
-        return [*self._node.state.actors(), *offers]
-
-    def _objects(self) -> list[dict[str, Any]]:
-        """Each that is known here, the largest first. state: "here", "failed", "elsewhere" (another node lends it),
-        "promised" (its value is being made), "lost", "unknown"."""
-        node = self._node
-        found = []
-        for view in sorted(node.store.ledger.objects(), key=lambda view: (-view.size, view.object)):
-            owner = node.clients.get(view.owner) if view.owner is not None else None
-            lender = node.clients.get(view.lender) if view.lender is not None else None
-            found.append(
-                {
-                    "object": view.object.hex(),
-                    "state": "elsewhere" if view.state == "promised" and lender is not None else view.state,
-                    "size": view.size,
-                    "owner": "" if owner is None else owner.name or f"{owner.kind} {owner.number}",
-                    "pid": owner.pid if owner is not None else 0,
-                    "lender": lender.name if lender is not None else "",
-                    "holders": view.holders,
-                    "made_at": view.made_at,
-                }
-            )
-        return found
-
-    def _memory(self) -> list[dict[str, Any]]:
-        """By the processes that hold them: (kind, pid, held, held_bytes, made, made_bytes, waiting)."""
-        found = []
-        for view in self._node.store.ledger.views():
-            client = self._node.clients.get(view.client)
-            found.append(
-                {
-                    "holder": "the node" if client is None else client.name or f"{client.kind} {client.number}",
-                    "pid": client.pid if client is not None else 0,
-                    "held": view.held,
-                    "held_bytes": view.held_bytes,
-                    "made": view.made,
-                    "made_bytes": view.made_bytes,
-                    "waiting": view.waiting,
-                }
-            )
-        return [row for row in found if row["held"] or row["made"] or row["waiting"]]
+        return f"<Look by {self.views!r}>"
 
     async def _summary(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """The mesh in short, as this node knows it; addresses: where this node listens."""
@@ -231,7 +128,7 @@ class Look:
         what = str(data.get("what", ""))
         if what == "nodes":
             return {"rows": roster.members(self._peer), "silent": []}
-        return await self._gather(self.here(what), "look.at", what)
+        return await self._gather(self.views.here(what), "look.at", what)
 
     async def _gather(self, mine: list[dict[str, Any]], method: str, *words: str) -> dict[str, Any]:
         """{rows, silent}: ours and what the others answer."""
@@ -265,10 +162,7 @@ class Look:
                 came.set_result(rows)
 
         self._node.refs.ask(told)
-        rows = await came
-        store = self._node.state.memory()
-        del store["clients"]
-        return {"rows": rows, "store": store}
+        return {"rows": await came, "store": self.views.store()}
 
     async def _memory_everywhere(self, _: Mapping[str, Any]) -> dict[str, Any]:
         """{rows: who holds which object, with "node", "node_name" and "copies" (nodes that have its bytes); stores:
@@ -296,42 +190,17 @@ class Look:
 
     # -- logs of actors and workers
 
-    def files_of(self, what: str) -> list[str]:
-        """Log files of workers here that are meant: by pid, or by the id of their actor. Those of the living are named
-        before they have printed anything."""
-        found = {actor.worker: actor.plan.actor for actor in self._node.actor_desk.supervisor.actors.values()}
-        if self._node.far is not None:
-            found |= {worker: hosted.actor for worker, hosted in self._node.far.hosting.hosted.items()}
-        pids = {int(what)} if what.isdigit() else set()
-        for worker, actor in found.items():
-            client = self._node.clients.get(worker) if worker is not None else None
-            meant = len(what) >= ID_CHARS_MIN and actor.hex().startswith(what.lower())
-            if meant and client is not None and client.kind == WORKER and client.pid:
-                pids.add(client.pid)
-        living = [one for one in self._node.clients.values() if one.kind == WORKER and one.pid in pids]
-        silent = {f"worker-{one.number}-{one.pid}.{stream}" for one in living for stream in ("err", "out")}
-        try:
-            names = os.listdir(os.path.join(self._node.settings.session_dir, "logs"))
-        except OSError:
-            names = []
-        return sorted(silent.union(name for name in names if re.fullmatch(LOG_NAME, name) and _pid_of(name) in pids))
-
     async def read(self, name: str, offset: int, wait_s: float) -> dict[str, Any]:
         """As `LookService.read`."""
-        if not re.fullmatch(LOG_NAME, name):
-            raise RemoteProtocolError(f"{name[:80]!r} is no log of a worker")
-        path = os.path.join(self._node.settings.session_dir, "logs", name)
-        until = asyncio.get_running_loop().time() + min(max(0.0, wait_s), WAIT_MAX_S)  # in this order: NaN is 0
+        path = self.views.log(name)
+        until = asyncio.get_running_loop().time() + wait_of(wait_s)
         while True:
-            size = await asyncio.to_thread(_size, path)
-            if offset > size:  # it was full, and begins anew
-                offset = 0
-            if offset < 0:
-                offset = max(size - TAIL_BYTES, 0)
+            size = await asyncio.to_thread(size_of, path)
+            offset = begin_at(offset, size)
             if offset < size or asyncio.get_running_loop().time() >= until:
                 break
             await asyncio.sleep(LOOK_S)
-        data = await asyncio.to_thread(_read, path, offset)
+        data = await asyncio.to_thread(read_at, path, offset)
         return {"data": data, "offset": offset + len(data)}
 
     async def _find(self, data: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -343,7 +212,7 @@ class Look:
         found = []
         for one in dict.fromkeys(meant):
             answers, _ = await self._ask_all("look.find", one)
-            for peer, files in ({self._peer.id: self.files_of(one)} | answers).items():
+            for peer, files in ({self._peer.id: self.views.files_of(one)} | answers).items():
                 where = {"node": peer_text(peer), "node_name": names.get(peer, "")}
                 found += [where | {"file": str(file)} for file in files]
         return found
@@ -358,28 +227,3 @@ class Look:
             peer, "look.read", name, offset, wait_s, timeout_s=wait_s + ANSWER_S, idempotent=True
         )
         return {"data": bytes(found["data"]), "offset": int(found["offset"])}
-
-
-def _pid_of(name: str) -> int:
-    return int(name.partition(".")[0].rpartition("-")[2])
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path, follow_symlinks=False).st_size
-    except OSError:
-        return 0
-
-
-def _read(path: str, at: int) -> bytes:
-    """Tasks may write in this folder: a link there could lead to what the node sees and they do not."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return b""
-    try:
-        return os.pread(fd, READ_BYTES, at) if stat.S_ISREG(os.fstat(fd).st_mode) else b""
-    except OSError:
-        return b""
-    finally:
-        os.close(fd)

@@ -3,7 +3,7 @@
     $LATTICA_DATA_DIR | $XDG_DATA_HOME/lattica | ~/.local/share/lattica     data directory of `lattica start`
         lock, node.json, node.log, identity/, sessions/<begun>-<pid>/logs/
     $LATTICA_CACHE_DIR | $XDG_CACHE_HOME/lattica | ~/.cache/lattica        virtual environments of jobs
-    $XDG_RUNTIME_DIR/lattica | <temporary>/lattica-<uid>/sockets            sockets; workers see none of them
+    $XDG_RUNTIME_DIR/lattica | <temporary>/lattica-<uid>/sockets            sockets, and who listens there (`running`)
     <temporary>/lattica-<uid>/sessions/<begun>-<pid>/logs/                  embedded nodes, deleted at their end
 
 Who is alive is told by locks that the kernel drops with their holder (flock), and by a process's time of birth; never
@@ -79,10 +79,20 @@ def runtime_dir(environ: Mapping[str, str] = os.environ) -> str:
     base = environ.get("XDG_RUNTIME_DIR", "")
     if base.startswith("/") and _is_own_folder(base):
         return _private_folder(os.path.join(base, "lattica"))
-    return _temporary_sockets(environ)
+    return temporary_sockets(environ)
 
 
-def _temporary_sockets(environ: Mapping[str, str]) -> str:
+def socket_folders(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Where nodes of this user may listen, of those folders that are there and this user's alone."""
+    base = environ.get("XDG_RUNTIME_DIR", "")
+    temporary = os.path.join(os.path.abspath(environ.get("TMPDIR") or "/tmp"), f"lattica-{os.geteuid()}")
+    folders = [os.path.join(temporary, "sockets")] if _is_private(temporary) else []
+    if base.startswith("/"):
+        folders.append(os.path.join(base, "lattica"))
+    return [folder for folder in folders if _is_private(folder)]
+
+
+def temporary_sockets(environ: Mapping[str, str]) -> str:
     """Apart from the sessions there: a program that a task runs may start an embedded node of its own."""
     return _private_folder(os.path.join(temporary_dir(environ), "sockets"))
 
@@ -99,7 +109,7 @@ def socket_path(data_dir: str, environ: Mapping[str, str] = os.environ) -> str:
     Clients read it from the node file, so they need not see the same environment.
     """
     name = _socket_name(data_dir)
-    for folder in (runtime_dir, _temporary_sockets, lambda _: _temporary_sockets({})):
+    for folder in (runtime_dir, temporary_sockets, lambda _: temporary_sockets({})):
         path = os.path.join(folder(environ), name)
         if len(os.fsencode(path)) <= SOCKET_PATH_MAX_BYTES:
             return path
@@ -125,6 +135,10 @@ def _is_own_folder(path: str) -> bool:
     except OSError:
         return False
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+
+
+def _is_private(path: str) -> bool:
+    return _is_own_folder(path) and not os.lstat(path).st_mode & OTHERS
 
 
 def _private_folder(path: str) -> str:
@@ -181,6 +195,14 @@ class NodeFile:
     node: str  # id, as people see it
     version: str
     session_dir: str = ""
+    data_dir: str = ""  # of an embedded node: its session
+    since: float = 0.0  # Unix time
+    driver: int = 0  # pid of the only program that it serves; 0: whoever comes
+
+    @property
+    def embedded(self) -> bool:
+        """Whether a program has begun it for itself."""
+        return self.driver != 0
 
 
 def process_birth(pid: int) -> str:
@@ -210,17 +232,23 @@ def remove_node_file(data_dir: str) -> None:
 
 def read_node_file(data_dir: str) -> NodeFile | None:
     """What the last node wrote, whether it lives or not; None if there is none, or nothing that a node wrote."""
+    return read_node(os.path.join(data_dir, NODE_FILE))
+
+
+def read_node(path: str) -> NodeFile | None:
+    """What a node wrote there of itself, whether it lives or not; None if there is no such thing."""
     import json
 
     try:
-        with open(os.path.join(data_dir, NODE_FILE), "rb") as file:
+        with open(path, "rb") as file:
             found = json.loads(file.read(NODE_FILE_MAX_BYTES))
         known = {field.name: found[field.name] for field in fields(NodeFile) if field.name in found}
         node = NodeFile(**known)
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
-    texts = (node.birth, node.socket, node.node, node.version, node.session_dir)
-    return node if type(node.pid) is int and all(isinstance(text, str) for text in texts) else None
+    texts = (node.birth, node.socket, node.node, node.version, node.session_dir, node.data_dir)
+    numbers = type(node.pid) is int and type(node.driver) is int and isinstance(node.since, int | float)
+    return node if numbers and all(isinstance(text, str) for text in texts) else None
 
 
 def running_node(data_dir: str) -> NodeFile | None:
@@ -231,7 +259,12 @@ def running_node(data_dir: str) -> NodeFile | None:
         raise ConfigError(
             f"{error.filename} may not be read by you", do_next=f"name your own with --data-dir or {DATA_DIR_VARIABLE}"
         ) from error
-    return node if node and node.pid > 0 and node.birth and process_birth(node.pid) == node.birth else None
+    return node if node is not None and is_running(node) else None
+
+
+def is_running(node: NodeFile) -> bool:
+    """Whether the process that wrote this lives."""
+    return node.pid > 0 and bool(node.birth) and process_birth(node.pid) == node.birth
 
 
 def sweep_dead_node(data_dir: str) -> None:
@@ -248,6 +281,7 @@ def sweep_dead_node(data_dir: str) -> None:
             return
         if os.path.basename(node.socket) == _socket_name(data_dir) and _is_socket(node.socket):
             remove(node.socket)
+            remove(node.socket.removesuffix(".sock") + ".json")  # as of `running`
         remove_node_file(data_dir)
     finally:
         os.close(lock)

@@ -20,12 +20,13 @@ import msgspec
 from lattica._version import __version__
 from lattica.codec.messages import PROTOCOL
 from lattica.errors import ConfigError, LatticaError
-from lattica.node import gpus, node_log, paths
+from lattica.files import remove
+from lattica.node import gpus, node_log, paths, running
 from lattica.node.last_words import NODE_LOG, last_words
 from lattica.node.loop import EpollLoop, Loop
 from lattica.node.memory_monitor import THRESHOLD
 from lattica.node.memory_readings import STORE_SHARE, MemoryReader
-from lattica.node.server import Node, Settings
+from lattica.node.server import ANYONE, COMMANDS, Node, Settings
 from lattica.node.spawn import NOTHING_HIDDEN, ROOT, SECRET_VARIABLES, fork_zygote, spawn_zygote
 from lattica.objectstore.arena import Arena
 from lattica.objectstore.suballocator import GRANULE_BYTES
@@ -56,6 +57,7 @@ SPILL_LIMIT_VARIABLE = "LATTICA_SPILL_LIMIT"
 """Environment variable: what --spill-limit is by default, in bytes."""
 NODE_ID_BYTES = 16
 LISTEN_BACKLOG = 128
+ANNOUNCE_S = 0.1  # an embedded node listens for commands when its driver's first calls are under way
 FREE_PORT = ":0"
 NO = ("0", "no", "off", "false")
 TICKET_MAX_BYTES = 64 << 10  # ours have 3 KB; a pipe holds no more
@@ -165,7 +167,8 @@ def run_embedded(options: Options, import_paths: str, zygote: tuple[int, int, in
         node.workers.zygotes.adopt(sys.executable, *zygote)
         node.accept(driver)
         loop.add_signal_handler(signal.SIGTERM, node.close, signal.SIGTERM)
-        loop.run_forever()
+        with _Commands(loop, node, session.path):
+            loop.run_forever()
         arena.close()
     except BaseException:
         os.dup2(said, 2)  # the driver reads there why its node did not start; node.log goes with the session
@@ -202,7 +205,9 @@ def _serve_guest(options: Options, import_paths: str, session: paths.Session) ->
     assert options.attach_fd is not None
     identity = paths.identity_dir(session.path)
     os.mkdir(identity, mode=0o700)
-    hidden = _fingerprints([identity, *options.hide])
+    with contextlib.suppress(ConfigError):  # in a task of a node with a key: it sees no sockets anyway
+        paths.runtime_dir()
+    hidden = _fingerprints([identity, *paths.socket_folders(), *options.hide])
     zygote = _begin_zygote(options, import_paths, hidden)
     hide_memory()
     ticket = _read_ticket(options.ticket_fd)
@@ -243,7 +248,8 @@ def _serve_guest(options: Options, import_paths: str, session: paths.Session) ->
     node.workers.zygotes.adopt(sys.executable, *zygote)
     node.accept(driver)
     loop.add_signal_handler(signal.SIGTERM, node.close, signal.SIGTERM)
-    loop.run_forever()
+    with _Commands(loop, node, session.path):
+        loop.run_forever()
     loop.run_until_complete(mesh.stop())
     arena.close()
 
@@ -261,6 +267,7 @@ def run_daemon(options: Options, import_paths: str) -> None:
             _serve(options, import_paths, session, where, starter)
         finally:
             paths.remove_node_file(options.data_dir)
+            running.retract(where)
             if os.path.exists(where):
                 os.unlink(where)
             session.close(remove=False)
@@ -347,6 +354,43 @@ def _confine(options: Options, import_paths: str, where: str) -> tuple[str, str,
     return identity, hidden, zygote, ticket
 
 
+class _Commands:
+    """Where an embedded node listens for commands, and for nobody else: until the end of the block."""
+
+    def __init__(self, loop: Loop, node: Node, session: str) -> None:
+        self._loop, self._node, self._session = loop, node, session
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> None:
+        self._loop.call_later(ANNOUNCE_S, self._begin)
+
+    def _begin(self) -> None:
+        try:
+            where = running.embedded_socket(self._session)
+            self._listener = _listen(where)
+            self._loop.add_reader(self._listener.fileno(), _accept, self._node, self._listener, COMMANDS)
+            running.announce(self._about(where))
+        except (ConfigError, OSError) as error:
+            log.info("no command finds this node: %s", error)
+
+    def _about(self, where: str) -> paths.NodeFile:
+        pid, node = os.getpid(), self._node
+        return paths.NodeFile(
+            pid, paths.process_birth(pid), where, node.settings.node.hex(), __version__, self._session,
+            data_dir=self._session, since=node.started_at, driver=os.getppid(),
+        )  # fmt: skip
+
+    def __exit__(self, *exc: object) -> None:
+        running.running_nodes()  # sweeps
+        if self._listener is None:
+            return
+        where = self._listener.getsockname()
+        running.retract(where)
+        remove(where)
+        self._loop.remove_reader(self._listener.fileno())
+        self._listener.close()
+
+
 class _News:
     """That a daemon serves: in its node file, and to whoever has started it."""
 
@@ -361,7 +405,11 @@ class _News:
         """Workers can be had."""
         pid, mesh = os.getpid(), self._mesh
         session = self._node.settings.session_dir
-        about = paths.NodeFile(pid, paths.process_birth(pid), self._where, mesh.peer_id, __version__, session)
+        about = paths.NodeFile(
+            pid, paths.process_birth(pid), self._where, mesh.peer_id, __version__, session,
+            data_dir=self._data_dir, since=self._node.started_at,
+        )  # fmt: skip
+        running.announce(about)
         paths.write_node_file(self._data_dir, about)
         self._starter.say({"pid": pid, "socket": self._where, "node": mesh.peer_id, "protocol": PROTOCOL})
         log.info("node %s (pid %d) serves %s", mesh.peer_id[:8], pid, self._data_dir)
@@ -495,7 +543,7 @@ def _listen(where: str) -> socket.socket:
     return listener
 
 
-def _accept(node: Node, listener: socket.socket) -> None:
+def _accept(node: Node, listener: socket.socket, kinds: frozenset[str] = ANYONE) -> None:
     try:
         sock, _ = listener.accept()
     except (BlockingIOError, ConnectionAbortedError):
@@ -505,7 +553,7 @@ def _accept(node: Node, listener: socket.socket) -> None:
         log.warning("a process of user %d was turned away", uid)
         sock.close()
         return
-    node.accept(sock)
+    node.accept(sock, kinds)
 
 
 def _log_to(path: str) -> None:

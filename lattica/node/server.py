@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from lattica.node.far_desk import FarDesk
     from lattica.node.group_desk import GroupDesk
     from lattica.node.job_runs import JobRuns
+    from lattica.node.look_here import LookHere
     from lattica.node.mesh_desk import MeshDesk
     from lattica.node.refs_desk import RefsDesk
 
@@ -126,6 +127,7 @@ class Node:
         self.far: FarDesk | None = None  # likewise
         self.metrics_at = ""  # their URL, if they are served
         self._refs: RefsDesk | None = None  # once somebody wants to know who holds what
+        self._look_here: LookHere | None = None  # once a command asks a node without a mesh
         self.group_desk: GroupDesk | None = None  # once somebody has asked for a place
         self.runs: JobRuns | None = None  # likewise
         self.drain: Drain | None = None  # likewise
@@ -272,7 +274,7 @@ class Node:
         for place in self.job_desk.places(hello):
             if hider := self.workers.zygotes.hider_of(place):
                 return f"{place} lies in {hider}, which tasks see empty: move it, or choose another data directory"
-        if self.settings.embedded and self.jobs:
+        if self.settings.embedded and self.jobs and hello.kind == DRIVER:
             return "this node belongs to one program and serves no other"
         return ""
 
@@ -310,9 +312,13 @@ class Node:
                 raise RemoteProtocolError(f"its {type(message).__name__} could not be handled: {error!r}") from error
 
     def _mesh_request(self, client: Client, message: m.MeshRequest) -> None:
-        if self.mesh is None:
-            raise RemoteProtocolError("this node is in no mesh")
-        self.mesh.request(client, message)
+        if self.mesh is not None:
+            return self.mesh.request(client, message)
+        if self._look_here is None:
+            from lattica.node.look_here import LookHere
+
+            self._look_here = LookHere(self)
+        return self._look_here.request(client, message)
 
     def tell(self, client: int, message: msgspec.Struct) -> None:
         """Send to a client by number, if it still lives."""

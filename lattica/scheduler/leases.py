@@ -134,6 +134,10 @@ class LeaseBook:
         """How many requests wait."""
         return sum(map(len, self._waiting.values()))
 
+    def queued(self) -> list[Request]:
+        """Those that wait, in the order in which they came."""
+        return sorted((request for line in self._waiting.values() for request in line), key=lambda one: one.order)
+
     def lease_of(self, worker: int) -> Lease | None:
         """The lease that this worker serves."""
         return self._by_worker.get(worker)

@@ -31,7 +31,8 @@ print(len(set(lattica.get([where.remote() for _ in range(6)], timeout=20))))
 @lattica.remote
 def keys():
     import glob
-    return [path for path in glob.glob(os.environ["TMPDIR"] + "/lattica-*/sessions/*/identity/*")]
+    found = glob.glob(os.environ["TMPDIR"] + "/lattica-*/sessions/*/identity/*")
+    return [*found, *glob.glob(os.environ["XDG_RUNTIME_DIR"] + "/lattica/*")]
 
 print(lattica.get(keys.options(num_cpus=0).remote(), timeout=20))
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,8 +17,12 @@ from typing import Any
 import pytest
 
 import lattica
+from lattica.cli.client import NodeConnection, node_to_look_at
+from lattica.codec import frames
+from lattica.codec import messages as m
 from lattica.errors import ConfigError
 from lattica.exceptions import NodeDiedError
+from lattica.node.running import running_nodes
 from tests.e2e.conftest import RUN_VARIABLE, Script, Sessions, eventually, processes_of
 
 LATTICA = [sys.executable, "-c", "from lattica.cli.main import main; main()"]
@@ -217,7 +222,9 @@ def test_a_task_knows_where_it_runs() -> None:
 # -- a node of the machine
 
 
-def test_init_attaches_to_the_machines_node_which_outlives_the_driver(node: Path) -> None:
+def test_init_attaches_to_the_machines_node_which_outlives_the_driver(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with lattica.init() as session:
         assert session.address_info["session_dir"].startswith(str(node))
         assert lattica.cluster_resources()["CPU"] == 2
@@ -227,6 +234,10 @@ def test_init_attaches_to_the_machines_node_which_outlives_the_driver(node: Path
         assert lattica.get(echo.remote(1)) == 1
     with lattica.init(str(node)):
         assert lattica.get(echo.remote(1)) == 1
+    with monkeypatch.context() as patch:
+        patch.delenv("LATTICA_DATA_DIR")
+        with lattica.init("auto") as session:
+            assert session["session_dir"].startswith(str(node)), "it is the only one of this user"
 
 
 def test_resources_cannot_be_set_for_a_node_that_runs_and_local_starts_another(node: Path) -> None:
@@ -418,3 +429,47 @@ os.waitpid(pid, 0)
 print(lattica.get(echo.remote("still on")))
 """)
     assert out.split("\n")[:4] == ["45", "4950 4999950000 on", "a session of its own", "still on"]
+
+
+# -- the node of another program
+
+
+@pytest.mark.usefixtures("none")
+def test_commands_find_the_node_that_a_program_has_begun_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LATTICA_DATA_DIR", raising=False)
+    session = lattica.init(num_cpus=1)
+    counter = Counter.options(name="counter").remote()
+    kept = lattica.put(b"x" * 1_000_000)
+    running, queued = sleep.remote(30), [sleep.remote(30) for _ in range(2)]
+    assert lattica.get(counter.add.remote()) == 1
+    node = eventually(running_nodes)[0]
+    assert (node.driver, node.data_dir) == (os.getpid(), session["session_dir"])
+    assert Path(node.socket).stat().st_mode & 0o777 == 0o600
+    with NodeConnection(node_to_look_at(None)) as connection:
+        assert connection.state("status")["jobs"][0]["pid"] == os.getpid()
+        memory = connection.mesh("memory")
+        mine = [row for row in memory["rows"] if row["object"] == kept.hex()]
+        assert mine and mine[0]["pid"] == os.getpid() and memory["stores"][0]["used_bytes"] > 0
+        assert eventually(lambda: {"running", "waiting"} <= states(connection)), states(connection)
+        assert [row["name"] for row in connection.mesh("list", what="actors")["rows"]] == ["counter"]
+        files = connection.mesh("logs_find", what="counter")
+        assert connection.mesh("logs_read", node="", file=files[0]["file"], offset=-1, wait_s=0.01)["data"] == b""
+        assert connection.mesh("timeline")["silent"] == []
+        with pytest.raises(ConfigError, match="is in no mesh"):
+            connection.mesh("whoami")
+        with pytest.raises(ConfigError, match="is in no mesh"):
+            connection.mesh("list", what="nodes")
+        with pytest.raises(ConfigError, match="no list of"):
+            connection.mesh("list", what="nonsense")
+    with socket.socket(socket.AF_UNIX) as stranger:
+        stranger.connect(node.socket)
+        stranger.sendall(frames.encode([m.Hello(m.PROTOCOL, 1, "driver", sys.executable)]))
+        assert stranger.recv(1) == b"", "commands alone are served"
+    assert lattica.get(counter.add.remote()) == 2, "and the program goes on"
+    assert len(queued) == 2 and running is not None
+    lattica.shutdown()
+    assert not running_nodes() and not os.path.exists(node.socket)
+
+
+def states(connection: NodeConnection) -> set[str]:
+    return {row["state"] for row in connection.mesh("list", what="tasks")["rows"]}

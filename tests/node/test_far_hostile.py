@@ -21,7 +21,7 @@ from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
 from lattica.mesh.roles import Role
-from lattica.node import far_hosting, far_lending, far_workers, links, look, packages
+from lattica.node import far_hosting, far_lending, far_workers, links, look, packages, views
 from lattica.node import kept as kept_module
 from lattica.node.block_fetch import Fetched
 from lattica.node.kept import COMING_EACH_MAX, CONTENT_MAX_BYTES, PIECE_BYTES
@@ -97,17 +97,17 @@ def test_a_link_in_the_folder_of_logs_leads_nobody_to_the_key(tmp_path: Path) ->
     logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "worker-1-2.out").symlink_to(key)
-    assert look._read(str(logs / "worker-1-2.out"), 0) == b""
-    assert look._size(str(logs / "worker-1-2.out")) != len(b"secret")
+    assert views.read_at(str(logs / "worker-1-2.out"), 0) == b""
+    assert views.size_of(str(logs / "worker-1-2.out")) != len(b"secret")
     os.mkfifo(logs / "worker-1-2.err")
-    assert look._read(str(logs / "worker-1-2.err"), 0) == b"", "and a pipe stops nobody"
+    assert views.read_at(str(logs / "worker-1-2.err"), 0) == b"", "and a pipe stops nobody"
     (logs / "worker-3-4.out").symlink_to(key)
     LogFiles(str(logs)).append("worker-3-4.out", b"overwritten")
     assert key.read_bytes() == b"secret"
 
 
 async def test_no_time_to_wait_is_for_ever(tmp_path: Path) -> None:
-    one: Any = SimpleNamespace(_node=SimpleNamespace(settings=SimpleNamespace(session_dir=str(tmp_path))))
+    one: Any = SimpleNamespace(views=SimpleNamespace(log=lambda name: str(tmp_path / name)))
     read = await look.Look.read(one, "worker-1-2.out", 0, float("nan"))
     assert read == {"data": b"", "offset": 0}
 
