@@ -428,7 +428,8 @@ class Puncher:
         if not sockets and fresh and is_renewed(method, number):
             round_.observe(self._witnesses, self._rng, now)
         round_.ready = not sockets and self.lower and not round_.observing
-        return [OpenSocket(socket) for socket in sockets]
+        asked = round_.ask(self._witnesses, now)  # of the main socket; of fresh ones once they are open
+        return [*asked, *(OpenSocket(socket) for socket in sockets)]
 
     def _begin(self, round_: Round, other: Readiness, begins: float) -> None:
         """The round's shots, from `begins` on."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattica.mesh.identity import PeerId
 from lattica.mesh.nat import salvos
 from lattica.mesh.nat.attempts import (
     Again,
@@ -32,6 +33,7 @@ from lattica.mesh.nat.attempts import (
 from lattica.mesh.nat.behaviour import Behaviour, Dependence
 from lattica.mesh.nat.candidates import Candidate, Source
 from lattica.mesh.nat.datagrams import Keys
+from lattica.mesh.nat.measuring import Witness
 from lattica.mesh.nat.methods import ROUNDS, Method
 from lattica.mesh.nat.punching import AGAINS_FREE, AGAINS_S, ANEW_S, FOLLOWED_MAX, PAUSES_S, SETTLED_S, Puncher
 from lattica.mesh.nat.rounds import BIRTHDAYS_AN_HOUR, Budget
@@ -286,6 +288,21 @@ def test_a_pair_that_was_direct_prepares_fresh_sockets_first_and_waits_for_no_wi
     (fresh,) = [effect.socket for effect in effects if isinstance(effect, OpenSocket)]
     lead.opened(fresh, Endpoint("10.0.0.2", 5000), 1.1)
     assert lead.observes is False
+
+
+def test_a_renewed_round_without_fresh_sockets_asks_a_witness_as_it_begins() -> None:
+    lead = puncher(lower=True)
+    strict = msgspec.structs.replace(INTRODUCTION.behaviour, filtering=Dependence.ADDRESS_AND_PORT)
+    symmetric = msgspec.structs.replace(INTRODUCTION.behaviour, mapping=Dependence.ADDRESS_AND_PORT)
+    witness = Witness(PeerId(bytes(32)), Keys.derive(bytes(32), lower=True), Endpoint("198.51.100.1", 7411))
+    lead.situation = Situation(msgspec.structs.replace(INTRODUCTION, behaviour=strict), (witness,))
+    lead.proven(Direct(Endpoint("203.0.113.1", 7411)), 0.0)
+    lead.punch(1.0)
+    effects = lead.said(Introduced(1, msgspec.structs.replace(INTRODUCTION, behaviour=symmetric)), 1.0)
+    assert Prepare(1, ROUNDS[BIRTHDAY] + 1, BIRTHDAY) in tells(effects)
+    assert [effect.route for effect in effects if isinstance(effect, SendOver)] == [Direct(witness.endpoint)]
+    due = lead.next_deadline()
+    assert due is not None and due > 1.0, "nothing is left to do at once"
 
 
 def test_who_punches_in_vain_pauses_longer_each_time() -> None:
