@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,6 +133,30 @@ def test_a_site_that_roams_is_seen_under_another_address(netlab: MakeLab) -> Non
     after = lab.roam("a")
     assert before != after
     assert lab.probe("a1", tcp=False)["seen"][0].partition(":")[0] == after == lab.public_ip("a1")
+
+
+def test_whoever_goes_on_sending_while_a_site_roams_is_seen_under_its_new_address(netlab: MakeLab) -> None:
+    lab = netlab(public={"far": Host()}, sites={"a": "port-restricted"})
+    with lab.socket("a1") as client, lab.socket("far") as server:
+        server.bind(("0.0.0.0", PORT))
+        server.settimeout(LOST_S)
+        roamed = threading.Event()
+
+        def go_on() -> None:
+            while not roamed.wait(0.001):
+                client.sendto(b"before", (lab.ip("far"), PORT))
+
+        sender = threading.Thread(target=go_on)
+        sender.start()
+        assert server.recv(100) == b"before"
+        after = lab.roam("a")
+        roamed.set()
+        sender.join()
+        client.sendto(b"after", (lab.ip("far"), PORT))
+        said, source = server.recvfrom(100)
+        while said != b"after":
+            said, source = server.recvfrom(100)
+        assert source[0] == after
 
 
 # ---- links ----------------------------------------------------------------------------------------------------------

@@ -50,8 +50,8 @@ def gateway_rules(nat: Nat, outer: str, ipv6: str) -> str:
         if nat.mapping != "none":
             chains["pre"] += _inbound(nat, proto, outer)
             chains["post"] += [line for way in _ways_out(nat, proto) for line in _outbound(nat, proto, outer, way)]
-            chains["seen"] += [line for way in _ways_out(nat, proto) for line in _seen(nat, proto, way)]
-            chains["seen"] += _seen_replies(nat, proto)
+            chains["seen"] += [line for way in _ways_out(nat, proto) for line in _seen(nat, proto, outer, way)]
+            chains["seen"] += _seen_replies(nat, proto, outer)
     if nat.mapping != "none":
         chains["post"].append(f'oifname "wan" snat ip to {outer}')
     lines = ["table ip nat", "delete table ip nat", "table inet fw", "delete table inet fw", "table ip nat {", *maps]
@@ -127,10 +127,11 @@ def _outbound(nat: Nat, proto: str, outer: str, way: str) -> list[str]:
     return lines
 
 
-def _seen(nat: Nat, proto: str, way: str) -> list[str]:
-    """What the kernel chose; every outbound packet writes it down again, which keeps the mapping alive."""
+def _seen(nat: Nat, proto: str, outer: str, way: str) -> list[str]:
+    """What the kernel chose; every outbound packet writes it down again, which keeps the mapping alive. Not what leaves
+    by an address that was the gateway's: such flows live until they are flushed, and would bring it back."""
     is_proto = "" if "l4proto" in way else f"meta l4proto {proto} "
-    way = f"{way}{is_proto}ct direction original "
+    way = f"{way}{is_proto}ct direction original ip saddr {outer} "
     if nat.mapping == "eim":
         return _remembered(nat, proto, way, INNER)
     if nat.mapping == "adm":
@@ -138,11 +139,11 @@ def _seen(nat: Nat, proto: str, way: str) -> list[str]:
     return []
 
 
-def _seen_replies(nat: Nat, proto: str) -> list[str]:
+def _seen_replies(nat: Nat, proto: str, outer: str) -> list[str]:
     """Answers to strangers that were let in keep the mapping alive as well."""
     if nat.mapping != "eim":
         return []
-    way = f'oifname "wan" meta l4proto {proto} ct direction reply ct status dnat '
+    way = f'oifname "wan" meta l4proto {proto} ct direction reply ct status dnat ip saddr {outer} '
     return _remembered(nat, proto, way, INNER_OF_REPLY)
 
 
