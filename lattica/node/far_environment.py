@@ -88,7 +88,12 @@ class FarEnvironments:
 
     def needed(self, paper: far.JobIs) -> bool:
         """Whether its workers need anything that must be brought first."""
-        return bool(paper.packages) or _lacking(paper) != "" or paper.root in self._coming
+        root = paper.root in self._coming or paper.root in self._failed
+        return bool(paper.packages) or _lacking(paper) != "" or root
+
+    def is_coming(self, job: bytes) -> bool:
+        """Whether it is prepared."""
+        return job in self._coming
 
     def prepare(self, neighbour: Neighbour, paper: far.JobIs, token: Submission) -> None:
         """Bring what it needs; then the job begins."""
@@ -105,6 +110,8 @@ class FarEnvironments:
         """Whether this must wait until its job is prepared."""
         failed = self._failed.get(message.job)
         if failed is not None and self._node.now() >= failed[0]:
+            if (root := self._failed.get(failed[1].root)) is not None:
+                self.prepare(neighbour, root[1], root[2])
             self.prepare(neighbour, failed[1], failed[2])
         coming = self._coming.get(message.job)
         if coming is None or len(coming.waiting) >= WAITING_MAX:

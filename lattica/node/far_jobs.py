@@ -171,6 +171,9 @@ class FarJobs:
             else:
                 neighbour.told_jobs.setdefault(message.job, 0.0)
             return
+        if number is None and message.root and not self._expects(message.root):
+            neighbour.link.send(far.JobGone(message.job))  # it was told of the job before that was forgotten here
+            return
         if number is None and len(self._papers) >= JOBS_MAX:
             log.warning("a job of %s is refused: there are too many", neighbour.client.name)
             return
@@ -189,6 +192,11 @@ class FarJobs:
             number = self._begin_job(message, said_by(message), message.sys_path, message.cwd)
         self._papers[number] = message
         self._submissions[number] = token
+
+    def _expects(self, root: bytes) -> bool:
+        """Whether variants of this job may begin here, now or when it is prepared; if it cannot be, they say why."""
+        environments = self._desk.environments
+        return root in self._jobs or environments.is_coming(root) or environments.objection(root) != ""
 
     def _variant_here(self, paper: far.JobIs) -> int | None:
         """One that this node has thought of, too."""

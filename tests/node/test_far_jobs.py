@@ -33,7 +33,11 @@ class _Host:
         )
         self.freed: list[bytes] = []
         environments = SimpleNamespace(
-            needed=lambda _: False, forgotten=self.freed.append, objection=lambda _: "", over=lambda _: None
+            needed=lambda _: False,
+            forgotten=self.freed.append,
+            objection=lambda _: "",
+            over=lambda _: None,
+            is_coming=lambda _: False,
         )
         peer = SimpleNamespace(
             credentials=SimpleNamespace(root=None, trust=None, member=SimpleNamespace(roles=MEMBER)),
@@ -122,6 +126,24 @@ def test_a_variant_is_believed_under_its_jobs_token_and_by_what_it_is(monkeypatc
     known[key_of_parts({"A": "c"}, [], None)] = 7
     host.jobs.job_is(host.neighbour, mine)
     assert host.jobs.number(mine.job) == 7, "this node has thought of it, too"
+
+
+def test_who_said_of_a_variant_while_its_job_was_forgotten_says_so_of_both_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The word that the job is gone crosses the variant's on the way (world `execution`, long seed 45)."""
+    host = _Host(monkeypatch)
+    host.node.environments = SimpleNamespace(known=lambda *_: None)
+    host.told()
+    host.node.jobs[1].ended = True
+    host.forget(1)
+    key = key_of_parts({"A": "b"}, [], None)
+    variant = far.JobIs(variant_of(JOB, key), b"", THEM, env_vars={"A": "b"}, root=JOB)
+    host.jobs.job_is(host.neighbour, variant)
+    assert not host.jobs.knows(variant.job) and host.said == [far.JobGone(JOB), far.JobGone(variant.job)]
+    host.told()
+    host.jobs.job_is(host.neighbour, variant)
+    assert host.jobs.objection(variant.job) == ""
 
 
 def test_a_node_that_was_only_asked_lets_the_program_end_at_once() -> None:
