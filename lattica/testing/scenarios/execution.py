@@ -32,7 +32,7 @@ from lattica.node.far_lending import LEASE_S
 from lattica.scheduler.fencing import Life
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
 from lattica.testing.execution import End, Unit, Universe
-from lattica.testing.execution_faults import Faults
+from lattica.testing.execution_faults import GRACE_S, Faults
 from lattica.testing.execution_groups import Group, Groups
 from lattica.testing.execution_nodes import Land, NodeUnit, SimNode
 from lattica.testing.execution_processes import SPAN_BYTES, Body, Caller, SimDriver, SimProcess, SimWorker
@@ -84,6 +84,7 @@ class Plan:
     lived: Lived | None = None  # of a call: the life in which it began last
     order: int = 0
     starts: int = 0
+    began: float = 0.0  # when it started last
     made: list[Plan] = field(default_factory=list)  # by its body
     group: Group | None = None
     items: int = 0  # of a generator
@@ -112,6 +113,12 @@ class Plan:
     def may_be_canceled(self) -> bool:
         """Whether somebody has cancelled it, or what it needs."""
         return self.canceled or any(plan.may_be_canceled for plan in self.needed)
+
+    def outlasts_a_drain(self, now: float) -> bool:
+        """Whether it, or what it needs, has run so long that a node that goes need not have waited for it: it waits for
+        an actor that is busy with a generator, say, whose items nobody takes."""
+        mine = self.starts > 0 and self.outcome != "value" and now - self.began >= GRACE_S
+        return mine or any(plan.outlasts_a_drain(now) for plan in self.needed)
 
     def value(self) -> tuple[str, int, bytes]:
         return "value", self.number, _pad(self.number % len(LETTERS), self.size)
@@ -163,7 +170,7 @@ class TaskBody:
     def begin(self, worker: SimWorker) -> list[ObjectRef]:
         play, plan, rng = self.play, self.plan, self.play.universe.rng
         self.worker = worker
-        plan.starts += 1
+        plan.starts, plan.began = plan.starts + 1, play.universe.now
         play.universe.count("starts")
         play.hold(plan.starts <= 1 + plan.retries, f"{plan} started {plan.starts} times")
         play.hold(not plan.withdrawn, f"{plan} begins, and was cancelled before it was handed out")
@@ -600,7 +607,9 @@ class Play:
         canceled = "TaskCancelledError" in kind
         self.hold(not canceled or plan.may_be_canceled, f"{plan}, and nobody had cancelled it: {words}")
         groups = plan.groups()
-        gone = (self.drained and (kind in OF_ACTORS_GONE or bool(groups))) or any(group.removed for group in groups)
+        late = plan.outlasts_a_drain(self.universe.now)
+        gone = self.drained and (kind in OF_ACTORS_GONE or bool(groups) or late)
+        gone = gone or any(group.removed for group in groups)
         self.hold(canceled or gone or not self.calm, f"{plan}, and nothing was broken: {words}")
 
     def cancel(self, process: SimProcess, plan: Plan, ref: ObjectRef) -> None:
