@@ -10,8 +10,6 @@ from lattica.mesh.nat.routes import Direct, Endpoint, Route, SendOver
 
 LOSS_WINDOW = 16  # probes
 MARGIN_S = 0.1  # that an answer may take beyond the round trip and four mean deviations
-ASK_S = 0.05  # of silence beyond the round trip and four mean deviations: then probes say whether it is the path
-SUSPECT_S = 0.02  # of silence beyond what an answer may take: then the other paths are asked as well
 TRIAL_PROBES = 16  # of a path that has just proven itself, as many as `loss` looks at
 FLAP_S = 60.0
 RETRY_S = (1.0, 30.0)  # pauses between probes of a path that is silent, doubling
@@ -68,9 +66,9 @@ class Path:
     """A route and what we know of it. Times are monotonic seconds."""
 
     __slots__ = (
-        "answered_at", "better", "good", "heard_at", "is_direct", "is_source", "lost", "needed", "outcomes", "pending",
-        "probe_at", "probed_at", "probes", "proven", "route", "rtt_s", "rtt_var_s", "seen", "silences", "silent_at",
-        "since", "trial", "used_at",
+        "answered_at", "better", "good", "heard_at", "is_direct", "is_source", "lost", "missing", "needed", "outcomes",
+        "pending", "probe_at", "probed_at", "probes", "proven", "route", "rtt_s", "rtt_var_s", "seen", "silences",
+        "silent_at", "since", "trial", "used_at",
     )  # fmt: skip
 
     def __init__(self, route: Route, now: float, *, is_source: bool = False) -> None:
@@ -81,6 +79,7 @@ class Path:
         self.rtt_s = self.rtt_var_s = 0.0  # smoothed, and its mean deviation (RFC 6298 §2)
         self.outcomes: deque[bool] = deque(maxlen=LOSS_WINDOW)  # of the last probes
         self.pending: dict[bytes, float] = {}  # transaction -> sent at, oldest first
+        self.missing: list[float] = []  # when the first PENDING_MAX probes after the last answer were sent
         self.heard_at = self.answered_at = self.used_at = self.probed_at = float("-inf")
         self.probe_at = now
         self.probes = 0  # sent since the last answer
@@ -103,19 +102,21 @@ class Path:
         return self.outcomes.count(False) / len(self.outcomes) if self.outcomes else 0.0
 
     @property
+    def answer_s(self) -> float:
+        """How long an answer takes at the most, nearly always; 0: not known."""
+        return self.rtt_s + 4 * self.rtt_var_s
+
+    @property
     def patience_s(self) -> float:
-        """How long an answer may take before the probe counts as lost."""
-        return self.rtt_s + 4 * self.rtt_var_s + MARGIN_S if self.rtt_s else 1.0
+        """How long an answer may take before the probe counts as lost, whoever is busy."""
+        return self.answer_s + MARGIN_S if self.rtt_s else 1.0
 
-    @property
-    def ask_s(self) -> float:
-        """How long it may be silent after something was sent on it, until it is probed."""
-        return self.rtt_s + 4 * self.rtt_var_s + ASK_S
-
-    @property
-    def suspect_s(self) -> float:
-        """How long the current path may be silent after something was sent on it."""
-        return self.patience_s + SUSPECT_S
+    def asks(self, transaction: bytes, now: float) -> None:
+        """A probe is sent."""
+        self.probes += 1
+        self.probed_at = self.pending[transaction] = now
+        if len(self.missing) < PENDING_MAX:
+            self.missing.append(now)
 
     def answered(self, sent_at: float, now: float) -> None:
         """A probe sent then came back. RFC 6298 §2 for the round trip."""
@@ -128,6 +129,7 @@ class Path:
         self.outcomes.append(True)
         self.answered_at = self.heard_at = now
         self.probes, self.lost, self.good = 0, 0, self.good + 1
+        self.missing.clear()
 
     def prove(self) -> None:
         """It has answered; what was lost before says nothing of what will be."""
@@ -145,14 +147,47 @@ class Path:
         self.since = self.silent_at = now
         self.proven, self.good, self.better, self.trial = False, 0, 0, 0
         self.probe_at, self.probes = now + RETRY_S[0], 0
+        self.missing.clear()
 
-    def give_up_probes(self, now: float) -> None:
-        """Probes that nobody will answer any more are lost."""
+    def forget(self, now: float) -> None:
+        """What was measured may be true no more: ask anew."""
+        self.pending.clear()
+        self.missing.clear()
+        self.outcomes.clear()
+        self.rtt_s = self.rtt_var_s = 0.0
+        self.probe_at, self.probes, self.trial = now, 0, TRIAL_PROBES
+        self.needed, self.silences, self.lost = 1, 0, 0
+
+    def give_up_probes(self, now: float, silent_since: float) -> None:
+        """Probes that nobody will answer any more are lost. silent_since: those that were sent later say nothing of the
+        share that is: all of them are, or the peer is busy."""
         while self.pending:
             transaction, sent_at = next(iter(self.pending.items()))
             if sent_at + self.patience_s > now and len(self.pending) <= PENDING_MAX:
                 return
             del self.pending[transaction]
-            self.outcomes.append(False)
+            if sent_at < silent_since:
+                self.outcomes.append(False)
             self.lost += 1
             self.good = self.better = 0
+
+
+class Usual:
+    """How long it usually takes until something comes, once something was sent. As RFC 6298 §2 has round trips."""
+
+    __slots__ = ("_mean_s", "_var_s")
+
+    def __init__(self) -> None:
+        self._mean_s = self._var_s = -1.0
+
+    @property
+    def most_s(self) -> float:
+        """At the most, nearly always; infinite: not known."""
+        return self._mean_s + 4 * self._var_s if self._mean_s >= 0 else float("inf")
+
+    def saw(self, took_s: float) -> None:
+        if self._mean_s < 0:
+            self._mean_s, self._var_s = took_s, took_s / 2
+        else:
+            self._var_s += (abs(took_s - self._mean_s) - self._var_s) / 4
+            self._mean_s += (took_s - self._mean_s) / 8

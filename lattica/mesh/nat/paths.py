@@ -18,15 +18,20 @@ window and RTT estimate begin anew. Nothing but probes is sent over a path befor
 Choice. A path that has answered may become current:
   - direct over relayed at once, if it loses at most LOSS_GOOD more; back only if it loses LOSS_BAD, and twice as much;
   - of two alike the one that was better by BETTER_SHARE and BETTER_S of round trip for BETTER_TIMES answers in a row;
-  - any over one that is *silent*: something was sent on it, nothing has come back for SILENT_S, and SILENT_PROBES were
-    not answered either, while another has been heard since;
+  - any over one that is *silent*: something was sent on it, nothing has come back for SILENT_S and a round trip, and
+    SILENT_PROBES are missed, while another has been heard since;
   - that by which the peer's own packets come now, over one by which none came since: at once if DOUBT_PROBES were not
     answered by it, and after SILENT_S in any case. So that this is known by then, the current path is probed when the
     peer probes another one: it may hear nothing by this;
-  - any over one that is *deaf*: packets of the peer come by it, and DEAF_PROBES in a row were not answered, while those
-    by another are: what we send by it does not arrive;
+  - any over one that is *deaf*: packets of the peer come by it, and DEAF_PROBES in a row are missed: what we send by it
+    does not arrive;
   - a new source of the peer over the old one, at once, if nothing has come from the old one since: the peer has moved.
 A path that fell silent within FLAP_S must first answer twice as many probes as the last time.
+
+Silence. The current path is asked ASK_S after something should have come: an answer to what was sent, or, where packets
+flow, the next one. Who asks too soon wastes 64 bytes. After three probes the others are asked too. A probe is *missed*
+when one that was sent later by another path was answered GRACE_S ago, and its own answer is overdue as well: then the
+peer is awake, and so are we, and the packet got lost. A process that is busy, at either end, is silent on all paths.
 
 Rules of this file. `now` is monotonic seconds. A lost answer is normal; so is an answer that comes late. What comes
 from an unknown source with a good MAC makes a path that is probed, at most UNPROVEN_MAX at once. All probes of one
@@ -35,6 +40,7 @@ table together stay below PROBES_MAX a second.
 
 from __future__ import annotations
 
+from collections import deque
 from random import Random
 
 from lattica.mesh.nat import datagrams
@@ -42,7 +48,6 @@ from lattica.mesh.nat.datagrams import ANSWER, PROBE, Answer, Keys, Kind, Probe
 from lattica.mesh.nat.path import (
     PENDING_MAX,
     RETRY_S,
-    TRIAL_PROBES,
     Effect,
     Path,
     PathForgotten,
@@ -51,6 +56,7 @@ from lattica.mesh.nat.path import (
     SeenAs,
     Suspected,
     Switched,
+    Usual,
 )
 from lattica.mesh.nat.routes import NOWHERE, Direct, Route, SendOver
 
@@ -69,13 +75,17 @@ BUSY_FOR_S = 2.0  # after the last packet they still do
 KEEP_ALIVE_S = 15.0  # the shortest NAT mapping we have met lives 30 s
 KEEP_ALIVE_S_RANGE = (4.0, 60.0)  # whatever lifetime was measured
 HASTE_S = 0.1  # between probes of a path in doubt
-SILENT_HASTE_S = 0.05  # ... in silence; SLOW_S after SILENT_LONG of them
-SILENT_S = 0.4  # and a round trip
-SILENT_PROBES = 3  # unanswered in a row, each for longer than its answer may take
+ASK_S = 0.03  # of silence beyond what is usual: then probes say whether it is the path
+SILENT_HASTE_S = 0.05  # between them; SLOW_S after SILENT_LONG
+SUSPECT_S = ASK_S + 2 * SILENT_HASTE_S  # with the third of them the other paths are asked
+GRACE_S = 0.05  # what is answered by another path would have been by this one, whoever reads which socket first
+SILENT_S = 0.25  # and a round trip
+SILENT_PROBES = 3  # missed in a row
 DEAF_PROBES = 4  # one probe and its answer in ten are lost where a twentieth of all packets is: once in 10,000
 DOUBT_PROBES = 2  # unanswered in a row, after which more are sent, and by the other paths too
 LEFT_S = 1.0  # after which it is not news that the peer's packets do not come by this path
 BESIDE_S = 0.25  # for which the current path is asked in haste, if the peer asks by another
+ANSWERS_MAX = 32  # by other paths, that are remembered: of a second of silence, by three of them
 SILENT_LONG = 40
 SLOW_S = 1.0
 GONE_S = 10.0  # of silence on every path: none is current any more
@@ -98,6 +108,8 @@ class PathTable:
         self._keep_alive_s = KEEP_ALIVE_S
         self._sent_at = float("-inf")
         self._waiting_since: float | None = None  # sent on the current path, and nothing came by it since
+        self._usual = Usual()  # until something comes by the current path
+        self._answers = deque[tuple[float, float]](maxlen=ANSWERS_MAX)  # by others: when asked, when answered
         self._suspected: float | None = None  # of which silence was told that it is suspected, by its beginning
         self._looked_at = float("-inf")  # when `tick` was called
         self._told = float("inf")  # what `next_deadline` said
@@ -163,11 +175,17 @@ class PathTable:
         """Something came by this path."""
         path.heard_at = now
         if path is self._now_path:
-            self._waiting_since = None
+            self._came(now)
         elif not path.proven and not path.pending and path.probe_at > now:
             path.probe_at, path.probes = now, 0  # it lives again
             return self.tick(now)
         return []
+
+    def _came(self, now: float) -> None:
+        """Something came by the current path."""
+        if self._waiting_since is not None:
+            self._usual.saw(now - self._waiting_since)
+            self._waiting_since = None
 
     def sent(self, now: float) -> bool:
         """A packet was sent over the current path. Called for each: notes the time. Whether a deadline came nearer."""
@@ -175,7 +193,7 @@ class PathTable:
         if self._waiting_since is not None or self._now_path is None:
             return False
         self._waiting_since = now
-        return now + self._now_path.ask_s < self._told
+        return now + self._due_s(self._now_path) + ASK_S < self._told
 
     def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
         """A datagram that claims to be this peer's. What is forged or replayed changes nothing."""
@@ -196,11 +214,8 @@ class PathTable:
     def network_changed(self, now: float) -> list[Effect]:
         """An address of this machine has changed: what was known of the paths is not true any more."""
         for path in self._paths.values():
-            path.pending.clear()
-            path.outcomes.clear()
-            path.rtt_s = path.rtt_var_s = 0.0
-            path.probe_at, path.probes, path.trial = now, 0, TRIAL_PROBES
-            path.needed, path.silences, path.lost = 1, 0, 0
+            path.forget(now)
+        self._usual = Usual()
         if self._now_path is not None and self._waiting_since is None:
             self._waiting_since = now
         return self.tick(now)
@@ -216,10 +231,9 @@ class PathTable:
                 at = min(at, next(iter(path.pending.values())) + path.patience_s)
             if at < first:
                 first = at
-        if self._now_path is not None and self._waiting_since is not None:
-            silent_at = self._silent_at(self._now_path, self._waiting_since)
-            # once that is past, answers and probes that are given up bring the verdict
-            first = min(first, silent_at if silent_at > self._looked_at else self._waiting_since + GONE_S)
+        for at in self._verdicts_at():
+            if self._looked_at < at < first:
+                first = at
         self._told = first
         return first if self._paths else None
 
@@ -227,7 +241,8 @@ class PathTable:
         """Send the probes that are due, notice silence, forget what never answers."""
         self._looked_at = now
         for path in self._paths.values():
-            path.give_up_probes(now)
+            since = self._waiting_since if path is self._now_path else None
+            path.give_up_probes(now, float("inf") if since is None else since)
         effects = self._suspect(now) + self._notice_silence(now) + self._notice_deafness(now) + self._choose(now)
         for path in list(self._paths.values()):  # after the choice: more is asked of the current one
             if self._probe_due(path) <= now:
@@ -249,7 +264,8 @@ class PathTable:
         """When it is to be probed next."""
         if path is self._now_path:
             if self._waiting_since is not None:
-                return min(path.probe_at, max(self._waiting_since + path.ask_s, path.probed_at + self._haste_s()))
+                ask_at = self._waiting_since + self._due_s(path) + ASK_S
+                return min(path.probe_at, max(ask_at, path.probed_at + self._haste_s()))
             if path.lost >= DOUBT_PROBES and self._sent_at + BUSY_FOR_S > path.probed_at:
                 return min(path.probe_at, path.probed_at + self._haste_s())
             beside_at = self._asked_beside_at
@@ -260,7 +276,7 @@ class PathTable:
                 return min(path.probe_at, busy_at)
         elif path.proven and self._waiting_since is not None and self._now_path is not None:
             # the current one is suspect: who else lives?
-            suspect_at = self._waiting_since + self._now_path.suspect_s
+            suspect_at = self._waiting_since + self._due_s(self._now_path) + SUSPECT_S
             return min(path.probe_at, max(suspect_at, path.probed_at + 2 * self._haste_s()))
         elif path.proven and self._now_path is not None and self._now_path.lost >= DOUBT_PROBES:
             return min(path.probe_at, path.probed_at + 2 * self._haste_s())
@@ -282,10 +298,9 @@ class PathTable:
         if self._is_hopeless(path, now):
             del self._paths[path.route]
             return [PathForgotten(path.route)]
-        path.probes += 1
-        path.probed_at, path.probe_at = now, now + self._pause_s(path)
         transaction = self._rng.randbytes(8)
-        path.pending[transaction] = now
+        path.asks(transaction, now)
+        path.probe_at = now + self._pause_s(path)
         if path is self._now_path and self._waiting_since is None:
             self._waiting_since = now
         data = datagrams.write_probe(self.keys.sending, Probe(transaction, Kind.PATH, _microseconds(now)))
@@ -351,7 +366,9 @@ class PathTable:
         path.answered(sent_at, now)
         effects: list[Effect] = []
         if path is self._now_path:
-            self._waiting_since = None
+            self._came(now)
+        else:
+            self._answers.append((sent_at, now))
         if not path.proven:
             path.prove()
             path.probe_at = min(path.probe_at, now + TRIAL_S)
@@ -408,27 +425,50 @@ class PathTable:
         both = isinstance(path.route, Direct) and isinstance(now_path.route, Direct)
         return both and path.is_source and now_path.heard_at < path.since
 
+    def _due_s(self, path: Path) -> float:
+        """Within which time something comes by the current path, nearly always, once something was sent on it."""
+        return min(path.answer_s, self._usual.most_s)
+
     @staticmethod
     def _silent_at(path: Path, since: float) -> float:
         """When the current path, on which something was sent then and nothing has come, is silent."""
         return since + SILENT_S + path.rtt_s
 
+    def _missed_at(self, path: Path, count: int) -> float:
+        """When so many probes of the current path in a row are missed; infinite: nothing says so."""
+        if len(path.missing) < count:
+            return float("inf")
+        last_at = path.missing[count - 1]
+        came_at = next((came_at for asked_at, came_at in self._answers if asked_at >= last_at), float("inf"))
+        return max(last_at + path.answer_s, came_at) + GRACE_S
+
+    def _verdicts_at(self) -> list[float]:
+        """When something may be found out about the current path, if nothing comes."""
+        path, since = self._now_path, self._waiting_since
+        if path is None:
+            return []
+        deaf_at = self._missed_at(path, DEAF_PROBES)
+        if since is None:
+            return [deaf_at]
+        silent_at = self._silent_at(path, since)
+        return [deaf_at, silent_at, max(silent_at, self._missed_at(path, SILENT_PROBES)), since + GONE_S]
+
     def _notice_deafness(self, now: float) -> list[Effect]:
         path = self._now_path
-        if path is None or path.lost < DEAF_PROBES:
+        if path is None or now < self._missed_at(path, DEAF_PROBES):
             return []
-        heard = [each for each in self._paths.values() if each.proven and each.answered_at > path.answered_at]
+        heard = [each for each in self._paths.values() if each.proven and each.answered_at > path.missing[0]]
         fresh = [each for each in heard if each is not path and each.lost < DOUBT_PROBES]
         if not fresh:
             return []
-        reason = f"{path.lost} probes in a row were not answered"
+        reason = f"{len(path.missing)} probes in a row were not answered"
         path.fall_silent(now)
         return [PathLost(path.route, "deaf"), *self._switch(self._best(fresh), now, reason)]
 
     def _suspect(self, now: float) -> list[Effect]:
         """Say so once, when the current path is silent for longer than it should be."""
         path, since = self._now_path, self._waiting_since
-        if path is None or since is None or self._suspected == since or now < since + path.suspect_s:
+        if path is None or since is None or self._suspected == since or now < since + self._due_s(path) + SUSPECT_S:
             return []
         self._suspected = since
         return [Suspected(path.route)]
@@ -441,7 +481,7 @@ class PathTable:
             return [*self._fell_silent(path, now), *self._switch(None, now, f"silent for {now - since:.1f} s")]
         fresh = [each for each in self._paths.values() if each.proven and each is not path and each.heard_at > since]
         followed = [each for each in fresh if each.used_at > since]  # the peer has given it up
-        if not fresh or (path.lost < SILENT_PROBES and not followed):
+        if not fresh or (now < self._missed_at(path, SILENT_PROBES) and not followed):
             return []
         effects = self._fell_silent(path, now)
         return effects + self._switch(self._best(fresh), now, f"silent for {now - since:.1f} s")
@@ -458,7 +498,8 @@ class PathTable:
     def _switch(self, path: Path | None, now: float, reason: str) -> list[Effect]:
         was, was_path, self._now_path = self.current, self._now_path, path
         self.current = path.route if path else None
-        self._waiting_since = None
+        self._waiting_since, self._usual = None, Usual()
+        self._answers.clear()
         for other in self._paths.values():
             other.better = 0
         if self.current == was:
