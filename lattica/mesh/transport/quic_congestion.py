@@ -6,8 +6,8 @@
 Reno halves its window for every loss: one packet in a hundred lost over 40 ms leaves 0.4 MB/s of any link. Radio links,
 busy machines with short socket buffers, and Python that reads too late lose such a share without being full.
 
-    STARTUP     gain 2.8: twice the rate each round trip, until three in a row brought no quarter more, or all packets
-                of one have waited
+    STARTUP     gain 2.8: twice the rate each round trip, and at least the first window, until three in a row brought
+                no quarter more, or all packets of one have waited
     DRAIN       gain 0.5: until the queue that this left is gone
     PROBE       eight phases of a round trip: 1.25 (is there more?), 0.75 (give back what was queued), 1, 1, 1, 1, 1, 1
     ROUND TRIP  half the window for a fifth of a second, where the shortest round trip is old: is it still so short?
@@ -84,7 +84,7 @@ class Bbr(QuicCongestionControl):
 
     def __init__(self, *, max_datagram_size: int) -> None:
         super().__init__(max_datagram_size=max_datagram_size)
-        self.datagram_bytes = max_datagram_size
+        self.datagram_bytes, self._first_window = max_datagram_size, INITIAL_WINDOW
         self.long_lost = 0  # long packets that were lost, since one arrived, and as shorter ones arrive
         self._short_came = False
         self._begin()
@@ -107,6 +107,11 @@ class Bbr(QuicCongestionControl):
         self._phase, self._phase_at = 0, 0.0
         self._shortest_s, self._shortest_until = float("inf"), 0.0
         self._round_shortest_s, self._late_s = float("inf"), 0.0
+        self._carries_since = float("inf")  # when the first packet that arrived was sent
+
+    def begin_with(self, datagrams: int) -> None:
+        """So many may be under way before anything is measured."""
+        self._first_window, self.congestion_window = datagrams, datagrams * self.datagram_bytes
 
     def __repr__(self) -> str:
         rate, window = self.rate / 1e6, self.congestion_window / 1e3
@@ -124,7 +129,7 @@ class Bbr(QuicCongestionControl):
         """Bytes a second at which packets may leave; 0: as fast as the window lets them."""
         if not self._rates:
             return 0.0
-        least = INITIAL_WINDOW if self.state is State.STARTUP else WINDOW_MIN
+        least = self.gain * self._first_window if self.state is State.STARTUP else WINDOW_MIN
         floor = least * self.datagram_bytes / (self.round_trip_s + LATE_S)  # who has sent little knows little
         return max(min(self.gain * self.rate, self._bound / self._path_s), floor)
 
@@ -169,6 +174,7 @@ class Bbr(QuicCongestionControl):
         self.bytes_in_flight -= packet.sent_bytes
         self._delivered += packet.sent_bytes
         self._delivered_at = now
+        self._carries_since = min(self._carries_since, about.sent_time)
         if self._newest is None or about.then[1] >= self._newest.then[1]:
             self._newest = about
 
@@ -181,8 +187,9 @@ class Bbr(QuicCongestionControl):
             self.bytes_in_flight -= packet.sent_bytes
             if packet.sent_bytes > SAFE_BYTES and self._short_came:
                 self.long_lost += 1
-            self._lost += packet.sent_bytes
-            self._lost_packets += 1
+            if (packet.sent_time or 0.0) >= self._carries_since:  # else there was no path yet, and not a full one
+                self._lost += packet.sent_bytes
+                self._lost_packets += 1
 
     def _of_this_path(self, packets: Iterable[Any]) -> Iterable[QuicSentPacket]:
         return (packet for packet in packets if packet.then[0] is self)

@@ -341,7 +341,8 @@ class Engine:
         size = self._connection._max_datagram_size = datagram_bytes
         loss._cc = create_congestion_control(configuration.congestion_control_algorithm, max_datagram_size=size)
         if self._up:
-            loss._cc.congestion_window = SWITCH_WINDOW * size
+            control: Any = loss._cc
+            control.begin_with(SWITCH_WINDOW)
         loss._pacer = _pacer_of(loss._cc)
         loss._rtt_initialized = False
         loss._rtt_min, loss._rtt_smoothed, loss._rtt_variance, loss._pto_count = float("inf"), 0.0, 0.0, 0

@@ -192,6 +192,33 @@ def test_who_says_little_is_not_held_up_when_it_says_more() -> None:
     assert flow.waiting < 60_000
 
 
+def test_a_first_window_leaves_within_half_a_round_trip_whatever_little_was_measured() -> None:
+    flow = Flow(demand=SIZE, every_s=0.1)
+    flow.control.begin_with(32)
+    link = Link(flow, rate=50e6, delay_s=0.04, queue_s=0.05)
+    link.run(0.65)
+    assert 0 < flow.control.rate < 40_000, "a packet in a round trip"
+    flow.waiting = 30 * SIZE
+    link._send(flow)
+    link.run(0.04)
+    assert flow.waiting <= 0
+
+
+def test_what_is_lost_before_anything_arrives_is_no_full_queue() -> None:
+    """A relay that learns where the other side is now, after 30 ms."""
+
+    class Late(Link):
+        def _carry(self, flow: Flow, number: int) -> None:
+            if self.now >= 0.03:
+                super()._carry(flow, number)
+
+    flow = Flow(demand=4 * SIZE, every_s=0.01)
+    flow.control.begin_with(32)
+    link = Late(flow, rate=50e6, delay_s=0.04, queue_s=0.05)
+    link.run(1.0)
+    assert flow.waiting < 8 * SIZE, f"{flow.control!r}, {flow.waiting / SIZE:.0f} packets wait"
+
+
 def test_ends_that_are_late_learn_how_fast_their_path_is() -> None:
     """Two processes of a busy machine: each gets its turn every 15 ms, and may then send what it was due to send."""
 
