@@ -228,6 +228,7 @@ class OpenSSL:
         return facts[0].public_key if facts else top.public_key
 
     def signed(self, public_key: bytes, signature: bytes, data: bytes) -> bool:
+        """Whether this key has signed this (Ed25519)."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

@@ -103,6 +103,8 @@ Event = (
 
 
 class State(Enum):
+    """Of a connection, from its first frame on."""
+
     GREETING = auto()  # the other side's hello has not come
     WAITING = auto()  # it has; whether an earlier process of the same key still lives is being asked
     ATTACHED = auto()  # carries its plane
@@ -110,6 +112,8 @@ class State(Enum):
 
 
 class Connection:
+    """One connection of a session, as `peering` keeps it: who is at its end, and when it was last heard."""
+
     __slots__ = (
         "asked_at",
         "dialed",

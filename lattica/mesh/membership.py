@@ -67,10 +67,14 @@ class State(Enum):
 
 
 class Ping(msgspec.Struct, frozen=True):
+    """Do you live?"""
+
     nonce: int
 
 
 class Pong(msgspec.Struct, frozen=True):
+    """Yes: the answer to the ping of this nonce."""
+
     nonce: int
 
 

@@ -47,6 +47,8 @@ Body = bytes | Packed | Large
 
 
 class Call(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """Run this method. flags: STREAMS_IN, STREAMS_OUT."""
+
     id: int
     method: str
     timeout_ms: int  # 0: none
@@ -55,37 +57,51 @@ class Call(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 
 class Result(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """What a call has returned."""
+
     id: int
     body: Body
 
 
 class Failure(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """What a call has raised, as its error's fields."""
+
     id: int
     error: dict[str, Any]
 
 
 class Cancel(msgspec.Struct, array_like=True, tag=4, frozen=True):
+    """The caller no longer wants this call."""
+
     id: int
 
 
 class Item(msgspec.Struct, array_like=True, tag=5, frozen=True):
+    """The next item of a call's stream. side: FROM_CALLER or FROM_CALLEE."""
+
     id: int
     side: int
     body: Body
 
 
 class End(msgspec.Struct, array_like=True, tag=6, frozen=True):
+    """A call's stream has no more items."""
+
     id: int
     side: int
 
 
 class Credit(msgspec.Struct, array_like=True, tag=7, frozen=True):
+    """So many bytes more of this stream may be sent."""
+
     id: int
     side: int  # of who gives it
     bytes: int
 
 
 class Grant(msgspec.Struct, array_like=True, tag=8, frozen=True):
+    """So many bytes more of bodies may be sent: of all calls, or of all answers."""
+
     bytes: int
     side: int  # of who gives it: the callee for calls, the caller for answers
 
@@ -147,11 +163,15 @@ class Started(msgspec.Struct, frozen=True):
 
 
 class Answered(msgspec.Struct, frozen=True):
+    """A call of ours has returned this."""
+
     id: int
     body: Buffer
 
 
 class Failed(msgspec.Struct, frozen=True):
+    """A call of ours has raised this, or cannot be answered."""
+
     id: int
     error: Mapping[str, Any]
 
@@ -165,6 +185,8 @@ class Came(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
+    """That side of a stream has no more items."""
+
     id: int
     side: int
 
@@ -183,6 +205,8 @@ class Writable(msgspec.Struct, frozen=True):
 
 
 class Noticed(msgspec.Struct, frozen=True):
+    """A notice of the other side, for who hears this protocol."""
+
     protocol: int
     body: bytes
 

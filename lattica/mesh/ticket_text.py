@@ -28,6 +28,8 @@ ASK = "ask for a new one: `lattica ticket` on a node of the mesh"
 
 
 class TextStream(Protocol):
+    """What a ticket is read from: a file, or standard input."""
+
     def read(self, size: int, /) -> str: ...
 
 

@@ -102,18 +102,26 @@ class Data(msgspec.Struct, frozen=True):
 
 
 class Ack(msgspec.Struct, frozen=True):
+    """All frames up to this one have come."""
+
     ack: int
 
 
 class Ping(msgspec.Struct, frozen=True):
+    """Does this connection carry anything?"""
+
     nonce: int
 
 
 class Pong(msgspec.Struct, frozen=True):
+    """It does: the answer to the ping of this nonce."""
+
     nonce: int
 
 
 class Want(msgspec.Struct, frozen=True):
+    """Dial this plane for me."""
+
     plane: int
 
 
@@ -124,6 +132,8 @@ class Prove(msgspec.Struct, frozen=True):
 
 
 class Proof(msgspec.Struct, frozen=True):
+    """The answer to PROVE: signed by who has the key."""
+
     signature: bytes
 
 

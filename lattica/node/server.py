@@ -286,6 +286,7 @@ class Node:
         return token
 
     def config_for(self, namespace: str) -> dict[str, object]:
+        """What a driver or worker is told when it has joined."""
         return {
             "inline_max": INLINE_MAX_BYTES,
             "num_cpus": self.settings.resources.get("CPU", 0),

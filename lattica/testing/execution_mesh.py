@@ -40,9 +40,11 @@ class Wires:
         return SimTransport(self, owner, unit, member)
 
     def passes(self, sender: str, receiver: str) -> bool:
+        """Whether what one says reaches the other."""
         return (sender, receiver) not in self.cut and sender not in self.dark and receiver not in self.dark
 
     def delay(self, sender: str, receiver: str) -> float:
+        """Seconds on the way, at random."""
         rng = self.universe.rng
         least, most = self.delay_s
         delay_s = least + (most - least) * rng.random()

@@ -94,6 +94,7 @@ class Land:
 
     @property
     def living(self) -> list[str]:
+        """Names of the machines that live."""
         return [name for name in self.names if name in self.units and self.units[name].alive]
 
     def start(self, name: str) -> NodeUnit:

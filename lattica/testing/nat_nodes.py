@@ -39,6 +39,7 @@ NAME_BYTES = 16
 
 
 def peer_of(name: str) -> PeerId:
+    """The id of the node of this name."""
     return PeerId(name.encode().ljust(32, b"\0"))
 
 

@@ -46,6 +46,8 @@ _KINDS = {Wish.PEER: PEER, Wish.VALUE: VALUE, Wish.PROVIDERS: PROVIDER}
 
 
 class State(Enum):
+    """Of a peer that this look-up has heard of."""
+
     NEW = auto()
     ASKED = auto()
     SLOW = auto()  # asked again

@@ -40,6 +40,8 @@ AGAIN_S = 900.0  # after all ways were tried in vain
 
 
 class Method(Enum):
+    """How a router is asked for a port."""
+
     PCP = "PCP"
     NAT_PMP = "NAT-PMP"
     UPNP = "UPnP"

@@ -38,6 +38,8 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class Mapping(msgspec.Struct, frozen=True):
+    """What a gateway has granted; lifetime 0: it has ended (RFC 6886 §3.3)."""
+
     inner_port: int
     outer_port: int
     lifetime_s: int

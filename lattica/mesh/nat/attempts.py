@@ -36,16 +36,22 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class Introduce(msgspec.Struct, frozen=True, tag=1):
+    """The leader begins an attempt, and tells of itself."""
+
     attempt: int
     introduction: Introduction
 
 
 class Introduced(msgspec.Struct, frozen=True, tag=2):
+    """The other side tells of itself, too."""
+
     attempt: int
     introduction: Introduction
 
 
 class Prepare(msgspec.Struct, frozen=True, tag=3):
+    """Open what this round needs, and say what is seen of it."""
+
     attempt: int
     round: int
     method: Method
@@ -61,6 +67,8 @@ class Ready(msgspec.Struct, frozen=True, tag=4):
 
 
 class Go(msgspec.Struct, frozen=True, tag=5):
+    """Shoot now; readiness: the leader's."""
+
     attempt: int
     round: int
     method: Method

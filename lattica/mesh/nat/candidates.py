@@ -32,6 +32,8 @@ RANKS = {source: rank for rank, source in enumerate(Source)}
 
 
 class Candidate(msgspec.Struct, frozen=True):
+    """An endpoint by which a peer may be reached, and how it is known."""
+
     source: Source
     endpoint: Endpoint
 

@@ -113,6 +113,7 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 def is_quic(data: bytes) -> bool:
+    """Whether it is a packet of QUIC, and none of ours."""
     return bool(data) and bool(data[0] & QUIC_BIT)
 
 
@@ -128,6 +129,7 @@ def kind_of(data: bytes) -> int:
 
 
 def write_probe(key: Key, probe: Probe) -> bytes:
+    """A probe as bytes, signed with this key."""
     return _signed(
         key.secret,
         _PROBE.pack(PROBE, key.id, probe.transaction, probe.kind, probe.argument, probe.time_us),
@@ -149,6 +151,7 @@ def write_answer(key: Key, answer: Answer) -> bytes:
 
 
 def read_answer(key: Key, data: bytes) -> Answer | None:
+    """None: it is no answer of this key."""
     if not _holds(key.secret, ANSWER, data) or data[1:9] != key.id:
         return None
     _, _, transaction, kind, time_us, seen = _ANSWER.unpack(data[:-MAC_BYTES])
@@ -156,10 +159,12 @@ def read_answer(key: Key, data: bytes) -> Answer | None:
 
 
 def write_bind(secret: bytes, bind: Bind) -> bytes:
+    """A BIND as bytes, signed with the channel's secret."""
     return _signed(secret, _BIND.pack(BIND, bind.channel, bind.counter))
 
 
 def read_bind(secret: bytes, data: bytes) -> Bind | None:
+    """None: it is no BIND with this secret."""
     if not _holds(secret, BIND, data):
         return None
     _, channel, counter = _BIND.unpack(data[:-MAC_BYTES])
@@ -172,6 +177,7 @@ def write_bound(secret: bytes, bound: Bound) -> bytes:
 
 
 def read_bound(secret: bytes, data: bytes) -> Bound | None:
+    """None: it is no BOUND with this secret."""
     if not _holds(secret, BOUND, data):
         return None
     _, channel, counter, seen = _BOUND.unpack(data[:-MAC_BYTES])
@@ -188,6 +194,7 @@ def channel_of(data: bytes) -> int | None:
 
 
 def write_relayed(channel: int, payload: bytes) -> bytes:
+    """A payload with the head by which its relay knows the channel."""
     return _RELAYED.pack(RELAYED, channel) + payload
 
 

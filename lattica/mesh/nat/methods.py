@@ -18,6 +18,8 @@ from lattica.mesh.nat.candidates import Candidate, Source, are_near, share_ipv6
 
 
 class Method(Enum):
+    """How a pair becomes direct."""
+
     DIAL = "dial"  # one can be reached as it is, the other sends
     SIMULTANEOUS = "simultaneous send"
     PREDICTION = "prediction"  # of the next ports of a sequential allocator
@@ -42,6 +44,7 @@ def is_symmetric(behaviour: Behaviour) -> bool:
 
 
 def is_predictable(behaviour: Behaviour) -> bool:
+    """Whether the next ports of a symmetric NAT can be guessed: it counts upwards."""
     return is_symmetric(behaviour) and behaviour.allocation is Allocation.SEQUENTIAL
 
 

@@ -49,6 +49,7 @@ class Budget:
         return bool(self._times) and now - self._times[-1] < salvos.BIRTHDAY_S
 
     def take(self, now: float) -> bool:
+        """Whether such a round may begin now; if so, it counts."""
         if self.is_busy(now):
             return False
         full = len(self._times) == self._times.maxlen and now - self._times[0] < 3600.0

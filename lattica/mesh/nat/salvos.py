@@ -30,6 +30,8 @@ PORTS = range(1024, 65536)
 
 
 class Shot(NamedTuple):
+    """A probe to send: seconds after the round began, by which route, and how many hops it may live (0: as usual)."""
+
     at_s: float
     route: Direct
     ttl: int = 0

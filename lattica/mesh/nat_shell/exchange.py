@@ -37,6 +37,7 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def write_card(card: Card) -> bytes:
+    """A card as bytes."""
     return msgspec.msgpack.encode(card)
 
 
@@ -56,6 +57,7 @@ def keys_of(mine: bytes, theirs: bytes, *, lower: bool) -> Keys:
 
 
 def write_message(message: Message) -> bytes:
+    """A message of `nat/punching` as bytes."""
     return msgspec.msgpack.encode(message)
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 @service("nat")
 class NatService:
+    """What a peer does for others that ask what NAT they are behind, or become direct with it."""
+
     def __init__(self, traversal: Traversal) -> None:
         self._traversal = traversal
 

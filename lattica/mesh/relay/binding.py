@@ -35,11 +35,15 @@ ASKED_MAX = 32  # BINDs whose answers are known when they come
 
 
 class Say(msgspec.Struct, frozen=True):
+    """Send these bytes to the relay, by this way."""
+
     way: Hashable
     data: bytes
 
 
 class Lost(msgspec.Struct, frozen=True):
+    """The relay does not answer, by any way: the channel is over."""
+
     reason: str
 
 

@@ -70,14 +70,20 @@ class Few(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Fingerprints(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """Parts with many items each."""
+
     parts: list[Sums]
 
 
 class Items(msgspec.Struct, array_like=True, tag=2, frozen=True):
+    """Parts with few items each."""
+
     parts: list[Few]
 
 
 class Want(msgspec.Struct, array_like=True, tag=3, frozen=True):
+    """The rows that the sender lacks, or has otherwise."""
+
     places: bytes  # 8 bytes each, ascending
 
 

@@ -30,6 +30,9 @@ class Owner(Protocol):
 
 
 class Transport(Protocol):
+    """What carries frames: sockets, or memory in tests and simulations. Connections have numbers, which their owner
+    deals out."""
+
     async def listen(self, address: str) -> Sequence[str]:
         """Accept connections at "host:port" (port 0: any); the addresses bound. Raises ConfigError if it is taken."""
 

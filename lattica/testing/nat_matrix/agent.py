@@ -315,6 +315,7 @@ def _method(peer: Peer, other: str) -> str:
 
 
 async def serve() -> None:
+    """Carry out commands, a line of JSON each, until standard input ends."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=1 << 24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)

@@ -129,10 +129,12 @@ def _times(seconds: Sequence[float]) -> str:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
+    """The value below which this share of the ordered ones lies."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
 def table(lines: Iterable[Sequence[str]]) -> str:
+    """Lines with their columns aligned; all have as many as the first."""
     rows = list(lines)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows)

@@ -34,6 +34,7 @@ SYMMETRIC_SEQUENTIAL_MISSED_MAX = 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Let pairs of peers become direct, and print how it went; exit code 1 if too few did."""
     parser = argparse.ArgumentParser(description=package.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", nargs="*", metavar="ONE/OTHER", help=f"kinds: {', '.join(KINDS)}. Default: all pairs")
     parser.add_argument("--attempts", type=int, help="of each pair (default: 5, and 20 where ports are guessed)")
@@ -85,6 +86,7 @@ def run(plan: Sequence[Pair], given: argparse.Namespace) -> int:
 
 
 def progress(made: Attempt) -> str:
+    """One attempt, in a line."""
     answered = f"answered {made.answered_s:.2f}" if made.answered else f"NO ANSWER {made.error}"
     direct = f"direct {made.direct_s:.2f} {made.transport} {made.method}" if made.direct else f"{made.path}"
     refused = f" ({len(made.failed)} refused: {made.failed[0][:60]})" if made.failed else ""
@@ -92,6 +94,7 @@ def progress(made: Attempt) -> str:
 
 
 def summary(lines: Iterable[Line], took_s: float) -> str:
+    """All attempts, in a line."""
     every = [each for line in lines for each in line.attempts]
     answered = sum(each.answered for each in every)
     soon = sum(each.answered_s <= 1 for each in every)

@@ -141,6 +141,7 @@ def _path(row: dict[str, Any]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Play the moves, and print what each has cost; exit code 1 if one went wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("moves", nargs="*", metavar="MOVE", help=f"of {', '.join(MOVES)}")
     parser.add_argument("--rate", type=float, default=1000.0, help="calls a second")

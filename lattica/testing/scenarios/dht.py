@@ -105,6 +105,7 @@ class Round:
         return f"{self.right} of {self.lookups} right, at the median {hops:g} hops, {asked:g} asked, {took:.1f} s"
 
     def judge(self) -> None:
+        """Assert what the paper promises of look-ups: that they end at the right peer, in few hops."""
         assert self.lookups - self.right <= max(1, self.lookups // 100), f"look-ups end at the wrong peer: {self}"
         assert median(self.hops) <= HOPS_MAX, f"look-ups take too many hops: {self}"
 

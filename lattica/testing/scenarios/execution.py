@@ -121,6 +121,7 @@ class Plan:
         return mine or any(plan.outlasts_a_drain(now) for plan in self.needed)
 
     def value(self) -> tuple[str, int, bytes]:
+        """What it returns, without the ref of its box."""
         return "value", self.number, _pad(self.number % len(LETTERS), self.size)
 
     def item(self, at: int) -> tuple[str, int, int, bytes]:
@@ -168,6 +169,8 @@ class TaskBody:
         self.worker: SimWorker | None = None
 
     def begin(self, worker: SimWorker) -> list[ObjectRef]:
+        """Look whether it may run here, and at its arguments; crash, if that is planned. Returns the refs that it
+        waits for."""
         play, plan, rng = self.play, self.plan, self.play.universe.rng
         self.worker = worker
         plan.starts, plan.began = plan.starts + 1, play.universe.now
@@ -194,14 +197,17 @@ class TaskBody:
         return [*self.nested, *(ref for _, ref in self.children)]
 
     def submitted(self) -> list[ObjectRef]:
+        """Refs of what it has submitted, which is cancelled with it."""
         for child, _ in self.children:
             child.canceled = True
         return [ref for _, ref in self.children]
 
     def broken(self) -> None:
+        """It was interrupted: its refs and its handle go."""
         self.nested, self.children, self.handle = [], [], None
 
     def end(self) -> Any:
+        """Read what it waited for. Returns its value."""
         plan, worker = self.plan, self.worker
         assert worker is not None
         wanted = [*zip(plan.nested, self.nested, strict=True), *self.children]
@@ -269,6 +275,7 @@ class Script:
         self.driver.later(self.play.universe.rng.expovariate(1 / self.play.act_s), self.act)
 
     def act(self) -> None:
+        """Do one thing at random, and soon another."""
         if not self.acting:
             return
         rng = self.play.universe.rng
@@ -276,6 +283,7 @@ class Script:
         self._next()
 
     def submit(self) -> None:
+        """A task, on refs that are known, perhaps in a placement group; a few are cancelled at once."""
         play, rng = self.play, self.play.universe.rng
         known = list(self.refs.items())
         deps = rng.sample(known, min(len(known), rng.choice((0, 0, 1, 2))))
@@ -292,6 +300,7 @@ class Script:
             play.cancel(self.driver, *made)
 
     def call(self) -> None:
+        """A few calls of one actor, in order."""
         rng = self.play.universe.rng
         if self.handles:
             handle = rng.choice(list(self.handles))
@@ -301,6 +310,7 @@ class Script:
                 self._keep(self.play.call(self.driver, handle, deps))
 
     def create(self) -> None:
+        """An actor, while it has few."""
         if len(self.handles) < 4:
             self.play.create(self)
 
@@ -386,16 +396,19 @@ class Script:
         return True
 
     def drop(self) -> None:
+        """Let some refs go."""
         rng = self.play.universe.rng
         for plan in rng.sample(list(self.refs), min(len(self.refs), rng.randint(1, 5))):
             if len(self.refs) > 3:
                 del self.refs[plan]
 
     def drop_handle(self) -> None:
+        """Let an actor go."""
         if self.handles:
             del self.handles[self.play.universe.rng.choice(list(self.handles))]
 
     def kill(self) -> None:
+        """An actor, for good or to be restarted."""
         if self.handles and self.play.rough:
             handle, rng = self.play.universe.rng.choice(list(self.handles)), self.play.universe.rng
             self.play.calm = False
@@ -411,10 +424,12 @@ class Script:
             self.play.cancel(self.driver, plan, self.refs[plan])
 
     def make_group(self) -> None:
+        """A placement group, if it has none."""
         if len(self.groups) < 1:
             self.groups.append(self.play.groups.make(self.driver))
 
     def remove_group(self) -> None:
+        """End its placement group, with all that runs there."""
         if self.groups:
             self.play.groups.remove(self.driver, self.groups.pop())
 
@@ -477,11 +492,13 @@ class Play:
         self.scripts[name] = Script(self, driver)
 
     def living(self) -> list[Script]:
+        """The drivers that live."""
         return [script for script in self.scripts.values() if script.driver.unit.alive]
 
     # -- what processes ask for
 
     def plan(self, process: SimProcess, **more: Any) -> Plan:
+        """A new task or call: how long it runs, and what it returns, at random."""
         rng = self.universe.rng
         plan = Plan(
             len(self.plans) + 1,
@@ -507,6 +524,7 @@ class Play:
         children: int,
         placed: tuple[Group, bytes] | None = None,
     ) -> tuple[Plan, ObjectRef] | None:
+        """A task of this process; None if it has no room for its arguments."""
         runtime, rng = process.runtime, self.universe.rng
         if not runtime.has_room(SPAN_BYTES // 4):
             return None
@@ -536,6 +554,7 @@ class Play:
         return plan, refs[0]
 
     def call(self, process: SimProcess, handle: ActorHandle, deps: Any = ()) -> tuple[Plan, ObjectRef] | None:
+        """A call of this actor; None if there is no room for its arguments."""
         runtime = process.runtime
         if not runtime.has_room(SPAN_BYTES // 4):
             return None
@@ -553,6 +572,7 @@ class Play:
         return plan, refs[0]
 
     def stream(self, process: SimProcess, handle: ActorHandle | None) -> Stream | None:
+        """A generator, of an actor or as a task; None if there is no room for its arguments."""
         runtime, rng = process.runtime, self.universe.rng
         if not runtime.has_room(SPAN_BYTES // 4):
             return None
@@ -632,6 +652,7 @@ class Play:
             self.hold(plan.outcome == "TaskCancelledError", f"{plan} was cancelled, not yet handed out, and goes on")
 
     def create(self, script: Script) -> None:
+        """An actor for this driver, perhaps with a name, and detached."""
         driver, rng = script.driver, self.universe.rng
         runtime = driver.runtime
         id = self.universe.urandom(ACTOR_ID_BYTES)
@@ -670,6 +691,7 @@ class Play:
         self.universe.count("actors")
 
     def find(self, script: Script) -> None:
+        """Look an actor up by one of the names that were given."""
         if not self.named:
             return
         runtime = script.driver.runtime
@@ -690,6 +712,7 @@ class Play:
     # -- what workers run
 
     def actor(self, worker: SimWorker, message: m.BecomeActor) -> Body:
+        """The constructor of an actor, as its worker runs it."""
         lived = self._lived(worker, message)
         if lived is not None:
             self.lived[worker.unit] = lived
@@ -707,6 +730,7 @@ class Play:
         return None if message.actor in deciding.records else (FIRST[0], message.incarnation)
 
     def body(self, worker: SimWorker, caller: Caller, task: m.Task | m.Call, args: Any, deps: list[Any]) -> Body:
+        """What a worker runs; asserts that calls of one caller begin in order, and in one life of the actor."""
         plan = self.plans[args[0][0]]
         if isinstance(task, m.Call):
             assert plan.actor is not None and worker.actor is not None and plan.who is not None
@@ -757,6 +781,7 @@ class Play:
         return [] if self.rough else [f"{actor.name} is not found" for actor in lasting if not actor.found]
 
     def open_waits(self) -> list[str]:
+        """What is not answered, in words."""
         found = [wait for script in self.living() for wait in script.ended()]
         alive = [plan for plan in self.plans.values() if not plan.outcome and plan.who is not None and plan.who.alive]
         return found + [f"{plan.who} waits for {plan}" for plan in alive]

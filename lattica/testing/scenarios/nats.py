@@ -58,6 +58,7 @@ def takes_birthday(one: str, other: str) -> bool:
 
 
 def play(seed: int, long: bool = False) -> World:
+    """Peace, a storm of faults, and peace again: then every pair must hear each other, and be direct if it can."""
     world = World(seed)
     lab, rng = NatLab(world), Random(f"population {seed}")
     types = _population(lab, rng, 20 if long else 7)

@@ -55,6 +55,7 @@ class PubSubPeer:
         return self._carry(self.core.unsubscribe(topic, now))
 
     def publish(self, topic: str, body: bytes, now: float) -> list[object]:
+        """Say this on a topic, and remember that it was said."""
         number = len(self.published) + 1
         try:
             effects = self.core.publish(topic, body, now)
@@ -160,6 +161,7 @@ class Story:
         self.world.tell(self.rng.choice(NAMES), verb, self.rng.choice(TOPICS))
 
     def crash(self) -> None:
+        """A peer ends, and its links notice; it is back within seconds."""
         name = self.rng.choice(NAMES)
         if self.world.is_alive(name):
             self.published |= self.world.core(name).published
@@ -174,6 +176,7 @@ class Story:
             self.world.tell(name, "unlink", other)
 
     def restart(self, name: str) -> None:
+        """A peer is back, has links again, and subscribes anew."""
         if self.world.is_alive(name):
             return
         self.world.restart(name)
@@ -183,6 +186,7 @@ class Story:
             self.world.tell(name, "subscribe", topic)
 
     def stall(self) -> None:
+        """A peer stands still for a while."""
         name = self.rng.choice(NAMES)
         if self.world.is_alive(name) and not self.world.is_paused(name):
             self.world.pause(name)
@@ -200,6 +204,7 @@ class Story:
         self.world.after(lasts_s, self.mend, crossing if ended else [])
 
     def mend(self, crossing: Sequence[tuple[str, str]]) -> None:
+        """All links carry again."""
         self.world.obstacles.clear()
         for one, other in crossing:
             if self.world.is_alive(one) and self.world.is_alive(other):

@@ -48,6 +48,7 @@ class Driver(Submitter):
         self.waiting: dict[Task, list[str]] = {}  # task -> workers that wait for its result
 
     def submit(self, task: Task, now: float) -> list[object]:
+        """A task, by the lane of its resources."""
         known = task.plan.resources in self.lanes
         if not known:
             return super().submit(task, now)
@@ -195,6 +196,7 @@ class Scene:
         self.world.connect(DRIVER, NODE)
 
     def submit(self, task: Task) -> Task:
+        """A task of the driver."""
         self.tasks.append(task)
         self.world.tell(DRIVER, "submit", task)
         return task
