@@ -28,6 +28,7 @@ from lattica.actors.prefetch import Prefetch
 from lattica.actors.producing import is_generator
 from lattica.codec import messages as m
 from lattica.errors import ActorDiedError, ActorUnavailableError, ConfigError, SerializationError, TaskCancelledError
+from lattica.errors.actors import ENDED_ON_PURPOSE
 from lattica.local import events
 
 if TYPE_CHECKING:
@@ -210,6 +211,12 @@ class ActorHost:
             runtime.tell_node(m.ActorExit(self.message.actor, reason))
         runtime.reactor.wait(lambda: runtime.node_died_at is not None or not runtime.node.stream.unsent)
 
+    def send_all(self, within_s: float) -> None:
+        """Have callers take what has been replied, as far as they do it within this time."""
+        with self.runtime.lock:
+            self.send_now()
+        self.runtime.reactor.wait(self._all_replied, within_s)
+
     def _all_replied(self) -> bool:
         links = [caller.link for caller in self.worker.callers.values()]
         return not any(link.stream.unsent for link in links if link is not None)
@@ -373,8 +380,8 @@ class ActorHost:
         began = time.perf_counter()
         try:
             out = [self._given_up(client, call)] if key in self._canceled_early else self._execute(client, call)
-        except ExitActor:
-            out = [self._exited(call)]
+        except SystemExit as leaving:
+            out = [self._exited(call, leaving)]
         except BaseException as error:
             kind |= events.FAILED
             out = [self.worker.marshal.failed(error, f"{self.spec.class_name}.{call.method}", call.data)]
@@ -451,9 +458,17 @@ class ActorHost:
         if self._unsent and not self._io_guards and not self.runtime.reactor.rung:
             self.runtime.reactor.ring()
 
-    def _exited(self, call: m.Call) -> m.Failed:
-        self._ending = "it called exit_actor()"
-        error = ActorDiedError(actor=self.spec.class_name, actor_id=self.message.actor.hex(), reason=self._ending)
+    def _exited(self, call: m.Call, leaving: SystemExit) -> m.Failed:
+        """By `exit_actor()` or `sys.exit(0)` it ends on purpose; by another code it crashes, and does not return."""
+        if not isinstance(leaving, ExitActor) and leaving.code != 0:
+            self.worker.exit(leaving, f"{self.spec.class_name}.{call.method}")
+        self._ending = "it called exit_actor()" if isinstance(leaving, ExitActor) else "it called sys.exit(0)"
+        error = ActorDiedError(
+            actor=self.spec.class_name,
+            actor_id=self.message.actor.hex(),
+            reason=self._ending,
+            do_next=ENDED_ON_PURPOSE,
+        )
         return self.worker.marshal.failed_by_us(error, data=call.data)
 
     def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
@@ -578,8 +593,8 @@ class ActorHost:
                     out = await self.worker.producing.produce_async(client, call, result, name, send)
                 else:
                     out = self._results(client, call, result)
-        except ExitActor:
-            out = [self._exited(call)]
+        except SystemExit as leaving:
+            out = [self._exited(call, leaving)]
         except self._coroutine_canceled:
             out = [self._canceled(call)]
         except BaseException as error:

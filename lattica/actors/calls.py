@@ -31,6 +31,7 @@ from lattica.errors import (
     RuntimeEnvSetupError,
     TaskCancelledError,
 )
+from lattica.errors.actors import ENDED_ON_PURPOSE
 from lattica.local.reactor import FLUSH_MESSAGES
 
 if TYPE_CHECKING:
@@ -397,11 +398,12 @@ class ActorPeer:
                 reason=message.how,
                 init_failed=True,
                 cause_text=str(cause),
+                do_next="mend what its constructor raised, below, and make a new actor",
             )
         elif message.stderr and not message.intended:
             error.cause_text = "last words on its stderr:\n" + message.stderr
         if message.intended:
-            error.do_next = "make a new actor; this one was ended on purpose"
+            error.do_next = ENDED_ON_PURPOSE
         return error
 
     def _fenced(self, reason: str) -> LatticaError:

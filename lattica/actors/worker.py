@@ -21,7 +21,7 @@ import socket
 import sys
 import time
 from collections import deque
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from lattica.actors import context, current, equipment
 from lattica.actors.actor_host import ActorHost
@@ -42,6 +42,8 @@ CANCEL_SIGNAL = signal.SIGURG
 FLUSH_REPLIES = 64
 FLUSH_S = 0.5e-3
 """Replies leave after this many or this long, whichever comes first; and always before the worker waits."""
+EXIT_S = 1.0
+"""How long an actor that ends by `sys.exit()` waits for callers to take the replies of calls that have ended."""
 FUNCTIONS_MAX = 10_000
 """Functions that a worker keeps unpickled."""
 OOM_SCORE = "1000"
@@ -262,6 +264,24 @@ class Worker:
             sys.stderr.flush()
         os._exit(0)
 
+    def exit(self, leaving: SystemExit, name: str) -> NoReturn:
+        """User code has called `sys.exit()`, so this process ends as a program does; what ran here has not finished.
+        name: of what called it."""
+        code = leaving.code
+        if self.runtime.forked:
+            self.end_child()
+        with contextlib.suppress(Exception):
+            if code is not None and not isinstance(code, int):
+                print(code, file=sys.stderr)
+            print(f"{name} called sys.exit({'' if code is None else repr(code)}){_line_of(leaving)}", file=sys.stderr)
+        if self.host is not None:
+            self.host.send_all(EXIT_S)
+        self.run_exit_handlers()
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
     def run_exit_handlers(self) -> None:
         """What user code registered with `atexit`: after a kind end, as in any program."""
         self.leave()
@@ -363,6 +383,8 @@ class Worker:
         page.start(task.seq)
         try:
             out = self._execute(caller, task)
+        except SystemExit as leaving:
+            self.exit(leaving, task.name)
         except BaseException as error:
             kind |= events.FAILED
             out = [self.marshal.failed(error, task.name, task.data)]
@@ -613,6 +635,14 @@ def _remember_child(ref: Any) -> None:
     now = context.running.get()
     if now is not None:
         now.submitted(ref)
+
+
+def _line_of(error: BaseException) -> str:
+    """Where in the user's code it was raised, for people."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    return "" if at is None else f" at {at.tb_frame.f_code.co_filename}:{at.tb_lineno}"
 
 
 def _die() -> None:

@@ -43,6 +43,10 @@ class ActorError(LatticaError):
         return self.init_failed
 
 
+ENDED_ON_PURPOSE = "make a new actor; this one was ended on purpose"
+"""What to do next about an actor that `kill`, `exit_actor` or `sys.exit(0)` has ended."""
+
+
 class ActorDiedError(ActorError):
     """It is gone for good: its restarts are spent, it was killed, or its constructor raised."""
 

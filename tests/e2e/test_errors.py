@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import lattica
-from lattica.errors import SerializationError, TaskError
+from lattica.errors import ActorDiedError, ActorUnavailableError, SerializationError, TaskError
 from lattica.exceptions import RayTaskError, WorkerCrashedError
 from tests.e2e.sample_actors import Gate
 
@@ -149,7 +150,7 @@ def test_every_ref_of_a_failed_task_raises_and_get_raises_the_first() -> None:
 
 @pytest.mark.usefixtures("two_cpus")
 def test_what_is_no_exception_of_the_callers_loop_stays_a_task_error() -> None:
-    for error in (StopIteration(1), KeyboardInterrupt(), SystemExit(4), GeneratorExit()):
+    for error in (StopIteration(1), KeyboardInterrupt(), GeneratorExit()):
         with pytest.raises(TaskError) as caught:
             lattica.get(raise_this.remote(error))
         assert type(error).__name__ in str(caught.value)
@@ -317,13 +318,53 @@ def test_a_dead_worker_is_an_error_that_says_how_and_what_it_said(how: str, code
 
 
 @pytest.mark.usefixtures("two_cpus")
-def test_sys_exit_in_a_task_is_an_exception_not_a_death() -> None:
-    @lattica.remote(max_retries=0)
-    def leave() -> None:
-        sys.exit(4)
+def test_sys_exit_in_a_task_ends_its_worker_and_spends_a_retry_as_in_ray(tmp_path: Path) -> None:
+    @lattica.remote
+    def leave(code: Any) -> None:
+        runs = open(tmp_path / f"runs {code}", "a", buffering=1)
+        atexit.register(runs.write, "x\n")
+        sys.exit(code)
 
-    with pytest.raises(TaskError, match="SystemExit"):
-        lattica.get(leave.remote())
+    for code, status, retries in ((0, 0, 0), (None, 0, 0), (4, 4, 1), ("no such page", 1, 0)):
+        with pytest.raises(WorkerCrashedError) as caught:
+            lattica.get(leave.options(max_retries=retries).remote(code), timeout=10)
+        assert caught.value.exit_code == status
+        assert "leave called sys.exit(" in str(caught.value) and "test_errors.py:" in str(caught.value)
+    assert "no such page" in caught.value.stderr_tail
+    assert (tmp_path / "runs 4").read_text() == "x\nx\n", "run twice, and exit handlers have run"
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize("how", ["plain", "threads", "asyncio"])
+def test_sys_exit_in_an_actor_ends_it_for_good_with_code_0_and_is_a_crash_with_another(how: str) -> None:
+    class Leaver:
+        def pid(self) -> int:
+            return os.getpid()
+
+        def leave(self, code: Any) -> None:
+            sys.exit(code)
+
+    class AsyncLeaver(Leaver):
+        async def leave(self, code: Any) -> None:
+            sys.exit(code)
+
+    actors = lattica.remote(max_restarts=1, max_concurrency=2 if how == "threads" else None)
+    cls: Any = actors(AsyncLeaver if how == "asyncio" else Leaver)
+    gone = cls.remote()
+    with pytest.raises(ActorDiedError, match=r"sys\.exit\(0\).*\n.*ended on purpose"):
+        lattica.get(gone.leave.remote(0), timeout=10)
+    with pytest.raises(ActorDiedError, match="ended on purpose"):
+        lattica.get(gone.pid.remote(), timeout=10)
+    crashed = cls.remote()
+    before = crashed.pid.remote()
+    if how == "threads":  # else its reply is sent before the process ends
+        lattica.wait([before])
+    left = crashed.leave.remote(5)
+    with pytest.raises(ActorUnavailableError, match="exit code 5"):
+        lattica.get(left, timeout=10)
+    assert lattica.get(before, timeout=10) != lattica.get(crashed.pid.remote(), timeout=10), "restarted"
+    with pytest.raises(ActorDiedError, match="exit code 5"):
+        lattica.get(crashed.leave.remote(5), timeout=10)
 
 
 @pytest.mark.usefixtures("two_cpus")
