@@ -17,7 +17,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from lattica.actors import context, current
 from lattica.actors.checkpoints import Checkpoints
@@ -61,6 +61,11 @@ def exit_actor() -> None:
             "exit_actor() was called outside an actor", do_next="end another actor with lattica.kill(handle)"
         )
     raise ExitActor
+
+
+def _is_crash(error: BaseException) -> TypeGuard[SystemExit]:
+    """Whether this is `sys.exit()` with a code that says so: by code 0 an actor ends on purpose."""
+    return isinstance(error, SystemExit) and not isinstance(error, ExitActor) and error.code != 0
 
 
 class _Threads:
@@ -147,6 +152,8 @@ class ActorHost:
         try:
             self._construct()
         except BaseException as error:
+            if _is_crash(error):
+                self.worker.exit(error, f"{self.spec.class_name}.__init__")
             failed = self.worker.marshal.failed(error, f"{self.spec.class_name}.__init__", self.spec.data)
             with self.runtime.lock:
                 self.runtime.tell_node(m.ActorFailed(self.message.actor, failed.data))
@@ -460,7 +467,7 @@ class ActorHost:
 
     def _exited(self, call: m.Call, leaving: SystemExit) -> m.Failed:
         """By `exit_actor()` or `sys.exit(0)` it ends on purpose; by another code it crashes, and does not return."""
-        if not isinstance(leaving, ExitActor) and leaving.code != 0:
+        if _is_crash(leaving):
             self.worker.exit(leaving, f"{self.spec.class_name}.{call.method}")
         self._ending = "it called exit_actor()" if isinstance(leaving, ExitActor) else "it called sys.exit(0)"
         error = ActorDiedError(

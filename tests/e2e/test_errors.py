@@ -336,8 +336,15 @@ def test_sys_exit_in_a_task_ends_its_worker_and_spends_a_retry_as_in_ray(tmp_pat
 
 @pytest.mark.usefixtures("two_cpus")
 @pytest.mark.parametrize("how", ["plain", "threads", "asyncio"])
-def test_sys_exit_in_an_actor_ends_it_for_good_with_code_0_and_is_a_crash_with_another(how: str) -> None:
+def test_sys_exit_in_an_actor_ends_it_for_good_with_code_0_and_is_a_crash_with_another(
+    how: str, tmp_path: Path
+) -> None:
     class Leaver:
+        def __init__(self, marker: Path | None = None) -> None:
+            if marker is not None and not marker.exists():
+                marker.touch()
+                sys.exit("not yet")
+
         def pid(self) -> int:
             return os.getpid()
 
@@ -365,6 +372,8 @@ def test_sys_exit_in_an_actor_ends_it_for_good_with_code_0_and_is_a_crash_with_a
     assert lattica.get(before, timeout=10) != lattica.get(crashed.pid.remote(), timeout=10), "restarted"
     with pytest.raises(ActorDiedError, match="exit code 5"):
         lattica.get(crashed.leave.remote(5), timeout=10)
+    again = cls.options(max_task_retries=1).remote(tmp_path / "constructed")
+    assert lattica.get(again.pid.remote(), timeout=10), "its constructor crashed once"
 
 
 @pytest.mark.usefixtures("two_cpus")
