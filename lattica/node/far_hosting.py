@@ -374,8 +374,7 @@ class FarHosting:
             return
         neighbour.link.check(message.carrier)
         ours, theirs = self._node.wires.pair()
-        before = neighbour.known.get((message.caller, message.worker))
-        guest = self.guests.get(before) if before is not None else None
+        guest = self._was_here(neighbour, message)
         client = guest.client if guest is not None else self._new_guest(neighbour, message)
         number = client.number
 
@@ -403,6 +402,17 @@ class FarHosting:
         neighbour.link.send(far.Opened(message.carrier, number))
         for data in came:
             carrier.carry(data)
+
+    def _was_here(self, neighbour: Neighbour, message: far.Open) -> Guest | None:
+        """Who opens a connection, if it had one before. But if its node has believed us dead since, it knows the worker
+        by another number, and its process gave up what it had sent: that is another caller, who sends it again."""
+        guest = self.guests.get(neighbour.known.get((message.caller, message.worker), 0))
+        if guest is None or guest.theirs == message.proxy:
+            return guest
+        why = "its node believed this one dead"
+        self._guest_gone(guest, why)
+        guest.carrier.end(why)
+        return None
 
     def _guest_gone(self, guest: Guest, why: str) -> None:
         """A process elsewhere has no connection with this worker any more."""

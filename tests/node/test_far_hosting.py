@@ -117,10 +117,12 @@ class Door(Host):
             may_call=lambda *_: True,
         )
         link.check = lambda _: None
-        link.accept = lambda *_: SimpleNamespace(carry=self.heard.append)
+        link.accept = lambda *_: SimpleNamespace(carry=self.heard.append, end=lambda why: None)
+        self.gone: list[int] = []
+        node.client_gone = lambda client, _: self.gone.append(client.number)
 
-    def opens(self, carrier: int = 3, incarnation: int = 1) -> None:
-        self.hosting.open(self.neighbour, far.Open(carrier, 5, 9, JOB, 4, ACTOR, incarnation))
+    def opens(self, carrier: int = 3, incarnation: int = 1, proxy: int = 9) -> None:
+        self.hosting.open(self.neighbour, far.Open(carrier, 5, proxy, JOB, 4, ACTOR, incarnation))
 
     def becomes(self) -> None:
         told = m.BecomeActor(ACTOR, 1, b"spec", {})
@@ -174,3 +176,18 @@ def test_what_comes_before_it_can_be_let_in_is_bounded(monkeypatch: pytest.Monke
     assert [one.carrier for one in door.said] == [5, 3] and door.neighbour.early_bytes == 0
     door.becomes()
     assert [type(one) for one in door.said[2:]] == [far.Opened]
+
+
+def test_a_caller_whose_node_believed_us_dead_comes_back_as_another_one() -> None:
+    """It sends again what it had sent, under new numbers, to the life that it was sent to: calls ran twice, and out of
+    order (world `execution`, long seed 260)."""
+    door = Door()
+    door.becomes()
+    door.opens(carrier=3)
+    door.opens(carrier=5)
+    first, again = (one.proxy for one in door.said)
+    assert first == again and not door.gone, "only its connection broke"
+    door.opens(carrier=7, proxy=12)
+    assert door.said[-1].proxy != first and door.gone == [first]
+    door.opens(carrier=9, proxy=12)
+    assert door.said[-1].proxy == door.said[-2].proxy and door.gone == [first]
