@@ -4,7 +4,7 @@
     3  one machine    node (composes), actors
     2  knowledge      objectstore, scheduler
     1  ways           mesh (between machines), local (between processes of one machine)
-    0  ground         errors, exceptions, ids, clock, files, codec, crdt
+    0  ground         errors, exceptions, ids, files, codec, crdt
 
 A room may import its own files and any lower floor. Rooms of one floor are blind to each other, but for NEIGHBOURS.
 """
@@ -42,7 +42,7 @@ FLOORS = {
     3: {"node", "actors"},
     2: {"objectstore", "scheduler"},
     1: {"mesh", "local"},
-    0: {"_version", "errors", "exceptions", "ids", "clock", "files", "codec", "crdt"},
+    0: {"_version", "errors", "exceptions", "ids", "files", "codec", "crdt"},
 }
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
@@ -56,7 +56,6 @@ NEIGHBOURS = {
     ("codec", "ids"),
     ("crdt", "ids"),
     ("crdt", "errors"),
-    ("crdt", "clock"),
     ("cli", "launch"),  # `lattica up` is a command; launch runs commands, and imports none
     ("cli", "__init__"),  # commands, helpers and simulations are users of the front door
     ("util", "__init__"),

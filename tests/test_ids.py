@@ -1,23 +1,7 @@
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from lattica import errors, ids
-from lattica.ids import ID_BYTES, IdSource, short
-
-
-@given(st.binary(min_size=8, max_size=8))
-def test_ids_of_one_process_differ_already_in_what_messages_show(process: bytes) -> None:
-    source = IdSource(process)
-    ids = [source.next() for _ in range(200)]
-    assert len(set(ids)) == 200 and {len(i) for i in ids} == {ID_BYTES}
-    assert len({short(i) for i in ids}) >= 195
-
-
-def test_ids_of_two_processes_differ() -> None:
-    one, two = IdSource(b"a" * 8), IdSource(b"b" * 8)
-    assert not {one.next() for _ in range(1000)} & {two.next() for _ in range(1000)}
+from lattica.ids import short
 
 
 def test_short_is_the_first_four_hex_digits() -> None:
@@ -26,3 +10,7 @@ def test_short_is_the_first_four_hex_digits() -> None:
 
 def test_errors_show_as_many_digits_as_everything_else() -> None:
     assert errors.SHORT_ID_DIGITS == ids.SHORT_ID_DIGITS
+
+
+def test_ids_of_objects_and_of_actors_are_told_apart_by_their_lengths() -> None:
+    assert ids.OBJECT_ID_BYTES != ids.ACTOR_ID_BYTES

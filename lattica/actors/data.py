@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lattica.actors.refs import ACTOR_ID_BYTES, OBJECT_ID_BYTES, ObjectRef
+from lattica.actors.refs import ObjectRef
 from lattica.errors import LatticaError, SerializationError, TaskError
+from lattica.ids import ACTOR_ID_BYTES, OBJECT_ID_BYTES
 
 if TYPE_CHECKING:
     from lattica.actors.values import Interning

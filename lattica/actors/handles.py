@@ -21,7 +21,7 @@ from lattica.actors.arity import ANY, Arities, Arity
 from lattica.actors.calls import ActorPeer
 from lattica.actors.context import Place
 from lattica.actors.records import fail
-from lattica.actors.refs import ACTOR_ID_BYTES, ActorHold, Hold, Nested, ObjectRef
+from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.actors.tasks import inputs_of
 from lattica.codec import messages as m
@@ -32,6 +32,7 @@ from lattica.errors import (
     ActorUnschedulableError,
     ConfigError,
 )
+from lattica.ids import ACTOR_ID_BYTES
 
 
 class Meta(msgspec.Struct, array_like=True, frozen=True):

@@ -21,7 +21,6 @@ from weakref import WeakValueDictionary
 from lattica.actors import values
 from lattica.actors.lineage import LINEAGE_MAX_BYTES, LINEAGE_SHARE, Lineages
 from lattica.actors.refs import (
-    ACTOR_ID_BYTES,
     ASKED,
     BORROWED,
     PROMISED,
@@ -41,6 +40,7 @@ from lattica.errors import (
     ObjectStoreFullError,
     OutOfDiskError,
 )
+from lattica.ids import ACTOR_ID_BYTES
 from lattica.objectstore.arena import ArenaMap
 from lattica.objectstore.suballocator import Suballocator, span_bytes_for
 

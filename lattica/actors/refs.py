@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     from lattica.actors.runtime import Runtime
 
-OBJECT_ID_BYTES = 16
-ACTOR_ID_BYTES = 12
-"""Ids of objects and of actors travel in the same lists; their lengths tell them apart."""
 STREAM_ID_BYTES = 17
 """Of a generator among releases: a letter and the id of its task."""
 

@@ -290,19 +290,9 @@ class ViewHold(weakref.ref):  # type: ignore[type-arg]
     __eq__ = object.__eq__
 
 
-def views_held() -> int:
-    """How many regions are pinned by views in this process."""
-    return len(_views)
-
-
 def viewed() -> set[bytes]:
     """The objects over whose bytes arrays of this process lie."""
     return {view.hold.id for view in _views.copy()}
-
-
-def keeps_view(hold: Hold) -> bool:
-    """Whether some array over this hold's bytes is alive."""
-    return any(view.hold is hold for view in list(_views))
 
 
 def _pinned(view: memoryview, hold: Hold) -> memoryview:

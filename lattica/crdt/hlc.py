@@ -10,7 +10,6 @@ from __future__ import annotations
 COUNTER_BITS = 16
 AHEAD_MAX_S = 60.0
 """A stamp further ahead of our clock is refused for now: it would win every tie until our clocks are there."""
-STAMP_MAX = (1 << 63) - 1
 
 
 class HybridClock:

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 KEEP_AGAIN_S = 2.0  # between looks at sessions that should be there
 WRITE_S = 1.0  # rows of others are on disk about so much later
-LOADED_AT_ONCE = 512  # rows read between two looks at the clock
 
 Watcher = Callable[[Row | None, Row | None], None]
 

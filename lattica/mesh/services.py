@@ -107,12 +107,6 @@ def method(
     return declare
 
 
-def declared_by(cls: type, name: str) -> Declared | None:
-    """What the class's method declares of itself."""
-    found: Declared | None = getattr(getattr(cls, name, None), _MARK, None)
-    return found
-
-
 def name_of(cls: type) -> str:
     """The name of the service. Raises ConfigError if the class is none."""
     found = getattr(cls, _NAME, None)

@@ -10,7 +10,7 @@ Whoever has a ticket can join until it expires.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ from lattica.mesh.certificates import CERTIFICATE_MAX_BYTES, CHAIN_MAX, NO_END_S
 from lattica.mesh.identity import PEER_ID_BYTES, PeerId
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role, roles_of, roles_text
-from lattica.mesh.ticket_text import ASK, VERSION, TextStream, pack, read_text, require_version, unpack
+from lattica.mesh.ticket_text import ASK, VERSION, pack, require_version, unpack
 from lattica.mesh.trust import when
 
 PEERS_MAX = 16  # to begin with; more make the ticket long and no safer
@@ -152,9 +152,3 @@ def require_unexpired(ticket: Ticket, now: float) -> None:
     """Raises AdmissionError if nobody can join with it any more."""
     if ticket.expires <= now:
         raise AdmissionError(f"the ticket expired on {when(ticket.expires)}", do_next=ASK)
-
-
-def read_ticket(given: str | None, environ: Mapping[str, str], stdin: TextStream) -> Ticket | None:
-    """The ticket that the user means, as of `read_text`. Raises ConfigError, which quotes no secret."""
-    text = read_text(given, environ, stdin)
-    return None if text is None else parse_ticket(text)

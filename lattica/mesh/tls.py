@@ -27,7 +27,6 @@ SEEN_ALPN = "lattica-seen/1"
 """Of one that is answered with the address from which it seems to come, and closed."""
 CLIENT_HELLO_MAX_BYTES = 8 << 10  # post-quantum key shares make it 1.8 KB
 RENEWAL_MAX_BYTES = 16 << 10
-PATH_LENGTH_MAX = 5
 
 
 class Keys(Protocol):

@@ -29,7 +29,7 @@ from lattica.errors import (
     ObjectNotAvailableError,
     RemoteProtocolError,
 )
-from lattica.ids import SHORT_ID_DIGITS
+from lattica.ids import OBJECT_ID_BYTES, SHORT_ID_DIGITS
 from lattica.mesh.bodies import CHUNK_BYTES
 from lattica.mesh.identity import PeerId, short_peer
 from lattica.mesh.peer import Peer
@@ -46,7 +46,6 @@ Pin = Callable[[bytes], Callable[[], object] | None]
 
 FETCHES = Role.EXECUTE | Role.SUBMIT | Role.STORE
 """Who runs tasks, or submits them, needs their arguments and results."""
-OBJECT_ID_BYTES = 16
 CID_BYTES_MAX = 37
 PIECE_BYTES = CHUNK_BYTES - ALIGN
 """Of an item: with its head it is one chunk of bulk, which arrives in memory of its own and is never put together."""

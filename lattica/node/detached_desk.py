@@ -24,13 +24,12 @@ import msgspec
 from lattica.actors.supervision import Plan
 from lattica.codec import messages as m
 from lattica.errors import LatticaError
-from lattica.ids import ActorId, short
+from lattica.ids import ACTOR_ID_BYTES, ActorId, short
 from lattica.mesh.identity import PeerId, peer_text, short_peer
 from lattica.mesh.papers import DAMAGED
 from lattica.mesh.roles import Role
 from lattica.node.checkpoint_desk import State
 from lattica.node.clients import Job
-from lattica.node.far_lending import ACTOR_ID_BYTES
 from lattica.node.fenced import Fenced, Offer
 from lattica.node.names_desk import name_key
 from lattica.node.seeds import VERSION, Held, Paper, Seed, read_paper, read_seed, write

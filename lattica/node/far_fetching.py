@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from lattica.codec import far
 from lattica.errors import LatticaError, RemoteProtocolError
+from lattica.ids import ACTOR_ID_BYTES
 from lattica.mesh.identity import PeerId
-from lattica.node.far_lending import ACTOR_ID_BYTES, ID_SIZES
+from lattica.node.far_lending import ID_SIZES
 from lattica.node.far_serving import IN_MESSAGE_MAX_BYTES, SAID_MAX_BYTES
 from lattica.node.holders import HOLDERS_MAX
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
+from lattica.ids import ACTOR_ID_BYTES, OBJECT_ID_BYTES
 
 if TYPE_CHECKING:
     from lattica.node.clients import Client
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from lattica.node.far_neighbours import Neighbour
     from lattica.node.far_objects import FarObjects
 
-ACTOR_ID_BYTES = 12
-ID_SIZES = frozenset({ACTOR_ID_BYTES, 16})
+ID_SIZES = frozenset({ACTOR_ID_BYTES, OBJECT_ID_BYTES})
 HELD_MAX = 1 << 20
 """Objects and actors of ours that one node holds or waits for: 200 MB of this node's memory. Less: programs that hold a
 million refs across machines; more: memory for whoever says that it holds what it was never given."""

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import ObjectStoreFullError, OutOfDiskError
+from lattica.ids import ACTOR_ID_BYTES
 from lattica.node.blocks import Blocks
 from lattica.node.far_fetching import FarFetching
-from lattica.node.far_lending import ACTOR_ID_BYTES, FarLending
+from lattica.node.far_lending import FarLending
 from lattica.node.far_searching import FarSearching
 from lattica.node.far_serving import FarServing
 from lattica.node.holders import Holders

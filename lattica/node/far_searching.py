@@ -20,8 +20,9 @@ import msgspec
 
 from lattica.codec import far
 from lattica.errors import LatticaError
+from lattica.ids import ACTOR_ID_BYTES
 from lattica.mesh.identity import PeerId
-from lattica.node.far_lending import ACTOR_ID_BYTES, LEASE_S
+from lattica.node.far_lending import LEASE_S
 
 if TYPE_CHECKING:
     from lattica.node.far_desk import FarDesk

@@ -68,11 +68,6 @@ def manifest_of(data: bytes | bytearray | memoryview) -> Manifest:
     return Manifest(MANIFEST_VERSION, view.nbytes, BLOCK_BYTES, _digests(view))
 
 
-def verify_block(block: bytes | bytearray | memoryview, digest: bytes) -> bool:
-    """Whether these are the bytes that a manifest names: asked before a block is used or passed on."""
-    return memoryview(block).nbytes <= BLOCK_BYTES and blake3(block).digest() == digest
-
-
 def _digests(view: memoryview) -> list[bytes]:
     """Digests of all blocks. Threads of our own, for this call only: blake3's `AUTO` uses a pool that outlives the call
     but not a fork, and a child of the user's that asks for a CID would wait for its dead threads for ever."""

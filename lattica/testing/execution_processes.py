@@ -232,7 +232,6 @@ class SimRuntime(Runtime):
         self.unit, self.host = unit, host
         assert host.node is not None
         self.objects.arena = cast(Any, host.node.memory_bytes)
-        self._span_asked = False
 
     def connect(self, fd: int, types: Any, handler: Any) -> Link:
         end = self.unit.universe.take(fd, self.unit)

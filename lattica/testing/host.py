@@ -54,7 +54,7 @@ class Disk:
 
 
 class HostClock:
-    """Two clocks of one host, as `lattica.clock.Clock` and the wall clock.
+    """Two clocks of one host: the monotonic one and that on the wall.
 
     `now` is monotonic: it never goes back, runs `drift` too fast (0.0001: a hundred parts per million) and stands still
     while the host is suspended. `unix_s` is what `time.time()` would say: drifting too, `offset_s` ahead, and right

@@ -35,7 +35,6 @@ RELAYS = ("relay0", "relay1")
 OTHER = 1  # the witnesses' second socket
 FIRST_FRESH = 2
 DATA, ACK = b"\x41", b"\x42"
-NAME_BYTES = 16
 
 
 def peer_of(name: str) -> PeerId:

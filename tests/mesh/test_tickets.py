@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import pickle
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from lattica.mesh import tickets
 from lattica.mesh.authority import Authority, make_root, new_secret, public_key_of
 from lattica.mesh.identity import PeerId
 from lattica.mesh.roles import EVERYTHING, MEMBER, Role
-from lattica.mesh.tickets import Ticket, make_ticket, parse_ticket, read_ticket
+from lattica.mesh.ticket_text import TextStream, read_text
+from lattica.mesh.tickets import Ticket, make_ticket, parse_ticket
 from tests.mesh.examples import SECRET, TICKET
 
 NOW = 1_800_000_000.0
@@ -48,6 +50,12 @@ def packed(payload: bytes, prefix: str = "lat1") -> str:
     """A ticket with this inside, and a checksum that matches."""
     data = payload + blake3(payload).digest(4)
     return prefix + base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def read_ticket(given: str | None, environ: Mapping[str, str], stdin: TextStream) -> Ticket | None:
+    """A command reads the text, and hands it to a node, which takes it apart."""
+    text = read_text(given, environ, stdin)
+    return None if text is None else parse_ticket(text)
 
 
 def fields(**changed: Any) -> list[Any]:

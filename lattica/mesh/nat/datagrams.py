@@ -35,16 +35,13 @@ SECRET_BYTES = 32
 ID_BYTES = 8
 PUNCH_MAX_BYTES = 16
 RELAYED_HEAD_BYTES = 9
-PAYLOAD_MAX_BYTES = 65_507 - RELAYED_HEAD_BYTES  # what fits into one UDP datagram over IPv4
 CHANNEL_MAX = (1 << 64) - 1
-ARGUMENT_MAX = 0xFFFF
 
 _PROBE = struct.Struct(">B8s8sBHQ20x")
 _ANSWER = struct.Struct(">B8s8sBQ18s4x")
 _BIND = struct.Struct(">BQQ31x")
 _BOUND = struct.Struct(">BQQ18s13x")
 _RELAYED = struct.Struct(">BQ")
-_SIGNED = (PROBE, ANSWER, BIND, BOUND)
 
 
 class Kind(IntEnum):

@@ -71,11 +71,6 @@ class RelayService:
         for framed in [framed for many in self._framed.values() for framed in many]:
             framed.close(within_s=0.0)
 
-    @property
-    def is_used(self) -> bool:
-        """Whether there is anything to serve."""
-        return bool(len(self.channels) or self.channels.reservations)
-
     # -- what members ask
 
     @method(role=None, idempotent=True)

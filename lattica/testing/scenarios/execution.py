@@ -23,11 +23,12 @@ from lattica.actors.arguments import encode_arguments
 from lattica.actors.calls import CallRecord
 from lattica.actors.generators import ObjectRefGenerator, StreamCall, StreamTask
 from lattica.actors.handles import ActorHandle, Meta, revive
-from lattica.actors.refs import ACTOR_ID_BYTES, ObjectRef
+from lattica.actors.refs import ObjectRef
 from lattica.actors.streams import to_wire
 from lattica.actors.tasks import TaskRecord
 from lattica.codec import messages as m
 from lattica.errors import LatticaError
+from lattica.ids import ACTOR_ID_BYTES
 from lattica.node.far_lending import LEASE_S
 from lattica.scheduler.fencing import Life
 from lattica.scheduler.given import DemandGiven, StrategyGiven, encode
