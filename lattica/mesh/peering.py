@@ -54,6 +54,7 @@ from lattica.mesh.us import Effect, Us, farewell
 from lattica.mesh.wire import BULK, CONTROL, Bye, Frame, Hello
 
 DIALS_MAX = 3  # of one peer at once, as its addresses become known
+STEADY_S = 1.0  # of a bulk connection's life, after which the next one is dialed as soon as it is gone
 KEEP_S = 60.0
 """A session without a connection is kept this long: a router restarts within it. Longer holds calls, and what they
 hold, for a peer that is gone."""
@@ -363,6 +364,15 @@ class Peering:
         self.dialing.asked(now)
         return [Transmit(control.number, wire.encode(wire.Want(BULK)))]
 
+    def _bulk_again(self, now: float) -> list[Effect]:
+        """Bulk that had lasted is gone. One side dials it, so no pause keeps two apart; and if that is this side, it
+        does not wait for the other's wish, which would come a round trip later, if bulk was coming."""
+        self.dialing.not_needed(BULK)
+        control = self.control
+        if control is not None and control.dialed and self.bulk_used_at + WAIT_S > now:
+            self.dialing.bulk_asked = True
+        return self._bulk_if_needed(now)
+
     def failed(self, plane: int, now: float, reason: str = "") -> list[Effect]:
         """Dialing failed: pause, longer each time, and not in step with others."""
         self.dialing.failed(plane, now)
@@ -628,6 +638,8 @@ class Peering:
             effects += self._restarted(now)
         if carried and was_there:
             self.dialing.died(plane, now)
+            if plane == BULK and connection.since + STEADY_S <= now:
+                effects += self._bulk_again(now)
         elif connection.dialed and not self.dialing.pauses(plane):
             effects += self.failed(plane, now)
         return effects + self._dial_if_needed()

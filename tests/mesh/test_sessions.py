@@ -24,6 +24,7 @@ from lattica.mesh.links import (
     WeAreTwin,
 )
 from lattica.mesh.liveness import MEASURE_S, WAIT_S, round_trip
+from lattica.mesh.peering import STEADY_S
 from lattica.mesh.sessions import (
     BACKOFF_S,
     BULK_IDLE_S,
@@ -640,6 +641,32 @@ def test_a_request_for_bulk_is_remembered_through_a_pause() -> None:
     ring.send(bob, ann, b"1", BULK)
     ring.advance(1.0)
     assert ann.got == [b"0", b"1"]
+
+
+def test_bulk_that_is_cut_goes_on_at_once_by_who_dialed_though_it_only_receives() -> None:
+    ring, ann, bob = pair()
+    ring.say(bob, ann, b"0", BULK)
+    ring.advance(STEADY_S)
+    ring.say(bob, ann, b"1", BULK)
+    ring.send(bob, ann, b"2", BULK)  # under way
+    end = ring.carrier(ann, bob, BULK)
+    end.open = False
+    ring.perform(ann, ann.sessions.closed(end.number, "the path under it died", ring.now))
+    assert [(node.name, dial.plane) for node, dial in ring.dials] == [("ann", BULK)], "bob has not even noticed"
+    ring.cut(ring.carrier(bob, ann, BULK))
+    ring.settle()
+    assert ann.got == [b"0", b"1", b"2"]
+
+
+def test_bulk_that_is_cut_again_and_again_is_dialed_after_pauses() -> None:
+    ring, ann, bob = pair()
+    ring.say(ann, bob, b"0", BULK)
+    ring.cut(ring.carrier(ann, bob, BULK))
+    ring.send(ann, bob, b"1", BULK)
+    ring.settle()
+    assert bob.got == [b"0"] and len(ring.pipes(ann)) == 1
+    ring.advance(0.2)
+    assert bob.got == [b"0", b"1"]
 
 
 def test_bulk_that_is_not_used_is_closed_and_comes_back() -> None:
