@@ -51,8 +51,8 @@ REAL_PROCESSES = {"benchmarks", "e2e", "examples", "nat"}
 """Folders in `tests` whose tests start processes and watch clocks; those of one file share sessions."""
 CROWDS = ("community", "leaks", "mesh", "ppo")
 """In the names of those files whose tests start many processes at once, or measure what one takes."""
-HEAVY = "torch"
-"""In the name of a file that imports much: one worker does."""
+HEAVY = ("torch", "test_ppo.py")
+"""In the names of files that import torch, for two seconds: one worker does."""
 FIRST_WORKER = "gw0"
 """The one that runs the tests with real processes, and waits much; the others compute meanwhile."""
 BUSY_WORKERS = ("gw0", "gw1")
@@ -62,10 +62,12 @@ NICE = 5
 
 
 def unit(nodeid: str) -> str:
-    """What one worker of `make test` runs without another's help: a file of real processes, all crowds, what imports
-    much; any other test by itself. (`--dist loadgroup` of xdist 3.8 would do, but groups nothing under pytest 9.2.)"""
+    """What one worker of `make test` runs without another's help: a file of real processes, all crowds, all that import
+    torch; any other test by itself. (`--dist loadgroup` of xdist 3.8 would do, but groups nothing under pytest 9.2.)"""
     path = PurePath(nodeid.partition("::")[0])
-    if REAL_PROCESSES.isdisjoint(path.parts[1:2]) and HEAVY not in path.stem:
+    if any(word in path.name for word in HEAVY):
+        return "torch"
+    if REAL_PROCESSES.isdisjoint(path.parts[1:2]):
         return nodeid
     return "crowds" if any(word in path.stem for word in CROWDS) else str(path)
 

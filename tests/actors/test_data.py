@@ -101,23 +101,6 @@ def test_numbers_of_numpy_and_dicts_with_an_order() -> None:
     assert list(found[3]) == ["b", "a"]
 
 
-def test_tensors_that_share_a_storage_share_it_again() -> None:
-    torch = pytest.importorskip("torch")
-    whole = torch.arange(10.0)
-    first, second = back([whole, whole[2:5]])
-    first[3] = 99
-    assert second[1] == 99
-    assert back(torch.nn.Linear(2, 3).state_dict())["weight"].shape == (3, 2)
-    assert back(torch.ones(3, dtype=torch.bfloat16, requires_grad=True)).requires_grad
-    assert back(torch.zeros(3, 0)).shape == (3, 0)
-    with pytest.raises(SerializationError, match="detach"):
-        back([torch.ones(1, requires_grad=True) * 2])
-    with pytest.raises(SerializationError, match="beyond its buffer"):
-        values.loads(region([T.TENSOR, 0, "float32", 0, [5], [1], False], b"x" * 16), RUNTIME)
-    with pytest.raises(SerializationError, match="unknown kind"):
-        values.loads(region([T.TENSOR, 0, "load", 0, [4], [1], False], b"x" * 16), RUNTIME)
-
-
 class Colour(enum.IntEnum):
     RED = 1
 

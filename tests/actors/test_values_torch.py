@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lattica.actors.data import T
 from lattica.actors.values import Serialized, dumps, loads
+from lattica.errors import SerializationError
+from tests.actors.test_data import RUNTIME as DATA_RUNTIME
+from tests.actors.test_data import back, region
 from tests.actors.test_values import FakeRuntime, Region, round_trip
 from tests.conftest import examples
 
@@ -154,3 +158,19 @@ def test_the_memory_of_a_loaded_tensor_is_its_own_mapping() -> None:
     tensor = region.read()
     base = ctypes.addressof(ctypes.c_char.from_buffer(region.bytes))
     assert not base <= tensor.data_ptr() < base + len(region.bytes)
+
+
+def test_as_data_tensors_that_share_a_storage_share_it_again() -> None:
+    whole = torch.arange(10.0)
+    first, second = back([whole, whole[2:5]])
+    first[3] = 99
+    assert second[1] == 99
+    assert back(torch.nn.Linear(2, 3).state_dict())["weight"].shape == (3, 2)
+    assert back(torch.ones(3, dtype=torch.bfloat16, requires_grad=True)).requires_grad
+    assert back(torch.zeros(3, 0)).shape == (3, 0)
+    with pytest.raises(SerializationError, match="detach"):
+        back([torch.ones(1, requires_grad=True) * 2])
+    with pytest.raises(SerializationError, match="beyond its buffer"):
+        loads(region([T.TENSOR, 0, "float32", 0, [5], [1], False], b"x" * 16), DATA_RUNTIME)
+    with pytest.raises(SerializationError, match="unknown kind"):
+        loads(region([T.TENSOR, 0, "load", 0, [4], [1], False], b"x" * 16), DATA_RUNTIME)

@@ -418,35 +418,6 @@ def test_ten_times_the_store_goes_through_it_when_refs_are_let_go(fresh: Callabl
         assert lattica.get(total.remote(lattica.put(numbers[: 4 * MIB]))) == 4 * MIB * k
 
 
-# -- tensors
-
-
-def test_tensors_alias_as_they_did_and_writes_are_local(fresh: Callable[..., Any]) -> None:
-    torch = pytest.importorskip("torch")
-    fresh(num_cpus=1, object_store_memory=64 * MIB)
-    base = torch.zeros(300_000)
-    ref = lattica.put({"base": base, "part": base[100:200], "view": base.view(300, 1000)})
-
-    @lattica.remote
-    def write(tensors: dict[str, Any]) -> tuple[float, float]:
-        tensors["part"] += 1
-        return float(tensors["base"].sum()), float(tensors["view"].sum())
-
-    assert lattica.get(write.remote(ref)) == (100.0, 100.0)
-    assert float(lattica.get(ref)["base"].sum()) == 0.0, "the worker wrote into its own copy"
-    mine = lattica.get(ref)
-    mine["base"][0] = 5
-    assert float(mine["view"][0, 0]) == 5.0
-    assert float(lattica.get(ref)["base"][0]) == 0.0
-    part = lattica.get(ref)["part"]
-    del ref, mine
-    gc.collect()
-    write_store_over(56)
-    assert float(part.sum()) == 0.0
-    parameter = torch.nn.Parameter(torch.ones(100_000))
-    assert lattica.get(echo.remote(parameter)).requires_grad
-
-
 def test_memory_that_cannot_be_mapped_is_a_full_store_and_not_the_end(
     fresh: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

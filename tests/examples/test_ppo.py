@@ -319,6 +319,16 @@ class TestOptions:
         assert words.split()[0] in capsys.readouterr().err
 
 
+def test_an_unknown_environment_is_exit_code_2_before_anything_is_started(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ppo.py", "--env", "CartPole-v99"])
+    monkeypatch.setattr(ppo.lattica, "init", lambda *_, **__: pytest.fail("a session is started"))
+    with pytest.raises(SystemExit) as ended:
+        ppo.main()
+    assert ended.value.code == 2 and "pprint_registry" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_was_kept_goes_on_with_its_networks_optimiser_and_curve(tmp_path):
     saved = import_module("saved")
     first, second = (learner.Learner(3, 2, learner.Settings(), seed) for seed in (1, 2))

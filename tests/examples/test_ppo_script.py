@@ -50,12 +50,6 @@ def test_a_run_goes_on_from_its_file_and_learns_and_the_last_line_is_the_path_of
     assert (cwd / "curves" / "one.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_unknown_environment_is_exit_code_2_before_anything_is_started(tmp_path):
-    done = run("--env", "CartPole-v99", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "pprint_registry" in done.stderr and "Traceback" not in done.stderr
-
-
 def test_a_missing_package_is_named_with_the_command_that_installs_it(tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")  # found before the real one
     done = run(cwd=tmp_path, PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
