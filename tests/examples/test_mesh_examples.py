@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,8 @@ pytest.importorskip("numpy")
 
 MESH = Path(__file__).parents[2] / "examples" / "mesh"
 TIMEOUT_S = 60.0  # a run here takes one to four seconds, but a machine can be busy
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Of numpy in each process: several that wait for each other by spinning take the cores from those that work."""
 
 pytestmark = pytest.mark.e2e
 
@@ -21,7 +24,8 @@ pytestmark = pytest.mark.e2e
 def run(script, *arguments):
     """The finished process of a script."""
     command = [sys.executable, str(MESH / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    env = os.environ | ONE_THREAD
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
 
 
 def test_facts_are_told_and_asked_and_errors_and_roles_are_those_of_the_service():
