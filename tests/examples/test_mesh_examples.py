@@ -48,7 +48,8 @@ def test_a_slow_reader_of_tensors_stops_their_writer():
 
 def test_requests_in_flight_at_a_lost_shard_are_answered_by_the_other_one():
     done = run("sharded_inference.py")
-    assert done.returncode == 0 and not done.stderr, done.stderr
+    said = re.sub(r"member \w+ \(.*\) is dead\n", "", done.stderr)  # the one that is killed, where it is seen in time
+    assert done.returncode == 0 and not said, done.stderr
     ended, summary = done.stdout.splitlines()
     counts = {pid: int(count) for count, pid in re.findall(r"(\d+) by the head of process (\d+)", summary)}
     assert summary.startswith("400 of 400 requests answered, all as by the whole model") and sum(counts.values()) == 400
