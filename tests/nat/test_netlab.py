@@ -157,6 +157,9 @@ def test_whoever_goes_on_sending_while_a_site_roams_is_seen_under_its_new_addres
         while said != b"after":
             said, source = server.recvfrom(100)
         assert source[0] == after
+        assert lab.roam("a", forget=False) != after
+        client.sendto(b"kept", (lab.ip("far"), PORT))
+        assert server.recvfrom(100)[1][0] == after, "unless its gateway keeps old flows"
 
 
 # ---- links ----------------------------------------------------------------------------------------------------------

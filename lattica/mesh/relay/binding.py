@@ -8,7 +8,7 @@ all are tried, START_S apart; the one whose BOUND has the highest counter is use
 us to be. Bound, it says so again every KEEP_ALIVE_S, which also keeps a NAT's mapping, and tries better ways than the
 one in use, a firewall may have opened. When something was sent and
 nothing came back for SUSPECT_S the relay is asked in the same way: no answer to ASKS_MAX of them, by any way, and it is
-lost; that is 1.3 s after the relay died, where its answers took 20 ms.
+lost; that is 1.2 s after the relay died, where its answers took 20 ms.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ AGAIN_S = 0.3  # between rounds while nothing has answered
 START_MAX_S = 4.0  # after which nothing will: a TCP connection with TLS takes 3 s where a packet is lost
 KEEP_ALIVE_S = 15.0  # half of the shortest UDP mapping that was met
 SUSPECT_S = 0.4
+TWICE_S = 0.1  # until the second of them, and a round trip: then the owner looks for another way as well
 HASTE_S = 0.2  # between BINDs that ask whether the relay lives; a round trip more where that is long
 ASKS_MAX = 4
 ASKS_HEARD_MAX = 12  # while packets of the other end come: then it may be that answers were lost, four times in a row
@@ -169,7 +170,7 @@ class Binding:
         if not self._unanswered:
             self._asks_since = now
         self._unanswered += 1
-        self._due = now + HASTE_S + self.rtt_s
+        self._due = now + (TWICE_S if self._unanswered == 1 else HASTE_S) + self.rtt_s
         # The relay believes the highest counter that it has seen: the way that we want, if it works, comes last.
         if self.way in self._ways and self._unanswered == 1:
             better = self._ways[: self._ways.index(self.way)] if self._waits_since is None else []

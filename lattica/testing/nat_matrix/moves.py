@@ -55,6 +55,10 @@ def _roam(fleet: Fleet, hosts: tuple[str, str], row: dict[str, Any]) -> None:
     fleet.lab.roam(fleet.lab.node(hosts[0]).site)
 
 
+def _roam_and_keep(fleet: Fleet, hosts: tuple[str, str], row: dict[str, Any]) -> None:
+    fleet.lab.roam(fleet.lab.node(hosts[0]).site, forget=False)
+
+
 def _kill_relay(fleet: Fleet, hosts: tuple[str, str], row: dict[str, Any]) -> None:
     """The one that carries the pair; a new one comes in its place for whatever is next."""
     short = str(row.get("path", "")).removeprefix("relay/")
@@ -68,6 +72,7 @@ MOVES = {
     "upgrade": Move(("port-restricted", "port-restricted"), "relayed to direct", _become_direct, direct=False),
     "flushed": Move(("port-restricted", "port-restricted"), "a gateway forgot its mappings", _flush),
     "roamed": Move(("port-restricted", "port-restricted"), "a gateway has another address", _roam),
+    "kept": Move(("port-restricted", "port-restricted"), "... and sends old flows from the old one", _roam_and_keep),
     "relay": Move(("symmetric", "symmetric"), "the relay was killed", _kill_relay, direct=False, gap_s=3.0),
 }
 

@@ -136,8 +136,9 @@ class Faults(Network):
                     os.kill(pid, sig)
         return [pid for pid, _ in processes]
 
-    def roam(self, leaf: str, address: str | None = None) -> str:
-        """A new IPv4 address for a host, or for a site's uplink, whose mappings end; the address."""
+    def roam(self, leaf: str, address: str | None = None, *, forget: bool = True) -> str:
+        """A new IPv4 address for a host, or for a site's uplink, whose mappings end; the address. forget: False: a
+        gateway that goes on sending the flows that it has from the old one, to which nobody can answer."""
         node, dev = self.node(leaf), self.cable(leaf).inner_dev
         core = self.nodes["core"].ns
         on_core = node.parent == "core"
@@ -154,7 +155,7 @@ class Faults(Network):
         else:
             ip(node.ns, [f"route replace default via {self.lans[node.parent][1]} dev {dev}"])
         if node.kind == "gateway":
-            self.nat_reboot(leaf)
+            self.nat_reboot(leaf, flows=forget)
         self.save()
         return address
 
@@ -167,10 +168,11 @@ class Faults(Network):
         size = network.num_addresses
         return str(network[number if size > number else size - 2 - number % 4])
 
-    def nat_reboot(self, site: str) -> None:
-        """The gateway forgets every mapping and flow, port maps as well."""
+    def nat_reboot(self, site: str, *, flows: bool = True) -> None:
+        """The gateway forgets every mapping and flow, port maps as well. flows: False: they go on as they are."""
         self.set_rules(site)
-        flush_conntrack(self.gateway(site).ns)
+        if flows:
+            flush_conntrack(self.gateway(site).ns)
         if self.nats[site].portmap:
             self.tell_outer_address(site)
 

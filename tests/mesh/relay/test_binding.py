@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lattica.mesh.nat.datagrams import Bound, read_bind, write_bound
 from lattica.mesh.nat.routes import Endpoint
-from lattica.mesh.relay.binding import KEEP_ALIVE_S, START_MAX_S, Binding, Effect, Lost, Say
+from lattica.mesh.relay.binding import HASTE_S, KEEP_ALIVE_S, START_MAX_S, TWICE_S, Binding, Effect, Lost, Say
 
 SECRET = bytes(range(32))
 HERE, MOVED = Endpoint("192.0.2.7", 4711), Endpoint("192.0.2.8", 4711)
@@ -180,6 +180,16 @@ def test_udp_is_used_again_when_a_firewall_has_opened_and_until_then_nothing_is_
     relay.ways.add("udp")
     relay.run(relay.now + KEEP_ALIVE_S + 1)
     assert binding.way == "udp" == relay.where and relay.lost is None
+
+
+def test_the_second_question_to_a_silent_relay_comes_soon_since_its_owner_then_looks_for_another_way() -> None:
+    binding, relay = start("udp")
+    relay.run(5.0)
+    relay.ways.clear()
+    relay.carry(binding.doubt(5.0))
+    relay.run(8.0)
+    first, second, third, *_ = [at for at, _ in relay.binds if at >= 5.0]
+    assert first == 5.0 and second <= 5.0 + TWICE_S + 0.011 and third - second > HASTE_S
 
 
 def test_a_change_of_address_is_told_at_once_and_the_new_one_is_known() -> None:
