@@ -188,10 +188,9 @@ class Stream:
 
     @property
     def over(self) -> bool:
-        """Whether nobody wants more of it."""
-        consumer = self.consumer
-        wanted = bool(self.lost) or consumer.heard <= max(self.renewed, default=-1)
-        return (self.dropped or consumer.ended) and not wanted
+        """Whether nobody wants more of it. What was lost after it had come in this run, another one makes again."""
+        wanted = max([*self.lost, *self.renewed], default=-1) >= self.consumer.heard
+        return (self.dropped or self.consumer.ended) and not wanted
 
     def begins(self, link: Link) -> None:
         """It is about to be sent over `link`, for the first time, again, or to another worker."""
