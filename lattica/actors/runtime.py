@@ -504,22 +504,22 @@ class Runtime:
 
     def await_all(self, refs: Sequence[ObjectRef], timeout: float | None) -> ObjectRef | None:
         """Wait until every ref has a value; or until one that was waited for has failed, which is the answer."""
+        objects, failures = self.objects, self.objects.failures  # before we look: others settle refs meanwhile
         pending = [ref for ref in refs if ref._value is None]
         if not pending:
             return None
         if len(pending) < len(refs) and (failed := _first_failed(refs)) is not None:
             return failed
-        at, count = 0, len(pending)
-        objects, failures = self.objects, self.objects.failures
+        at, count, failed = 0, len(pending), None
 
-        def done() -> bool:
-            nonlocal at, failures
+        def done() -> bool:  # true once, true for ever: another thread may ask first
+            nonlocal at, failures, failed
             while at < count and pending[at]._value is not None:
                 at += 1
             if objects.failures != failures:  # somebody's
                 failures = objects.failures
-                return at == count or _first_failed(pending) is not None
-            return at == count
+                failed = _first_failed(pending)
+            return at == count or failed is not None
 
         self._ask(pending)
         if not self.wait_until(done, timeout, spin=count == 1):
@@ -530,9 +530,7 @@ class Runtime:
                 f"{left} of {len(refs)} objects had no value after {timeout} s, first {first.hex()[:8]}{reason}",
                 do_next="wait longer, or look with lattica.wait which are ready",
             )
-        if at == count:
-            return None
-        return _first_failed(pending)
+        return failed if at < count else None
 
     def _why(self, ref: ObjectRef, timeout: float) -> str:
         from lattica.actors import waiting  # few programs ever need it
