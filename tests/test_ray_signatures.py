@@ -16,7 +16,7 @@ import pytest
 from lattica.testing.signatures import differences, facts
 
 ROOT = Path(__file__).parent.parent
-TABLE = ROOT / "docs" / "ray-differences.md"
+TABLE, LIMITS = ROOT / "docs" / "ray-differences.md", ROOT / "docs" / "limits.md"
 RAY: dict[str, Any] = json.loads((ROOT / "tests" / "golden" / "ray-2.60-signatures.json").read_text())
 ROW = re.compile(r"^\| (`.+`) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
 NAME = re.compile(r"`([^`]+)`")
@@ -55,6 +55,8 @@ def test_the_number_of_differences_is_said(real: dict[str, str]) -> None:
     added = sum(how == "added" for how in real.values())
     said = f"**{len(real)} differences in {len(RAY['names'])} names**, of which {added} are additions"
     assert said in TABLE.read_text(), f"docs/ray-differences.md should say: {said}"
+    linked = f"[{len(real)} differences in {len(RAY['names'])} names](ray-differences.md)"
+    assert linked in LIMITS.read_text(), f"docs/limits.md should say: {linked}"
 
 
 def test_the_table_is_of_the_release_whose_names_we_have() -> None:
