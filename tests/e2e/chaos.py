@@ -68,12 +68,15 @@ def step(path: str, number: int, seconds: float) -> tuple[int, int]:
     return number, now.attempt
 
 
-def storm_of_tasks(path: Path, tasks: int, seconds: float, kill_every_s: float, max_retries: int = 3) -> str:
+def storm_of_tasks(
+    path: Path, tasks: int, seconds: float, kill_every_s: float, max_retries: int = 3, kills: int = 1_000_000
+) -> str:
     """Run many tasks under fire; asserts what is promised, and says how it went. max_retries: the default, where a task
-    is not the first of so many new workers in a row that the fire hits it more often."""
+    is not the first of so many new workers in a row that the fire hits it more often. kills: at most so many; a machine
+    that is busy would else do little but start workers."""
     retried = step.options(max_retries=max_retries)
     began = time.monotonic()
-    with Killer(kill_every_s) as killer:
+    with Killer(kill_every_s, kills) as killer:
         refs = [retried.remote(str(path), number, seconds) for number in range(tasks)]
         answers = lattica.get(refs, timeout=600)
     runs, charges = Counter(map(int, path.read_text().split())), dict(answers)

@@ -42,14 +42,14 @@ def test_tasks_under_fire_are_not_lost_and_run_no_more_often_than_deaths_explain
     fresh: Callable[..., Any], tmp_path: Path
 ) -> None:
     fresh(num_cpus=2)
-    print(storm_of_tasks(tmp_path / "runs", tasks=400, seconds=0.01, kill_every_s=0.1))
+    print(storm_of_tasks(tmp_path / "runs", tasks=400, seconds=0.01, kill_every_s=0.1, kills=20))
 
 
 @pytest.mark.chaos
 def test_tiny_tasks_in_deep_queues_under_fire_are_not_lost(fresh: Callable[..., Any], tmp_path: Path) -> None:
     fresh(num_cpus=2)
     # a new worker begins with the task that was charged last, and on a busy machine lives no longer than that
-    print(storm_of_tasks(tmp_path / "runs", tasks=2_500, seconds=0.0, kill_every_s=0.05, max_retries=20))
+    print(storm_of_tasks(tmp_path / "runs", tasks=2_500, seconds=0.0, kill_every_s=0.05, max_retries=25, kills=25))
 
 
 @pytest.mark.chaos
