@@ -73,7 +73,7 @@ def test_what_is_data_comes_back_equal_and_of_the_same_types(value: Any) -> None
 @pytest.mark.parametrize(
     "value", [2**63, -(2**63) - 1, 2**64, 10**400, b"x" * 100_000, bytearray(b"abc"), float("inf")]
 )
-def test_long_numbers_and_bytes(value: Any) -> None:
+def test_long_numbers_and_bytes_come_back_as_they_were(value: Any) -> None:
     found = back([value])
     assert found == [value]
     assert type(found[0]) is type(value)
@@ -87,7 +87,7 @@ def test_long_numbers_and_bytes(value: Any) -> None:
         np.array([True, False]), np.array([1 + 2j]), np.ones(4, np.float16),
     ],
 )  # fmt: skip
-def test_arrays(array: Any) -> None:
+def test_arrays_come_back_with_their_type_shape_and_order(array: Any) -> None:
     found = back({"a": array})["a"]
     assert found.dtype == array.dtype
     assert found.shape == array.shape
@@ -95,7 +95,7 @@ def test_arrays(array: Any) -> None:
     assert found.flags.f_contiguous == np.asarray(array, order="A").flags.f_contiguous or array.ndim < 2
 
 
-def test_numbers_of_numpy_and_dicts_with_an_order() -> None:
+def test_numbers_of_numpy_and_dicts_with_an_order_come_back_as_such() -> None:
     found = back([np.float32(1.5), np.int64(3), np.bool_(True), OrderedDict(b=1, a=2)])
     assert [type(each).__name__ for each in found] == ["float32", "int64", "bool", "OrderedDict"]
     assert list(found[3]) == ["b", "a"]

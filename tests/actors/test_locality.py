@@ -75,7 +75,7 @@ GOOD = values.dumps_data([1]).join()
 @pytest.mark.parametrize(
     "value", [GOOD, m.WithRefs(GOOD, []), m.Failed(GOOD), m.InArena((1).to_bytes(16, "big"), 0, 10)]
 )
-def test_data_is_taken(value: Any) -> None:
+def test_where_data_is_asked_for_data_is_taken(value: Any) -> None:
     assert taken(value) == [value]
 
 

@@ -38,7 +38,7 @@ def test_what_is_deleted_is_said_and_the_key_stays(lattica: Lattica, founded: Pa
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, True), ("n\n", 1, False), ("\n", 1, False)])
-def test_it_asks_first(founded: Path, answer: str, code: int, left: bool) -> None:
+def test_leave_asks_before_it_deletes_anything(founded: Path, answer: str, code: int, left: bool) -> None:
     result = click.testing.CliRunner().invoke(main, ["leave"], prog_name="lattica", input=answer)
     assert result.exit_code == code and "leave the mesh?" in result.output
     assert bool(membership.files_of(str(founded))) != left

@@ -187,7 +187,7 @@ def read_distrustfully(item: bytes) -> None:
     assert all(isinstance(message, get_args(far.FarMessage)) for message in messages)
 
 
-def test_an_item_is_bounded() -> None:
+def test_an_item_that_is_too_long_is_a_protocol_error() -> None:
     with pytest.raises(RemoteProtocolError, match="an item of"):
         far.decode(memoryview(bytearray(far.ITEM_MAX_BYTES + 1)))
 

@@ -170,7 +170,7 @@ def test_a_node_that_sends_a_pickle_is_not_believed(place: Any, size: int) -> No
     assert not hasattr(lattica, "was_hit")
 
 
-def test_actors(place: Any) -> None:
+def test_methods_of_actors_answer_with_data_alone(place: Any) -> None:
     counter = Counter.options(**place).remote(1)
     assert lattica.get(counter.add.remote(2), timeout=20) == 3
     assert lattica.get(counter.array.remote(300_000), timeout=20).sum() == 900_000
@@ -182,7 +182,9 @@ def test_actors(place: Any) -> None:
         lattica.get(bad.add.remote(1), timeout=20)
 
 
-def test_a_program_that_takes_data_alone(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_may_take_data_alone_of_everybody_and_anything_of_one_task(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lattica.shutdown()
     with pytest.raises(errors.ConfigError, match="results='some'"):
         lattica.init(address="local", results="some")

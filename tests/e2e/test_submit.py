@@ -76,7 +76,7 @@ def test_a_job_runs_with_its_modules_sees_no_key_and_ends_with_its_exit_code(
         assert refused.returncode == 1 and not (tmp_path / "other").exists(), path
 
 
-def test_a_job_is_stopped(machine: Callable[[str], Machine], tmp_path: Path) -> None:
+def test_a_job_that_is_stopped_says_so_and_has_not_succeeded(machine: Callable[[str], Machine], tmp_path: Path) -> None:
     one = machine("one")
     one.start()
     job = json.loads(one.ok("submit", "--no-wait", "--json", str(write_project(tmp_path / "project")), "0", "60"))[

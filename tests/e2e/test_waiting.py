@@ -42,7 +42,7 @@ def one_cpu(sessions: Sessions) -> None:
     sessions.share(num_cpus=1)
 
 
-def test_of_tasks(one_cpu: object) -> None:
+def test_a_task_that_runs_is_named_and_one_that_waits_with_what_it_waits_for(one_cpu: object) -> None:
     runs = nap.remote(2.0)
     assert re.search(r"nap runs for 0\.\d s in pid \d+ of this machine", said(runs))
     assert "first" in said(runs, 0.0), "who only looks is told what we know here"
@@ -55,7 +55,7 @@ def test_of_tasks(one_cpu: object) -> None:
     assert lattica.get(queued, timeout=10) == [0.0, 0.0]
 
 
-def test_of_actors_and_their_calls(one_cpu: object) -> None:
+def test_calls_say_whether_their_actor_is_started_or_busy_or_waits_for_a_cpu(one_cpu: object) -> None:
     slow = Sleeper.remote(1.0)
     assert "not answered: it is started, and its constructor runs" in said(slow.nap.remote(0.0))
     lattica.get(slow.nap.remote(0.0), timeout=10)
@@ -71,7 +71,7 @@ def test_of_actors_and_their_calls(one_cpu: object) -> None:
         lattica.kill(actor)
 
 
-def test_of_placement_groups(one_cpu: object) -> None:
+def test_a_task_in_a_pending_placement_group_names_it(one_cpu: object) -> None:
     holds = Sleeper.options(num_cpus=1).remote()
     lattica.get(holds.nap.remote(0.0), timeout=10)
     group = placement_group([{"CPU": 1}])
@@ -80,7 +80,7 @@ def test_of_placement_groups(one_cpu: object) -> None:
     lattica.kill(holds)
 
 
-def test_of_what_others_make(one_cpu: object) -> None:
+def test_what_another_process_makes_is_named_with_who_owes_it(one_cpu: object) -> None:
     @lattica.remote(num_cpus=0)
     def owes() -> list[Any]:
         return [nap.options(num_cpus=0).remote(5.0)]

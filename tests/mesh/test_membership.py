@@ -359,7 +359,7 @@ def test_who_is_asked_says_nothing_about_whom_it_does_not_hear_itself_or_strange
     assert not story.core._favours, "and does not wait for ever"
 
 
-def test_favours_are_bounded() -> None:
+def test_pings_for_others_are_bounded() -> None:
     core = Story(SMALL).core
     core._kept = {peer(number) for number in range(1, 2 * PINGS_FOR_OTHERS_MAX)}
     pings = [core.receive(peer(1), Ask(peer(number)), 1.0) for number in range(2, 2 * PINGS_FOR_OTHERS_MAX)]

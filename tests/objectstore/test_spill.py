@@ -499,7 +499,7 @@ def test_nobody_reads_another_object_in_place_of_one_that_went_to_disk(seed: int
     world.settle()
 
 
-def test_such_worlds_do_spill() -> None:
+def test_worlds_of_the_agreement_do_spill_and_read_back() -> None:
     worlds = [Agreement(Random(seed)) for seed in range(10)]
     for world in worlds:
         for _ in range(400):

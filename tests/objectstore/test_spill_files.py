@@ -271,4 +271,7 @@ def test_a_write_that_fails_leaves_no_file_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(OutOfDiskError, match="No space left"):
         folder.write([part(1, b"x" * 100_000)])
     assert not list(tmp_path.iterdir()) and folder.bytes == 0
+
+
+def test_a_header_with_its_checksum_is_as_long_as_readers_take_it_to_be() -> None:
     assert spill_files.HEADER.size + 8 == spill_files.HEADER_BYTES

@@ -363,7 +363,7 @@ def test_a_holder_is_asked_again_ever_more_rarely_until_it_returns_something() -
     assert len(machine.asked) == before + 1 and kept.holder == DRIVER
 
 
-def test_actors_are_never_asked() -> None:
+def test_an_actor_is_never_asked_to_give_its_lease_back() -> None:
     machine = Machine(CPU=1)
     machine.request(NODE, 1)
     machine.request(DRIVER)
