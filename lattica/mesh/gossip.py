@@ -105,7 +105,7 @@ class Gossip:
             self._carry_out(self.community.add_statement(data, now))
         self._carry_out(self.community.announce(now))
         self.directory.reachable(self._peer.listening)
-        for name in self._services:
+        for name in sorted(self._services):
             self._write_service(name)
         self._look()
 
@@ -361,7 +361,7 @@ class Gossip:
         """See that sessions are wanted with those that should have one: a wish ends when nobody answers."""
         self._keeper = self._loop.call_later(KEEP_AGAIN_S, self._look)
         self.correct_clock()  # somebody may have set it, or the machine was asleep
-        for peer in self._kept:
+        for peer in sorted(self._kept):  # not in that of hashes: a simulated world goes the same way in every process
             self._peer.keep(peer)
 
     # -- disk

@@ -295,7 +295,7 @@ class Deciding:
             case islands.Send(to, view):
                 self._peer.send_notice(to, VIEWS, views.encode(view))
             case islands.Spread(view):
-                for peer in self._linked:
+                for peer in sorted(self._linked):
                     self._peer.send_notice(peer, VIEWS, views.encode(view))
             case islands.StableViewChanged(number, members):
                 log.info("the stable view has number %d and %d members", number, len(members))

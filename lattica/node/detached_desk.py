@@ -267,7 +267,7 @@ class DetachedDesk:
         """A row names other checkpoints than it did."""
         old, new = read_paper(before.spec), read_paper(now.spec) if now is not None else None
         named = {new.state, new.before} if new is not None else set()
-        for content in {old.state, old.before} - named - {b""} if old is not None else ():
+        for content in sorted({old.state, old.before} - named - {b""}) if old is not None else ():
             if content not in self.superseded_states.contents():
                 self._desk.kept.forget_soon(content)
 

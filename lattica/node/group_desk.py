@@ -283,7 +283,7 @@ class GroupDesk:
 
     def _changed(self, known: Known) -> None:
         """Tell whoever watches it, and look at what waits for it."""
-        for peer in list(known.watchers):
+        for peer in sorted(known.watchers):
             self._tell_watcher(known, peer)
         self._answer(known)
         self.asks.changed(known)
