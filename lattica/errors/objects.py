@@ -89,7 +89,10 @@ class ReferenceCountingAssertionError(ObjectLostError, AssertionError):
 class ObjectStoreFullError(LatticaError):
     """Pinned values fill the quota. `holders` says in words who pins how much."""
 
-    advice = "drop refs and views you no longer need, or init(object_store_memory=...) with more"
+    advice = (
+        "drop arrays and refs that you no longer need (`lattica memory` lists them), make smaller values, or give the "
+        "store more: init(object_store_memory=...)"
+    )
 
     wanted_bytes: int | None = None
     used_bytes: int | None = None

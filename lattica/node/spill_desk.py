@@ -423,6 +423,11 @@ class SpillDesk:
             "restored_total_bytes": self.numbers["restored_bytes"],
         }
 
+    @property
+    def writing_bytes(self) -> int:
+        """On their way to disk."""
+        return self._core.writing_bytes
+
     def kept(self) -> tuple[dict[int, int], int]:
         """(bytes under arrays, by client; bytes that the node reads)."""
         return self._core.kept_bytes()

@@ -10,6 +10,7 @@ import msgspec
 
 from lattica.codec import messages as m
 from lattica.errors import RemoteProtocolError
+from lattica.node import fullness
 from lattica.node.clients import Client
 from lattica.node.loop import Timer, Work
 from lattica.objectstore.arena import Arena
@@ -46,7 +47,7 @@ LOW_WATER_BYTES = 256 * MIB
 """Free memory that stays backed: what a program puts and drops in turn need not be faulted in again (1 GB/s)."""
 IDLE_S = 30.0
 """Backed memory beyond the low water goes back to the machine when nobody has wanted it for so long."""
-WAITING_MAX = 10_000  # span requests of all clients; each waits at most PATIENCE_S
+WAITING_MAX = 10_000  # span requests of all clients; each waits at most PATIENCE_MAX_S
 
 
 class Waiting(msgspec.Struct, eq=False):
@@ -236,11 +237,12 @@ class StoreDesk:
     # -- spans
 
     def span(self, client: Client, message: m.SpanRequest) -> None:
-        """Grant a span, at once or when there is room, for which objects go to disk; deny it after PATIENCE_S."""
+        """Grant a span, at once or when there is room, for which objects go to disk; deny it after PATIENCE_S,
+        while they are being written after PATIENCE_MAX_S."""
         if message.size <= 0 or len(self.waiting) >= WAITING_MAX:
             raise RemoteProtocolError(f"it asked for {message.size} bytes while {len(self.waiting)} requests wait")
         if message.size > self.spans.capacity_bytes:
-            client.send(m.SpanDenied(message.request, self._why_never(message.size)))
+            client.send(m.SpanDenied(message.request, fullness.never(message.size, self.spans.capacity_bytes)))
         elif message.size < message.wish <= self.spans.free_bytes and self._grant(
             client, message.request, message.wish
         ):
@@ -366,44 +368,26 @@ class StoreDesk:
             return
         self.waiting.remove(waiting)
         trouble = spill.trouble if spill is not None else ""
-        waiting.client.send(m.SpanDenied(waiting.request, self._why_denied(waiting.size), bool(trouble)))
+        waiting.client.send(m.SpanDenied(waiting.request, self._why_denied(waiting.size, waited_s), bool(trouble)))
 
-    def _why_never(self, size: int) -> str:
-        quota = self.spans.capacity_bytes // MIB
-        return (
-            f"an object of {-(-size // MIB)} MiB is larger than the whole object store ({quota} MiB); "
-            "start with a larger object_store_memory, or put smaller parts"
-        )
-
-    def _why_denied(self, size: int) -> str:
-        spans = self.spans
-        quota, used, backed = spans.capacity_bytes // MIB, spans.used_bytes // MIB, spans.backed_bytes // MIB
-        full = f"{-(-size // MIB)} MiB do not fit: the object store holds {used} of {quota} MiB ({backed} MiB backed)"
-        room = self.headroom() // MIB
-        if spans.largest_free_bytes >= size:
-            full += f", and the machine has only {room} MiB of memory left for it"
-        held = sorted(spans.owners().items(), key=lambda owner: -owner[1])[:3]
-        most = ", ".join(f"{self._who(client)} {size // MIB} MiB" for client, size in held)
-        if self.spill is None:
-            return f"{full}; most is held by: {most}. Drop refs, or start with a larger object_store_memory"
-        if self.spill.trouble:
-            return f"{full}, and nothing more can go to disk: {self.spill.trouble}; most is held by: {most}"
-        views, own = self.spill.kept()
-        held = sorted(views.items(), key=lambda view: -view[1])[:3]
-        pinned = [f"{self._who(client)} {size // MIB} MiB" for client, size in held]
-        if own >= MIB:
-            pinned.append(f"the node, which sends or copies them: {own // MIB} MiB")
-        under = f"; arrays lie over values in {', '.join(pinned)}" if pinned else ""
-        return (
-            f"{full}; most is held by: {most}{under}. What arrays lie over stays in memory, all else goes to disk: "
-            "drop arrays, or start with a larger object_store_memory"
-        )
-
-    def _who(self, number: int) -> str:
-        client = self._node.clients.get(number)
-        if client is None:
-            return "values of ended processes"
-        return f"{client.kind} {number}{f' ({client.name})' if client.name else ''}, pid {client.pid}:"
+    def _why_denied(self, size: int, waited_s: float = 0.0) -> str:
+        node, spans, spill = self._node, self.spans, self.spill
+        words = [
+            fullness.full(
+                size,
+                spans.used_bytes,
+                spans.capacity_bytes,
+                node.mesh.peer.name if node.mesh is not None else "",
+                waited_s=waited_s,
+                machine_left=self.headroom() if spans.largest_free_bytes >= size else None,
+                writing=spill.writing_bytes if spill is not None else 0,
+                trouble=spill.trouble if spill is not None else "",
+            )
+        ]
+        if spill is not None and not spill.trouble:
+            words.append(fullness.kept(*spill.kept(), node.clients))
+        words.append(fullness.taken(spans.owners(), node.clients))
+        return "; ".join(filter(None, words))
 
     # -- giving memory back to the machine
 

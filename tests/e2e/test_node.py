@@ -173,7 +173,7 @@ def test_a_store_that_stays_full_says_who_holds_it(connect: Callable[..., Client
     assert "larger than the whole object store" in late.expect(m.SpanDenied).detail
     greedy.expect(m.SpanWanted)
     denied = late.expect(m.SpanDenied)
-    assert f"driver {greedy.number}, pid {os.getpid()}: 60 MiB" in denied.detail
+    assert f"a program, pid {os.getpid()} (60 MiB)" in denied.detail
     late.expect(m.SpanDenied)  # the third, whose time may be over a moment later
     greedy.send(m.SpanReturn(span.offset, span.size))
     late.send(m.SpanRequest(4, 16 << 20))

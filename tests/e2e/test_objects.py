@@ -393,7 +393,7 @@ def test_a_full_store_is_an_error_within_five_seconds_and_works_on_afterwards(fr
     for error in errors:
         assert isinstance(error, ObjectStoreFullError)
         assert "30 of 32 MiB" in str(error) and "do next" in str(error)
-        assert f"arrays lie over values in driver 1, pid {os.getpid()}: 24 MiB" in str(error)
+        assert f"under arrays, which keep them in memory, lie 24 MiB of a program, pid {os.getpid()}" in str(error)
     assert all(array.all() for array in keep)
     assert lattica.get(echo.remote("small things go on")) == "small things go on"
     keep.clear()
