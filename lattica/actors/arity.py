@@ -81,6 +81,7 @@ class Arities:
 
     @property
     def constructor(self) -> Arity:
+        """What the class takes when it is made."""
         if self._constructor is None:
             self._constructor = of_function(self._cls, self._cls.__name__)
         return self._constructor

@@ -51,6 +51,7 @@ class Inquiry:
 
     @property
     def former_lives(self) -> bool:
+        """Whether the former process has proven that it lives."""
         return self._former_proof is not None
 
     @property

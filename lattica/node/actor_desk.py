@@ -54,6 +54,7 @@ class ActorDesk:
     # -- told by clients
 
     def create(self, client: Client, message: m.ActorCreate) -> None:
+        """Name it and start it here, or where it fits; refuse what can never run."""
         node = self._node
         if node.job_desk.is_leaving(client):
             return
@@ -110,6 +111,7 @@ class ActorDesk:
                 self._node.far.actors.connect(client, actor)
 
     def arguments(self, client: Client, message: m.ActorArguments) -> None:
+        """What its constructor is given is known by now, or could not be had."""
         if self._node.far is not None and self._node.far.names.arguments(client, message):
             return
         if message.error:
@@ -143,6 +145,7 @@ class ActorDesk:
             self._perform(self.supervisor.connect(client.number, message.actor))
 
     def lookup(self, client: Client, message: m.ActorLookup) -> None:
+        """Find an actor by its name."""
         namespace = message.namespace or self._node.jobs[client.job].namespace
         if self._node.far is not None:
             self._node.far.names.lookup(client, message.request, message.name, namespace)
@@ -150,22 +153,26 @@ class ActorDesk:
         self._perform(self.supervisor.lookup(client.number, message.request, message.name, namespace))
 
     def kill(self, _: Client, message: m.ActorKill) -> None:
+        """End it, for good or to be restarted, wherever it is."""
         far = self._node.far
         if far is not None and message.actor not in self.supervisor.actors and far.actors.kill(message):
             return
         self._perform(self.supervisor.kill(message.actor, message.no_restart))
 
     def ready(self, client: Client, message: m.ActorReady) -> None:
+        """Its constructor has returned."""
         if self.forwarded(client, message):
             return
         self._perform(self.supervisor.ready(client.number, message.actor))
 
     def failed(self, client: Client, message: m.ActorFailed) -> None:
+        """Its constructor has raised."""
         if self.forwarded(client, message):
             return
         self._perform(self.supervisor.failed(client.number, message.actor, message.error))
 
     def leaving(self, client: Client, message: m.ActorExit) -> None:
+        """It ends on purpose: it is not restarted, and others may have its name."""
         if self.forwarded(client, message):
             return
         self._perform(self.supervisor.leaving(client.number, message.actor, message.reason))
@@ -252,6 +259,7 @@ class ActorDesk:
         self._perform(self.supervisor.client_gone(client))
 
     def died(self, worker: int, death: Death) -> None:
+        """A worker has ended; its actor is restarted, if it had one that may be."""
         end = End(death.how, death.stderr, out_of_memory=death.out_of_memory)
         self._perform(self.supervisor.worker_gone(worker, end, self._node.now()))
         self.checkpoints.worker_gone(worker)

@@ -72,6 +72,7 @@ class Bell:
         self._future: asyncio.Future[None] | None = None
 
     def ring(self) -> None:
+        """Wake all who wait."""
         if self._future is not None and not self._future.done():
             self._future.set_result(None)
         self._future = None

@@ -112,6 +112,7 @@ class JobDesk:
             self._node.fork(job.number, free=True)
 
     def shutdown(self, client: Client, message: m.Shutdown) -> None:
+        """A driver ends its job, or a command the node."""
         if message.node and client.kind == COMMAND:
             self._node.end(signal.SIGTERM)
         elif not message.node and client.kind == DRIVER:

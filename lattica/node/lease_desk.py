@@ -50,6 +50,7 @@ class LeaseDesk:
     # -- told by clients
 
     def request(self, client: Client, message: LeaseRequest) -> None:
+        """Grant a worker, here or elsewhere, now or later; deny what can never be had."""
         if self._node.job_desk.is_leaving(client):
             return
         try:
@@ -84,6 +85,7 @@ class LeaseDesk:
         return alone.why_not_here(self._node, given)
 
     def cancel(self, client: Client, message: LeaseCancel) -> None:
+        """It wants no worker any more."""
         groups = self._node.group_desk
         if groups is not None and groups.canceled(client.number, message.request):
             return
@@ -92,6 +94,7 @@ class LeaseDesk:
         self.perform(self._node.book.cancel(client.number, message.request, self._node.now()))
 
     def returned(self, client: Client, message: LeaseReturn) -> None:
+        """It has no more tasks for this worker."""
         if self._node.far is not None and message.lease >= FAR_LEASE:
             self._node.far.workers.returned(client.number, message)
             return
@@ -100,6 +103,7 @@ class LeaseDesk:
         self.perform(self._node.book.returned(message.lease, client.number, self._node.now()))
 
     def kill(self, client: Client, message: WorkerKill) -> None:
+        """Kill the worker that runs this task of the client, unless that has ended."""
         if self._node.far is not None and message.lease >= FAR_LEASE:
             self._node.far.workers.kill(client.number, message)
             return
@@ -111,9 +115,11 @@ class LeaseDesk:
             self._node.end_worker(lease.worker, message.why or "killed by its caller")
 
     def blocked(self, client: Client, message: Blocked) -> None:
+        """It waits for others, and its CPUs are lent out; or it goes on."""
         self.perform(self._node.book.blocked(client.number, message.blocked, self._node.now()))
 
     def owes(self, client: Client, message: Owes) -> None:
+        """What a worker has submitted goes on after its own task, or has ended; or it takes no more tasks."""
         self._node.pool.owes(client.number, message.owes, retires=message.retires)
         self._node.set_timers()
 

@@ -252,6 +252,7 @@ class LogFiles:
         self._failed = False
 
     def path(self, name: str) -> str:
+        """Where the file of this name lies."""
         return os.path.join(self._folder, name)
 
     def append(self, name: str, data: bytes) -> None:

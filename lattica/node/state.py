@@ -43,6 +43,7 @@ class StateDesk:
         }
 
     def request(self, client: Client, message: m.StateRequest) -> None:
+        """Answer with one of the views."""
         if message.what == TIMELINE:
             return self._node.history.request(client, message)
         view = self._views.get(message.what)

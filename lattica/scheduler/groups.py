@@ -121,6 +121,7 @@ class Group:
         return {number: part.peer for part in parts for number in part.bundles}
 
     def create(self, now: float) -> list[Effect]:
+        """Begin to place its bundles."""
         return self._plan(now)
 
     def receive(self, sender: PeerId, message: ToOwner, now: float) -> list[Effect]:
@@ -164,6 +165,7 @@ class Group:
                 part.due = min(part.due, now)
 
     def remove(self, now: float) -> list[Effect]:
+        """Give all of them back; it is over."""
         aborts = [self._abort(number) for number in list(self._parts)]
         self.removed, self.ready, self._again_at = True, False, None
         return [*aborts]

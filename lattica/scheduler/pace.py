@@ -52,6 +52,7 @@ class Pace:
 
     @property
     def pace(self) -> float:
+        """Seconds that a second of work takes here: above 1 this node is slow, or busy."""
         if not self._expected:
             return 1.0
         prior = PRIOR_TASKS * self._expected / self._known_tasks

@@ -131,6 +131,7 @@ class Placement:
             known.load = replace(load, taken={name: units for name, units in left.items() if units > 0})
 
     def gone(self, peer: PeerId) -> None:
+        """Nothing is known of this node any more."""
         self._known.pop(peer, None)
         self._spread.pop(peer, None)
 

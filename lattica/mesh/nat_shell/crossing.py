@@ -119,6 +119,7 @@ class Crossing:
     # -- paths
 
     def links_of(self, peer: PeerId) -> Sequence[QuicLink]:
+        """QUIC connections with this peer, by whatever path."""
         return self._quic.links_of(peer)
 
     def guide_of(self, peer: PeerId) -> PeerPaths | None:
@@ -177,6 +178,7 @@ class Crossing:
 
     @property
     def own_hosts(self) -> list[str]:
+        """Addresses of this machine."""
         known = self.door.hosts if self._watches else None
         return known if known is not None else own_hosts()
 
@@ -310,6 +312,7 @@ class Crossing:
         return {path for transport, path in paths if transport != "quic"}
 
     def tell(self, peer: PeerId, message: Message) -> None:
+        """Say this to the peer's puncher, over the session."""
         self._peer.send_notice(peer, notices.NAT, write_message(message))
 
     def doubt(self, relay: PeerId) -> None:
@@ -332,9 +335,11 @@ class Crossing:
             self.measuring.network_changed()
 
     def connect_tcp(self, paths: PeerPaths, effect: ConnectTcp) -> None:
+        """What the puncher asks for."""
         self.tcp.connect(paths, effect)
 
     def became_direct(self, paths: PeerPaths, effect: BecameDirect) -> None:
+        """An attempt has ended well."""
         log.info("%s is direct now, by %s, after %.2f s", short_peer(paths.peer), effect.method.value, effect.took_s)
         if isinstance(effect.over, Endpoint):
             self.tcp.became_direct(paths, effect.over, bulk=not paths.is_relayed)

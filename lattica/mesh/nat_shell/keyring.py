@@ -50,6 +50,7 @@ class Keyring:
         return len(self._known)
 
     def get(self, peer: PeerId) -> Known | None:
+        """Our keys with this peer, if we have exchanged cards."""
         return self._known.get(peer)
 
     def owner_of(self, id: bytes) -> PeerId | None:

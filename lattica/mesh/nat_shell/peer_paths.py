@@ -98,6 +98,7 @@ class PeerPaths:
     # -- what connections tell
 
     def heard(self, link: QuicLink, route: Route) -> None:
+        """Packets of a connection came by this route."""
         effects = self.table.heard(route, self._loop.time())
         if effects:
             self.perform(effects)
@@ -106,10 +107,12 @@ class PeerPaths:
             link.take(current)  # a connection that is younger than our choice
 
     def sent(self, link: QuicLink) -> None:
+        """Packets of a connection went."""
         if self.table.sent(self._loop.time()):
             self._arm()
 
     def gone(self, link: QuicLink) -> None:
+        """A connection has ended."""
         if not self._over:
             self._loop.call_later(UNUSED_S, self._look_whether_used)
 

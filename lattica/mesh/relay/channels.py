@@ -164,6 +164,7 @@ class Channels:
         self._reserved.pop(peer, None)
 
     def is_reserved(self, peer: PeerId) -> bool:
+        """Whether this peer wants to be told when others open channels to it."""
         return peer in self._reserved
 
     def open(self, caller: PeerId, called: PeerId, now: float) -> Opened:

@@ -255,6 +255,7 @@ class RelayClient:
     # -- TLS connections
 
     def another_way(self, relay: PeerId) -> None:
+        """UDP may be blocked on the way to this relay: connect to it by TLS, too."""
         if self._tcp is None or relay in self._connecting or self._stopped:
             return
         if (framed := self._framed.get(relay)) is not None:
@@ -316,6 +317,7 @@ class RelayClient:
             channel.perform(channel.binding.moved(self._loop.time()))
 
     def channel_lost(self, channel: OwnChannel, reason: str) -> None:
+        """The relay of this channel does not answer: its connections go by another one."""
         was_up = channel.up.done()
         if not self._forget(channel, reason) or self._stopped:
             return

@@ -107,6 +107,7 @@ class QuicLink:
         self._quic.socket.ids[id] = self
 
     def arrived(self, route: Route, datagrams: list[bytes]) -> None:
+        """Datagrams of this connection came together, by this route."""
         if self.over:
             self._say_farewell_again()
             return
