@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from lattica.node.far_lending import LEASE_S
 from lattica.testing.far_objects import DELAY_S, NO_PATH_S, PAST_S, SPAN_BYTES, Process, World
 from lattica.testing.loop import run_virtually
 
-SEEDS, SHARES = 240, 8
+SHARES = 8
+SEEDS = 480 if os.environ.get("LATTICA_LONG_SIM") else 96  # CI plays the many (.ci/run)
 
 
 async def live(seed: int, deaths: int) -> tuple[int, int]:
