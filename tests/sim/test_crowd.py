@@ -10,10 +10,11 @@ from lattica.testing import crowd
 from lattica.testing.crowd import Crowd, Figures, main, percentile
 
 
-def test_two_hundred_peers_keep_all_promises_for_a_minute() -> None:
-    figures = Crowd(seed=7, peers=200, seconds=60.0).run()
+def test_a_hundred_and_twenty_peers_keep_all_promises_for_a_minute() -> None:
+    """`make sim-long` has a thousand do so for ten."""
+    figures = Crowd(seed=7, peers=120, seconds=60.0).run()
     assert figures.missed() == []
-    assert len(figures.deaths) > 300 and len(figures.rows) > 900, "there was something to know"
+    assert len(figures.deaths) > 200 and len(figures.rows) > 500, "there was something to know"
 
 
 def test_sixty_busy_peers_keep_them_too_and_know_each_other_s_load() -> None:
