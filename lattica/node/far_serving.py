@@ -52,7 +52,8 @@ class FarServing:
                 self._send_on(neighbour, object_, holders)
                 return
             asker = neighbour.client.number
-            circle = ledger.lender(object_) == asker and not ledger.holds(asker, object_)
+            made_here = ledger.owner(object_) is not None and ledger.holds(asker, object_)  # once its owner hears of it
+            circle = ledger.lender(object_) == asker and not made_here
             if message.now or circle or not ledger.held(object_):  # it would wait for ever
                 neighbour.link.send(far.Nowhere(object_, "it is not here"))
                 return

@@ -352,6 +352,34 @@ def test_a_result_that_nobody_else_has_is_made_again_at_once(read: bool) -> None
         run_virtually(act(seed))
 
 
+def test_what_two_nodes_lend_each_other_and_the_disk_of_one_has_lost_is_its_owners_to_make() -> None:
+    """b made it for a, which has not read it, and lends it to b again after that loss: each waited for the other (world
+    `execution`, long seed 256)."""
+
+    async def act(seed: int) -> None:
+        world = World(seed, 2, processes=1)
+        a, b = world.processes
+        object_ = a.promise()
+        a.send(object_, b)
+        await past()
+        b.make(object_, a)
+        b.drop(object_)
+        await past()
+        store = b.machine.store
+        place = store.ledger.place(object_)
+        assert place is not None and store.ledger.evict(object_, place[0])
+        store.perform(store.ledger.spoiled(object_, "the file is gone"))
+        a.send(object_, b)
+        await past()
+        await is_read(b, object_)  # that it cannot be made again
+        a.drop(object_), b.drop(object_)
+        await past()
+        assert not any(machine.store.ledger._entries for machine in world.machines)
+
+    for seed in range(SEEDS_OF_STORIES):
+        run_virtually(act(seed))
+
+
 @pytest.mark.parametrize("attempt", [0, 1])
 def test_what_an_earlier_run_made_is_not_given_for_what_a_later_one_has(attempt: int) -> None:
     """c has read the result, and is silent when its maker dies: a has it made again, on d. c is back, and d dies. Had
