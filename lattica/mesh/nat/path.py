@@ -173,21 +173,20 @@ class Path:
 
 
 class Usual:
-    """How long it usually takes until something comes, once something was sent. As RFC 6298 §2 has round trips."""
+    """How long it usually takes until something comes, once something was sent; RFC 6298 §2 has round trips so."""
 
-    __slots__ = ("_mean_s", "_var_s")
+    __slots__ = ("_mean_s", "_var_s", "most_s")
 
     def __init__(self) -> None:
-        self._mean_s = self._var_s = -1.0
-
-    @property
-    def most_s(self) -> float:
-        """At the most, nearly always; infinite: not known."""
-        return self._mean_s + 4 * self._var_s if self._mean_s >= 0 else float("inf")
+        self._mean_s = self._var_s = 0.0
+        self.most_s = float("inf")  # nearly always; infinite: not known
 
     def saw(self, took_s: float) -> None:
-        if self._mean_s < 0:
-            self._mean_s, self._var_s = took_s, took_s / 2
+        """It took so long. Called for every packet."""
+        if self._var_s:
+            off_s = took_s - self._mean_s
+            self._var_s += ((off_s if off_s > 0 else -off_s) - self._var_s) / 4
+            self._mean_s += off_s / 8
         else:
-            self._var_s += (abs(took_s - self._mean_s) - self._var_s) / 4
-            self._mean_s += (took_s - self._mean_s) / 8
+            self._mean_s, self._var_s = took_s, took_s / 2
+        self.most_s = self._mean_s + 4 * self._var_s

@@ -190,10 +190,12 @@ class PathTable:
     def sent(self, now: float) -> bool:
         """A packet was sent over the current path. Called for each: notes the time. Whether a deadline came nearer."""
         self._sent_at = now
-        if self._waiting_since is not None or self._now_path is None:
+        path = self._now_path
+        if self._waiting_since is not None or path is None:
             return False
         self._waiting_since = now
-        return now + self._due_s(self._now_path) + ASK_S < self._told
+        due_s = self._usual.most_s
+        return now + (due_s if due_s < path.rtt_s else self._due_s(path)) + ASK_S < self._told
 
     def received(self, route: Route, data: bytes, now: float) -> list[Effect]:
         """A datagram that claims to be this peer's. What is forged or replayed changes nothing."""
