@@ -22,6 +22,7 @@ from lattica.actors.refs import ObjectRef
 from lattica.actors.runtime import Runtime
 from lattica.codec import messages as m
 from lattica.errors import AlreadyInitializedError, ConfigError, LocalNodeDiedError, WrongTypeError
+from lattica.errors.base import one_of
 from lattica.node.launch import spawn_embedded
 from lattica.node.paths import DATA_DIR_VARIABLE, data_dir, running_node
 from lattica.objectstore.arena import ArenaMap
@@ -395,7 +396,10 @@ def _print(lines: m.LogLines) -> None:
 def _check_others(others: Mapping[str, Any]) -> None:
     unknown = [name for name in others if name not in IGNORED and not name.startswith("_")]
     if unknown:
-        raise ConfigError(f"init() got an unknown argument: {', '.join(unknown)}")
+        known = init.__code__.co_varnames[: init.__code__.co_argcount + init.__code__.co_kwonlyargcount]
+        raise ConfigError(
+            f"init() got an unknown argument: {', '.join(unknown)}", do_next=one_of(unknown[0], known, "it takes")
+        )
     _say_ignored(others, "init()")
 
 

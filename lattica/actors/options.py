@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.actors.refs import RETURNS_MAX
 from lattica.actors.streams import to_wire
 from lattica.errors import ConfigError
+from lattica.errors.base import one_of
 from lattica.scheduler.resources import NAME_MAX_CHARS, parse_request
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def check(options: Mapping[str, Any], allowed: set[str], what: str) -> dict[str,
         if name not in allowed:
             raise ConfigError(
                 f"{what} has no option {name!r}",
-                do_next=f"it takes {', '.join(sorted(n for n in allowed if n[0] != '_'))}",
+                do_next=one_of(str(name), sorted(n for n in allowed if n[0] != "_"), "it takes"),
             )
         if name in LATER and value not in (None, False, -1, 0, [], ()):
             raise ConfigError(

@@ -18,8 +18,9 @@ from lattica.node.node_log import LOG_BYTES_MAX
 from lattica.node.paths import NodeFile, process_birth
 from lattica.node.spawn import NODE_BOOT, ROOT, SECRET_VARIABLES
 
-READY_WAIT_S = 10.0
-"""How long a node may take to serve. It takes 0.2 s; a machine that swaps or has a cold disk takes seconds."""
+READY_WAIT_S = 30.0
+"""How long a node may take to serve, as for `init`. It takes 0.2 s; where ten others want each CPU it took more than
+10."""
 SAID_BYTES_MAX = 256 << 10  # who serves where and whom it has met, or the words of an error
 FACTS_WAIT_S = 20.0
 """How long a node that serves may take to say what became of its mesh; it gives a first dial 6 s."""

@@ -6,7 +6,7 @@ import sys
 
 TYPE_CHECKING = False  # importing `typing` would cost more than this whole package
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
 SHORT_ID_DIGITS = 4  # that of `ids`, which is not imported here for the sake of its `typing`
@@ -23,6 +23,17 @@ def short_id(hex_id: str) -> str:
 def ago(since_s: float | None) -> str:
     """What follows a verb in a message: how long it is past; nothing if nobody knows."""
     return "" if since_s is None else f" {since_s:.1f} s ago"
+
+
+def one_of(word: str, known: Iterable[str], takes: str) -> str:
+    """What to do next about a word that is none of these: the one that is meant, as far as can be guessed, and all.
+
+    takes: who has them, "it takes"."""
+    from difflib import get_close_matches
+
+    words = list(known)
+    near = get_close_matches(word, words, 1)
+    return f"{f'say {near[0]}; ' if near else ''}{takes} {', '.join(words)}"
 
 
 def quoted(title: str, lines: str) -> str:

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from lattica.errors import ConfigError, RemoteProtocolError
+from lattica.errors.base import one_of
 
 KEYS = ("env_vars", "working_dir", "py_modules", "excludes", "pip", "uv", "config")
 INSTEAD = {
@@ -132,7 +133,7 @@ def plain(given: Mapping[str, Any]) -> dict[str, Any]:
         if name in INSTEAD:
             raise ConfigError(f"runtime_env has {name!r}, which lattica does not have", do_next=INSTEAD[name])
         if name not in KEYS:
-            raise ConfigError(f"runtime_env has no field {name!r}", do_next=f"it takes {', '.join(KEYS)}")
+            raise ConfigError(f"runtime_env has no field {name!r}", do_next=one_of(str(name), KEYS, "it takes"))
     for name, parse in PARSERS.items():
         if name in found:
             found[name] = parse(found[name])
@@ -160,8 +161,14 @@ def read(given: Mapping[str, Any]) -> Wanted:
 
 def parse_env_vars(value: Any) -> dict[str, str] | None:
     """Raises ConfigError."""
-    if not isinstance(value, Mapping) or not all(isinstance(text, str) for pair in value.items() for text in pair):
-        raise ConfigError("env_vars of runtime_env must be a dict of strings")
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"env_vars of runtime_env must be a dict of strings, not {type(value).__name__}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise ConfigError(
+                f"env_vars of runtime_env must be a dict of strings, and {name!r:.80} is {type(text).__name__}",
+                do_next="variables are texts: write it as one",
+            )
     if any(not name or "=" in name or "\0" in name + text for name, text in value.items()):
         raise ConfigError("env_vars of runtime_env has a name or value that no variable can have")
     if sum(len(name) + len(text) for name, text in value.items()) > VARIABLES_MAX_CHARS:

@@ -146,25 +146,35 @@ def _sum(one: Mapping[str, int], other: Mapping[str, int], sign: int) -> dict[st
     return {name: one.get(name, 0) + sign * other.get(name, 0) for name in one.keys() | other.keys()}
 
 
+def _whole(amount: float) -> float:
+    """As a whole number, if it is a number at all."""
+    try:
+        return int(amount)
+    except (TypeError, ValueError, OverflowError):  # `_to_units` says what is wrong
+        return amount
+
+
 def _to_units(name: object, amount: object) -> int:
     if not isinstance(name, str) or not name or len(name) > NAME_MAX_CHARS:
         raise ConfigError(f"{name!r:.80} is no name of a resource", do_next="use a short, non-empty string")
     if name.startswith(BUNDLE):
         raise ConfigError(f"{name!r:.80}: names that begin with {BUNDLE} are for placement groups", do_next="rename it")
+    word = KEYWORDS[name] if name in (CPU, GPU) else name  # the user's
     try:
         if isinstance(amount, str | bytes):
             raise TypeError
         value = float(amount)  # type: ignore[arg-type]  # whatever it is: numpy's scalars count like Python's
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{name}={amount!r:.80} is no number", do_next=f"pass a number of {name}") from None
+        what = "bytes, such as 2 << 30" if name == MEMORY else name
+        raise ConfigError(f"{word}={amount!r:.80} is no number", do_next=f"pass a number of {what}") from None
     if not math.isfinite(value) or value < 0:
-        raise ConfigError(f"{name}={value:g} is not an amount", do_next=f"ask for 0 or more {name}")
+        raise ConfigError(f"{word}={value:g} is not an amount", do_next=f"ask for 0 or more {name}")
     if value > MOST:
-        raise ConfigError(f"{name}={value:g} is more than any machine has", do_next=f"ask for at most {MOST} {name}")
+        raise ConfigError(f"{word}={value:g} is more than any machine has", do_next=f"ask for at most {MOST} {name}")
     # Rounded first: 0.0003 * 10,000 is 2.9999999999999996 in binary.
     units = amount * UNITS if isinstance(amount, int) else math.floor(round(value * UNITS, 3))
     if value > 0 and units == 0:
-        raise ConfigError(f"{name}={value:g} is less than the smallest amount", do_next=f"ask for at least {SMALLEST}")
+        raise ConfigError(f"{word}={value:g} is less than the smallest amount", do_next=f"ask for at least {SMALLEST}")
     if name == GPU and units > UNITS and units % UNITS:
         raise ConfigError(
             f"num_gpus={value:g}: more than one GPU must be a whole number, since only one can be shared at a time",
@@ -189,7 +199,7 @@ def parse_request(
             raise ConfigError(
                 f"resources={{{name!r}: ...}} is not accepted", do_next=f"say it by the keyword {KEYWORDS[name]}"
             )
-    named = {CPU: num_cpus, GPU: num_gpus, MEMORY: None if memory is None else int(memory)}
+    named = {CPU: num_cpus, GPU: num_gpus, MEMORY: memory if memory is None else _whole(memory)}
     given = {name: amount for name, amount in named.items() if amount is not None}
     return ResourceSet.of({**(resources or {}), **given})
 

@@ -41,8 +41,8 @@ SENSIBLE: list[dict[str, Any]] = [
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_cpu": 1}, "no option 'num_cpu'"),
-    ({"num_cpus": -1}, "CPU=-1"),
-    ({"num_gpus": "one"}, "GPU='one'"),
+    ({"num_cpus": -1}, "num_cpus=-1"),
+    ({"num_gpus": "one"}, "num_gpus='one'"),
     ({"memory": -5}, "memory"),
     ({"memory": "1G"}, "number of bytes"),
     ({"memory": float("inf")}, "number of bytes"),
@@ -64,6 +64,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_retries": 1.0}, "whole number"),
     ({"max_retries": 1 << 63}, "whole number"),
     ({"num_cpus": 1.7e304}, "more than any machine has"),
+    ({"num_cpu": 1}, "(?s)no option 'num_cpu'.*say num_cpus; it takes"),
     ({"num_gpus": 10**400}, "is no number"),
     ({"memory": 10**400}, "is no number"),
     ({"retry_exceptions": ValueError}, "list of exception classes"),

@@ -38,7 +38,8 @@ MODULE = Travels(PY_MODULE, "cid3", "/here/3")
 @pytest.mark.parametrize(
     ("given", "why"),
     [
-        ({"env_vars": {"A": 1}}, "must be a dict of strings"),
+        ({"env_vars": {"A": 1}}, "must be a dict of strings, and 'A' is int"),
+        ({"env_vars": ["A"]}, "must be a dict of strings, not list"),
         ({"env_vars": {"A=B": "1"}}, "no variable can have"),
         ({"env_vars": {"A": "1" * 70_000}}, "more than 65536 characters"),
         ({"py_modules": "models"}, "must be a list"),
@@ -57,7 +58,7 @@ MODULE = Travels(PY_MODULE, "cid3", "/here/3")
         ({"config": {"setup_timeout_seconds": 0}}, "must be seconds, or -1"),
         ({"conda": "x"}, "start the node inside that conda environment"),
         ({"image_uri": "x"}, "start the node inside the container"),
-        ({"working_dri": "."}, "it takes env_vars, working_dir, py_modules, excludes, pip, uv, config"),
+        ({"working_dri": "."}, "say working_dir; it takes env_vars, working_dir, py_modules, "),
         (["pip"], "must be a dict, not list"),
     ],
 )
