@@ -50,6 +50,7 @@ def test_weights_of_20_mib_outlive_a_worker_of_a_machine_alone(sessions: Session
     lattica.shutdown()
 
 
+@pytest.mark.mesh
 def test_weights_of_20_mib_go_on_elsewhere_when_their_machine_is_killed(
     sessions: Sessions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
