@@ -71,6 +71,9 @@ class ActorHold:
     def __init__(self, releases: Releases, id: bytes) -> None:
         self._releases, self.id = releases, id
 
+    def __repr__(self) -> str:
+        return f"<handle of actor {self.id.hex()[:8]}>"
+
     def watch(self) -> weakref.ref[ActorHold]:
         """A reference that leaves word in `Releases` when the last handle is gone, if it is itself kept until then."""
         return weakref.ref(self, functools.partial(_actor_over, self._releases, self.id))

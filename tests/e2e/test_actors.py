@@ -548,7 +548,7 @@ def test_a_handle_pickled_elsewhere_is_refused() -> None:
     import pickle
 
     counter = Counter.remote()
-    with pytest.raises(lattica.errors.OutOfBandRefError):
+    with pytest.raises(lattica.errors.OutOfBandRefError, match=r"<handle of actor \w{8}> was pickled outside"):
         pickle.dumps(counter)
 
 
