@@ -18,6 +18,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ class Place:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    @cached_property
+    def protection(self) -> Any:
+        """What the machine grants; asking takes a command, and the machine stays the same."""
+        return self.status()["key_protection"]
+
     def task(self, function: Callable[..., Any], *arguments: object) -> Any:
         """What a task of this user's driver returns."""
         done = self.run(self.python, "-c", DRIVER, input=cloudpickle.dumps((function, arguments)))
@@ -124,9 +130,8 @@ def place(request: pytest.FixtureRequest, home: Path) -> Iterator[Place]:
 @pytest.fixture
 def protected(place: Place) -> Place:
     """The same, where the machine grants both protections."""
-    protection = place.status()["key_protection"]
-    if not (protection["mounts"] and protection["landlock"]):
-        pytest.skip(f"this machine: {protection['reason']}")
+    if not (place.protection["mounts"] and place.protection["landlock"]):
+        pytest.skip(f"this machine: {place.protection['reason']}")
     return place
 
 
