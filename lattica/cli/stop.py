@@ -8,8 +8,9 @@ import click
 
 from lattica.cli import daemon
 from lattica.cli.client import NodeConnection, data_dir_option
-from lattica.errors import NodeDiedError
-from lattica.node import paths
+from lattica.cli.where import whose
+from lattica.errors import ConfigError, NodeDiedError
+from lattica.node import paths, running
 
 END_WAIT_S = 10.0
 """How long a node may take to end: it ends its workers (1 s), and writes what they printed."""
@@ -30,6 +31,8 @@ def command(force: bool, as_json: bool, data_dir: str | None) -> None:
     where = paths.data_dir(data_dir)
     node = paths.running_node(where)
     if node is None:
+        if (own := running.embedded_on(where)) is not None:
+            raise ConfigError(f"this is the node of {whose(own)}, and ends with it", do_next="end the program")
         paths.sweep_dead_node(where)
         paths.sweep_embedded()
         click.echo("null" if as_json else f"no node runs on {where}")

@@ -61,7 +61,7 @@ def node_to_look_at(data_dir: str | None) -> NodeFile:
 def listed(nodes: Sequence[NodeFile]) -> list[str]:
     """A line for each, for people."""
     now = time.time()
-    rows = [[node.pid, duration_text(now - node.since), node.data_dir, _whose(node)] for node in nodes]
+    rows = [[node.pid, duration_text(now - node.since), node.data_dir, whose(node)] for node in nodes]
     return table(["pid", "for", "data directory", "of"], rows)
 
 
@@ -78,10 +78,11 @@ def _none(data_dir: str | None, others: Sequence[NodeFile]) -> ConfigError:
 
 
 def _words(node: NodeFile) -> str:
-    return f"the node of {_whose(node)}" if node.embedded else f"the node of {node.data_dir}"
+    return f"the node of {whose(node)}" if node.embedded else f"the node of {node.data_dir}"
 
 
-def _whose(node: NodeFile) -> str:
+def whose(node: NodeFile) -> str:
+    """By what a node was begun, for people."""
     if not node.embedded:
         return "lattica start"
     try:

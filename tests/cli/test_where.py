@@ -58,6 +58,8 @@ def test_of_several_all_are_listed_with_the_way_to_choose_one(lattica: Lattica, 
     assert result.exit_code == 1
     for part in ("2 nodes of yours", str(tmp_path / "mine"), str(tmp_path / "shared"), "lattica start", "--data-dir"):
         assert part in result.stderr, result.stderr
+    stopped = lattica("stop", "--data-dir", str(tmp_path / "mine"))
+    assert stopped.exit_code == 1 and f"(pid {os.getpid()}), and ends with it" in stopped.stderr
     chosen = lattica("list", "actors", "--data-dir", str(tmp_path / "mine"))
     assert chosen.exit_code == 0 and "mine" in chosen.stdout and not chosen.stderr
 
