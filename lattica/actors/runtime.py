@@ -74,7 +74,7 @@ class Runtime:
         self.config: dict[str, Any] = {}
         releases = Releases()
         self.guard = Guard()
-        self.reactor = Reactor(self.guard, self.housekeep)
+        self.reactor = Reactor(self.guard, self.housekeep, releases)
         self.lock = self.reactor.lock
         self.objects = Objects(self, releases)
         self.tasks = Tasks(self)

@@ -48,10 +48,13 @@ class Decoder:
         self._tail = bytearray()
         self._need = _HEADER
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes | memoryview) -> list[Any]:
         """Every message completed by `data`. Raises RemoteProtocolError on a frame that is too long or not a
         message."""
-        if self._tail:
+        if not self._tail:
+            if int.from_bytes(data[:_HEADER], "little") == len(data) - _HEADER:  # one frame, as nearly always
+                return self.decode(memoryview(data)[_HEADER:])
+        else:
             self._tail += data
             if len(self._tail) < self._need:
                 return []

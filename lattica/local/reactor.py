@@ -22,7 +22,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from itertools import count
 from typing import Any, Protocol
 
@@ -98,11 +98,12 @@ class _Follower:
 class Reactor:
     """The connections of one process; see the top of this file."""
 
-    def __init__(self, guard: Guard, housekeep: Callable[[], None]) -> None:
-        """housekeep: called with the lock held before each round of flushes (finalizers leave their work there)."""
+    def __init__(self, guard: Guard, housekeep: Callable[[], None], chores: Sized = (None,)) -> None:
+        """housekeep: called with the lock held before each round of flushes, as long as there are `chores` (finalizers
+        leave their work there)."""
         self.lock = threading.RLock()
         self.guard = guard
-        self._housekeep = housekeep
+        self._housekeep, self._chores = housekeep, chores
         self._set, self._gate = select.epoll(), select.epoll()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes the I/O thread
         self._poke = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes whoever leads
@@ -111,7 +112,8 @@ class Reactor:
         self.node_link: Link | None = None
         self._gate.register(self._bell, _IN)
         self._set.register(self._poke, _IN)
-        self._gate.register(self._set.fileno(), _IN)
+        self._set_fd = self._set.fileno()
+        self._gate.register(self._set_fd, _IN)
         self._turn = threading.Lock()
         self._links: dict[int, Link] = {}
         self._dirty: list[Link] = []
@@ -151,7 +153,7 @@ class Reactor:
 
     def send(self, link: Link, message: Any) -> None:
         """Queue a message; it leaves with the next flush, which `nudge`, a wait or the I/O thread brings soon."""
-        link.stream.queue(message)
+        link.stream.messages.append(message)  # `queue` would do no more
         if not link.dirty:
             link.dirty = True
             self._dirty.append(link)
@@ -167,7 +169,7 @@ class Reactor:
     def nudge(self, link: Link, *, alone: bool) -> None:
         """See that what is queued is sent: now if it is `alone` (nothing of ours is under way there, so the peer waits
         for it) or enough has come together, else within a millisecond."""
-        if alone or link.stream.unsealed >= FLUSH_MESSAGES or time.monotonic() - link.flushed_at > FLUSH_S:
+        if alone or len(link.stream.messages) >= FLUSH_MESSAGES or time.monotonic() - link.flushed_at > FLUSH_S:
             self.flush()
         elif not self._rung:
             self.ring()
@@ -177,7 +179,8 @@ class Reactor:
 
         The node's connection is first whenever it is dirty: it must know of a gift before the receiver can drop it.
         """
-        self._housekeep()
+        if self._chores:
+            self._housekeep()
         if not self._dirty:
             return
         dirty, self._dirty = self._dirty, []
@@ -258,7 +261,8 @@ class Reactor:
                     finished = self._lead(done, deadline, nap_s, spin and self._spin_credit >= 0)
                 else:
                     finished = self._follow(done, deadline, nap_s)
-                self._run_callbacks()
+                if self.after_dispatch:
+                    self._run_callbacks()
                 if finished is not None:
                     return finished
         finally:
@@ -268,7 +272,7 @@ class Reactor:
     def _lead(self, done: Callable[[], bool], deadline: float | None, nap_s: float, spin: bool) -> bool | None:
         began = time.monotonic()
         try:
-            self._gate.modify(self._set.fileno(), 0)
+            self._gate.modify(self._set_fd, 0)
             while not self.closed and not self.after_dispatch:
                 events = self._spin(began + SPIN_S) if spin else None
                 if not events:
@@ -277,10 +281,8 @@ class Reactor:
                     if spin:
                         spin = False
                         self._spin_credit = -SPIN_PENALTY
-                self._dispatch(events)
-                with self.lock:
-                    if done():
-                        return True
+                if self._dispatch(events, done):
+                    return True
                 if deadline is not None and time.monotonic() >= deadline:
                     return False
             return None
@@ -289,7 +291,7 @@ class Reactor:
             if self._spin_credit < 0 and time.monotonic() - began < SPIN_S:
                 self._spin_credit += 1
             if not self.closed:
-                self._gate.modify(self._set.fileno(), _IN)
+                self._gate.modify(self._set_fd, _IN)
             self._turn.release()
 
     def _spin(self, until: float) -> list[tuple[int, int]]:
@@ -339,8 +341,9 @@ class Reactor:
 
     # -- dispatching
 
-    def _dispatch(self, events: list[tuple[int, int]]) -> None:
-        """Read and hear every ready connection, then send what that led to. The caller has the turn.
+    def _dispatch(self, events: list[tuple[int, int]], done: Callable[[], bool] | None = None) -> bool:
+        """Read and hear every ready connection, then send what that led to; whether `done` then. The caller has the
+        turn.
 
         The node's is first: what it said before it gave somebody our address (`Leased`) is heard before their task.
         """
@@ -363,6 +366,7 @@ class Reactor:
             self.flush()
             if self._followers:
                 self.wake_followers()
+            return done is not None and done()
 
     def _read(self, link: Link) -> None:
         try:
@@ -406,7 +410,7 @@ class Reactor:
                 log.exception("a callback failed: %r", callback)
 
     def _run(self) -> None:
-        bell, members = self._bell, self._set.fileno()
+        bell, members = self._bell, self._set_fd
         attentive = False
         while not self.closed:
             with self.lock:

@@ -18,6 +18,7 @@ import errno
 import logging
 import os
 import socket
+import threading
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -42,6 +43,17 @@ _SHORT = frozenset({errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 log = logging.getLogger("lattica")
 
 
+class _Memory(threading.local):
+    """What one thread reads into, before it is decoded. (`recv` takes memory from the kernel for so many bytes, and
+    gives it back: up to 40 us for a message of 60 bytes.)"""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(READ_BYTES))
+
+
+_memory = _Memory()
+
+
 class Stream:
     """Frames of messages over one connected unix stream socket, which this object owns."""
 
@@ -49,13 +61,13 @@ class Stream:
         "_decoder",
         "_inbox_fds",
         "_lost_fds",
-        "_messages",
         "_outbox",
         "_pending_fds",
         "_sock",
         "_takes_fds",
         "closed",
         "fd",
+        "messages",
         "short",
     )
 
@@ -69,7 +81,7 @@ class Stream:
         self._takes_fds = takes_fds
         self._inbox_fds: deque[int] = deque()
         self._lost_fds = False
-        self._messages: list[msgspec.Struct] = []
+        self.messages: list[msgspec.Struct] = []  # of the next frame; what has none but itself to say appends here
         self._pending_fds: list[int] = []
         self._outbox: deque[tuple[memoryview, list[int]]] = deque()
         self.closed = False
@@ -77,7 +89,7 @@ class Stream:
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"fd {self.fd}"
-        return f"<Stream {state}: {len(self._messages)} unsent messages, {len(self._outbox)} unsent frames>"
+        return f"<Stream {state}: {len(self.messages)} unsent messages, {len(self._outbox)} unsent frames>"
 
     # -- sending
 
@@ -85,24 +97,24 @@ class Stream:
         """Put a message into the next frame; returns how many it has now. `fds` are sent with it and closed here
         after."""
         if fds:  # descriptors ride on the first byte of a frame, so a message with descriptors begins one
-            if self._messages:
+            if self.messages:
                 self._seal()
             self._pending_fds.extend(fds)
-            self._messages.append(message)
+            self.messages.append(message)
             self._seal()
             return 0
-        self._messages.append(message)
-        return len(self._messages)
+        self.messages.append(message)
+        return len(self.messages)
 
     @property
     def unsealed(self) -> int:
         """How many messages the next frame has now."""
-        return len(self._messages)
+        return len(self.messages)
 
     @property
     def unsent(self) -> bool:
         """Whether anything waits to be sent."""
-        return bool(self._messages or self._outbox)
+        return bool(self.messages or self._outbox)
 
     def flush(self) -> bool:
         """Send what is queued; False if the rest must wait until the socket is writable, or for RETRY_S if `short`.
@@ -110,9 +122,9 @@ class Stream:
         A peer that is gone is not an error here: the reader sees the end of the stream, and says it once.
         """
         outbox = self._outbox
-        if self._messages:
+        if self.messages:
             if not outbox and not self.closed:
-                messages, self._messages = self._messages, []
+                messages, self.messages = self.messages, []
                 frame = frames.encode(messages)
                 try:
                     sent = self._sock.send(frame)
@@ -161,7 +173,7 @@ class Stream:
 
     def queue_raw(self, data: bytes | memoryview) -> None:
         """Queue bytes that are (the rest of) a whole frame."""
-        if self._messages:
+        if self.messages:
             self._seal()
         self._outbox.append((memoryview(data), []))
 
@@ -170,7 +182,7 @@ class Stream:
         return self._sock.sendmsg([view], [rights])
 
     def _seal(self) -> None:
-        messages, self._messages = self._messages, []
+        messages, self.messages = self.messages, []
         fds, self._pending_fds = self._pending_fds, []
         self._outbox.append((memoryview(frames.encode(messages)), fds))
 
@@ -179,7 +191,7 @@ class Stream:
             for fd in fds:
                 os.close(fd)
         self._outbox.clear()
-        self._messages.clear()
+        self.messages.clear()
 
     # -- receiving
 
@@ -203,8 +215,9 @@ class Stream:
             pass  # it died while it wrote
         return messages
 
-    def _read(self) -> bytes | None:
-        """Bytes that have arrived; None if there are none yet; empty at the end of the stream."""
+    def _read(self) -> bytes | memoryview | None:
+        """Bytes that have arrived, valid until this thread reads again; None if there are none yet; empty at the end of
+        the stream."""
         try:
             if self._takes_fds:
                 data, ancillary, flags, _ = self._sock.recvmsg(
@@ -217,7 +230,8 @@ class Stream:
                         fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
                         self._inbox_fds.extend(fds)
             else:
-                data = self._sock.recv(READ_BYTES)
+                view = _memory.view
+                return view[: self._sock.recv_into(view)]
         except BlockingIOError:
             return None
         except OSError as error:

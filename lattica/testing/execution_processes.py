@@ -94,7 +94,7 @@ class SimStream:
 class SimReactor:
     """The connections of one process, without a thread: see `local.reactor`."""
 
-    def __init__(self, unit: Unit, guard: Any, housekeep: Callable[[], None]) -> None:
+    def __init__(self, unit: Unit, guard: Any, housekeep: Callable[[], None], chores: object) -> None:
         self.unit, self.guard, self._housekeep = unit, guard, housekeep
         self.lock = _NoLock()
         self.node_link: Link | None = None

@@ -131,8 +131,8 @@ class Failing:
     def sendmsg(self, parts: Any, rights: Any) -> int:
         return self._fail_or(self.sock.sendmsg, parts, rights)
 
-    def recv(self, size: int) -> bytes:
-        return self._fail_or(self.sock.recv, size)
+    def recv_into(self, memory: Any) -> int:
+        return self._fail_or(self.sock.recv_into, memory)
 
     def _fail_or(self, call: Any, *args: Any) -> Any:
         if self.numbers:
