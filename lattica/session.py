@@ -481,10 +481,12 @@ def get(object_refs: Any, *, timeout: float | None = None, _use_object_store: bo
     if type(object_refs) is ObjectRef:
         return object_refs._runtime.get_one(object_refs, timeout)
     if isinstance(object_refs, list | tuple):
-        for ref in object_refs:
-            if type(ref) is not ObjectRef:
-                raise TypeError(f"get() takes refs, not a {type(ref).__name__}: {ref!r:.80}")
-        return current.get().get(object_refs, timeout) if object_refs else []
+        if not object_refs:
+            return []
+        if set(map(type, object_refs)) != _ONLY_REFS:
+            wrong = next(ref for ref in object_refs if type(ref) is not ObjectRef)
+            raise TypeError(f"get() takes refs, not a {type(wrong).__name__}: {wrong!r:.80}")
+        return current.get().get(object_refs, timeout)
     if type(object_refs) is ObjectRefGenerator:  # as in Ray
         return object_refs
     raise WrongTypeError(f"get() takes a ref or a list of refs, not a {type(object_refs).__name__}")

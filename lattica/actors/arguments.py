@@ -17,6 +17,10 @@ def encode_arguments(
 
     Raises SerializationError; ObjectStoreFullError if large arguments find no room.
     """
+    if not kwargs:
+        small = values.dump_small_arguments(args)
+        if small is not None and len(small) <= INLINE_MAX:
+            return small, [], []
     deps: list[ObjectRef] = []
     at: list[int | str] = []
     rest: Any = args

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.actors.given_up import GivenUp
 from lattica.actors.mailbox import Unanswered
 from lattica.actors.records import Record, data_alone, fail, failed_dep, finish
-from lattica.actors.refs import ActorHold, Hold, Nested, ObjectRef
+from lattica.actors.refs import ActorHold
 from lattica.actors.values import is_data, not_data
 from lattica.codec import messages as m
 from lattica.errors import (
@@ -39,27 +39,14 @@ if TYPE_CHECKING:
     from lattica.local.reactor import Link
 
 
-class CallRecord(Record):
+class CallRecord(Record, eq=False):
     """One call until its refs have values. `hold` keeps the actor alive meanwhile."""
 
-    __slots__ = ("group", "hold", "method", "name", "peer")
-
-    def __init__(
-        self,
-        peer: ActorPeer,
-        hold: ActorHold,
-        method: str,
-        args: bytes | Nested | Hold,
-        deps: list[ObjectRef],
-        at: list[int | str],
-        refs: list[ObjectRef],
-        retries_left: int,
-        retry_exceptions: bool | tuple[type[BaseException], ...],
-        group: str = "",
-        name: str = "",
-    ) -> None:
-        super().__init__(args, deps, at, refs, retries_left, retry_exceptions)
-        self.peer, self.hold, self.method, self.group, self.name = peer, hold, method, group, name
+    peer: ActorPeer
+    hold: ActorHold
+    method: str
+    group: str = ""
+    name: str = ""
 
     def __repr__(self) -> str:
         return f"<Call {self.peer.class_name}.{self.method}: {'sent' if self.seq else 'queued'}>"
@@ -119,7 +106,7 @@ class ActorPeer:
         if self.dead is not None:
             fail(self.runtime, call, self.dead)
             return
-        if 0 <= self.max_pending <= len(self.queue) + len(self.inflight):
+        if self.max_pending >= 0 and self.max_pending <= len(self.queue) + len(self.inflight):
             raise PendingCallsLimitExceededError(
                 f"{self.class_name} has {self.max_pending} calls pending already, its max_pending_calls",
                 do_next="wait for some of them with lattica.wait before the next call",
@@ -130,14 +117,16 @@ class ActorPeer:
             call.missing = len(waiting)
             for ref in waiting:
                 self.runtime.when_done(ref, lambda _ref: self._dep_ready(call))
-        if self.queue or call.missing or self.link is None or self.killed:
+        link = self.link
+        if link is None:
             self.queue.append(call)
-            if self.link is not None:
-                self.pump()
+            return
+        if self.queue or call.missing or self.killed:
+            self.queue.append(call)
+            self.pump()
         else:
-            self._send(call)
-        if self.link is not None:
-            self.runtime.reactor.nudge(self.link, alone=len(self.inflight) == 1)
+            self._send(call, link)
+        self.runtime.reactor.nudge(link, alone=len(self.inflight) == 1)
 
     def _dep_ready(self, call: CallRecord) -> None:
         call.missing -= 1
@@ -150,7 +139,7 @@ class ActorPeer:
         while queue and self.link is not None and not self.killed:
             if queue[0].missing:
                 return
-            self._send(queue.popleft())
+            self._send(queue.popleft(), self.link)
             self._divide()
 
     def _divide(self) -> None:
@@ -158,20 +147,21 @@ class ActorPeer:
         if self.link is not None and self.link.stream.unsealed >= FLUSH_MESSAGES:
             self.link.stream.flush()
 
-    def _send(self, call: CallRecord) -> None:
-        objects = self.runtime.objects
-        failed = failed_dep(self.runtime, call) if call.deps else None
-        if failed is not None:
-            finish(self.runtime, call, [failed], final=True)
-            return
-        deps = [objects.dep_to_wire(ref, self.client) for ref in call.deps]
-        call.seq = seq = self.runtime.next_seq()
+    def _send(self, call: CallRecord, link: Link) -> None:
+        runtime = self.runtime
+        deps: list[m.Value] = []
+        if call.deps:
+            failed = failed_dep(runtime, call)
+            if failed is not None:
+                finish(runtime, call, [failed], final=True)
+                return
+            deps = [runtime.objects.dep_to_wire(ref, self.client) for ref in call.deps]
+        call.seq = seq = runtime.next_seq()
         inflight = self.inflight
         acked = self.unanswered.acked if inflight else seq - 1
         inflight[seq] = call
         args = call.args
-        wire = args if type(args) is bytes else objects.to_wire(args, self.client)
-        assert self.link is not None
+        wire = args if type(args) is bytes else runtime.objects.to_wire(args, self.client)
         message = m.Call(
             seq,
             call.refs[0].id,
@@ -189,8 +179,8 @@ class ActorPeer:
         if deps or wire is not args:
             self.given[seq] = message
         if call.returns < 0:
-            call.stream.begins(self.link)  # type: ignore[attr-defined]
-        self.runtime.reactor.send(self.link, message)
+            call.stream.begins(link)  # type: ignore[attr-defined]
+        runtime.reactor.send(link, message)
 
     # -- back
 

@@ -13,7 +13,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from lattica.actors import values
 from lattica.actors.calls import CallRecord
@@ -242,12 +242,11 @@ def _bytes_of(value: Any) -> bytes:
     return data
 
 
-class StreamTask(TaskRecord):
+class StreamTask(TaskRecord, eq=False):
     """A task that is a generator. Its items are remembered one by one: see `Stream._remember`."""
 
-    __slots__ = ("stream",)
-    dynamic = False
-    stream: Stream
+    stream: Stream = None  # type: ignore[assignment]  # until it begins
+    dynamic: ClassVar[bool] = False
 
     def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
         """See `Record`: the user gets a generator."""
@@ -323,19 +322,17 @@ class StreamLineage(Lineage):
         self._stream.runs_again(self.record, {at: ref for at, ref in refs if ref is not None and ref._value is None})
 
 
-class DynamicTask(StreamTask):
+class DynamicTask(StreamTask, eq=False):
     """One whose items are all together the value of one ref."""
 
-    __slots__ = ()
-    dynamic = True
+    dynamic: ClassVar[bool] = True
 
 
-class StreamCall(CallRecord):
+class StreamCall(CallRecord, eq=False):
     """A call that is a generator."""
 
-    __slots__ = ("stream",)
-    dynamic = False
-    stream: Stream
+    stream: Stream = None  # type: ignore[assignment]  # until it begins
+    dynamic: ClassVar[bool] = False
 
     def begin(self, runtime: Runtime, caller: FrameType, returns: int) -> Any:
         """See `Record`: the user gets a generator."""
@@ -353,11 +350,10 @@ class StreamCall(CallRecord):
         return self.peer.link if self.seq else None
 
 
-class DynamicCall(StreamCall):
+class DynamicCall(StreamCall, eq=False):
     """One whose items are all together the value of one ref."""
 
-    __slots__ = ()
-    dynamic = True
+    dynamic: ClassVar[bool] = True
 
 
 def task_kind(returns: int, *, dynamic: bool) -> type[TaskRecord]:

@@ -150,15 +150,16 @@ class ActorMethod:
         try:
             refs = runtime.new_refs(self._returns)
             call = self._record(
-                peer,
-                self._hold,
-                self._name,
                 body,
                 deps,
                 at,
                 refs,
+                len(refs),
                 self._retries,
                 self._retry_exceptions,
+                peer,
+                self._hold,
+                self._name,
                 self._group,
                 self._called,
             )

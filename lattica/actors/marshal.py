@@ -25,7 +25,7 @@ class Marshal:
     def load(self, value: m.Value, via: int = 0) -> Any:
         """A value that came with a message, as the user's object. via: of whom, if that one is on another machine."""
         if type(value) is bytes:
-            return values.loads(value, self.runtime)
+            return values.loads_plain(value, self.runtime)
         with self.runtime.lock:
             kept = self.runtime.objects.from_wire(value, via)
         return self.runtime.load(kept)
@@ -72,8 +72,10 @@ class Marshal:
         """A task's results as they travel to client `to`; large ones lie in the arena, sealed for it. data: it takes
         data alone. attempt: which run of the task this was."""
         if returns == 1:
-            if result is None and not data:
-                return [values.NONE]
+            if not data:
+                small = values.dump_small(result)
+                if small is not None and len(small) <= INLINE_MAX:
+                    return [small]
             return [self._result(result, object, to, f"the result of {name}", data, attempt)]
         if returns == 0:
             return [self._result(None, object, to, name, data)]

@@ -572,7 +572,8 @@ class Objects:
         """A ref has its value."""
         if ref._value is not None:
             return
-        if ref._flags & PROMISED and isinstance(value, InPlace) and value.hold is not ref._hold:
+        promised = ref._flags & PROMISED
+        if promised and isinstance(value, InPlace) and value.hold is not ref._hold:
             hold = ref._hold  # both stand for this object: one hold with both counts
             assert hold is not None and hold.id == value.hold.id
             hold.offset, hold.size, hold.count = value.hold.offset, value.hold.size, hold.count + value.hold.count
@@ -583,7 +584,7 @@ class Objects:
         ref._task = None
         if type(value) is m.Failed:
             self.failures += 1
-        if ref._flags & PROMISED and not isinstance(value, InPlace):
+        if promised and not isinstance(value, InPlace):
             self.promote(ref)
         if ref._callbacks is not None:
             callbacks, ref._callbacks = ref._callbacks, None

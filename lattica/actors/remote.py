@@ -86,7 +86,16 @@ class RemoteFunction:
         try:
             refs = runtime.new_refs(self._returns)
             record = self._record(
-                self._lane, self._key, self._name, body, deps, at, refs, self._retries, self._retry_exceptions
+                body,
+                deps,
+                at,
+                refs,
+                len(refs),
+                self._retries,
+                self._retry_exceptions,
+                self._lane,
+                self._key,
+                self._name,
             )
             result = record.begin(runtime, sys._getframe(1), self._returns)
             with runtime.lock:

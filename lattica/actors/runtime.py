@@ -55,6 +55,9 @@ STATE_TIMEOUT_S = 10.0
 """The node answers questions about itself in milliseconds; after this it hangs, and the error says so."""
 
 
+_BYTES = {bytes}
+
+
 class Runtime:
     """Everything one process has of lattica; see the rooms: `objects`, `tasks`, `calls`, `reactor`."""
 
@@ -314,7 +317,7 @@ class Runtime:
 
     def new_refs(self, returns: int) -> list[ObjectRef]:
         """Refs for the results of one task, with ids in a row; one that the user does not see if it has none."""
-        serial = self.next_serial()
+        serial = self._count() << 16  # as `next_serial`
         if self.sites is not None:
             for k in range(max(1, returns)):
                 self.sites.note(serial + k)
@@ -356,7 +359,7 @@ class Runtime:
     def load(self, value: Any) -> Any:
         """A kept value as the user's object; raises what it is if it is a failure. Without the lock."""
         if type(value) is bytes:
-            return values.loads(value, self)
+            return values.loads_plain(value, self)
         if type(value) is Nested:
             return values.loads(value.data, self)
         failed = self.objects.failure_of(value)
@@ -421,7 +424,11 @@ class Runtime:
         while True:
             if (failed := self.await_all(refs, timeout)) is not None:
                 failed._runtime.load(failed._value)
-            away = [ref._value.hold for ref in refs if type(ref._value) is InPlace and ref._value.hold.offset < 0]
+            kept = [ref._value for ref in refs]
+            kinds = set(map(type, kept))
+            if kinds == _BYTES:  # as nearly always: small, and not lost again
+                return [values.loads_plain(data, self) for data in kept]  # type: ignore[arg-type]
+            away = [one.hold for one in kept if type(one) is InPlace and one.hold.offset < 0]
             away = [hold for hold in away if hold.id not in moved]
             if not away:
                 break
@@ -456,8 +463,10 @@ class Runtime:
     def get_one(self, ref: ObjectRef, timeout: float | None) -> Any:
         """The value of one ref."""
         if ref._value is None:
-            self.await_all((ref,), timeout)
+            self._await_one(ref, timeout)
         value = ref._value
+        if type(value) is bytes:
+            return values.loads_plain(value, self)
         if value is None or (type(value) is InPlace and self.objects.away(value.hold)):
             return self.get((ref,), timeout)[0]
         return self.load(value)
@@ -523,14 +532,23 @@ class Runtime:
 
         self._ask(pending)
         if not self.wait_until(done, timeout, spin=count == 1):
-            left = sum(ref._value is None for ref in pending)
-            first = pending[at]
-            reason = self._why(first, timeout or 0.0)
-            raise GetTimeoutError(
-                f"{left} of {len(refs)} objects had no value after {timeout} s, first {first.hex()[:8]}{reason}",
-                do_next="wait longer, or look with lattica.wait which are ready",
-            )
+            raise self._too_late(refs, pending[at], timeout)
         return failed if at < count else None
+
+    def _await_one(self, ref: ObjectRef, timeout: float | None) -> None:
+        """As `await_all`, of one that has no value yet: calls one by one pay for each step here."""
+        if ref._flags:
+            self._ask((ref,))
+        if not self.wait_until(lambda: ref._value is not None, timeout, spin=True):
+            raise self._too_late((ref,), ref, timeout)
+
+    def _too_late(self, refs: Sequence[ObjectRef], first: ObjectRef, timeout: float | None) -> GetTimeoutError:
+        left = sum(ref._value is None for ref in refs)
+        return GetTimeoutError(
+            f"{left} of {len(refs)} objects had no value after {timeout} s, first {first.hex()[:8]}"
+            f"{self._why(first, timeout or 0.0)}",
+            do_next="wait longer, or look with lattica.wait which are ready",
+        )
 
     def _why(self, ref: ObjectRef, timeout: float) -> str:
         from lattica.actors import waiting  # few programs ever need it

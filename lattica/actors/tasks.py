@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lattica.actors.records import Record, data_alone, fail, failed_dep, finish
-from lattica.actors.refs import Hold, InPlace, Nested, ObjectRef
+from lattica.actors.refs import Hold, InPlace, ObjectRef
 from lattica.actors.submission import LEASE_IDLE_S, REQUESTS_MAX, STALL_S, Lease, Submission
 from lattica.codec import messages as m
 from lattica.codec.frames import Decoder
@@ -46,28 +46,16 @@ LEASE_MARGIN_S = 0.001
 """Timers fire this much late, so that what is due at the same time is done in one go."""
 
 
-class TaskRecord(Record):
+class TaskRecord(Record, eq=False):
     """One task until its refs have values."""
 
-    __slots__ = ("function", "lane", "lease", "name", "slow")
-    repeatable = True
+    lane: Lane
+    function: bytes
+    name: str
+    lease: Lease | None = None
+    slow: bool = False
 
-    def __init__(
-        self,
-        lane: Lane,
-        function: bytes,
-        name: str,
-        args: bytes | Nested | Hold,
-        deps: list[ObjectRef],
-        at: list[int | str],
-        refs: list[ObjectRef],
-        retries_left: int,
-        retry_exceptions: bool | tuple[type[BaseException], ...],
-    ) -> None:
-        super().__init__(args, deps, at, refs, retries_left, retry_exceptions)
-        self.lane, self.function, self.name = lane, function, name
-        self.lease: Lease | None = None
-        self.slow = False
+    repeatable: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         where = "waiting for arguments" if self.missing else f"on {self.lease}" if self.lease else "queued"

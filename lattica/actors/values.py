@@ -42,6 +42,8 @@ EXPLAIN_CHILDREN = 1000
 """Of a value that cannot travel, so many levels are looked into, and so many items of each: 25 us apiece."""
 
 _PLAIN = frozenset({int, float, bool, str, type(None), complex})
+_NUMBERS = _PLAIN - {str}
+_TEXTS = frozenset({str, bytes})
 _HEADER = Struct("<B3xIQ")  # form, buffers, pickle bytes
 _BUFFER = Struct("<QQ")  # offset in the region, bytes
 NONE = pickle.dumps(None, 5)
@@ -114,6 +116,15 @@ def dumps(value: Any, name: str = "the value") -> Serialized:
         return _dump(value)
     except Exception as error:
         raise _explained([(name, value)], error) from error
+
+
+def dump_small(value: Any) -> bytes | None:
+    """The pickle of a number, a short string, short bytes or None: there is nothing in it to look for. None for others,
+    which `dumps` serializes."""
+    kind = type(value)
+    if kind in _NUMBERS or (kind in _TEXTS and len(value) < LARGE_BYTES):
+        return pickle.dumps(value, 5)
+    return None
 
 
 def _dump(value: Any) -> Serialized:
@@ -204,11 +215,19 @@ class Bytes:
         return bytes, (pickle.PickleBuffer(self.data),)
 
 
+def dump_small_arguments(args: tuple[Any, ...] | list[Any]) -> bytes | None:
+    """`(args, {})` serialized, if `dump_small` takes each of them; so no ref is among them."""
+    for arg in args:
+        kind = type(arg)
+        if kind not in _NUMBERS and (kind not in _TEXTS or len(arg) >= LARGE_BYTES):
+            return None
+    return pickle.dumps((args, {}), 5)
+
+
 def dump_arguments(args: tuple[Any, ...] | list[Any], kwargs: dict[str, Any], name: str) -> Serialized:
     """Serialize `(args, kwargs)` of a call to `name`."""
-    if not kwargs and all(type(arg) in _PLAIN for arg in args):
-        data = pickle.dumps((args, kwargs), 5)
-        return Serialized([data], [0], len(data), [])
+    if not kwargs and (small := dump_small_arguments(args)) is not None:
+        return Serialized([small], [0], len(small), [])
     if any(type(arg) is bytes and len(arg) >= LARGE_BYTES for arg in args):
         args = [Bytes(arg) if type(arg) is bytes and len(arg) >= LARGE_BYTES else arg for arg in args]
     try:
@@ -278,6 +297,8 @@ def load_actor(id: bytes, meta: bytes) -> Any:
 
 # -- bytes to values
 
+_PICKLE = b"\x80"
+_UNREADABLE = (pickle.UnpicklingError, EOFError, ImportError, AttributeError)
 _views: set[ViewHold] = set()
 
 
@@ -355,15 +376,29 @@ def loads(data: bytes | memoryview, runtime: Interning, hold: Hold | None = None
 
             return read(view[head : head + size], buffers, runtime)
         return pickle.loads(view[head : head + size], buffers=buffers)
-    except (pickle.UnpicklingError, EOFError) as error:
-        raise SerializationError(f"a value is damaged: {error}") from error
-    except (ImportError, AttributeError) as error:
-        raise SerializationError(
-            f"a value cannot be read here: {error}",
-            do_next="the module must be importable in this process: put it beside the driver's script, or install it",
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
     finally:
         _loading.runtime, _loading.hold = outer
+
+
+def loads_plain(data: bytes, runtime: Interning) -> Any:
+    """As `loads`, of one that came as `bytes` alone (`messages.Value`), so without refs inside: as nearly always."""
+    if data[:1] != _PICKLE:
+        return loads(data, runtime)
+    try:
+        return pickle.loads(data)
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> SerializationError:
+    if isinstance(error, pickle.UnpicklingError | EOFError):
+        return SerializationError(f"a value is damaged: {error}")
+    return SerializationError(
+        f"a value cannot be read here: {error}",
+        do_next="the module must be importable in this process: put it beside the driver's script, or install it",
+    )
 
 
 def _sizes(data: bytes | memoryview) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def peer(runtime: Any) -> ActorPeer:
 
 def sent(peer: ActorPeer, seq: int, retries: int = 0) -> CallRecord:
     """A call that is under way."""
-    call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], retries, False)  # type: ignore[arg-type, list-item]
+    call = CallRecord(b"", [], [], [Ref()], 1, retries, False, peer, None, "learn")  # type: ignore[arg-type, list-item]
     call.seq = seq
     peer.inflight[seq] = call
     return call
@@ -76,7 +76,7 @@ def sent(peer: ActorPeer, seq: int, retries: int = 0) -> CallRecord:
 
 def queued(peer: ActorPeer) -> CallRecord:
     """One that waits for a connection."""
-    call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], 0, False)  # type: ignore[arg-type, list-item]
+    call = CallRecord(b"", [], [], [Ref()], 1, 0, False, peer, None, "learn")  # type: ignore[arg-type, list-item]
     peer.queue.append(call)
     return call
 
@@ -149,7 +149,7 @@ def test_an_actor_whose_node_was_believed_dead_takes_calls_again_when_that_is_ba
     assert isinstance(peer.dead, ActorDiedError) and len(runtime.ended) == 1
     down(peer, restarting=True)
     assert peer.dead is None
-    call = CallRecord(peer, None, "learn", b"", [], [], [Ref()], 0, False)  # type: ignore[arg-type, list-item]
+    call = CallRecord(b"", [], [], [Ref()], 1, 0, False, peer, None, "learn")  # type: ignore[arg-type, list-item]
     peer.submit(call)
     assert list(peer.queue) == [call] and len(runtime.ended) == 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections import deque
-from typing import Any
+from typing import Any, ClassVar
 from weakref import WeakValueDictionary
 
 import pytest
@@ -27,17 +27,11 @@ def small_heap() -> None:
     gc.freeze()
 
 
-class Work(Record):
+class Work(Record, eq=False):
     """A task that says when it runs again."""
 
-    __slots__ = ("process",)
-    repeatable = True
-
-    def __init__(
-        self, process: Process, deps: list[ObjectRef], refs: list[ObjectRef], retries: int, args: bytes
-    ) -> None:
-        super().__init__(args, deps, list(range(len(deps))), refs, retries, False)
-        self.process = process
+    process: Process
+    repeatable: ClassVar[bool] = True
 
     def rerun(self) -> bool:
         self.spend_retry()
@@ -45,10 +39,16 @@ class Work(Record):
         return True
 
 
-class Call(Work):
+class Call(Work, eq=False):
     """Of an actor."""
 
-    repeatable = False
+    repeatable: ClassVar[bool] = False
+
+
+def work(
+    process: Process, deps: list[ObjectRef], refs: list[ObjectRef], retries: int, args: bytes, kind: type[Work] = Work
+) -> Work:
+    return kind(args, deps, list(range(len(deps))), refs, len(refs), retries, False, process)
 
 
 class Process:
@@ -77,7 +77,7 @@ class Process:
     ) -> list[ObjectRef]:
         """The results of a task that has ended, all in a store."""
         refs = [self.ref() for _ in range(results)]
-        self.end(kind(self, list(deps), refs, retries, args))
+        self.end(work(self, list(deps), refs, retries, args, kind))
         return refs
 
     def one(self, *deps: ObjectRef, **how: Any) -> ObjectRef:
@@ -163,9 +163,9 @@ def test_what_cannot_be_made_again_says_why(process: Process) -> None:
     assert process.again(process.one(kind=Call).id) == NO_TASK
     assert process.again(process.put().id) == NO_TASK
     canceled = process.ref()
-    work = Work(process, [], [canceled], 3, b"")
-    process.end(work)
-    work.canceled = True
+    given_up = work(process, [], [canceled], 3, b"")
+    process.end(given_up)
+    given_up.canceled = True
     assert process.again(canceled.id) == CANCELED
 
 
@@ -190,7 +190,7 @@ def test_of_several_results_the_lost_one_is_waited_for_and_the_others_stay(proce
 
 def test_a_small_result_is_in_no_store_and_nothing_is_remembered_for_it(process: Process) -> None:
     ref = process.ref()
-    process.end(Work(process, [process.put()], [ref], 3, b""), value=b"small")
+    process.end(work(process, [process.put()], [ref], 3, b""), value=b"small")
     assert process.lineage.size == 0 and not process.lineage.has(ref.id)
 
 
@@ -331,15 +331,15 @@ def test_a_chain_of_a_hundred_thousand_is_bounded_and_let_go_without_recursion(p
     ref = process.one()
     for _ in range(5_000):
         made = process.ref()
-        work = Work(process, [ref], [made], 3, b"")
+        one = work(process, [ref], [made], 3, b"")
         made._value = InPlace(Hold(process.releases, made.id, 0, BIG, 1))
-        process.lineage.keep(work)
-        work.refs, work.deps = [], []
+        process.lineage.keep(one)
+        one.refs, one.deps = [], []
         ref = made
         process.process_releases()
     assert process.lineage.size <= 2_000 * TASK_BYTES
     process.lineage.validate()
-    del ref, made, work
+    del ref, made, one
     process.let_go()
     assert process.lineage.size == 0
 

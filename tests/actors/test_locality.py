@@ -65,7 +65,7 @@ class Runtime:
 
 
 def taken(*given: m.Value, refs: int = 1) -> list[m.Value]:
-    record = Record(b"", [], [], [ref(each + 1) for each in range(refs)], 0, False)
+    record = Record(b"", [], [], [ref(each + 1) for each in range(refs)], refs, 0, False)
     return data_alone(Runtime(), record, list(given), "f")  # type: ignore[arg-type]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,19 +56,19 @@ class FakeRuntime:
             self.after_dispatch.popleft()()
 
 
-class Work(Record):
+class Work(Record, eq=False):
     """A record that counts how often it was sent again."""
 
-    __slots__ = ("reruns",)
-
-    def __init__(self, retry: Any = False, retries: int = 3, refs: int = 1) -> None:
-        super().__init__(b"args", [], [], [f"ref {n}" for n in range(refs)], retries, retry)  # type: ignore[misc]
-        self.reruns = 0
+    reruns: int = 0
 
     def rerun(self) -> bool:
         self.spend_retry()
         self.reruns += 1
         return True
+
+
+def work_of(retry: Any = False, retries: int = 3, refs: int = 1) -> Work:
+    return Work(b"args", [], [], [f"ref {n}" for n in range(refs)], refs, retries, retry)  # type: ignore[misc]
 
 
 @pytest.fixture
@@ -75,24 +77,24 @@ def runtime() -> Any:
 
 
 def test_a_result_settles_its_ref_and_lets_the_arguments_go(runtime: Any) -> None:
-    work = Work()
+    work = work_of()
     records.finish(runtime, work, [b"value"])
     assert runtime.settled == [("ref 0", b"value")] and (work.refs, work.args) == ([], b"")
 
 
 def test_several_results_settle_their_refs_in_order(runtime: Any) -> None:
-    records.finish(runtime, Work(refs=2), [b"one", b"two"])
+    records.finish(runtime, work_of(refs=2), [b"one", b"two"])
     assert runtime.settled == [("ref 0", ("from wire", b"one")), ("ref 1", ("from wire", b"two"))]
 
 
 def test_one_failure_is_the_failure_of_every_ref(runtime: Any) -> None:
-    records.finish(runtime, Work(refs=3), [FAILED])
+    records.finish(runtime, work_of(refs=3), [FAILED])
     assert runtime.settled == [(f"ref {n}", FAILED) for n in range(3)]
 
 
 @pytest.mark.parametrize("kinds", [True, (KeyError,), (ValueError, LookupError)])
 def test_a_failure_that_may_be_retried_is_tried_again_and_spends_a_retry(runtime: Any, kinds: Any) -> None:
-    work = Work(kinds)
+    work = work_of(kinds)
     records.finish(runtime, work, [FAILED])
     assert work.reruns == 0, "user code runs outside the lock"
     runtime.run_callbacks()
@@ -100,14 +102,16 @@ def test_a_failure_that_may_be_retried_is_tried_again_and_spends_a_retry(runtime
 
 
 def test_retries_without_limit_are_not_counted_down(runtime: Any) -> None:
-    work = Work(True, retries=-1)
+    work = work_of(True, retries=-1)
     records.finish(runtime, work, [FAILED])
     runtime.run_callbacks()
     assert (work.reruns, work.retries_left) == (1, -1)
 
 
 @pytest.mark.parametrize(
-    "work", [Work(False), Work(True, retries=0), Work((ValueError,))], ids=["not asked for", "spent", "another class"]
+    "work",
+    [work_of(False), work_of(True, retries=0), work_of((ValueError,))],
+    ids=["not asked for", "spent", "another class"],
 )
 def test_a_failure_that_may_not_be_retried_is_the_result(runtime: Any, work: Work) -> None:
     records.finish(runtime, work, [FAILED])
@@ -120,7 +124,7 @@ def test_a_failure_that_cannot_be_read_is_the_result() -> None:
         raise ImportError("no such module")
 
     runtime: Any = FakeRuntime(unreadable)
-    work = Work((KeyError,))
+    work = work_of((KeyError,))
     records.finish(runtime, work, [FAILED])
     runtime.run_callbacks()
     assert work.reruns == 0 and runtime.settled == [("ref 0", FAILED)]
@@ -128,7 +132,7 @@ def test_a_failure_that_cannot_be_read_is_the_result() -> None:
 
 def test_a_cancel_that_comes_before_the_next_try_prevents_it(runtime: Any) -> None:
     """The failure has arrived, the retry waits for its turn without the lock, and the user cancels: once is enough."""
-    work = Work(True)
+    work = work_of(True)
     records.finish(runtime, work, [FAILED])
     work.canceled = True
     records.fail(runtime, work, TaskCancelledError(name="f"))
@@ -137,14 +141,18 @@ def test_a_cancel_that_comes_before_the_next_try_prevents_it(runtime: Any) -> No
 
 
 def test_a_canceled_task_is_not_retried(runtime: Any) -> None:
-    work = Work(True)
+    work = work_of(True)
     work.canceled = True
     records.finish(runtime, work, [FAILED])
     assert not runtime.after_dispatch and runtime.settled == [("ref 0", FAILED)]
 
 
 def test_a_record_says_where_the_user_made_it() -> None:
-    work = Work()
+    work = work_of()
+    work.refs = [SimpleNamespace()]  # type: ignore[list-item]
     assert work.made_at == ""
-    work.made_from = ("train.py", 48)
-    assert work.made_at == "train.py:48"
+    code = compile("\n\nask(0)\nask(\n    1\n)\n", "train.py", "exec")
+    made = []
+    runtime = SimpleNamespace(on_submit=None)
+    exec(code, {"ask": lambda _: work.begin(runtime, sys._getframe(1), 1) and made.append(work.made_at)})
+    assert made == ["train.py:3", "train.py:4"]

@@ -133,8 +133,8 @@ def test_a_task_that_begins_although_it_was_withdrawn_is_seen(monkeypatch: pytes
     def cancel_and_submit_again(self: Tasks, record: TaskRecord, *, force: bool, recursive: bool) -> None:
         withdrawn = record.lease is None
         again = TaskRecord(
-            record.lane, record.function, record.name, record.args, record.deps, record.at,
-            self.runtime.new_refs(1), 0, False,
+            record.args, record.deps, record.at, self.runtime.new_refs(1), 1, 0, False,
+            record.lane, record.function, record.name,
         )  # fmt: skip
         cancel(self, record, force=force, recursive=recursive)
         if withdrawn:

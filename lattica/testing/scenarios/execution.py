@@ -548,7 +548,7 @@ class Play:
             self.universe.count("tasks with an environment")
         lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, given, environment=environment)
         refs = runtime.new_refs(1)
-        record = TaskRecord(lane, FUNCTION, "a task", body, dep_refs, at, refs, plan.retries, False)
+        record = TaskRecord(body, dep_refs, at, refs, 1, plan.retries, False, lane, FUNCTION, "a task")
         self._watch(plan, record, refs[0])
         runtime.tasks.submit(record)
         self.universe.count("tasks")
@@ -566,7 +566,7 @@ class Play:
         args = (plan.number, [], None, *(ref for _, ref in deps))
         body, dep_refs, at = encode_arguments(runtime, args, {}, "a call")
         refs = runtime.new_refs(1)
-        record = CallRecord(handle._peer, handle._hold, "act", body, dep_refs, at, refs, plan.retries, False)
+        record = CallRecord(body, dep_refs, at, refs, 1, plan.retries, False, handle._peer, handle._hold, "act")
         self._watch(plan, record, refs[0])
         handle._peer.submit(record)
         self.universe.count("calls")
@@ -589,11 +589,11 @@ class Play:
         if handle is None:
             runtime.tasks.exports.setdefault(FUNCTION, CODE)
             lane = runtime.tasks.lane({"CPU": 1.0}, plan.retries != 0, SPREAD if rng.random() < 0.4 else b"")
-            record = StreamTask(lane, FUNCTION, "a generator", body, dep_refs, at, refs, plan.retries, False)
+            record = StreamTask(body, dep_refs, at, refs, 1, plan.retries, False, lane, FUNCTION, "a generator")
         else:
             assert actor is not None
             plan.order, plan.floor = plan.number, actor.heard.get(process.unit, FIRST)
-            record = StreamCall(handle._peer, handle._hold, "act", body, dep_refs, at, refs, plan.retries, False)
+            record = StreamCall(body, dep_refs, at, refs, 1, plan.retries, False, handle._peer, handle._hold, "act")
         generator = record.begin(runtime, sys._getframe(), returns)
         self._watch(plan, record, generator.completed())
         if handle is None:
