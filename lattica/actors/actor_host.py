@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from lattica.actors import context, current
+from lattica.actors import context, current, values
 from lattica.actors.checkpoints import Checkpoints
 from lattica.actors.handles import spec_decoder
 from lattica.actors.lines import Line
@@ -239,8 +239,10 @@ class ActorHost:
         elif call.deps or type(call.args) is not bytes:
             self.prefetch.arrived(caller.client, caller.via, call)
 
-    def reconnected(self, client: int) -> None:
-        """A caller has another connection to us."""
+    def connected(self, client: int, *, far: bool) -> None:
+        """A caller has a connection to us, the first or another one."""
+        if far:
+            self.mailbox.far.add(client)
         self.mailbox.reconnected(client)
 
     def wake(self) -> None:
@@ -267,7 +269,7 @@ class ActorHost:
 
     def caller_gone(self, client: int) -> None:
         """What it had queued will not run."""
-        for call in self.mailbox.forget(client, is_far=bool(self.worker.via(client))):
+        for call in self.mailbox.forget(client):
             self._discard(client, call)
 
     def _discard(self, client: int, call: m.Call) -> None:
@@ -322,13 +324,13 @@ class ActorHost:
 
     def _serve(self, line: Line[m.Call]) -> None:
         """In the main thread: calls of no group, one after the other."""
-        lock, reactor = self.runtime.lock, self.runtime.reactor
+        lock, checkpoints = self.runtime.lock, self.checkpoints
         ran = 0  # calls since the last wait: after a single one, another single one may follow at once
+        entry: tuple[int, m.Call] | None = None
         while True:
-            with lock:
-                entry = None if self._ending is not None else self.mailbox.next(line)
-                if self.mailbox.held_up:
-                    self.prefetch.go_on()
+            if entry is None:
+                with lock:
+                    entry = self._next(line)
             if entry is None:
                 if self._over():
                     return
@@ -337,21 +339,38 @@ class ActorHost:
                 ran = 0
                 continue
             ran += 1
-            if self._unsent:
-                if self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
-                    with lock:
-                        self.send_now()
-                elif not self._io_guards and not reactor.rung:
-                    reactor.ring()
-            else:
-                self._sent_at = time.monotonic()
-            self._run_call(*entry)
+            client, call = entry
+            self._send_some()
+            out, noted = self._run_call(client, call, in_main=True)
+            with lock:
+                self._ended(client, call, out, noted)
+                entry = self._next(line)
+                if entry is None:
+                    self.send_now()
             if self._ending is not None:
                 return
-            if self.checkpoints.note():
+            if checkpoints.on and checkpoints.note():
                 with lock:
                     self.send_now()  # they need not wait for it
-                self.checkpoints.take_if_due()
+                checkpoints.take_if_due()
+
+    def _next(self, line: Line[m.Call]) -> tuple[int, m.Call] | None:
+        """The call of this line that may start now. Lock held."""
+        entry = None if self._ending is not None else self.mailbox.next(line)
+        if self.mailbox.held_up:
+            self.prefetch.go_on()
+        return entry
+
+    def _send_some(self) -> None:
+        """A call is about to run: replies that wait are sent if they are many or have waited, or else guarded."""
+        reactor = self.runtime.reactor
+        if not self._unsent:
+            self._sent_at = time.monotonic()
+        elif self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
+            with reactor.lock:
+                self.send_now()
+        elif not self._io_guards and not reactor.rung:
+            reactor.ring()
 
     def _wait(self, line: Line[m.Call], *, spin: bool) -> None:
         """For the next call, or for a checkpoint to be due."""
@@ -377,8 +396,8 @@ class ActorHost:
             self._loops[0].loop.call_soon_threadsafe(self.checkpoints.take_if_due)
         self.runtime.reactor.changed()
 
-    def _run_call(self, client: int, call: m.Call) -> None:
-        """In the main thread or one of ours, to the end; the reply is queued."""
+    def _run_call(self, client: int, call: m.Call, *, in_main: bool) -> tuple[list[m.Value], events.Noted]:
+        """In the main thread or one of ours, to the end: for `_ended`."""
         now = context.Running(call.object, call.name, call.attempt, call.method)
         key = client, call.seq
         self._running[key] = now
@@ -386,7 +405,10 @@ class ActorHost:
         kind = events.CALL
         began = time.perf_counter()
         try:
-            out = [self._given_up(client, call)] if key in self._canceled_early else self._execute(client, call)
+            if self._canceled_early and key in self._canceled_early:
+                out = [self._given_up(client, call)]
+            else:
+                out = self._execute(client, call, in_main=in_main)
         except SystemExit as leaving:
             out = [self._exited(call, leaving)]
         except BaseException as error:
@@ -397,13 +419,28 @@ class ActorHost:
                 self.worker.end_child()
             context.running.reset(token)
             self._running.pop(key, None)
-            self._canceled_early.discard(key)
+            if self._canceled_early:
+                self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
         thread = 0 if self._alone else threading.get_ident()
-        with self.runtime.lock:
-            self._note((self._names[call.method], began, micros, kind, call.attempt, call.object, thread))
-            self.mailbox.finished(client, call.seq)
-            self._reply(client, call.seq, out, micros)
+        return out, (self._names[call.method], began, micros, kind, call.attempt, call.object, thread)
+
+    def _ended(self, client: int, call: m.Call, out: list[m.Value], noted: events.Noted) -> None:
+        """A call has run: note it, queue its reply. Lock held."""
+        self._note(noted)
+        seq, first, caller = call.seq, out[0], self.worker.callers.get(client)
+        reply = m.Reply(seq, out, noted[2])
+        if caller is None:
+            self.mailbox.finished(client, seq)
+            self._reply_to_who_is_gone(client, reply)
+            return
+        plain = type(first) is bytes and len(out) == 1  # as nearly always
+        dropped = self.mailbox.answered(client, seq, first if plain else reply)  # type: ignore[arg-type]
+        if dropped:
+            self._keep_holds(client, dropped)
+        if caller.link is not None:
+            self._unsent += 1
+            self.runtime.reactor.send(caller.link, reply)
 
     def _arguments(self, client: int, call: m.Call) -> tuple[Any, dict[str, Any]]:
         if not (call.args or call.deps):
@@ -411,22 +448,23 @@ class ActorHost:
         kept = self.prefetch.take(client, call.seq) if self.prefetch.kept else None
         return self.worker.marshal.arguments(call, self.worker.via(client), kept)
 
-    def _execute(self, client: int, call: m.Call) -> list[m.Value]:
+    def _execute(self, client: int, call: m.Call, *, in_main: bool) -> list[m.Value]:
         """The user's code, with signals let through; arguments and result end with this frame."""
         if call.method in TERMINATE:
             self._ending = "it was asked to terminate"
             return self.worker.marshal.results(None, 1, call.object, client, call.method, call.data)
         guard = self.runtime.guard
-        mine = guard.in_main_thread
         method = getattr(self.instance, call.method, None) or self._method(call.method)
-        args, kwargs = self._arguments(client, call)
+        args, kwargs = self._arguments(client, call) if call.args or call.deps else ((), {})
         try:
-            if mine:
+            if in_main:
                 guard.open()
             result = method(*args, **kwargs)
         finally:
-            if mine:
+            if in_main:
                 guard.on = True
+        if result is None and call.returns == 1 and not call.data:
+            return [values.NONE]
         if call.returns < 0:
             name, send = f"{self.spec.class_name}.{call.method}", functools.partial(self._send_item, client)
             return self.worker.producing.produce(client, call, result, name, send, keeps=True)
@@ -479,21 +517,23 @@ class ActorHost:
         return self.worker.marshal.failed_by_us(error, data=call.data)
 
     def _reply(self, client: int, seq: int, out: list[m.Value], micros: int) -> None:
+        """To a call that has not run, or not now. Lock held."""
         caller = self.worker.callers.get(client)
         reply = m.Reply(seq, out, micros)
         if caller is None:
-            again = self.mailbox.past.finished(client, seq, reply)
-            if again is not None:
-                self._reply(*again, for_another(reply) or [self._lost(NOT_KEPT)], micros)
+            self._reply_to_who_is_gone(client, reply)
             return
-        value = out[0]
-        plain = type(value) is bytes and len(out) == 1  # as nearly always
-        dropped = self.mailbox.replied(client, seq, value if plain else reply)  # type: ignore[arg-type]
-        if dropped:
+        if dropped := self.mailbox.replied(client, seq, reply):
             self._keep_holds(client, dropped)
         if caller.link is not None:
             self._unsent += 1
             self.runtime.reactor.send(caller.link, reply)
+
+    def _reply_to_who_is_gone(self, client: int, reply: m.Reply) -> None:
+        """Unless it is back as another caller, and has sent that call again."""
+        again = self.mailbox.past.finished(client, reply.seq, reply)
+        if again is not None:
+            self._reply(*again, for_another(reply) or [self._lost(NOT_KEPT)], reply.micros)
 
     def _keep_holds(self, client: int, dropped: Sequence[tuple[int, bytes | m.Reply]]) -> None:
         """Of replies that are too many: what they gave, so that the caller can let it go if it asks for one."""
@@ -555,8 +595,10 @@ class ActorHost:
 
     def _serve_in_thread(self, threads: _Threads) -> None:
         while entry := threads.work.get():
-            self._run_call(*entry)
+            client, call = entry
+            out, noted = self._run_call(client, call, in_main=False)
             with self.runtime.lock:
+                self._ended(client, call, out, noted)
                 self.send_now()
                 self.wake()
                 self.runtime.reactor.changed()
@@ -614,10 +656,9 @@ class ActorHost:
             self._coroutines.pop(key, None)
             self._canceled_early.discard(key)
         micros = int((time.perf_counter() - began) * 1e6)
+        noted = self._names[call.method], began, micros, kind, call.attempt, call.object, 0
         with self.runtime.lock:
-            self._note((self._names[call.method], began, micros, kind, call.attempt, call.object, 0))
-            self.mailbox.finished(client, call.seq)
-            self._reply(client, call.seq, out, micros)
+            self._ended(client, call, out, noted)
         if not at.flush_due:  # one send for all that end in this turn of the loop
             at.flush_due = True
             at.loop.call_soon(self._flush_tick, at)

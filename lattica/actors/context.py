@@ -8,6 +8,8 @@ import weakref
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from lattica.actors import current
 from lattica.errors import ConfigError
 
@@ -30,17 +32,17 @@ CHILDREN_SWEPT = 1024
 """From here on, whenever their number has doubled, children that nobody holds a ref of any more are forgotten."""
 
 
-class Running:
-    """One task or call while it runs. `children`: weak refs of what it submitted, for recursive cancel."""
+class Running(msgspec.Struct, eq=False):
+    """One task or call while it runs. `children`: weak refs of what it submitted, for recursive cancel. function: of an
+    actor the name of the method; of a task the function, as soon as that is known."""
 
-    __slots__ = ("_sweep_at", "attempt", "canceled", "children", "function", "name", "object")
-
-    def __init__(self, object: bytes, name: str, attempt: int, function: Any = None) -> None:
-        """function: of an actor the name of the method; of a task the function, as soon as that is known."""
-        self.object, self.name, self.attempt, self.function = object, name, attempt, function
-        self.canceled = False
-        self.children: list[weakref.ref[Any]] = []
-        self._sweep_at = CHILDREN_SWEPT
+    object: bytes
+    name: str
+    attempt: int
+    function: Any = None
+    canceled: bool = False
+    children: list[weakref.ref[Any]] = []  # a struct's own, as all its defaults
+    _sweep_at: int = CHILDREN_SWEPT
 
     def submitted(self, ref: Any) -> None:
         """It has submitted the task or call that makes `ref`."""

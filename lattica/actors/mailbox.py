@@ -113,7 +113,7 @@ class _Caller(Generic[R]):
     def __init__(self) -> None:
         self.seen = 0  # highest number that arrived
         self.acked = 0
-        self.begun_seqs: deque[int] = deque()  # of calls that are not acknowledged, oldest first
+        self.begun_seqs: deque[int] = deque()  # of a far caller's calls that are not acknowledged, oldest first
         self.begun: deque[bytes] = deque()  # what shall have their results
         self.kept_seqs: deque[int] = deque()  # of replies, oldest first
         self.kept: deque[R] = deque()
@@ -125,13 +125,14 @@ class _Caller(Generic[R]):
 class Mailbox(Lines[C], Generic[C, R]):
     """One actor's queues of (caller, call), and the replies that may have to be sent again."""
 
-    __slots__ = ("_callers", "_size_of", "past")
+    __slots__ = ("_callers", "_size_of", "far", "past")
 
     def __init__(self, limit: int, size_of: Callable[[R], int], groups: Mapping[str, int] | None = None) -> None:
         """limit, groups: as of `Lines`. size_of: bytes of memory that a kept reply takes."""
         super().__init__(limit, groups)
         self._size_of = size_of
         self._callers: dict[int, _Caller[R]] = {}
+        self.far: set[int] = set()  # callers on other machines, which may be believed dead and come back
         self.past: Past[R] = Past(size_of)
 
     def __repr__(self) -> str:
@@ -175,15 +176,18 @@ class Mailbox(Lines[C], Generic[C, R]):
             self._ahead.discard(caller, seq)
         line.running += 1
         self._running[caller, seq] = line
-        known = self._callers[caller]
-        known.begun_seqs.append(seq)
-        known.begun.append(call.object)
+        if self.far and caller in self.far:
+            known = self._callers[caller]
+            known.begun_seqs.append(seq)
+            known.begun.append(call.object)
         return entry
 
-    def forget(self, caller: int, *, is_far: bool = False) -> list[C]:
-        """The caller ended: the calls it had queued, dropped. is_far: or its machine is believed dead."""
+    def forget(self, caller: int) -> list[C]:
+        """The caller ended, or its machine is believed dead: the calls it had queued, dropped."""
         dropped = self.drop(caller)
         known = self._callers.pop(caller, None)
+        is_far = caller in self.far
+        self.far.discard(caller)
         if known is not None and is_far:
             kept = dict(zip(known.kept_seqs, known.kept, strict=True))
             for seq, call in zip(known.begun_seqs, known.begun, strict=True):
@@ -194,6 +198,13 @@ class Mailbox(Lines[C], Generic[C, R]):
         return dropped
 
     # -- replies, and what is said again
+
+    def answered(self, caller: int, seq: int, reply: R) -> Sequence[tuple[int, R]]:
+        """A running call has ended, with this reply: `finished` and `replied` in one step, for every call takes it."""
+        line = self._running.pop((caller, seq), None)
+        if line is not None:
+            line.running -= 1
+        return self.replied(caller, seq, reply)
 
     def replied(self, caller: int, seq: int, reply: R) -> Sequence[tuple[int, R]]:
         """Keep a reply until it is acknowledged; the oldest, which are not kept any more since they are too many."""

@@ -23,7 +23,7 @@ import time
 from collections import deque
 from typing import Any, NoReturn, TypeVar
 
-from lattica.actors import context, current, equipment
+from lattica.actors import context, current, equipment, values
 from lattica.actors.actor_host import ActorHost
 from lattica.actors.environments import LayOut
 from lattica.actors.marshal import Marshal
@@ -166,7 +166,7 @@ class Worker:
             self.runtime.reactor.remove(caller.link)
         caller.link = self.runtime.connect(self.runtime.node.stream.take_fd(), m.ToWorker, caller)
         if self.host is not None:
-            self.host.reconnected(message.client)
+            self.host.connected(message.client, far=message.far)
 
     def _caller_gone(self, client: int) -> None:
         """It has ended, and perhaps a process that it forked holds its connection open: the end of that never comes."""
@@ -335,17 +335,21 @@ class Worker:
         equipment.given(variables)
 
     def _run_queue(self) -> None:
+        """What has come, one after the other, and what comes meanwhile."""
         lock = self.runtime.lock
-        while True:
-            with lock:
-                if not self.queue:
-                    self._flush()
-                    return
-                caller, task = self.queue.popleft()
-                now = context.Running(task.object, task.name, task.attempt)
-                self._now = caller, task.seq, now  # in one go: a cancel finds it here if not in the queue
+        with lock:
+            taken = self._take()
+        while taken is not None:
+            caller, task, now = taken
             self._ran += 1
-            self._run_task(caller, task, now)
+            reply = self._run_task(caller, task, now)
+            with lock:
+                kept = self._keep(reply, now)
+                taken = self._take() if kept and not self.calls_left else None
+            if kept and not self.calls_left:
+                continue
+            if not kept:
+                self._reply_without_room(caller, reply)
             if self.calls_left and self._is_used_up(task.function):
                 self._empty_page()
                 with lock:
@@ -353,6 +357,27 @@ class Worker:
                     self._say_owes(self._ties())
                     self.refuse(caller)
                 return
+            with lock:
+                taken = self._take()
+
+    def _take(self) -> tuple[Caller, m.Task, context.Running] | None:
+        """The next task, which counts as running from now on; without one, all replies are sent. Lock held."""
+        if not self.queue:
+            self._flush()
+            return None
+        caller, task = self.queue.popleft()
+        now = context.Running(task.object, task.name, task.attempt)
+        self._now = caller, task.seq, now  # in one go: a cancel finds it here if not in the queue
+        return caller, task, now
+
+    def _keep(self, reply: bytes, now: context.Running) -> bool:
+        """A task has ended: its reply waits in the page; False if there is no room. Lock held."""
+        runtime = self.runtime
+        if now.children and not self._owes and runtime.owes():
+            self._say_owes(True)  # before the reply, which may be answered by an end of the lease
+        if runtime.node.dirty:  # what it gives away is told first: the page outlives us, what is unsent does not
+            runtime.reactor.flush()
+        return self.page.finish(reply)
 
     def _is_used_up(self, function: bytes) -> bool:
         """A function has run: whether it may not do so here again."""
@@ -361,7 +386,8 @@ class Worker:
             self.calls_left[function] = left - 1
         return left == 1
 
-    def _run_task(self, caller: Caller, task: m.Task, now: context.Running) -> None:
+    def _run_task(self, caller: Caller, task: m.Task, now: context.Running) -> bytes:
+        """To the end; its reply, encoded."""
         runtime, page = self.runtime, self.page
         if caller is not self._replying:
             self._empty_page()
@@ -382,7 +408,7 @@ class Worker:
         began = time.perf_counter()
         page.start(task.seq)
         try:
-            out = self._execute(caller, task)
+            out = self._execute(caller, task, now)
         except SystemExit as leaving:
             self.exit(leaving, task.name)
         except BaseException as error:
@@ -395,15 +421,7 @@ class Worker:
             context.running.reset(token)
         micros = int((time.perf_counter() - began) * 1e6)
         self.events.note((task.name, began, micros, kind, task.attempt, task.object, 0))
-        reply = frames.encode_one(m.Reply(task.seq, out, micros))
-        with runtime.lock:
-            if now.children and not self._owes and runtime.owes():
-                self._say_owes(True)  # before the reply, which may be answered by an end of the lease
-            if runtime.node.dirty:  # what it gives away is told first: the page outlives us, what is unsent does not
-                runtime.reactor.flush()
-            kept = page.finish(reply)
-        if not kept:
-            self._reply_without_room(caller, reply)
+        return frames.encode_one(m.Reply(task.seq, out, micros))
 
     def _reply_without_room(self, caller: Caller, reply: bytes) -> None:
         """The page is full, since the caller reads slowly; or this reply is larger than a page, and the next task must
@@ -425,19 +443,20 @@ class Worker:
                 self._flush()
             self.runtime.reactor.wait(lambda: not self.page.count and not self._sending)
 
-    def _execute(self, caller: Caller, task: m.Task) -> list[m.Value]:
+    def _execute(self, caller: Caller, task: m.Task, now: context.Running) -> list[m.Value]:
         """The user's code, with signals let through; arguments and result end with this frame."""
         guard = self.runtime.guard
-        function = self._functions.get(task.function) or self._load_function(task.function)
-        if self._now is not None:
-            self._now[2].function = function
+        function = now.function = self._functions.get(task.function) or self._load_function(task.function)
         args, kwargs = self.marshal.arguments(task, caller.via) if task.args or task.deps else ((), {})
         try:
             guard.open()
             result = function(*args, **kwargs)
         finally:
             guard.on = True
-        if task.returns != 1:
+        if task.returns == 1:
+            if result is None and not task.data:
+                return [values.NONE]
+        else:
             if task.returns < 0:
                 send = functools.partial(self._send_item, caller)
                 return self.producing.produce(caller.client, task, result, task.name, send, keeps=False)
@@ -497,7 +516,8 @@ class Worker:
     def _flush(self) -> None:
         """Send the finished replies; the node hears first of what they give away."""
         self.runtime.reactor.flush()
-        self._send_replies()
+        if self.page.fresh:
+            self._send_replies()
         if len(self.events.noted) >= events.BATCH:
             self.events.store()
         self._flushed_at = time.monotonic()
@@ -513,7 +533,8 @@ class Worker:
     def _replies_sent(self) -> None:
         self._sending = False
         self.page.sent()
-        self._send_replies()
+        if self.page.fresh:
+            self._send_replies()
 
     def _guard_replies(self) -> float | None:
         """The I/O thread asks how long it may sleep: not long, while replies wait behind a running task."""

@@ -422,6 +422,8 @@ class SimWorker(SimProcess):
             self.reactor.remove(caller.link)
         caller.link = self.runtime.connect(self.runtime.node.stream.take_fd(), m.ToWorker, caller)
         if self.mailbox is not None:
+            if message.far:
+                self.mailbox.far.add(message.client)
             self.mailbox.reconnected(message.client)
 
     def _caller_gone(self, client: int) -> None:
@@ -433,7 +435,7 @@ class SimWorker(SimProcess):
             self.reactor.remove(caller.link)
         caller.ended()
         if self.mailbox is not None:
-            for call in self.mailbox.forget(client, is_far=bool(caller.via)):
+            for call in self.mailbox.forget(client):
                 self._discard(caller, call)
             del self.callers[client]
             self.producing.caller_gone(client)

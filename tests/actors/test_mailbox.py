@@ -183,12 +183,13 @@ def test_a_call_of_who_was_believed_dead_and_is_back_as_another_is_known_by_its_
     mailbox: Mailbox[Call, Reply],
 ) -> None:
     """Ann's calls 1 to 3 are sent: 1 is answered, 2 runs, 3 waits when her machine is believed dead."""
+    mailbox.far.add(ANN)
     for seq in (1, 2, 3):
         mailbox.arrived(ANN, Call(seq, object=b"%d" % seq))
     mailbox.next()
     answer(mailbox, ANN, 1)
     mailbox.next()
-    mailbox.forget(ANN, is_far=True)
+    mailbox.forget(ANN)
     again = [Call(seq, object=b"%d" % seq) for seq in (1, 2, 3)]
     assert [mailbox.came_back(BACK, call) for call in again] == [True, True, False]
     assert mailbox.past.again(b"1", BACK, 1) == (True, Reply(1))
@@ -206,13 +207,14 @@ def test_a_call_of_who_was_believed_dead_and_is_back_as_another_is_known_by_its_
 def test_nothing_is_remembered_of_callers_of_this_machine_and_of_what_others_have_acknowledged(
     mailbox: Mailbox[Call, Reply],
 ) -> None:
+    mailbox.far.add(BOB)
     for caller in (ANN, BOB):
         for seq in (1, 2):
             mailbox.arrived(caller, Call(seq, object=b"%d of %d" % (seq, caller)))
             mailbox.next()
             answer(mailbox, caller, seq)
         mailbox.arrived(caller, Call(3, acked=1))
-        mailbox.forget(caller, is_far=caller == BOB)
+        mailbox.forget(caller)
     assert list(mailbox.past.calls) == [b"2 of 4"]
 
 
