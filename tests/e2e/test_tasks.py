@@ -231,14 +231,14 @@ def test_a_task_that_gets_a_sibling_submitted_after_it_ends_on_one_cpu(fresh: Ca
         assert lattica.get(getter.remote([sibling]), timeout=10) == 1.002
 
 
-def test_a_chain_of_100_tasks_that_each_get_the_next_ends_on_two_cpus(fresh: Callable[..., Any]) -> None:
+def test_a_chain_of_200_tasks_that_each_get_the_next_ends_on_two_cpus(fresh: Callable[..., Any]) -> None:
     fresh(num_cpus=2)
 
     @lattica.remote
     def link(left: int) -> int:
         return 1 if left == 1 else 1 + lattica.get(link.remote(left - 1))
 
-    assert lattica.get(link.remote(100), timeout=60) == 100
+    assert lattica.get(link.remote(200), timeout=120) == 200
 
 
 @pytest.mark.usefixtures("four_cpus")
