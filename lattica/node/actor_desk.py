@@ -341,6 +341,7 @@ class ActorDesk:
         self._pauses.pop(actor_id, None)
         plan, number = self.supervisor.actors[actor_id].plan, next(self._numbers)
         self._needs[number] = actor_id, incarnation
+        self._node.lease_desk.watch()
         resources = plan.resources
         assert isinstance(resources, ResourceSet)
         if plan.given and self._node.groups.wish_for_actor(number, plan.job, resources, plan.class_name, plan.given):

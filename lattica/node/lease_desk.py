@@ -29,8 +29,10 @@ from lattica.scheduler.leases import Asked, Denied, Effect, Granted, Lease, Orph
 from lattica.scheduler.resources import ResourceSet
 
 if TYPE_CHECKING:
+    from lattica.node.held_up import HeldUp
     from lattica.node.server import Node
 
+HELD_UP_S = 5.0  # after which a driver is told that its tasks wait for actors, once for each program
 FORKS_PER_LEASE_MAX = 3
 """Workers tried for one lease when forks fail; then it is denied, with the reason."""
 FAR_LEASE = 1 << 40
@@ -46,6 +48,8 @@ class LeaseDesk:
         self._unborn: dict[int, Lease] = {}  # worker whose fork is under way -> the lease that waits for it
         self._tries: dict[int, int] = {}  # lease -> forks that failed
         self._within: dict[int, bytes] = {}  # worker -> the bundle of a placement group that it was told of
+        self._held_up: HeldUp | None = None  # once somebody has waited
+        self._watching = False
 
     # -- told by clients
 
@@ -58,6 +62,7 @@ class LeaseDesk:
         except ConfigError as error:
             client.send(LeaseDenied(message.request, str(error)))
             return
+        self.watch()
         book, now, far = self._node.book, self._node.now(), self._node.far
         job = self._node.environments.job_for(client.job, message.environment) if message.environment else client.job
         try:
@@ -78,6 +83,23 @@ class LeaseDesk:
                 retryable=message.retryable, name=message.name,
             )
         )  # fmt: skip
+
+    def watch(self) -> None:
+        """Somebody may have to wait: look whether it is for actors."""
+        if not self._watching:
+            self._watching = True
+            self._node.loop.call_later(HELD_UP_S, self._look_who_waits)
+
+    def _look_who_waits(self) -> None:
+        self._watching = False
+        if not self._node.book.waiting or self._node.closing:
+            return
+        if self._held_up is None:
+            from lattica.node.held_up import HeldUp
+
+            self._held_up = HeldUp(self._node)
+        self._held_up.look(HELD_UP_S)
+        self.watch()
 
     def _why_not_here(self, given: bytes) -> str:
         from lattica.node import alone  # programs on one machine seldom say where

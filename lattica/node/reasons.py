@@ -70,5 +70,6 @@ def in_book(node: Node, client: int, number: int) -> str:
     wants = ", ".join(
         f"{name} ({free.get(name, 0):g} of {total[name]:g} free)" for name in request.resources.plain() if name in total
     )
-    line = f"it is queued on this node behind {ahead} others" if ahead else "it is the next in this node's queue"
+    others = f"{ahead} other{'s' * (ahead > 1)}"
+    line = f"it is queued on this node behind {others}" if ahead else "it is the next in this node's queue"
     return f"{line}, and needs {wants}" if wants else line
