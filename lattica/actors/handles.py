@@ -554,7 +554,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if isinstance(answer, m.ActorRefused) and answer.kind == "unavailable":
         raise ActorUnavailableError(actor=repr(name), reason=answer.reason)
     if isinstance(answer, m.ActorRefused):
-        raise ConfigError(answer.reason, do_next="check the name and the namespace; `lattica status` lists the actors")
+        raise ConfigError(answer.reason, do_next="say get_actor(name, namespace=…), or see `lattica list actors`")
     with runtime.lock:
         hold = runtime.calls.found(answer.actor)
         runtime.reactor.flush()

@@ -16,7 +16,7 @@ actor is told of every end (`Down`); the dead are kept while somebody holds them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 
 import msgspec
@@ -25,6 +25,7 @@ RESTART_PAUSE_FIRST_S = 0.1
 RESTART_PAUSE_LAST_S = 5.0
 """An incarnation that ended within SHORT_LIFE_S is followed after a pause, doubled each time: an actor whose
 constructor crashes must not fork without end at full speed."""
+NAMESPACES_SAID = 3  # where somebody bears a name that nobody bears here
 SHORT_LIFE_S = 1.0
 UNKNOWN = "no actor with this id is known here; it ended, and nobody held it any more"
 
@@ -191,6 +192,13 @@ Effect = (
 )  # fmt: skip
 
 
+def no_bearer(name: str, namespace: str, names: Iterable[tuple[str, str]]) -> str:
+    """That nobody bears this name, in words; and where somebody does. names: (namespace, name) of living actors."""
+    others = sorted(space for space, borne in names if borne == name and space != namespace)[:NAMESPACES_SAID]
+    also = f", but in {' and '.join(map(repr, others))}" if others else ""
+    return f"no living actor is named {name!r} in namespace {namespace!r}{also}"
+
+
 class Supervisor:
     """All actors of one machine."""
 
@@ -267,9 +275,7 @@ class Supervisor:
         """`client` asks for the living bearer of a name."""
         bearer = self._names.get((namespace, name))
         if bearer is None:
-            return [
-                Refuse(client, request, "not-found", f"no living actor is named {name!r} in namespace {namespace!r}")
-            ]
+            return [Refuse(client, request, "not-found", no_bearer(name, namespace, self._names))]
         plan = self.actors[bearer].plan
         return [Found(client, request, bearer, plan.class_name, plan.meta)]
 

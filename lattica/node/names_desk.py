@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from lattica.actors.supervision import Plan
+from lattica.actors.supervision import Plan, no_bearer
 from lattica.codec import far
 from lattica.codec import messages as m
 from lattica.errors import ActorUnavailableError, LatticaError, PeerUnreachableError, RemoteProtocolError
@@ -243,7 +243,7 @@ class NamesDesk:
             self._node.tell(client, m.ActorRefused(request, "unavailable", error.message))
             return
         if found is None:
-            words = f"no living actor is named {name!r} in namespace {namespace!r}"
+            words = no_bearer(name, namespace, self._node.state.names())
             self._node.tell(client, m.ActorRefused(request, "not-found", words))
         else:
             self._node.tell(client, m.ActorFound(request, *found))

@@ -26,6 +26,7 @@ from lattica.actors.supervision import (
     Release,
     State,
     Supervisor,
+    no_bearer,
 )
 from lattica.scheduler.resources import ResourceSet
 
@@ -279,6 +280,12 @@ def test_an_actor_that_is_fenced_before_it_has_a_worker_needs_none() -> None:
 
 
 # ---- names and jobs -----------------------------------------------------------------------------------------------
+
+
+def test_a_name_that_nobody_bears_here_is_said_to_be_borne_elsewhere() -> None:
+    names = [("train", "it"), ("", "other"), ("test", "it")]
+    assert no_bearer("it", "", names) == "no living actor is named 'it' in namespace '', but in 'test' and 'train'"
+    assert no_bearer("other", "", names) == "no living actor is named 'other' in namespace ''"
 
 
 def test_a_name_is_borne_by_one_living_actor_of_its_namespace() -> None:
