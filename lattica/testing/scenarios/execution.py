@@ -83,6 +83,7 @@ class Plan:
     actor: Actor | None = None
     floor: Lived = FIRST  # of a call: its caller has heard of this life
     lived: Lived | None = None  # of a call: the life in which it began last
+    began_in: Unit | None = None  # of a call: the worker in which it began last
     order: int = 0
     starts: int = 0
     began: float = 0.0  # when it started last
@@ -741,8 +742,10 @@ class Play:
                 unit = plan.actor.lives.setdefault(mine, worker.unit)
                 self.hold(unit is worker.unit, f"{plan} begins in {worker.unit}, and {unit} was life {mine} before")
             last = plan.actor.last.get((worker.unit, plan.who), 0)
-            self.hold(plan.order > last, f"{plan} begins after call {last} of its caller, in one life")
-            plan.actor.last[worker.unit, plan.who] = plan.order
+            # A generator with retries runs again where a node was believed dead and lives on: see docs/semantics.md.
+            again = task.returns < 0 and plan.began_in is worker.unit
+            self.hold(plan.order > last or again, f"{plan} begins after call {last} of its caller, in one life")
+            plan.actor.last[worker.unit, plan.who], plan.began_in = max(plan.order, last), worker.unit
         if plan.group is not None:
             self.groups.begins(worker, plan)
         return TaskBody(self, plan, args[0], deps)
