@@ -43,6 +43,12 @@ def test_an_unknown_verb_is_refused_by_name(lattica: Lattica) -> None:
     assert "dance" in result.output
 
 
+def test_a_mistyped_verb_is_answered_with_the_one_that_is_meant(lattica: Lattica) -> None:
+    result = lattica("stats")
+    assert result.exit_code == 2 and "No such command 'stats'. Did you mean 'status'?" in result.output
+    assert "mean" not in lattica("xyzzy").output
+
+
 def test_help_loads_no_verb_and_nothing_of_the_runtime() -> None:
     code = (
         "import sys, lattica.cli.main as cli\n"
