@@ -206,7 +206,9 @@ class ActorHandle:
             if name in SPECIAL:
                 given = {}
             else:
-                raise AttributeError(f"actor {self._meta.class_name} has no method {name!r}")
+                raise AttributeError(
+                    f"actor {self._meta.class_name} has no method {name!r}; what else it has, its methods tell"
+                )
         arity = ANY if self._arities is None else self._arities.of(name)
         found = ActorMethod(self._peer, self._hold, name, given, self._meta, arity)
         self.__dict__[name] = found

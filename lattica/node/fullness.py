@@ -66,7 +66,7 @@ def who(client: Client | None) -> str:
     if client is None:
         return "processes that have ended"
     if client.kind == STORE:
-        return "what comes from other machines"
+        return "what came back from disk or from other machines"
     if client.kind == NODE:
         return f"the node {client.name}"
     if client.kind not in (DRIVER, WORKER) or not client.pid:

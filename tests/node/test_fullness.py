@@ -25,7 +25,7 @@ def test_processes_are_called_as_their_user_knows_them_and_no_pid_is_0() -> None
     words = [fullness.who(CLIENTS.get(number)) for number in range(8)]
     assert words == [
         "processes that have ended", "a program, pid 70", "Keeper, pid 71", "a worker that begins",
-        "the node attic", "what comes from other machines", "a program elsewhere", "a worker, pid 72",
+        "the node attic", "what came back from disk or from other machines", "a program elsewhere", "a worker, pid 72",
     ]  # fmt: skip
 
 
