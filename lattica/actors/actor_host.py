@@ -326,17 +326,17 @@ class ActorHost:
         """In the main thread: calls of no group, one after the other."""
         lock, checkpoints = self.runtime.lock, self.checkpoints
         ran = 0  # calls since the last wait: after a single one, another single one may follow at once
-        entry: tuple[int, m.Call] | None = None
+        with lock:
+            entry = self._next(line)
         while True:
-            if entry is None:
-                with lock:
-                    entry = self._next(line)
             if entry is None:
                 if self._over():
                     return
                 self._unsent = 0  # `wait` sends first
                 self._wait(line, spin=ran == 1)
                 ran = 0
+                with lock:
+                    entry = self._next(line)
                 continue
             ran += 1
             client, call = entry
@@ -369,7 +369,7 @@ class ActorHost:
         elif self._unsent >= FLUSH_REPLIES or time.monotonic() - self._sent_at > FLUSH_S:
             with reactor.lock:
                 self.send_now()
-        elif not self._io_guards and not reactor.rung:
+        elif not (self._io_guards or reactor.rung):
             reactor.ring()
 
     def _wait(self, line: Line[m.Call], *, spin: bool) -> None:
@@ -435,7 +435,7 @@ class ActorHost:
             self._reply_to_who_is_gone(client, reply)
             return
         plain = type(first) is bytes and len(out) == 1  # as nearly always
-        dropped = self.mailbox.answered(client, seq, first if plain else reply)  # type: ignore[arg-type]
+        dropped = self.mailbox.replied(client, seq, first if plain else reply)  # type: ignore[arg-type]
         if dropped:
             self._keep_holds(client, dropped)
         if caller.link is not None:

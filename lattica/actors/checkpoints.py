@@ -40,12 +40,13 @@ class Checkpoints:
         self._taking = threading.Lock()
         self._said = ""
         self.wanted = False  # by the node, which goes
+        self.on = False  # whether the class offers them
 
     def begin(self, instance: Any, state: bytes, fd: int = -1) -> None:
         """The constructor has run. state: of the incarnation before; empty if there is none. fd: to read it from, which
         is closed."""
         if hasattr(instance, "__lattica_checkpoint__"):
-            self._instance = instance
+            self._instance, self.on = instance, True
         if fd >= 0:
             with open(fd, "rb") as file:
                 file.seek(0)
@@ -53,11 +54,6 @@ class Checkpoints:
         if state and hasattr(instance, "__lattica_restore__"):
             instance.__lattica_restore__(values.loads(state, self._runtime))
         self._taken_at = time.monotonic()
-
-    @property
-    def on(self) -> bool:
-        """Whether the class offers them."""
-        return self._instance is not None
 
     def left_s(self) -> float | None:
         """Until the next is due; None while there is nothing new."""

@@ -199,15 +199,12 @@ class Mailbox(Lines[C], Generic[C, R]):
 
     # -- replies, and what is said again
 
-    def answered(self, caller: int, seq: int, reply: R) -> Sequence[tuple[int, R]]:
-        """A running call has ended, with this reply: `finished` and `replied` in one step, for every call takes it."""
-        line = self._running.pop((caller, seq), None)
+    def replied(self, caller: int, seq: int, reply: R) -> Sequence[tuple[int, R]]:
+        """A call has ended, if it ran. Keep its reply until it is acknowledged; the oldest, which are not kept any more
+        since they are too many."""
+        line = self._running.pop((caller, seq), None)  # as `finished`
         if line is not None:
             line.running -= 1
-        return self.replied(caller, seq, reply)
-
-    def replied(self, caller: int, seq: int, reply: R) -> Sequence[tuple[int, R]]:
-        """Keep a reply until it is acknowledged; the oldest, which are not kept any more since they are too many."""
         known = self._callers.get(caller)
         if known is None:
             return ()
@@ -233,8 +230,10 @@ class Mailbox(Lines[C], Generic[C, R]):
             known.kept_seqs.clear()
             known.kept.clear()
             known.kept_bytes = 0
-            known.begun_seqs.clear()
-            known.begun.clear()
+            if known.begun_seqs:
+                known.begun_seqs.clear()
+                known.begun.clear()
+            return
         while known.begun_seqs and known.begun_seqs[0] <= acked:
             known.begun_seqs.popleft()
             known.begun.popleft()
