@@ -78,8 +78,10 @@ def test_who_has_guessed_too_often_gets_what_it_was_lent_and_nothing_else() -> N
     desk: Any = SimpleNamespace(
         guesses=Guesses(), node=SimpleNamespace(now=lambda: 0.0, store=SimpleNamespace(ledger=ledger)),
         objects=SimpleNamespace(
-            is_given=lambda _, object_: object_ == lent, want=lambda _, message: asked.append(message.object),
-            took=lambda _, message: held.append(message.object),
+            lending=SimpleNamespace(
+                is_given=lambda _, object_: object_ == lent, took=lambda _, message: held.append(message.object)
+            ),
+            serving=SimpleNamespace(want=lambda _, message: asked.append(message.object)),
         ),
     )  # fmt: skip
     desk.may_know = lambda peer, object_: FarDesk.may_know(desk, peer, object_)
