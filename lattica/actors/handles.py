@@ -207,7 +207,7 @@ class ActorHandle:
                 given = {}
             else:
                 raise AttributeError(
-                    f"actor {self._meta.class_name} has no method {name!r}; what else it has, its methods tell"
+                    f"actor {self._meta.class_name} has no method {name!r}; its attributes are read by methods"
                 )
         arity = ANY if self._arities is None else self._arities.of(name)
         found = ActorMethod(self._peer, self._hold, name, given, self._meta, arity)
