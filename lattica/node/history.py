@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from lattica.node.server import Node
     from lattica.node.workers import Process
 
-KEPT_BYTES = 8 << 20  # of workers that have ended: some 180,000 events
+KEPT_BYTES = 4 << 20  # of workers that have ended: some 90,000 events
 TOLD_BYTES = 24 << 20  # of one node, the newest workers first
 TIMELINE = "timeline"
 
