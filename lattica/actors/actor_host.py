@@ -308,7 +308,7 @@ class ActorHost:
         elif self._main_line is None or self.mailbox.line_of(*key) is not self._main_line:
             now.canceled = True  # a thread cannot be broken; its code looks at is_canceled()
         else:
-            self.worker.interrupt(now, recursive=False)
+            self.worker.interrupt(now, lambda: self._running.get(key) is now)
 
     def _canceled(self, call: m.Call) -> m.Failed:
         name = f"{self.spec.class_name}.{call.method}"

@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 from lattica.actors import context, current, equipment, values
@@ -38,6 +39,8 @@ from lattica.objectstore.arena import ArenaMap
 
 C = TypeVar("C")
 CANCEL_SIGNAL = signal.SIGURG
+CANCEL_AGAIN_S = 0.05  # until the signal is sent again; twice as long each time
+CANCEL_AGAIN_MAX_S = 1.0
 """Breaks a running task. Ignored by default, so a stray one harms no child process."""
 FLUSH_REPLIES = 64
 FLUSH_S = 0.5e-3
@@ -596,16 +599,23 @@ class Worker:
                 )
                 self.runtime.reactor.flush()
                 return
-        now = self._now
-        if now is not None and now[0] is caller and now[1] == message.seq:
-            self.interrupt(now[2], message.recursive)
+        entry = self._now
+        if entry is not None and entry[0] is caller and entry[1] == message.seq:
+            if message.recursive:
+                self.cancel_children(entry[2])
+            self.interrupt(entry[2], lambda: self._now is entry)
 
-    def interrupt(self, now: context.Running, recursive: bool) -> None:
-        """Break what the main thread runs, if it still runs that when the signal arrives."""
+    def interrupt(self, now: context.Running, runs: Callable[[], bool], again_s: float = CANCEL_AGAIN_S) -> None:
+        """Break what the main thread runs, while it `runs` that, until it has noticed: a signal that arrives when a
+        system call is about to begin does not end the call."""
         now.canceled = True
-        if recursive:
-            self.cancel_children(now)
         signal.pthread_kill(_main_thread, CANCEL_SIGNAL)
+
+        def again() -> None:
+            if now.canceled and runs():
+                self.interrupt(now, runs, min(2 * again_s, CANCEL_AGAIN_MAX_S))
+
+        self.runtime.reactor.call_at(time.monotonic() + again_s, again)
 
     def cancel_children(self, now: context.Running) -> None:
         """Cancel what a task submitted and what has not ended."""

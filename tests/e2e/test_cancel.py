@@ -55,6 +55,30 @@ def test_a_running_task_is_broken_and_its_worker_goes_on(tmp_path: Path) -> None
     assert lattica.get(echo.remote(1), timeout=5) == 1
 
 
+def sleep_deaf(path: str) -> None:
+    """The first signal comes to nothing, as one that arrives when a system call is about to begin."""
+    found = signal.getsignal(signal.SIGURG)
+    signal.signal(signal.SIGURG, lambda signum, frame: signal.signal(signal.SIGURG, found))
+    Path(path).touch()
+    time.sleep(30)
+
+
+@lattica.remote
+class Deaf:
+    def sleep(self, path: str) -> None:
+        sleep_deaf(path)
+
+
+@pytest.mark.usefixtures("two_cpus")
+@pytest.mark.parametrize("of", ["a task", "a call"])
+def test_a_cancel_whose_signal_comes_to_nothing_is_sent_again(tmp_path: Path, of: str) -> None:
+    path = str(tmp_path / "a")
+    ref = lattica.remote(sleep_deaf).remote(path) if of == "a task" else Deaf.remote().sleep.remote(path)
+    begun(tmp_path / "a")
+    lattica.cancel(ref)
+    assert_canceled(ref)
+
+
 @pytest.mark.usefixtures("two_cpus")
 def test_a_task_that_has_not_begun_never_does(tmp_path: Path) -> None:
     blockers = [sleep.remote(30, str(tmp_path / f"blocker{k}")) for k in range(2)]
