@@ -166,10 +166,7 @@ class FarJobs:
             log.warning("a job of %s is refused: it says too much of itself", neighbour.client.name)
             return
         if message.origin == self._desk.me and not message.root:  # they ask whether it goes on
-            if number is None:
-                neighbour.link.send(far.JobOver(message.job))
-            else:
-                neighbour.told_jobs.setdefault(message.job, 0.0)
+            self._asked(neighbour, message.job, number)
             return
         if number is None and message.root and not self._expects(message.root):
             neighbour.link.send(far.JobGone(message.job))  # it was told of the job before that was forgotten here
@@ -192,6 +189,18 @@ class FarJobs:
             number = self._begin_job(message, said_by(message), message.sys_path, message.cwd)
         self._papers[number] = message
         self._submissions[number] = token
+
+    def _asked(self, neighbour: Neighbour, id: bytes, number: int | None) -> None:
+        """They had no word from us when a job of ours ended, or it goes on. One that ends is here until its last worker
+        has gone, and who asks in that time would hear nothing more of it."""
+        job = self._node.jobs.get(number) if number is not None else None
+        if job is not None and not job.ended:
+            neighbour.told_jobs.setdefault(id, 0.0)
+            return
+        waiting = self._seen_off.get(id)
+        if waiting is not None:
+            waiting.add(neighbour.peer)
+        neighbour.link.send(far.JobOver(id, waiting is not None))
 
     def _expects(self, root: bytes) -> bool:
         """Whether variants of this job may begin here, now or when it is prepared; if it cannot be, they say why."""

@@ -146,6 +146,26 @@ def test_who_said_of_a_variant_while_its_job_was_forgotten_says_so_of_both_again
     assert host.jobs.objection(variant.job) == ""
 
 
+def test_who_asks_of_a_job_that_ends_hears_so_though_its_last_worker_is_still_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The link was lost before the job ended, and the new one came 30 ms later: it was told that the job goes on, and
+    kept it for ever (world `execution`, long seed 535)."""
+    origin = _Host(monkeypatch)
+    mine = far.JobIs(JOB, b"", b"me")
+    monkeypatch.setattr(far_jobs, "verify_token", lambda *_: SimpleNamespace(job=JOB, peer=b"me", expires=1e12))
+    origin.jobs._jobs[JOB], origin.jobs._papers[1] = 1, mine
+    origin.node.jobs[1] = SimpleNamespace(number=1, ended=False)
+    origin.jobs.job_is(origin.neighbour, mine)
+    assert origin.said == [] and origin.neighbour.told_jobs == {JOB: 0.0}
+    origin.node.jobs[1].ended = True
+    origin.jobs.job_is(origin.neighbour, mine)
+    origin.jobs._seen_off[JOB] = set()
+    origin.jobs.job_is(origin.neighbour, mine)
+    assert origin.said == [far.JobOver(JOB), far.JobOver(JOB, True)]
+    assert origin.jobs._seen_off == {JOB: {THEM}}, "its last lines are waited for"
+
+
 def test_a_node_that_was_only_asked_lets_the_program_end_at_once() -> None:
     """It prepares what the job needs, and another node was faster: the driver would wait 3 s for its last lines."""
     said: list[Any] = []
