@@ -73,9 +73,18 @@ class FarLending:
         kept = ledger.holds(mine, message.object) and not ledger.holds(theirs, message.object)
         if message.keep and (message.count or (kept and ledger.lender(message.object) != theirs)):
             self._store.perform(ledger.give(m.NODE, message.object, theirs))
+            if message.count and ledger.lender(message.object) == theirs and len(message.object) == OBJECT_ID_BYTES:
+                self._turned(neighbour, message.object)
         known = self._desk.proxies.get(message.proxy)
         if known is not None and known[0] is neighbour and 0 < message.count < 1 << 32:
             self._store.perform(ledger.drop(message.proxy, message.object, message.count))
+
+    def _turned(self, neighbour: Neighbour, object_: bytes) -> None:
+        """Who lends it to us has lost it, and has it from us: two that lend each other would for ever."""
+        if self._store.ledger.size_here(object_) is not None:
+            self._store.perform(self._store.ledger.keep_alone(object_))
+        else:
+            self._objects.searching.seek(object_, f"{neighbour.client.name} has lost it", but=neighbour)
 
     def returned(self, neighbour: Neighbour, message: far.Returned) -> None:
         """They hold it no more."""

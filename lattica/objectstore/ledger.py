@@ -530,6 +530,14 @@ class Ledger:
             self._clients[lender].answers_for[object] = None
             self._borrowed[object] = lender
 
+    def keep_alone(self, object: bytes) -> list[Effect]:
+        """What we borrow is here, and whoever lends it need not keep it for us any more."""
+        entry, lender = self._entries.get(object), self._borrowed.get(object)
+        if entry is None or lender is None or not isinstance(entry.state, _Sealed):
+            return []
+        del self._borrowed[object]
+        return [Unborrowed(lender, object)]
+
     def lost(self, object: bytes, how: str, made_at: str = "") -> list[Effect]:
         """What we borrow will never come from where it was. If its owner is a client of ours it is told, and answers
         for the object from now on: it makes it anew, or seals a failure. Else whoever waits for it is told."""

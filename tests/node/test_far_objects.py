@@ -352,9 +352,10 @@ def test_a_result_that_nobody_else_has_is_made_again_at_once(read: bool) -> None
         run_virtually(act(seed))
 
 
-def test_what_two_nodes_lend_each_other_and_the_disk_of_one_has_lost_is_its_owners_to_make() -> None:
-    """b made it for a, which has not read it, and lends it to b again after that loss: each waited for the other (world
-    `execution`, long seed 256)."""
+@pytest.mark.parametrize("read", [False, True], ids=["not read", "read"])
+def test_what_two_nodes_lend_each_other_and_the_disk_of_one_has_lost_is_its_owners_to_make(read: bool) -> None:
+    """b made it for a, which lends it to b again after that loss. Each waited for the other if a had not read it (world
+    `execution`, long seed 256); if it had, each kept it for the other for ever (long seed 589)."""
 
     async def act(seed: int) -> None:
         world = World(seed, 2, processes=1)
@@ -365,6 +366,8 @@ def test_what_two_nodes_lend_each_other_and_the_disk_of_one_has_lost_is_its_owne
         b.make(object_, a)
         b.drop(object_)
         await past()
+        if read:
+            await is_read(a, object_)
         store = b.machine.store
         place = store.ledger.place(object_)
         assert place is not None and store.ledger.evict(object_, place[0])
