@@ -142,14 +142,9 @@ class FarActors:
 
     def kill(self, message: m.ActorKill) -> bool:
         """Whether the actor is another node's, which is told."""
-        deciding = self._desk.deciding
-        record = deciding.records.get(message.actor)
+        record = self._desk.deciding.records.get(message.actor)
         if record is not None:
-            if record.host != self._desk.me and deciding.answers(PeerId(record.host)):
-                host = self._desk.neighbour(PeerId(record.host))
-                host.link.send(far.ActorEnd(message.actor, message.no_restart))
-            elif message.no_restart and not deciding.is_island:
-                self._desk.detached.end_everywhere(message.actor)
+            self._kill_roving(message, PeerId(record.host))
             return True
         lender = self._node.store.ledger.lender(message.actor)
         neighbour = next((n for n in self._desk.neighbours.values() if n.client.number == lender), None)
@@ -157,6 +152,16 @@ class FarActors:
             return False
         neighbour.link.send(far.ActorEnd(message.actor, message.no_restart))
         return True
+
+    def _kill_roving(self, message: m.ActorKill, host: PeerId) -> None:
+        """A node that is silent may live, and is told too: whoever has killed an actor sends it nothing more until its
+        end is heard, of that node or of the end of the link with it."""
+        desk, deciding = self._desk, self._desk.deciding
+        if desk.lives(host):
+            desk.neighbour(host).link.send(far.ActorEnd(message.actor, message.no_restart))
+        answers = host != desk.me and deciding.answers(host)
+        if message.no_restart and not answers and not deciding.is_island:
+            desk.detached.end_everywhere(message.actor)
 
     def client_gone(self, client: int) -> None:
         """It waits for no actor any more."""

@@ -18,11 +18,12 @@ CALLER = 7
 
 
 class World:
-    """One node and what it knows: `living` nodes, the actor's row. `told`: what the caller has heard."""
+    """One node and what it knows: `living` nodes, those of them that are `silent`, the actor's row. `told`: what the
+    caller has heard; `sent`: the actor's node; `buried`: actors whose rows were ended here."""
 
     def __init__(self, restarts_left: int) -> None:
         self.living, self.told, self.due, self.time = {HOST}, list[Any](), list[Any](), 100.0
-        self.sent = list[Any]()
+        self.silent, self.sent, self.buried = set[PeerId](), list[Any](), list[bytes]()
         self.record = SimpleNamespace(host=HOST, restarts_left=restarts_left)
         self.caller = SimpleNamespace(number=CALLER, kind="driver", send=lambda message, *_: self.told.append(message))
         node = SimpleNamespace(
@@ -34,13 +35,19 @@ class World:
         deciding = SimpleNamespace(
             records={ACTOR: self.record},
             is_over=lambda record: record.restarts_left == 0 and record.host not in self.living,
-            answers=lambda peer: peer in self.living,
+            answers=lambda peer: peer in self.living - self.silent,
             is_island=False,
             is_cut_off=lambda: False,
             admit=lambda *_: "",
         )
         self.desk = SimpleNamespace(
-            node=node, deciding=deciding, me=HERE, is_closing=False, neighbour=self._neighbour, lives=lambda _: True
+            node=node,
+            deciding=deciding,
+            detached=SimpleNamespace(end_everywhere=self.buried.append),
+            me=HERE,
+            is_closing=False,
+            neighbour=self._neighbour,
+            lives=lambda peer: peer in self.living,
         )
         self.actors = FarActors(self.desk)  # type: ignore[arg-type]
         self.there = SimpleNamespace(peer=HOST, link=SimpleNamespace(send=self.sent.append), client=SimpleNamespace())
@@ -128,3 +135,35 @@ def test_the_row_of_an_earlier_life_does_not_end_the_connection_with_the_one_tha
     world.actors._desk.deciding.admit = lambda *_: ""  # type: ignore[method-assign]
     world.actors.moved(ACTOR, SimpleNamespace(host=other, life=later, restarts_left=0))  # type: ignore[arg-type]
     assert [type(word) for word in world.heard()] == [m.ActorDown]
+
+
+def test_an_actor_is_killed_on_a_node_that_is_silent_for_a_while(world: World) -> None:
+    """The connection with it outlived the silence, and who had killed the actor sent it no call ever after (world
+    `execution`, long seed 774)."""
+    world.silent.add(HOST)
+    assert world.actors.kill(m.ActorKill(ACTOR, False))
+    assert world.sent[1:] == [far.ActorEnd(ACTOR, False)] and not world.buried, "it may be restarted"
+
+
+@pytest.mark.parametrize("is_island", [False, True])
+def test_on_the_larger_side_the_row_of_one_killed_for_good_on_a_silent_node_ends_at_once(
+    world: World, is_island: bool
+) -> None:
+    """That node is told too: what it writes meanwhile may supersede the end of the row."""
+    world.silent.add(HOST)
+    world.desk.deciding.is_island = is_island
+    assert world.actors.kill(m.ActorKill(ACTOR, True))
+    assert world.sent[1:] == [far.ActorEnd(ACTOR, True)]
+    assert world.buried == ([] if is_island else [ACTOR])
+
+
+def test_of_an_actor_whose_node_is_dead_only_the_row_can_be_ended(world: World) -> None:
+    world.living.clear()
+    for no_restart in (False, True):
+        assert world.actors.kill(m.ActorKill(ACTOR, no_restart))
+    assert world.sent[1:] == [] and world.buried == [ACTOR]
+
+
+def test_of_an_actor_whose_node_answers_only_that_node_is_told(world: World) -> None:
+    assert world.actors.kill(m.ActorKill(ACTOR, True))
+    assert world.sent[1:] == [far.ActorEnd(ACTOR, True)] and not world.buried
