@@ -87,6 +87,10 @@ class Id(bytes):
         return f"Id({self.hex()})"
 
 
+class _NoAttribute(ConfigError, AttributeError):
+    """What `hasattr` takes for no."""
+
+
 class RuntimeContext:
     """Where this code runs: Ray's `get_runtime_context()`. Ids are hex strings, as there."""
 
@@ -195,8 +199,8 @@ class RuntimeContext:
 
     @property
     def gcs_address(self) -> str:
-        """There is none: no node is the head. Raises ConfigError, which says so."""
-        raise ConfigError(
+        """There is none: no node is the head. Raises ConfigError, which says so and is an AttributeError, too."""
+        raise _NoAttribute(
             "there is no global control store, and so no gcs_address: no node of a mesh is its head",
             do_next="a program elsewhere joins with a ticket: lattica.init('…'), see `lattica ticket`",
         )

@@ -139,6 +139,7 @@ def test_a_context_says_where_code_runs() -> None:
     assert isinstance(context.get_node_labels(), dict) and context.get_resource_ids() == {"GPU": []}
     with pytest.raises(ValueError, match="no node of a mesh is its head"):
         _ = context.gcs_address
+    assert not hasattr(context, "gcs_address")
 
 
 def test_names_of_living_actors_are_listed() -> None:

@@ -21,6 +21,7 @@ import pytest
 import lattica
 from lattica.actors import current
 from lattica.errors import GetTimeoutError, ObjectStoreFullError, OutOfBandRefError
+from lattica.node.store_desk import PATIENCE_S
 from tests.e2e.conftest import eventually
 
 MIB = 1 << 20
@@ -378,7 +379,7 @@ def test_a_reader_stopped_for_ten_seconds_finds_its_array_intact(fresh: Callable
 # -- a full store
 
 
-def test_a_full_store_is_an_error_within_five_seconds_and_works_on_afterwards(fresh: Callable[..., Any]) -> None:
+def test_a_full_store_is_an_error_after_its_patience_and_works_on_afterwards(fresh: Callable[..., Any]) -> None:
     fresh(num_cpus=1, object_store_memory=32 * MIB)
     keep = [lattica.get(lattica.put(np.ones(8 * MIB, np.uint8))) for _ in range(3)]  # what one looks at stays in memory
     too_much = (
@@ -389,7 +390,8 @@ def test_a_full_store_is_an_error_within_five_seconds_and_works_on_afterwards(fr
     began = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor() as pool:
         errors = [attempt.exception() for attempt in [pool.submit(each) for each in too_much]]
-    assert time.monotonic() - began < 5
+    assert PATIENCE_S < 5, "of what is promised, for the rest"
+    assert time.monotonic() - began < PATIENCE_S + 5, "with what a busy machine takes"
     for error in errors:
         assert isinstance(error, ObjectStoreFullError)
         assert "30 of 32 MiB" in str(error) and "do next" in str(error)
