@@ -419,8 +419,8 @@ def test_an_actor_that_waits_for_its_arguments_bears_its_name_and_may_be_given_a
         return lattica.get(handle.add.remote())
 
     began = time.monotonic()
-    late = Counter.options(name="late").remote(after.remote(0.4, 10))
-    assert time.monotonic() - began < 0.3
+    late = Counter.options(name="late").remote(after.remote(1.0, 10))
+    assert time.monotonic() - began < 0.9
     found = lattica.get_actor("late")
     assert lattica.get([add_to.remote(late), found.add.remote()], timeout=10) in ([11, 12], [12, 11])
     doomed = Counter.remote(after.remote(0.3, 10))

@@ -149,13 +149,13 @@ def test_threads_and_coroutines_run_side_by_side(mesh: Mesh) -> None:
     many = Many.options(max_concurrency=4, **at(mesh, "b")).remote()
     lattica.get(many.nap.remote(0), timeout=20)
     began = time.monotonic()
-    assert len(set(lattica.get([many.nap.remote(0.5) for _ in range(4)], timeout=20))) == 4
-    assert time.monotonic() - began < 1.5
+    assert len(set(lattica.get([many.nap.remote(1.0) for _ in range(4)], timeout=20))) == 4
+    assert time.monotonic() - began < 3
     loop = Loop.options(**at(mesh, "c")).remote()
     lattica.get(loop.nap.remote(0), timeout=20)
     began = time.monotonic()
     assert lattica.get([loop.nap.remote(0.5) for _ in range(50)], timeout=20) == [0.5] * 50
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10
 
 
 def test_groups_names_and_arguments_fetched_ahead_work_from_afar(mesh: Mesh) -> None:

@@ -116,7 +116,7 @@ def test_a_name_that_nobody_has_is_said_so_at_once(mesh: Mesh) -> None:
     began = time.monotonic()
     with pytest.raises(ValueError, match="no living actor is named 'nobody'"):
         lattica.get_actor("nobody", SPACE)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 5.0
 
 
 ROUNDS = """

@@ -130,11 +130,11 @@ class AsyncMaker:
 
 def test_refs_come_while_the_task_still_makes_more() -> None:
     list(count.remote(1))  # its worker has started
-    generator = count.remote(3, pause_s=0.5)
+    generator = count.remote(3, pause_s=1.0)
     assert isinstance(generator, lattica.ObjectRefGenerator)
     began = time.monotonic()
     assert lattica.get(next(generator)) == 0
-    assert time.monotonic() - began < 0.5 and not generator.is_finished() and not generator.next_ready()
+    assert time.monotonic() - began < 1.0 and not generator.is_finished() and not generator.next_ready()
     ready, rest = lattica.wait([generator], timeout=0)
     assert not ready and rest == [generator]
     ready, _ = lattica.wait([generator, generator.completed()], timeout=5)

@@ -211,10 +211,10 @@ def test_ctrl_c_ends_the_program_and_leaves_no_process(script: Script, sessions:
             os.killpg(process.pid, signal.SIGINT)
         except ProcessLookupError:
             pass
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=20)
     assert process.returncode in (1, -signal.SIGINT, 130) and "KeyboardInterrupt" in err
     assert eventually(lambda: not left()), left()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 10
 
 
 def test_a_program_that_catches_ctrl_c_goes_on_with_its_workers(script: Script) -> None:

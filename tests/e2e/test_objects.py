@@ -108,12 +108,12 @@ def test_what_is_no_ref_is_refused_by_name() -> None:
 
 @pytest.mark.usefixtures("two_cpus")
 def test_get_gives_up_after_its_timeout_and_can_be_asked_again() -> None:
-    ref = sleep.remote(0.4, "late")
+    ref = sleep.remote(1.0, "late")
     for timeout in (0, 0.05):
         began = time.monotonic()
         with pytest.raises(GetTimeoutError, match="1 of 2"):
             lattica.get([lattica.put(0), ref], timeout=timeout)
-        assert time.monotonic() - began < timeout + 0.2
+        assert time.monotonic() - began < timeout + 0.8
     with pytest.raises(TimeoutError):
         lattica.get(ref, timeout=0)
     assert lattica.get(ref) == "late"
@@ -131,13 +131,13 @@ def test_a_finished_task_is_seen_without_waiting() -> None:
 
 @pytest.mark.usefixtures("two_cpus")
 def test_wait_parts_the_ready_from_the_rest_in_the_order_given() -> None:
-    slow, quick, put = sleep.remote(0.5), sleep.remote(0.05), lattica.put(1)
+    slow, quick, put = sleep.remote(1.5), sleep.remote(0.05), lattica.put(1)
     assert lattica.wait([slow, quick, put]) == ([put], [slow, quick])
     assert lattica.wait([slow, quick, put], num_returns=2) == ([quick, put], [slow])
     assert lattica.wait([slow], timeout=0) == ([], [slow])
     began = time.monotonic()
     assert lattica.wait([slow, put], num_returns=2, timeout=0.05) == ([put], [slow])
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 1.0
     assert lattica.wait([slow, quick, put], num_returns=3, fetch_local=False) == ([slow, quick, put], [])
     ready, rest = lattica.wait([put, quick, slow], num_returns=1)
     assert (ready, rest) == ([put], [quick, slow]), "no more are ready than were asked for"
@@ -410,7 +410,7 @@ def test_a_value_larger_than_the_whole_store_is_refused_at_once(fresh: Callable[
     began = time.monotonic()
     with pytest.raises(ObjectStoreFullError):
         lattica.put(np.zeros(20 * MIB, np.uint8))
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < PATIENCE_S
 
 
 def test_ten_times_the_store_goes_through_it_when_refs_are_let_go(fresh: Callable[..., Any]) -> None:
