@@ -365,6 +365,8 @@ class Worker:
 
     def _take(self) -> tuple[Caller, m.Task, context.Running] | None:
         """The next task, which counts as running from now on; without one, all replies are sent. Lock held."""
+        if self.queue and not self.page.fresh:  # all that ran here is answered: it may be the first of another lease,
+            self.runtime.reactor.hear_node()  # and what was said of that is for it: its group, its GPUs
         if not self.queue:
             self._flush()
             return None

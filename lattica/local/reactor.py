@@ -110,6 +110,7 @@ class Reactor:
         self._spin_credit = -SPIN_PENALTY if len(os.sched_getaffinity(0)) > 1 else SPIN_NEVER
         self._leader = 0  # its thread's ident
         self.node_link: Link | None = None
+        self._node_poll: select.poll | None = None  # of its connection alone
         self._gate.register(self._bell, _IN)
         self._set.register(self._poke, _IN)
         self._set_fd = self._set.fileno()
@@ -345,7 +346,8 @@ class Reactor:
         """Read and hear every ready connection, then send what that led to; whether `done` then. The caller has the
         turn.
 
-        The node's is first: what it said before it gave somebody our address (`Leased`) is heard before their task.
+        The node's is first: what it said before it gave somebody our address is heard before they are, as a rule; see
+        `hear_node`.
         """
         if len(events) > 1 and self.node_link is not None:
             first = self.node_link.stream.fd
@@ -382,6 +384,21 @@ class Reactor:
         if messages is None:
             self.remove(link)
             link.handler.ended()
+
+    def hear_node(self) -> None:
+        """Hear all that the node has said by now. Lock held, by any thread.
+
+        `_dispatch` puts the node first among what one poll has found. But to read a connection takes also what came
+        after that poll, and the node may have said something before that: then nobody has heard it yet.
+        """
+        node = self.node_link
+        if node is None:
+            return
+        if self._node_poll is None:
+            self._node_poll = select.poll()
+            self._node_poll.register(node.stream.fd, select.POLLIN)
+        while self._links.get(node.stream.fd) is node and self._node_poll.poll(0):
+            self._read(node)
 
     def wake_followers(self) -> None:
         """Wake every following thread whose condition is true by now. Lock held."""

@@ -349,6 +349,36 @@ def test_the_node_hears_before_anybody_else(reactor: Reactor, peers: Any) -> Non
     assert sent == [node, one, other]
 
 
+def test_what_the_node_said_after_the_poll_is_heard_before_what_is_read_with_it(reactor: Reactor, peers: Any) -> None:
+    node, other = peers(), peers()
+    order: list[str] = []
+    with reactor.lock:
+        reactor.node_link = node.link
+
+    def arrives(_: Any) -> None:
+        node.say(m.Returned([1]))
+        reactor.hear_node()
+        reactor.hear_node()  # nothing more: it comes back
+        order.append("other")
+
+    node.on_message = lambda _: order.append("node")
+    other.on_message = arrives
+    other.say(m.Returned([2]))
+    assert other.anything.wait(LONG_S)
+    with reactor.lock:
+        assert order == ["node", "other"]
+
+
+def test_to_hear_a_node_that_is_gone_ends_its_connection_once(reactor: Reactor, peers: Any) -> None:
+    node = peers()
+    with reactor.lock:
+        reactor.node_link = node.link
+        node.socket.close()
+        reactor.hear_node()
+        reactor.hear_node()
+        assert node.ends == 1
+
+
 def test_a_peer_that_does_not_read_gets_the_rest_when_it_does(reactor: Reactor, peer: Peer) -> None:
     large = m.Reply(1, [b"x" * (3 << 20)])
     with reactor.lock:
