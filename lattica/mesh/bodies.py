@@ -53,24 +53,19 @@ class _Outgoing:
 class Outgoing:
     """The bodies that one side of a conversation sends."""
 
-    __slots__ = ("_abandoned", "_going", "_held", "_last", "_packer", "bytes")
+    __slots__ = ("_last", "_packer", "abandoned", "bytes", "going", "held")
 
     def __init__(self, packer: Packer | None) -> None:
         """packer: decides what is compressed; None: nothing."""
         self._packer = packer
         self._last = 0
-        self._held: deque[_Outgoing] = deque()  # their messages wait in the outbox, in the same order
-        self._going: deque[_Outgoing] = deque()
-        self._abandoned: list[int] = []
+        self.held: deque[_Outgoing] = deque()  # their messages wait in the outbox, in the same order
+        self.going: deque[_Outgoing] = deque()
+        self.abandoned: list[int] = []
         self.bytes = 0  # not sent yet
 
     def __len__(self) -> int:
-        return len(self._going) + len(self._held)
-
-    @property
-    def dirty(self) -> bool:
-        """Whether something is to be sent."""
-        return bool(self._going or self._abandoned)
+        return len(self.going) + len(self.held)
 
     def body(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> tuple[Body, int]:
         """A body as its message has it, and how many bytes of it are there. A long one follows when that is sent."""
@@ -84,36 +79,36 @@ class Outgoing:
 
     def _add(self, call: int, side: int, parts: Sequence[Buffer], size: int) -> Large:
         self._last += 1
-        self._held.append(_Outgoing(self._last, call, side, parts, size))
+        self.held.append(_Outgoing(self._last, call, side, parts, size))
         self.bytes += size
         return Large(self._last, size)
 
     def announced(self, last: int) -> None:
         """The messages of all bodies up to this one were sent."""
-        while self._held and self._held[0].body <= last:
-            self._going.append(self._held.popleft())
+        while self.held and self.held[0].body <= last:
+            self.going.append(self.held.popleft())
 
     def drop(self, call: int, side: int) -> None:
         """Send no more of the bodies of this call, and tell of those that were announced. The messages of the others
         must not be sent either."""
-        for bodies in (self._held, self._going):
+        for bodies in (self.held, self.going):
             for outgoing in [body for body in bodies if body.call == call and body.side == side]:
                 bodies.remove(outgoing)
                 self.bytes -= outgoing.size
-                if bodies is self._going:
-                    self._abandoned.append(outgoing.body)
+                if bodies is self.going:
+                    self.abandoned.append(outgoing.body)
 
     def flush(self, room: int) -> list[tuple[int, Frame, int]]:
         """What to send now: (plane, buffers, size), at most about `room` bytes."""
         out: list[tuple[int, Frame, int]] = []
-        for body in self._abandoned:
+        for body in self.abandoned:
             out.append((BULK, (_head(body, _ABANDONED, 0),), _HEAD))
-        self._abandoned.clear()
-        while self._going and room > 0:
-            outgoing = self._going.popleft()
+        self.abandoned.clear()
+        while self.going and room > 0:
+            outgoing = self.going.popleft()
             taken = outgoing.take(CHUNK_BYTES)
             if outgoing.parts:
-                self._going.append(outgoing)  # the others take their turns
+                self.going.append(outgoing)  # the others take their turns
             size, flags, payload = sum(map(len, taken)), 0, list[Buffer](taken)
             outgoing.size -= size
             self.bytes -= size

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, nullcontext
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from lattica.errors import (
@@ -177,11 +178,10 @@ class Pipe:
         """Send an item, now or when there is credit. After the end it is a no-op."""
         if self.over is not None:
             return
-        if self._waiting or not self._talk.conversation.may_send(self._id, self._mine, size):
+        if self._waiting or not self._talk.conversation.try_item(self._id, self._mine, parts, size):
             self._waiting.append((parts, size))
             self.waiting_bytes += size
             return
-        self._talk.conversation.item(self._id, self._mine, parts, size)
         self._talk.dirty()
 
     def close(self, reason: str = "it was closed") -> None:
@@ -197,18 +197,17 @@ class Pipe:
     # -- for the talk
 
     def arrived(self, body: Buffer) -> None:
-        """An item came: it costs no credit any more, since whoever listens has its own bounds."""
-        self._talk.conversation.consumed(self._id, self._theirs, len(body))
-        self._talk.dirty()
+        """An item came: it costs no credit any more, since whoever listens has its own bounds. The shell looks for the
+        credit that is due when it has told all that came."""
+        size = len(body)
         self.came(body)
+        self._talk.conversation.consumed(self._id, self._theirs, size)
 
     def writable(self) -> None:
         """There may be credit again."""
         conversation = self._talk.conversation
-        while self._waiting and conversation.may_send(self._id, self._mine, self._waiting[0][1]):
-            parts, size = self._waiting.popleft()
-            self.waiting_bytes -= size
-            conversation.item(self._id, self._mine, parts, size)
+        while self._waiting and conversation.try_item(self._id, self._mine, *self._waiting[0]):
+            self.waiting_bytes -= self._waiting.popleft()[1]
         self._talk.dirty()
         if not self._waiting:
             self.drained()
@@ -246,17 +245,14 @@ class Talk:
         self.doubts: set[asyncio.Future[None]] = set()  # of calls that could be made elsewhere
         self.packer: Packer | None = None
         self.bulk_acked = 0  # bytes, as the packer knows
-        self._methods, self._dirty, self._context, self._noticed = methods, dirty, context, noticed
+        self._methods, self._context, self._noticed = methods, context, noticed
+        self.dirty = partial(dirty, self)  # says that there may be something to send
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._writable: dict[int, dict[asyncio.Future[None], None]] = {}  # stream, or 0 for calls -> who waits
 
     def __repr__(self) -> str:
         return f"<Talk: {self.conversation!r}, {len(self._tasks)} methods run>"
-
-    def dirty(self) -> None:
-        """There may be something to send."""
-        self._dirty(self)
 
     @property
     def idle(self) -> bool:
@@ -276,7 +272,7 @@ class Talk:
         _check_size(size, f"an argument list for {method}")
         id = self.conversation.call(method, parts, size, timeout_s, flags, self._loop.time())
         self.futures[id] = self._loop.create_future()
-        self._dirty(self)
+        self.dirty()
         return id
 
     def cancel(self, id: int) -> None:
@@ -284,7 +280,7 @@ class Talk:
         self.futures.pop(id, None)
         if self.over is None:
             self.conversation.cancel(id)
-            self._dirty(self)
+            self.dirty()
 
     async def send_item(self, id: int, side: int, item: Any) -> None:
         """Send an item of a stream as soon as there is credit."""
@@ -295,7 +291,7 @@ class Talk:
         if self.over is not None:
             raise self._lost()
         self.conversation.item(id, side, parts, size)
-        self._dirty(self)
+        self.dirty()
 
     async def _until_writable(self, id: int) -> None:
         waiter: asyncio.Future[None] = self._loop.create_future()
@@ -311,7 +307,9 @@ class Talk:
     def handle(self, events: list[rpc.Event]) -> None:
         """Events of the conversation, in order."""
         for event in events:
-            if isinstance(event, rpc.Answered):
+            if type(event) is rpc.Came and (pipe := self.pipes.get((event.id, event.side))) is not None:
+                pipe.arrived(event.body)
+            elif isinstance(event, rpc.Answered):
                 future = self.futures.pop(event.id, None)
                 if future is not None and not future.done():
                     future.set_result(event.body)
@@ -319,8 +317,6 @@ class Talk:
                     inbox.end()
                 if self.pipes and (pipe := self.pipes.get((event.id, FROM_CALLEE))) is not None:
                     pipe.end("the other side has closed it")
-            elif isinstance(event, rpc.Came) and (pipe := self.pipes.get((event.id, event.side))) is not None:
-                pipe.arrived(event.body)
             elif isinstance(event, rpc.Started):
                 self._start(event)
             else:
@@ -445,7 +441,7 @@ class Talk:
             self._fail(event.id, error)
         finally:
             caller.reset(token)
-        self._dirty(self)
+        self.dirty()
 
     def _answer(self, id: int, method: Method, result: Any) -> None:
         parts, size = values.encode(result)
@@ -457,7 +453,7 @@ class Talk:
         self.inboxes.pop((FROM_CALLER, id), None)
         if self.pipes and (pipe := self.pipes.get((id, FROM_CALLER))) is not None:
             pipe.end("its call is over")
-        self._dirty(self)
+        self.dirty()
 
     async def _run(self, id: int, method: Method, who: Caller, args: list[Any], kwargs: dict[str, Any]) -> None:
         caller.set(who)
@@ -487,7 +483,7 @@ class Talk:
                 remote_traceback=text,
             )
         self.conversation.fail(id, error.to_data())
-        self._dirty(self)
+        self.dirty()
 
 
 def _check_size(size: int, what: str) -> None:

@@ -53,11 +53,11 @@ class Account:
 class Tally:
     """What a receiver knows of the other side's account."""
 
-    __slots__ = ("_least", "out", "owed", "window")
+    __slots__ = ("least", "out", "owed", "window")
 
     def __init__(self, window_bytes: int) -> None:
         self.window = window_bytes
-        self._least = window_bytes // 16  # to be given back at once: more often costs messages
+        self.least = window_bytes // 16  # to be given back at once: more often costs messages
         self.out = 0  # came, and was not given back
         self.owed = 0  # of it: was taken, and is to be given back
 
@@ -69,7 +69,7 @@ class Tally:
 
     def due(self, withheld: int = 0) -> bool:
         """Whether there is enough to give back for a message."""
-        return self.owed - withheld >= self._least
+        return self.owed - withheld >= self.least
 
     def grant(self, withheld: int = 0) -> int:
         """How much to give back now."""
@@ -118,12 +118,22 @@ class Outflows:
             self._poor[flow] = None
         return False
 
+    def try_spend(self, flow: Outflow, size: int) -> bool:
+        """`spend` if `may`, in one."""
+        if flow.credit < size + ITEM_COST_BYTES:
+            if not self.may(flow, size):
+                return False
+            self.spend(flow, size)
+        else:
+            flow.credit -= size + ITEM_COST_BYTES
+        return True
+
     def spend(self, flow: Outflow, size: int) -> None:
         """An item is sent. Look at `may` first."""
         assert flow.credit > 0, f"stream {flow.id} has no credit"
-        self._overdrawn -= flow.overdrawn
         flow.credit -= size + ITEM_COST_BYTES
-        self._overdrawn += flow.overdrawn
+        if flow.credit < 0:  # and was not before
+            self._overdrawn += flow.overdrawn
 
     def give(self, flow: Outflow, count: int) -> list[Outflow]:
         """The reader gives credit; which streams may be written to now. Raises RemoteProtocolError."""
@@ -191,7 +201,8 @@ class Inflows:
         if flow.held + flow.returned >= flow.window:
             raise RemoteProtocolError(f"an item of {size} bytes came without credit")
         flow.held += size + ITEM_COST_BYTES
-        self._overdrawn += flow.overdrawn  # there was no overdraft before
+        if flow.held + flow.returned > flow.window:  # and was not before
+            self._overdrawn += flow.overdrawn
         if self._overdrawn > OVERDRAFT_MAX_BYTES:
             raise RemoteProtocolError(f"its streams are overdrawn by {self._overdrawn} bytes together")
 

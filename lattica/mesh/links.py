@@ -56,7 +56,8 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class Room(msgspec.Struct, frozen=True):
-    """The other side has acknowledged frames of this plane."""
+    """The other side may have acknowledged frames of this plane. Of the control plane it is not said beside
+    `Delivered`: whoever gets something looks for what it may send."""
 
     peer: PeerId
     plane: int

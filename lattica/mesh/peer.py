@@ -649,17 +649,23 @@ class Peer:
         return None if deadline is None else deadline - self._loop.time()
 
     def _perform(self, effects: Sequence[Effect]) -> None:
-        transport = self._transport
+        if self._carry_out(effects):
+            self._flush_soon()
+
+    def _carry_out(self, effects: Sequence[Effect]) -> bool:
+        """Whether something may wait in the transport for a flush."""
+        written = False
         for effect in effects:
             kind = type(effect)
-            if kind is Transmit:
-                transport.write(effect.connection, effect.frame)  # type: ignore[union-attr]
-            elif kind is Delivered:
+            if kind is Delivered:
                 self._delivered(effect)  # type: ignore[arg-type]
+                continue
+            written = True
+            if kind is Transmit:
+                self._transport.write(effect.connection, effect.frame)  # type: ignore[union-attr]
             else:
                 self._rare(effect)
-        if effects:
-            self._flush_soon()
+        return written
 
     def _rare(self, effect: Effect) -> None:
         match effect:
@@ -762,12 +768,24 @@ class Peer:
 
     def _mark(self, talk: Talk) -> None:
         self._dirty[talk] = None
-        self._flush_soon()
+        if not self._flushing:
+            self._flush_soon()
 
     def _flush_soon(self) -> None:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
+
+    def at_once(self, write: Callable[[], None]) -> None:
+        """Send what `write` writes before this returns: its caller has gathered what this turn of the loop brings."""
+        if self._flushing:  # it comes in this turn
+            write()
+            return
+        self._flushing = True
+        try:
+            write()
+        finally:
+            self._flush()
 
     def _flush(self) -> None:
         self._flushing = False
@@ -784,10 +802,14 @@ class Peer:
                 self._perform(self.sessions.disconnect(talk.peer, "an internal error on the other side", now))
                 continue
             for plane, frame, size in batch:
-                self._perform(self.sessions.send(talk.peer, plane, frame, size, now))
-        self._flushing = False
+                for effect in self.sessions.send(talk.peer, plane, frame, size, now):
+                    if type(effect) is Transmit:
+                        self._transport.write(effect.connection, effect.frame)
+                    else:
+                        self._rare(effect)
         self._transport.flush()
-        self._arm_soon()
+        if self._arming is None:
+            self._arm_soon()
 
     # -- time
 
@@ -823,8 +845,10 @@ class Peer:
 
     def verb(self, effects: Sequence[Effect]) -> None:
         """Carry out what a verb of the sessions answered; a verb without effects may have set a deadline too."""
-        self._perform(effects)
-        self._arm_soon()
+        if self._carry_out(effects):
+            self._flush_soon()
+        if self._arming is None:
+            self._arm_soon()
 
     def refused(self, address: str, reason: str) -> None:
         """A handshake here came to nothing."""
@@ -852,7 +876,8 @@ class _Verbs:
         self._peer.verb(self._peer.sessions.accepted(number, member, self._now(), rank))
 
     def received(self, number: int, frames: list[Received]) -> None:
-        self._peer.verb(self._peer.sessions.received(number, frames, self._now()))
+        peer = self._peer
+        peer.verb(peer.sessions.received(number, frames, self._now()))
 
     def broken(self, number: int, reason: str) -> None:
         self._peer.verb(self._peer.sessions.broken(number, reason, self._now()))

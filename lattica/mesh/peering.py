@@ -213,18 +213,7 @@ class Peering:
             return
         match frame:
             case wire.Data():
-                if connection.state is State.WAITING:  # it has agreed, and we cannot: it will send this again
-                    effects += self._close(connection, wire.STALE, "another process of this peer is here", now)
-                    return
-                assert session is not None, f"{connection!r} is attached to no session"
-                if connection.plane == BULK:
-                    self.bulk_used_at = now
-                before = session.unacked_bytes(connection.plane)
-                if session.receive(connection.plane, frame, now):
-                    effects.append(Delivered(self.peer, connection.plane, frame.payload))
-                self._heard_in(session)
-                if session.unacked_bytes(connection.plane) < before:
-                    effects.append(Room(self.peer, connection.plane))
+                self.data(connection, frame, now, effects)
             case wire.Ack(number):
                 if session is not None and connection.state in (State.ATTACHED, State.SPARE):
                     session.acknowledged(connection.plane, number)
@@ -250,6 +239,23 @@ class Peering:
                 raise RemoteProtocolError("it said hello twice")
             case _:
                 assert_never(frame)
+
+    def data(self, connection: Connection, frame: wire.Data, now: float, effects: list[Effect]) -> None:
+        """`frame` for the kind that nearly all are, of a connection whose hello has come."""
+        session, plane = self.session, connection.plane
+        if connection.state is State.WAITING:  # it has agreed, and we cannot: it will send this again
+            effects += self._close(connection, wire.STALE, "another process of this peer is here", now)
+            return
+        assert session is not None, f"{connection!r} is attached to no session"
+        if plane == BULK:
+            self.bulk_used_at = now
+        is_new = session.receive(plane, frame, now)
+        if is_new:
+            effects.append(Delivered(self.peer, plane, frame.payload))
+        if self.proposal == session.id:
+            self._heard_in(session)
+        if plane == BULK or not is_new:
+            effects.append(Room(self.peer, plane))
 
     def breach(self, reason: str, now: float) -> list[Effect]:
         """The other side broke a rule: drop it, and what was between us."""

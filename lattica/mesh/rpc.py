@@ -129,7 +129,7 @@ class Conversation:
     @property
     def dirty(self) -> bool:
         """Whether `flush` has something to send, room permitting."""
-        return bool(self._outbox.messages) or self._going.dirty or self._owes
+        return bool(self._outbox.messages or self._going.going or self._going.abandoned) or self._owes
 
     def may_send(self, id: int, side: int, size: int) -> bool:
         """Whether an item of `size` bytes may be sent now; if not, `Writable` will say when to ask again."""
@@ -201,11 +201,25 @@ class Conversation:
         if call is None or call.writing is None or call.writing.ended:
             return False
         self._streams.spend(call.writing, size)
-        item = Item(id, side, b"")
         if call.behind is not None:
-            call.behind.append((item, parts, size))
+            call.behind.append((Item(id, side, b""), parts, size))
         else:
-            self._send_item(item, parts, size)
+            self._send_item(id, side, parts, size)
+        return True
+
+    def try_item(self, id: int, side: int, parts: Sequence[Buffer], size: int) -> bool:
+        """`item` if `may_send`, in one. False: not now."""
+        call = (self._mine if side == FROM_CALLER else self._theirs).get(id)
+        if call is None or (writing := call.writing) is None or writing.ended:
+            return True  # over, and the item nobody's
+        if self._outbox.bytes + self._going.bytes > BACKLOG_MAX_BYTES:
+            return self._streams.may_write(writing, size, stall=True)
+        if not self._streams.outflows.try_spend(writing.flow, size):
+            return False
+        if call.behind is not None:
+            call.behind.append((Item(id, side, b""), parts, size))
+        else:
+            self._send_item(id, side, parts, size)
         return True
 
     def end(self, id: int, side: int) -> None:
@@ -228,7 +242,7 @@ class Conversation:
 
     def consumed(self, id: int, side: int, size: int) -> None:
         """The reader has taken an item of `size` bytes; side: of who sent it."""
-        call = self._side(1 - side).get(id)
+        call = (self._theirs if side == FROM_CALLER else self._mine).get(id)
         if call is not None and call.reading is not None:
             self._streams.consumed(call.reading, id, 1 - side, size)
 
@@ -240,10 +254,11 @@ class Conversation:
             self._give_credit()
         while self._outbox.messages and left > 0:
             data, last_body = self._outbox.flush()
-            self._going.announced(last_body)
+            if self._going.held:
+                self._going.announced(last_body)
             out.append((CONTROL, (data,), len(data)))
             left -= len(data)
-        if self._going.dirty:
+        if self._going.going or self._going.abandoned:
             out += self._going.flush(room(BULK))
         if self._streams.stalled and self._backlog <= BACKLOG_MAX_BYTES:
             self._streams.less_waits(self._woken)
@@ -257,7 +272,10 @@ class Conversation:
                 self._arrived(*whole, events)
         else:
             for message in decode(payload):
-                self._message(message, now, events)
+                if type(message) is Item:
+                    self._item(message, events)
+                else:
+                    self._message(message, now, events)
         return events
 
     def tick(self, now: float) -> list[Event]:
@@ -297,7 +315,8 @@ class Conversation:
     @property
     def _owes(self) -> bool:
         """Whether there may be credit to give."""
-        return self._streams.owing or self._calls_in.due() or self._answers_in.due()
+        calls, answers = self._calls_in, self._answers_in  # every message asks
+        return bool(self._streams.owing) or calls.owed >= calls.least or answers.owed >= answers.least
 
     @property
     def _withheld(self) -> int:
@@ -324,9 +343,9 @@ class Conversation:
         if call.writing is not None:  # not before: its reader counts what it holds until it has the answer
             self._stop_writing(call, events)
 
-    def _send_item(self, item: Item, parts: Sequence[Buffer], size: int) -> None:
-        body, inside = self._going.body(item.id, item.side, parts, size)
-        self._outbox.add(Item(item.id, item.side, body), inside)
+    def _send_item(self, id: int, side: int, parts: Sequence[Buffer], size: int) -> None:
+        body, inside = self._going.body(id, side, parts, size)
+        self._outbox.add(Item(id, side, body), inside)
 
     def _send_waiting_calls(self) -> None:
         while self._calls_waiting and self._calls_out.credit > 0:
@@ -335,7 +354,7 @@ class Conversation:
             behind, call.behind = call.behind, None
             for follows, its_parts, its_size in behind or ():
                 if type(follows) is Item:
-                    self._send_item(follows, its_parts, its_size)
+                    self._send_item(follows.id, follows.side, its_parts, its_size)
                 else:
                     self._outbox.add(follows)
 
@@ -377,15 +396,6 @@ class Conversation:
                         self._streams.stop_reading(call.reading)
                     call.answer = Failed(id, error)
                     self._pump(id, FROM_CALLEE, call, events)
-            case Item(id, side, body):
-                call = self._written_to(id, side)
-                if call is not None and call.reading is not None:
-                    self._streams.came(call.reading, size_of(body))
-                    if type(body) is not Large and call.started and not call.reading.behind:
-                        events.append(Came(id, side, inline(body)))
-                        return
-                    call.reading.keep_place(message)
-                self._body_in(message, body, events)
             case End(id, side):
                 call = self._written_to(id, side)
                 if call is not None and call.reading is not None:
@@ -410,6 +420,18 @@ class Conversation:
                 else:
                     self._answers_out.give(count)
                     self._send_waiting_answers(events)
+
+    def _item(self, message: Item, events: list[Event]) -> None:
+        id, side, body = message.id, message.side, message.body
+        call = self._written_to(id, side)
+        if call is not None and (reading := call.reading) is not None and reading.flow is not None:
+            size = len(body) if type(body) is bytes else size_of(body)
+            self._streams.inflows.came(reading.flow, size)
+            if type(body) is not Large and call.started and not reading.slots:
+                events.append(Came(id, side, inline(body)))
+                return
+            reading.keep_place(message)
+        self._body_in(message, body, events)
 
     def _called(self, message: Call, now: float, events: list[Event]) -> None:
         id, size = message.id, size_of(message.body)
@@ -449,7 +471,10 @@ class Conversation:
 
     def _written_to(self, id: int, side: int) -> OpenCall | None:
         """The call in whose stream they write; None if it is over here."""
-        call = self._side(1 - checked(side)).get(id)
+        if side == FROM_CALLER:
+            call = self._theirs.get(id)
+        else:
+            call = self._mine.get(id) if side == FROM_CALLEE else self._side(1 - checked(side)).get(id)
         if call is not None and (call.reading is None or call.reading.ended or call.reading.flow is None):
             raise RemoteProtocolError(f"the stream in call {id} has ended or was never opened")
         return call

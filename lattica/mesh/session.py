@@ -96,13 +96,14 @@ class Session:
         flow.unacked_bytes += size
         if flow.connection is None:
             return []
-        self._said(flow)
+        flow.told, flow.unsaid_bytes, flow.ack_due = flow.received, 0, None
         return [Transmit(flow.connection, frame)]
 
     def receive(self, plane: int, data: Data, now: float) -> bool:
         """Whether this frame is new and to be delivered. Raises RemoteProtocolError for one that breaks the order."""
         flow = self._planes[plane]
-        self.acknowledged(plane, data.ack)
+        if data.ack != flow.acked:
+            self.acknowledged(plane, data.ack)
         if not 0 < data.seq <= flow.received + 1:
             raise RemoteProtocolError(f"frame {data.seq} came after frame {flow.received}")
         if flow.ack_due is None:
@@ -145,7 +146,7 @@ class Session:
         effects = []
         for flow in self._planes:
             if flow.ack_due is not None and flow.ack_due <= now and flow.connection is not None:
-                self._said(flow)
+                flow.told, flow.unsaid_bytes, flow.ack_due = flow.received, 0, None
                 effects.append(Transmit(flow.connection, encode(Ack(flow.received))))
         return effects
 
@@ -164,6 +165,3 @@ class Session:
             unacked_bytes = sum([size for _, size in flow.unacked]) if flow.unacked else 0
             assert flow.unacked_bytes == unacked_bytes, f"{self!r}: bytes do not add up"
             assert flow.told <= flow.received, f"{self!r}: acknowledged what never came"
-
-    def _said(self, flow: _Plane) -> None:
-        flow.told, flow.unsaid_bytes, flow.ack_due = flow.received, 0, None

@@ -236,11 +236,17 @@ class Sessions:
         connection.heard_at, connection.pinged_at = now, None
         try:
             for frame in frames:
-                peering.frame(connection, frame, now, effects)
+                if type(frame) is wire.Data and connection.theirs is not None:
+                    peering.data(connection, frame, now, effects)
+                else:
+                    peering.frame(connection, frame, now, effects)
                 if number not in self._connections:  # this frame has ended it
                     break
         except RemoteProtocolError as error:
             effects += peering.breach(str(error).partition("\n")[0], now)
+        if peering.session is not None:  # it is needed, so there is nothing to settle
+            self._touched[peering.peer] = None
+            return effects
         return self._settle(peering, effects)
 
     def broken(self, number: int, reason: str, now: float) -> list[Effect]:

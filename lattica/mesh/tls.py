@@ -13,11 +13,14 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lattica.errors import AdmissionError, LatticaError
 from lattica.mesh.certificates import VERIFICATION_WORDS, Member, read_chain
 from lattica.mesh.effects import NOBODY_LISTENS
+
+if TYPE_CHECKING:
+    from lattica.mesh.wire import Buffer
 
 MESH_NAME, RENEW_NAME = "mesh.lattica", "renew"
 """Server names. That of the mesh says nothing about which mesh it is: it is visible to whoever carries the packets."""
@@ -118,6 +121,13 @@ def verified_chain(connection: Any) -> list[bytes]:
 
 
 _DER = 2  # _ssl.ENCODING_DER
+
+
+def record_layer(connection: ssl.SSLObject) -> tuple[Callable[[int, memoryview], int], Callable[[Buffer], int]]:
+    """Its `read(size, into)` and `write(data)`, as OpenSSL has them: each message of the mesh goes through both, and
+    the methods around them cost as much as they do."""
+    inside: Any = getattr(connection, "_sslobj", connection)
+    return inside.read, inside.write
 
 
 def server_name(client_hello: bytes) -> str | None:

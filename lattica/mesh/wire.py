@@ -17,6 +17,7 @@ longer than a hello is taken at all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from sys import getrefcount
 from typing import Any
 
@@ -138,6 +139,7 @@ class Proof(msgspec.Struct, frozen=True):
 
 
 Received = Hello | Data | Ack | Ping | Pong | Want | Bye | Prove | Proof
+_HEAD, _NUMBERS, _DATA_HEAD = Struct("<IB"), Struct("<QQ"), Struct("<IBQQ")
 _hello = msgspec.msgpack.Decoder(Hello)
 _bye = msgspec.msgpack.Decoder(Bye)
 _encoder = msgspec.msgpack.Encoder()
@@ -145,12 +147,7 @@ _encoder = msgspec.msgpack.Encoder()
 
 def data_head(size: int, seq: int, ack: int) -> bytes:
     """What stands before a payload of `size` bytes."""
-    return (
-        (size + DATA_HEAD - LENGTH).to_bytes(4, "little")
-        + b"\x02"
-        + seq.to_bytes(8, "little")
-        + ack.to_bytes(8, "little")
-    )
+    return _DATA_HEAD.pack(size + DATA_HEAD - LENGTH, DATA, seq, ack)
 
 
 def encode(frame: Hello | Ack | Ping | Pong | Want | Bye | Prove | Proof) -> Frame:
@@ -184,9 +181,10 @@ def _parse(kind: int, body: memoryview) -> Received:
     """One frame without its head. `body` may be reused by the caller afterwards, unless it is DATA's own memory."""
     size = len(body)
     if kind == DATA:
-        if size < 16:
+        if size < _NUMBERS.size:
             raise RemoteProtocolError(f"a data frame of {size} bytes is shorter than its numbers")
-        return Data(int.from_bytes(body[:8], "little"), int.from_bytes(body[8:16], "little"), body[16:])
+        seq, ack = _NUMBERS.unpack_from(body)
+        return Data(seq, ack, body[_NUMBERS.size :])
     if kind in (ACK, PING, PONG):
         if size != 8:
             raise RemoteProtocolError(f"a frame of kind {kind} has {size} bytes instead of 8")
@@ -260,7 +258,7 @@ _UNSEEN = 3  # references to a room that nobody has a view of: the list's, the l
 class Decoder:
     """Bytes in, frames out. Read into `window()`, then say how many bytes came: `advance(n)`; or `feed(bytes)`."""
 
-    __slots__ = ("_end", "_filled", "_limit", "_own", "_rooms", "_space", "_start", "_view")
+    __slots__ = ("_end", "_filled", "_limit", "_own", "_rooms", "_space", "_start", "_view", "missing")
 
     def __init__(self) -> None:
         self._space = bytearray(WINDOW_BYTES)
@@ -268,6 +266,7 @@ class Decoder:
         self._start = self._end = 0  # what of it is not parsed yet
         self._own: memoryview | None = None  # a long frame in memory of its own, kind included
         self._filled = 0
+        self.missing = 0  # bytes of that frame that have not come: nothing is learnt before the last of them
         self._rooms = _Rooms()
         self._limit = HELLO_MAX_BYTES
 
@@ -278,11 +277,6 @@ class Decoder:
         """Frames may be long from now on, as they may after a hello."""
         self._limit = FRAME_MAX_BYTES
 
-    @property
-    def missing(self) -> int:
-        """Bytes of the frame in memory of its own that have not come: nothing is learnt before the last of them."""
-        return len(self._own) - self._filled if self._own is not None else 0
-
     def window(self) -> memoryview:
         """Where the next bytes go; never empty."""
         return self._own[self._filled :] if self._own is not None else self._view[self._end :]
@@ -292,7 +286,8 @@ class Decoder:
         frames: list[Received] = []
         if self._own is not None:
             self._filled += count
-            if self._filled < len(self._own):
+            self.missing -= count
+            if self.missing:
                 return frames
             own, self._own, self._filled = self._own, None, 0
             frames.append(_parse(own[0], own[1:]))
@@ -300,13 +295,16 @@ class Decoder:
         self._end += count
         view, start, end = self._view, self._start, self._end
         while end - start >= HEAD:
-            size = int.from_bytes(view[start : start + LENGTH], "little")
+            size, kind = _HEAD.unpack_from(view, start)
             if not 1 <= size <= self._limit:
                 raise RemoteProtocolError(f"a frame of {size} bytes was announced; 1 to {self._limit} are allowed")
-            kind, stop = view[start + LENGTH], start + LENGTH + size
+            stop = start + LENGTH + size
             if stop <= end:
-                body = view[start + HEAD : stop]
-                frames.append(_parse(kind, memoryview(bytes(body)) if kind == DATA else body))
+                if kind == DATA and start + DATA_HEAD <= stop:
+                    seq, ack = _NUMBERS.unpack_from(view, start + HEAD)
+                    frames.append(Data(seq, ack, bytes(view[start + DATA_HEAD : stop])))
+                else:
+                    frames.append(_parse(kind, view[start + HEAD : stop]))
                 start = stop
                 if kind == HELLO:  # what follows it at once may be long already
                     self._limit = FRAME_MAX_BYTES
@@ -316,6 +314,7 @@ class Decoder:
                 own = self._rooms.take(size)
                 self._filled = end - start - LENGTH
                 own[: self._filled] = view[start + LENGTH : end]
+                self.missing = size - self._filled
                 self._own, start = own, end
                 break
             else:

@@ -68,11 +68,12 @@ _OF_STORES = (
 class FarDesk:
     """See the module."""
 
-    def __init__(self, node: Node, mesh: MeshDesk, placer: Placer) -> None:
+    def __init__(self, node: Node, mesh: MeshDesk, placer: Placer, *, spins: bool = False) -> None:
+        """spins: as in `Attention`."""
         self.node, self.mesh, self.placer = node, mesh, placer
         self.peer = mesh.peer
         self.me = mesh.peer.id
-        self.closing, self._links = False, count(1)
+        self.closing, self._links, self._spins = False, count(1), spins
         self.neighbours: dict[PeerId, Neighbour] = {}
         self.proxies: dict[int, tuple[Neighbour, int]] = {}
         """Our number of a process elsewhere -> its node, their number."""
@@ -162,7 +163,7 @@ class FarDesk:
             pipe.close("this node ends")
             return
         neighbour = self.neighbour(pipe.peer)
-        neighbour.roles = caller.get().roles
+        neighbour.may(caller.get().roles)
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         neighbour.link.hear(pipe)
         ended = pipe.ended
@@ -184,7 +185,7 @@ class FarDesk:
         if found is None and len(peer) != PEER_ID_BYTES:
             raise RemoteProtocolError(f"{peer.hex()[:80]} is no peer")
         if found is None:
-            link = Link(self.peer, peer, self._received, self._link_ended, next(self._links))
+            link = Link(self.peer, peer, self._received, self._link_ended, next(self._links), spins=self._spins)
             name = f"node {peer_text(peer)[:8]}"
             number = self.new_number()
             client = proxy(number, NODE, 0, time(), name, lambda message: self._told(peer, message))
@@ -206,9 +207,8 @@ class FarDesk:
         if neighbour is None or neighbour.link is not link:
             return
         neighbour.doubtful = False
-        works = bool(neighbour.roles & (Role.EXECUTE | Role.SUBMIT))
         for message in messages:
-            if works or isinstance(message, _OF_STORES):
+            if neighbour.works or isinstance(message, _OF_STORES):
                 self._handlers[type(message)](neighbour, message)
             elif not neighbour.warned:
                 neighbour.warned = True

@@ -45,8 +45,12 @@ class Neighbour:
         self.early: dict[int, list[bytes] | None] = {}  # what came on carriers that are not let through; None: closed
         self.early_bytes = 0
         self.doubtful = False  # their silence has cost them our tasks
-        self.roles = Role(0)
+        self.works = False  # its roles let it run something for us, or have us run something
         self.warned = False  # that they may not say what they say
+
+    def may(self, roles: Role) -> None:
+        """What its certificates say now."""
+        self.works = bool(roles & (Role.EXECUTE | Role.SUBMIT))
 
     def __repr__(self) -> str:
         return f"<Neighbour {peer_text(self.peer)[:8]}: {len(self.workers)} workers for us>"
@@ -96,8 +100,8 @@ class Silence:
         self._beat = self._node.loop.call_later(PING_S, self._ping)
         self._desk.jobs.doubt()
         for neighbour in list(self._desk.neighbours.values()):
-            renewed = self._desk.roles_of(neighbour.peer)
-            neighbour.roles = renewed or neighbour.roles
+            if renewed := self._desk.roles_of(neighbour.peer):
+                neighbour.may(renewed)
             link = neighbour.link
             mine = bool(neighbour.asks) or any(away.lease for away in neighbour.workers.values())
             if mine and now - max(link.heard_at, link.since) > SILENCE_S and not neighbour.doubtful:

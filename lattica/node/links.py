@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from lattica.codec import far
 from lattica.errors import LatticaError, RemoteProtocolError
 from lattica.mesh.identity import PeerId, peer_text
+from lattica.node.attention import Attention
 
 if TYPE_CHECKING:
     import asyncio
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 READ_BYTES = 256 << 10  # of a local socket, at once; as a worker reads
+_space = memoryview(bytearray(READ_BYTES))
+"""What sockets are read into, before as much as came is copied: `recv` takes memory for all that might come, and gives
+it back to the kernel, two page faults for each message."""
 WINDOW_BYTES = 4 << 20
 """Of one connection, sent and not handed on. Less: a long fat path is not filled (75 ms at 400 Mbit/s have 4 MB); more:
 memory for each process that does not read."""
@@ -58,9 +62,11 @@ class Link:
         received: Callable[[Link, list[Any]], None],
         ended: Callable[[Link, str], None],
         number: int,
+        *,
+        spins: bool = False,
     ) -> None:
         """received: hears each item's messages; ended: is told once that it is over, with why. number: as in
-        `codec.far.Begins`."""
+        `codec.far.Begins`. spins: as in `Attention`."""
         import asyncio
 
         self.other, self.name, self.number = other, peer_text(other)[:8], number
@@ -71,6 +77,7 @@ class Link:
         self.heard_at = self.said_at = 0.0
         self._peer, self._received, self._ended = peer, received, ended
         self._loop = asyncio.get_running_loop()
+        self.there, self.here = Attention(self._loop, spins=spins), Attention(self._loop, spins=spins)
         self.since = self._loop.time()
         self._next_carrier = 2 if self.low else 1
         self._outbox: list[Any] = []
@@ -106,7 +113,7 @@ class Link:
     def _flush(self) -> None:
         self._flushing = False
         if self._out is not None:
-            self._write()
+            self._peer.at_once(self._write)
         elif self._opening is None and self.over is None:
             self._opening = self._loop.create_task(self._open())
 
@@ -262,7 +269,7 @@ class Carrier:
 
     def _readable(self) -> None:
         try:
-            data = self._sock.recv(READ_BYTES)
+            data = bytes(_space[: self._sock.recv_into(_space)])
         except BlockingIOError:
             return
         except OSError:
@@ -270,6 +277,8 @@ class Carrier:
         if not data:
             self.close("the process has ended it")
             return
+        self._link.here.came()
+        self._link.there.expect()
         self._untaken += len(data)
         self._link.send(far.Carry(self.number, data), len(data))
         if self._untaken > WINDOW_BYTES or self._link.crowded:
@@ -293,7 +302,7 @@ class Carrier:
         """Say all that a process which is dead had still written."""
         while not self.over:
             try:
-                data = self._sock.recv(READ_BYTES)
+                data = bytes(_space[: self._sock.recv_into(_space)])
             except (BlockingIOError, OSError):
                 return
             if not data:
@@ -305,10 +314,11 @@ class Carrier:
 
     def carry(self, data: bytes) -> None:
         """Hand it on. Raises RemoteProtocolError if so much waits already that none of it should have been sent."""
-        self._waiting += len(data)
-        if self._waiting > WAITING_MAX_BYTES:
-            raise RemoteProtocolError(f"{self._waiting} bytes wait on connection {self.number}")
+        size = len(data)
+        if self._waiting + size > WAITING_MAX_BYTES:
+            raise RemoteProtocolError(f"{self._waiting + size} bytes wait on connection {self.number}")
         if self._unsent:
+            self._waiting += size
             self._unsent.append(memoryview(data))
             return
         try:
@@ -317,10 +327,15 @@ class Carrier:
             sent = 0
         except OSError:
             return  # the end is read
-        if sent < len(data):
+        if sent < size:
+            self._waiting += size - sent
             self._unsent.append(memoryview(data)[sent:])
             self._loop.add_writer(self._fd, self._writable)
-        self._handed_on(sent)
+        self._owed += sent
+        if self._owed >= TAKEN_FROM_BYTES:
+            self._tell_taken()
+        self._link.there.came()
+        self._link.here.expect()
 
     def _writable(self) -> None:
         while self._unsent:
@@ -332,7 +347,10 @@ class Carrier:
             except OSError:
                 self._unsent.clear()
                 break
-            self._handed_on(sent)
+            self._waiting -= sent
+            self._owed += sent
+            if self._owed >= TAKEN_FROM_BYTES:
+                self._tell_taken()
             if sent < len(view):
                 self._unsent[0] = view[sent:]
                 return
@@ -340,12 +358,9 @@ class Carrier:
         self._loop.remove_writer(self._fd)
         self._emptied()
 
-    def _handed_on(self, size: int) -> None:
-        self._waiting -= size
-        self._owed += size
-        if self._owed >= TAKEN_FROM_BYTES:
-            self._link.send(far.Taken(self.number, self._owed))
-            self._owed = 0
+    def _tell_taken(self) -> None:
+        self._link.send(far.Taken(self.number, self._owed))
+        self._owed = 0
 
     def when_empty(self, then: Callable[[], None]) -> None:
         """Call `then` as soon as all that came has been handed on, or cannot be."""

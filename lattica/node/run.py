@@ -471,7 +471,8 @@ async def _join(node: Node, mesh: MeshDesk) -> Drain:
     from lattica.node.placer import Placer
 
     node.mesh = mesh
-    node.far = FarDesk(node, mesh, Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8))))
+    placer = Placer(mesh, node.resources, node.book, node.loop, Random(os.urandom(8)))
+    node.far = FarDesk(node, mesh, placer, spins=len(os.sched_getaffinity(0)) > 1)
     Look(node, mesh)
     node.runs = JobRuns(node, mesh)
     node.drain = Drain(node, mesh, node.far)

@@ -201,8 +201,8 @@ class Pair:
             calls = [*mine._mine.items(), *mine._theirs.items()]
             assert {id for id, _ in calls} == {*me.open, *me.running}, "calls are forgotten, or kept"
             if not calls:
-                assert mine._running == mine._streams._inflows._grown == mine._streams._inflows._overdrawn == 0
-                assert mine._streams._outflows._overdrawn == 0 and not mine._streams._stalled
+                assert mine._running == mine._streams.inflows._grown == mine._streams.inflows._overdrawn == 0
+                assert mine._streams.outflows._overdrawn == 0 and not mine._streams.stalled
 
     def assert_streams_whole(self, id: int, caller: int) -> None:
         """What the writer of each stream of this open call may send is what its reader lets come."""

@@ -10,6 +10,7 @@ import pytest
 
 from lattica.codec import far
 from lattica.errors import RemoteProtocolError
+from lattica.node.attention import Attention
 from lattica.node.links import READ_BYTES, WAITING_MAX_BYTES, WINDOW_BYTES, Carrier
 
 
@@ -20,6 +21,7 @@ class FakeLink:
         self._loop = asyncio.get_running_loop()
         self.carriers: dict[int, Carrier] = {}
         self.said: list[Any] = []
+        self.here, self.there = Attention(self._loop, spins=False), Attention(self._loop, spins=False)
 
     def send(self, message: Any, size: int = 0) -> None:
         self.said.append(message)

@@ -65,7 +65,7 @@ class Quic:
         self._keys = keys
         self._configurations: Configurations | None = None
         self._numbers = count(1)
-        self._dirty: set[QuicLink] = set()
+        self.dirty: set[QuicLink] = set()
         self._dials: dict[int, asyncio.Task[None]] = {}
         self._closed = False
 
@@ -98,12 +98,12 @@ class Quic:
                 if buffer:
                     stream.queue.append(buffer)
                     stream.queued += len(buffer)
-            self._dirty.add(stream.link)
+            self.dirty.add(stream.link)
 
     def flush(self) -> None:
-        if not self._dirty:
+        if not self.dirty:
             return
-        dirty, self._dirty = self._dirty, set()
+        dirty, self.dirty = self.dirty, set()
         now = self.loop.time()
         for link in dirty:
             link.pump(now)
@@ -118,7 +118,7 @@ class Quic:
         if stream is not None:
             stream.ending = True
             stream.link.hung_up()
-            self._dirty.add(stream.link)
+            self.dirty.add(stream.link)
 
     def path(self, number: int) -> tuple[str, str]:
         stream = self.streams.get(number)
@@ -184,7 +184,7 @@ class Quic:
         """The other side writes no more on it, or it has no connection any more."""
         stream.ending = True
         self._clear(stream)
-        self._dirty.add(stream.link)
+        self.dirty.add(stream.link)
         if self.streams.pop(stream.number, None) is not None:
             stream.link.hung_up()
             self.owner.closed(stream.number, reason)

@@ -63,7 +63,7 @@ class Tcp:
         self._loop = asyncio.get_running_loop()
         self._connections: dict[int, TlsConnection] = {}
         self._numbers = count(1)
-        self._dirty: set[TlsConnection] = set()
+        self.dirty: set[TlsConnection] = set()
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepted: set[socket.socket] = set()  # whose task has not begun
@@ -107,11 +107,11 @@ class Tcp:
         connection = self._connections.get(number)
         if connection is not None:
             connection.write(frame)
-            self._dirty.add(connection)
+            self.dirty.add(connection)
 
     def flush(self) -> None:
-        if self._dirty:
-            dirty, self._dirty = self._dirty, set()
+        if self.dirty:
+            dirty, self.dirty = self.dirty, set()
             for connection in dirty:
                 connection.flush()
 
@@ -155,7 +155,6 @@ class Tcp:
 
     def received(self, connection: TlsConnection, frames: list[Received]) -> None:
         if connection.number in self._connections:
-            connection.decoder.trust()
             self._owner.received(connection.number, frames)
 
     def broken(self, connection: TlsConnection, reason: str) -> None:

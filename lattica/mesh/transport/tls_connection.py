@@ -64,6 +64,9 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._context, self._received, self._broken, self._lost = context, received, broken, lost
         self._transport: asyncio.Transport | None = None
         self._tls: ssl.SSLObject | None = None
+        self._decrypt: Callable[[int, memoryview], int]  # the SSL object's own, from when there is one
+        self._encrypt: Callable[[Buffer], int]
+        self._is_up = False
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._space = memoryview(bytearray(READ_BYTES))
         self._hello = b""
@@ -84,7 +87,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.remote = host_text(*transport.get_extra_info("peername")[:2])
         if isinstance(self._context, ssl.SSLContext):
-            self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=tls.MESH_NAME)
+            self._begin(self._context.wrap_bio(self._incoming, self._outgoing, server_hostname=tls.MESH_NAME))
             self._handshake()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -95,7 +98,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         if self._tls is None and not self._choose(data):
             return
         self._incoming.write(data)
-        if self.up.done():
+        if self._is_up or self._over:
             self.decrypt()
         else:
             self._handshake()
@@ -149,16 +152,19 @@ class TlsConnection(asyncio.BufferedProtocol):
     def write(self, frame: Frame) -> None:
         """Queue a frame; `flush` sends."""
         for buffer in frame:
-            self._queued += len(buffer)
-            if len(buffer) < JOIN_BELOW_BYTES:
+            size = len(buffer)
+            self._queued += size
+            if size < JOIN_BELOW_BYTES:
                 self._small.append(buffer)
             else:
-                self._join()
+                if self._small:
+                    self._join()
                 self._queue.append(buffer)
 
     def flush(self) -> None:
         """Send what is queued, as far as the kernel takes it."""
-        self._join()
+        if self._small:
+            self._join()
         self._send()
         if self._queued > QUEUE_MAX_BYTES and not self._ending:
             self._ending = True
@@ -197,7 +203,7 @@ class TlsConnection(asyncio.BufferedProtocol):
         if self.held or self._tls is None or self._over:
             return
         frames: list[Received] = []
-        more = True
+        decoder, more = self.decoder, True
         try:
             while more:
                 if self.reader is not None:
@@ -205,8 +211,8 @@ class TlsConnection(asyncio.BufferedProtocol):
                     count, more = self._read(window, 1)
                     self.reader.feed_data(bytes(window[:count]))
                 else:
-                    count, more = self._read(self.decoder.window(), self.decoder.missing)
-                    frames += self.decoder.advance(count)
+                    count, more = self._read(decoder.window(), decoder.missing)
+                    frames = frames + decoder.advance(count) if frames else decoder.advance(count)
         except RemoteProtocolError as error:
             if frames:
                 self._received(self, frames)
@@ -218,23 +224,24 @@ class TlsConnection(asyncio.BufferedProtocol):
             return
         if frames:
             self._received(self, frames)
-        self._say()
+        if self._outgoing.pending:  # what OpenSSL answers
+            self._say()
         if self._ended and self._transport is not None:
             self._transport.close()
 
     def _read(self, window: memoryview, least: int) -> tuple[int, bool]:
         """Decrypt into the window, record by record, until at least so many bytes are there. How many, and whether
         more may be had. Raises ssl.SSLError."""
-        read, size, filled = cast("ssl.SSLObject", self._tls).read, len(window), 0
+        decrypt, size, filled = self._decrypt, len(window), 0
         try:
             while True:
-                count = cast("int", read(size - filled, window[filled:]))  # into the buffer: it answers how much
+                count = decrypt(size - filled, window[filled:] if filled else window)
                 filled += count
                 if not count:
                     self._ended = True
                     return filled, False
-                if filled >= least:
-                    return filled, True
+                if filled >= least:  # a window that is not full took the whole record
+                    return filled, filled == size or self._incoming.pending > 0
         except ssl.SSLWantReadError:
             return filled, False
 
@@ -260,10 +267,14 @@ class TlsConnection(asyncio.BufferedProtocol):
             return False
         assert not isinstance(self._context, ssl.SSLContext)
         self.server_name = name
-        self._tls = self._context(name).wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._begin(self._context(name).wrap_bio(self._incoming, self._outgoing, server_side=True))
         self._incoming.write(self._hello[: -len(data)])
         self._hello = b""
         return True
+
+    def _begin(self, connection: ssl.SSLObject) -> None:
+        self._tls = connection
+        self._decrypt, self._encrypt = tls.record_layer(connection)
 
     def _handshake(self) -> None:
         assert self._tls is not None
@@ -277,6 +288,7 @@ class TlsConnection(asyncio.BufferedProtocol):
             self._fail(error)
             return
         self._say()
+        self._is_up = True
         if not self.up.done():
             self.up.set_result(self._tls)
 
@@ -303,9 +315,8 @@ class TlsConnection(asyncio.BufferedProtocol):
         self._lost(self, tls.words(error) if error is not None else CLOSED)
 
     def _join(self) -> None:
-        if self._small:
-            self._queue.append(self._small[0] if len(self._small) == 1 else b"".join(self._small))
-            self._small.clear()
+        small, self._small = self._small, []
+        self._queue.append(small[0] if len(small) == 1 else b"".join(small))
 
     def _send(self) -> None:
         if self._over or self._tls is None or self._transport is None or self._transport.is_closing():
@@ -315,10 +326,10 @@ class TlsConnection(asyncio.BufferedProtocol):
             size = 0
             while self._queue and size < ENCRYPT_BYTES:
                 buffer = self._queue.popleft()
-                self._tls.write(buffer)
+                self._encrypt(buffer)
                 size += len(buffer)
             self._queued -= size
-            self._say()
+            self._transport.write(self._outgoing.read())
         if self._ending and not self._queue:
             self._goodbye()
 

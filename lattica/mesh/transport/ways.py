@@ -133,14 +133,14 @@ class Ways:
             attempt.timer = self._loop.call_later(after_s, self._begin_quic, attempt)
 
     def write(self, number: int, frame: Frame) -> None:
-        side = self._side(number)
+        side = self.quic if number & 1 else self.tcp
         if side is not None:
             side.write(number >> 1, frame)
 
     def flush(self) -> None:
-        if self.tcp is not None:
+        if self.tcp is not None and self.tcp.dirty:
             self.tcp.flush()
-        if self.quic is not None:
+        if self.quic is not None and self.quic.dirty:
             self.quic.flush()
 
     def hang_up(self, number: int) -> None:
