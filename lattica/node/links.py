@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 READ_BYTES = 256 << 10  # of a local socket, at once; as a worker reads
 _space = memoryview(bytearray(READ_BYTES))
 """What sockets are read into, before as much as came is copied: `recv` takes memory for all that might come, and gives
-it back to the kernel, two page faults for each message."""
+it back to the kernel, a page fault for each message."""
 WINDOW_BYTES = 4 << 20
 """Of one connection, sent and not handed on. Less: a long fat path is not filled (75 ms at 400 Mbit/s have 4 MB); more:
 memory for each process that does not read."""
