@@ -3,8 +3,7 @@
 A node that waits for an answer sleeps, and so does the core below it: waking both takes 15-50 us, and what runs then
 finds its code in no cache. In a call to an actor on the next machine that happens six times, and looking in the four
 that are nodes' saves a third of the call. So a node that was answered within SHORT_S again and again looks for the next
-answer, turn after turn of its event loop, for SPIN_S: everything else is served as ever, and whoever wants the core gets
-it.
+answer for SPIN_S, turn after turn of its event loop: all else is served as ever, and whoever wants the core gets it.
 
 A wait that was longer after all is paid for by SPIN_PENALTY short ones before the next one is spent like this, and by
 BUSY_PENALTY if somebody else had the core meanwhile: whoever slept is let in before others, whoever looked is not. So
